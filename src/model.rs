@@ -1,0 +1,320 @@
+//! The mesh in plain Rust: services, their ports, their endpoints.
+//!
+//! Knows neither Kubernetes' types nor Envoy's and has no async: sources turn what they see into
+//! [`Change`]s, [`Model::apply`] says which services a change really touched, and everything
+//! downstream works on those alone. The maps are persistent ([`imbl`]), so a reader (the debug
+//! pages) gets a consistent copy in O(1) while the one writer, `publish`, goes on.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+/// Namespace and name of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+impl ServiceKey {
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// How a service is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceKind {
+    /// The virtual addresses of the service, at least one, the primary family first.
+    ClusterIp(Vec<IpAddr>),
+    /// `clusterIP: None`: DNS answers with the endpoints themselves.
+    Headless,
+    /// A DNS alias to this name; has no endpoints of its own.
+    ExternalName(Arc<str>),
+}
+
+/// What a port speaks, decided by the source from `appProtocol` and the port's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    Http,
+    Http2,
+    Grpc,
+    /// TLS by the application, not ours to read.
+    Tls,
+    Tcp,
+}
+
+impl Protocol {
+    /// Whether requests are routed by Host (HTTP connection manager and RDS).
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Http2 | Self::Grpc)
+    }
+
+    /// Whether the upstream is spoken to in HTTP/2 without negotiation.
+    pub fn is_http2(self) -> bool {
+        matches!(self, Self::Http2 | Self::Grpc)
+    }
+
+    /// Istio's spelling, as shown in registryz.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "HTTP",
+            Self::Http2 => "HTTP2",
+            Self::Grpc => "GRPC",
+            Self::Tls => "TLS",
+            Self::Tcp => "TCP",
+        }
+    }
+}
+
+/// One port of a service. Endpoints are matched to it by `name`, never by number (KEP-752).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Empty for the single unnamed port.
+    pub name: Arc<str>,
+    /// 1 to 65535.
+    pub port: u16,
+    pub protocol: Protocol,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    pub key: ServiceKey,
+    pub kind: ServiceKind,
+    /// TCP ports only (UDP and SCTP are skipped by the source), no number twice.
+    pub ports: Vec<ServicePort>,
+    /// RFC 3339, empty if unknown. Shown, never compared for routing.
+    pub created: Arc<str>,
+    /// Kubernetes' resourceVersion, empty if unknown. Shown only; not part of "did it change".
+    pub resource_version: Arc<str>,
+}
+
+/// Whether an endpoint may get traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EndpointState {
+    Ready,
+    /// Terminating and still serving: used by nobody while a ready one is left.
+    Draining,
+    /// Neither ready nor serving.
+    NotReady,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub address: IpAddr,
+    pub state: EndpointState,
+    pub zone: Option<Arc<str>>,
+    pub node: Option<Arc<str>>,
+    /// The pod's own DNS label under a headless service.
+    pub hostname: Option<Arc<str>>,
+}
+
+/// The number behind a port name, as one slice has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlicePort {
+    /// Empty for the unnamed port.
+    pub name: Arc<str>,
+    pub port: u16,
+}
+
+/// Endpoints that share a list of ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subset {
+    pub ports: Vec<SlicePort>,
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One EndpointSlice (always one subset) or one core/v1 Endpoints object (any number).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// The slice's own name, unique within the namespace.
+    pub name: Arc<str>,
+    /// The service it belongs to (label `kubernetes.io/service-name`), in the slice's namespace.
+    pub service: ServiceKey,
+    pub subsets: Vec<Subset>,
+}
+
+/// How far a relist reaches: everything, or one watched namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    All,
+    Namespace(Arc<str>),
+}
+
+impl Scope {
+    fn covers(&self, namespace: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Namespace(own) => **own == *namespace,
+        }
+    }
+}
+
+/// What a source saw.
+#[derive(Clone, Debug)]
+pub enum Change {
+    Service(Service),
+    ServiceGone(ServiceKey),
+    Slice(EndpointSlice),
+    SliceGone {
+        namespace: Arc<str>,
+        name: Arc<str>,
+    },
+    /// The complete list within a scope: what is not in it is gone, in one step.
+    Services(Scope, Vec<Service>),
+    Slices(Scope, Vec<EndpointSlice>),
+    /// Every watch has listed once; before this nothing may be served.
+    Synced,
+}
+
+/// Where slices are kept: by service, then by the slice's name.
+type SlicesOfService = OrdMap<Arc<str>, Arc<EndpointSlice>>;
+
+/// All that is known of the mesh. Cloning is O(1).
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    services: OrdMap<ServiceKey, Arc<Service>>,
+    slices: OrdMap<ServiceKey, SlicesOfService>,
+    /// (namespace, slice name) → service, because a deletion names the slice alone and because a
+    /// slice may be moved to another service by its label.
+    owners: OrdMap<(Arc<str>, Arc<str>), ServiceKey>,
+}
+
+impl Model {
+    /// Takes a change in and adds to `dirty` the services that it really touched.
+    ///
+    /// A change that says what is already known touches nothing: watches repeat themselves, and a
+    /// repetition must not wake ten thousand proxies.
+    pub fn apply(&mut self, change: Change, dirty: &mut BTreeSet<ServiceKey>) {
+        match change {
+            Change::Service(service) => self.put_service(service, dirty),
+            Change::ServiceGone(key) => self.remove_service(&key, dirty),
+            Change::Slice(slice) => self.put_slice(slice, dirty),
+            Change::SliceGone { namespace, name } => self.remove_slice(&(namespace, name), dirty),
+            Change::Services(scope, list) => {
+                let kept: BTreeSet<_> = list.iter().map(|service| service.key.clone()).collect();
+                let gone: Vec<_> = self
+                    .services
+                    .keys()
+                    .filter(|key| scope.covers(&key.namespace) && !kept.contains(key))
+                    .cloned()
+                    .collect();
+                for key in gone {
+                    self.remove_service(&key, dirty);
+                }
+                for service in list {
+                    self.put_service(service, dirty);
+                }
+            }
+            Change::Slices(scope, list) => {
+                let kept: BTreeSet<_> =
+                    list.iter().map(|slice| (&slice.service.namespace, &slice.name)).collect();
+                let gone: Vec<_> = self
+                    .owners
+                    .keys()
+                    .filter(|key| scope.covers(&key.0) && !kept.contains(&(&key.0, &key.1)))
+                    .cloned()
+                    .collect();
+                for key in gone {
+                    self.remove_slice(&key, dirty);
+                }
+                for slice in list {
+                    self.put_slice(slice, dirty);
+                }
+            }
+            Change::Synced => {}
+        }
+    }
+
+    pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
+        self.services.get(key)
+    }
+
+    /// Every service, in the order of its key.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values()
+    }
+
+    /// The slices of a service, in the order of their names; none if it has none.
+    pub fn slices(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+        self.slices.get(key).into_iter().flat_map(OrdMap::values)
+    }
+
+    pub fn service_count(&self) -> usize {
+        self.services.len()
+    }
+
+    pub fn slice_count(&self) -> usize {
+        self.owners.len()
+    }
+
+    fn put_service(&mut self, service: Service, dirty: &mut BTreeSet<ServiceKey>) {
+        match self.services.get(&service.key) {
+            Some(known) if known.same_meaning(&service) => return,
+            _ => dirty.insert(service.key.clone()),
+        };
+        self.services.insert(service.key.clone(), Arc::new(service));
+    }
+
+    fn remove_service(&mut self, key: &ServiceKey, dirty: &mut BTreeSet<ServiceKey>) {
+        if self.services.remove(key).is_some() {
+            dirty.insert(key.clone());
+        }
+    }
+
+    fn put_slice(&mut self, slice: EndpointSlice, dirty: &mut BTreeSet<ServiceKey>) {
+        let id = (slice.service.namespace.clone(), slice.name.clone());
+        if self.owners.get(&id).is_some_and(|owner| *owner != slice.service) {
+            self.remove_slice(&id, dirty);
+        }
+        let mut siblings = self.slices.get(&slice.service).cloned().unwrap_or_default();
+        if siblings.get(&slice.name).is_some_and(|known| **known == slice) {
+            return;
+        }
+        dirty.insert(slice.service.clone());
+        self.owners.insert(id, slice.service.clone());
+        let service = slice.service.clone();
+        siblings.insert(slice.name.clone(), Arc::new(slice));
+        self.slices.insert(service, siblings);
+    }
+
+    fn remove_slice(&mut self, id: &(Arc<str>, Arc<str>), dirty: &mut BTreeSet<ServiceKey>) {
+        let Some(owner) = self.owners.remove(id) else { return };
+        if let Some(mut siblings) = self.slices.remove(&owner) {
+            siblings.remove(&id.1);
+            // An empty entry for every service that ever was would be a slow leak.
+            if !siblings.is_empty() {
+                self.slices.insert(owner.clone(), siblings);
+            }
+        }
+        dirty.insert(owner);
+    }
+}
+
+impl Service {
+    /// Equal in all that proxies can notice.
+    fn same_meaning(&self, other: &Self) -> bool {
+        let Self { key, kind, ports, created: _, resource_version: _ } = self;
+        *key == other.key && *kind == other.kind && *ports == other.ports
+    }
+
+    /// The addresses that DNS gives for the service; none if headless or an alias.
+    pub fn cluster_ips(&self) -> &[IpAddr] {
+        match &self.kind {
+            ServiceKind::ClusterIp(addresses) => addresses,
+            ServiceKind::Headless | ServiceKind::ExternalName(_) => &[],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! Who is connected, and who has what.
+//!
+//! Each stream registers itself and is the one writer of its entry; the debug pages and metrics
+//! read. Status is a few counters a type and shared pointers to what was sent, never a list of
+//! names of its own, so ten thousand proxies cost little.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use dashmap::DashMap;
+
+use crate::names::ResourceType;
+use crate::snapshot::TypeSet;
+use crate::subscription::Subscription;
+use crate::view::ViewKey;
+
+/// What the first request said about the proxy. Unknown until then.
+#[derive(Clone, Debug)]
+pub struct ProxyIdentity {
+    /// `node.id` as sent.
+    pub node_id: Arc<str>,
+    /// `pod.namespace` for a sidecar or router, else the node id: what people search for.
+    pub name: Arc<str>,
+    pub cluster: Arc<str>,
+    pub view: ViewKey,
+    /// `user_agent_name/version`, empty if not said.
+    pub user_agent: Arc<str>,
+    /// `region/zone/subzone` without empty tails.
+    pub locality: Arc<str>,
+}
+
+/// One type on one stream.
+#[derive(Clone, Debug, Default)]
+pub struct TypeStatus {
+    /// Responses sent, ACKs and NACKs received.
+    pub sent: u64,
+    pub acks: u64,
+    pub nacks: u64,
+    /// Nonces, zero for none yet.
+    pub nonce_sent: u64,
+    pub nonce_acked: u64,
+    pub last_sent: Option<SystemTime>,
+    pub last_acked: Option<SystemTime>,
+    /// The last NACK's text and time, until the next ACK.
+    pub last_error: Option<Arc<str>>,
+    pub last_nack: Option<SystemTime>,
+    /// `version_info` or `system_version_info` of the last response.
+    pub version: String,
+    /// What has been sent, and which of it was asked for.
+    pub set: Option<Arc<TypeSet>>,
+    pub subscription: Option<Arc<Subscription>>,
+}
+
+/// How a type stands, in CSDS' words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncState {
+    /// Never asked for or nothing sent yet.
+    NotSent,
+    Synced,
+    /// Sent and not yet acknowledged.
+    Stale,
+    /// The last answer was a NACK.
+    Error,
+}
+
+impl TypeStatus {
+    pub fn state(&self) -> SyncState {
+        if self.last_error.is_some() {
+            SyncState::Error
+        } else if self.nonce_sent == 0 {
+            SyncState::NotSent
+        } else if self.nonce_sent == self.nonce_acked {
+            SyncState::Synced
+        } else {
+            SyncState::Stale
+        }
+    }
+}
+
+/// Everything known of one stream.
+#[derive(Clone, Debug)]
+pub struct ProxyStatus {
+    pub identity: Option<ProxyIdentity>,
+    pub types: [TypeStatus; ResourceType::COUNT],
+}
+
+/// One connected stream.
+#[derive(Debug)]
+pub struct Connection {
+    /// Unique within the process.
+    pub id: u64,
+    pub peer: Option<SocketAddr>,
+    pub connected: SystemTime,
+    /// Whether the stream speaks the delta variant.
+    pub delta: bool,
+    // Std mutex: one writer (the stream), rare readers, never held across an await.
+    status: Mutex<ProxyStatus>,
+}
+
+impl Connection {
+    /// Istio's connection id: the proxy's name and a number.
+    pub fn connection_id(&self) -> String {
+        match self.status().identity {
+            Some(identity) => format!("{}-{}", identity.name, self.id),
+            None => format!("unknown-{}", self.id),
+        }
+    }
+
+    /// A consistent copy; sets and names in it are shared.
+    pub fn status(&self) -> ProxyStatus {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// For the stream that owns this entry.
+    pub fn update(&self, change: impl FnOnce(&mut ProxyStatus)) {
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// All connected streams.
+#[derive(Debug, Default)]
+pub struct Proxies {
+    connections: DashMap<u64, Arc<Connection>>,
+    next: AtomicU64,
+}
+
+/// Takes the stream off the list when it ends, however it ends.
+#[derive(Debug)]
+pub struct Registration {
+    proxies: Arc<Proxies>,
+    pub connection: Arc<Connection>,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.proxies.connections.remove(&self.connection.id);
+    }
+}
+
+impl Proxies {
+    pub fn register(self: &Arc<Self>, peer: Option<SocketAddr>, delta: bool) -> Registration {
+        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let connection = Arc::new(Connection {
+            id,
+            peer,
+            connected: SystemTime::now(),
+            delta,
+            status: Mutex::new(ProxyStatus { identity: None, types: Default::default() }),
+        });
+        self.connections.insert(id, connection.clone());
+        Registration { proxies: self.clone(), connection }
+    }
+
+    /// Everybody, in the order in which they came.
+    pub fn all(&self) -> Vec<Arc<Connection>> {
+        let mut all: Vec<_> = self.connections.iter().map(|entry| entry.value().clone()).collect();
+        all.sort_unstable_by_key(|connection| connection.id);
+        all
+    }
+
+    pub fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+    }
+}

@@ -1,0 +1,3 @@
+//! The bytes themselves.
+#[derive(Debug, Default)]
+pub struct FrameCache {}

@@ -1,0 +1,124 @@
+//! What each watch of the source is doing, for readiness, the debug pages and metrics.
+//!
+//! Written by the source alone. A std mutex, never held across an await: the list has a handful of
+//! entries and every access is a few nanoseconds.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+/// One watch (a kind, or a manifest path).
+#[derive(Clone, Debug, Default)]
+pub struct WatchHealth {
+    /// It has listed completely at least once.
+    pub synced: bool,
+    /// When the source last heard from the other side at all, events or not.
+    pub last_contact: Option<SystemTime>,
+    /// The last failure, until the next success.
+    pub last_error: Option<String>,
+    /// Failures since start.
+    pub errors: u64,
+}
+
+/// The health of a source's watches and the objects it had to leave out.
+#[derive(Debug, Default)]
+pub struct Health {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    watches: BTreeMap<String, WatchHealth>,
+    rejected: BTreeMap<String, String>,
+    skipped: BTreeMap<String, u64>,
+}
+
+impl Health {
+    /// Announces a watch, so that "not synced yet" can be said of it by name.
+    pub fn expect(&self, watch: &str) {
+        self.with(|inner| {
+            inner.watches.entry(watch.to_owned()).or_default();
+        });
+    }
+
+    /// The other side answered.
+    pub fn contact(&self, watch: &str) {
+        self.with(|inner| {
+            let entry = inner.watches.entry(watch.to_owned()).or_default();
+            entry.last_contact = Some(SystemTime::now());
+            entry.last_error = None;
+        });
+    }
+
+    /// A complete list has arrived.
+    pub fn synced(&self, watch: &str) {
+        self.contact(watch);
+        self.with(|inner| inner.watches.entry(watch.to_owned()).or_default().synced = true);
+    }
+
+    pub fn failed(&self, watch: &str, error: impl ToString) {
+        self.with(|inner| {
+            let entry = inner.watches.entry(watch.to_owned()).or_default();
+            entry.errors += 1;
+            entry.last_error = Some(error.to_string());
+        });
+    }
+
+    /// An object (by the place a person would look for it) could not be used, or can be again
+    /// (`None`).
+    pub fn rejected(&self, object: &str, reason: Option<String>) {
+        self.with(|inner| match reason {
+            Some(reason) => inner.rejected.insert(object.to_owned(), reason),
+            None => inner.rejected.remove(object),
+        });
+    }
+
+    /// Replaces everything said by [`Self::rejected`], for a source that reads all at once.
+    pub fn replace_rejected(&self, all: impl IntoIterator<Item = (String, String)>) {
+        self.with(|inner| inner.rejected = all.into_iter().collect());
+    }
+
+    /// How many objects of each kind were passed over because nothing is done with that kind.
+    pub fn replace_skipped(&self, by_kind: BTreeMap<String, u64>) {
+        self.with(|inner| inner.skipped = by_kind);
+    }
+
+    pub fn watches(&self) -> BTreeMap<String, WatchHealth> {
+        self.with(|inner| inner.watches.clone())
+    }
+
+    /// Objects left out, with the reason.
+    pub fn rejections(&self) -> BTreeMap<String, String> {
+        self.with(|inner| inner.rejected.clone())
+    }
+
+    pub fn skipped(&self) -> BTreeMap<String, u64> {
+        self.with(|inner| inner.skipped.clone())
+    }
+
+    /// Why nothing can be served yet, in one sentence; `None` once every watch has listed.
+    pub fn waiting_for(&self) -> Option<String> {
+        self.with(|inner| {
+            let waiting: Vec<String> = inner
+                .watches
+                .iter()
+                .filter(|(_, watch)| !watch.synced)
+                .map(|(name, watch)| match &watch.last_error {
+                    Some(error) => format!("{name} ({error})"),
+                    None => name.clone(),
+                })
+                .collect();
+            match (inner.watches.is_empty(), waiting.is_empty()) {
+                (true, _) => Some("the source has not started".to_owned()),
+                (false, true) => None,
+                (false, false) => Some(format!("not listed yet: {}", waiting.join(", "))),
+            }
+        })
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
+        // A poisoned lock would mean a panic between two field writes; the data is still a list of
+        // words for people.
+        work(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
