@@ -112,42 +112,33 @@ impl FrameBuilder {
     }
 
     /// A `DiscoveryResponse`.
-    pub fn sotw<'a>(
-        &self,
-        type_url: &str,
-        version: Version,
-        resources: impl Iterator<Item = &'a Resource> + Clone,
-    ) -> Frame {
-        let len = resources.clone().map(|one| one.sotw_field().len()).sum();
+    pub fn sotw(&self, type_url: &str, version: Version, resources: &[&Resource]) -> Frame {
+        let len = resources.iter().map(|one| one.sotw_field().len()).sum();
         let mut message = self.begin(type_url, version, len, SOTW_CONTROL_PLANE);
-        let mut count = 0;
         for resource in resources {
             message.put_slice(resource.sotw_field());
-            count += 1;
         }
-        Self::finish(message, version, count, 0)
+        Self::finish(message, version, resources.len(), 0)
     }
 
     /// A `DeltaDiscoveryResponse`.
-    pub fn delta<'a>(
+    pub fn delta(
         &self,
         type_url: &str,
         version: Version,
-        resources: impl Iterator<Item = &'a Resource> + Clone,
-        removed: &[Arc<str>],
+        resources: &[&Resource],
+        removed: &[&str],
     ) -> Frame {
-        let len = resources.clone().map(|one| one.delta_field().len()).sum::<usize>()
+        let len = resources.iter().map(|one| one.delta_field().len()).sum::<usize>()
             + removed.iter().map(|name| field_len(name.len())).sum::<usize>();
         let mut message = self.begin(type_url, version, len, DELTA_CONTROL_PLANE);
-        let mut count = 0;
         for resource in resources {
             message.put_slice(resource.delta_field());
-            count += 1;
         }
         for name in removed {
             put_field(&mut message, DELTA_REMOVED, name.as_bytes());
         }
-        Self::finish(message, version, count, removed.len())
+        Self::finish(message, version, resources.len(), removed.len())
     }
 
     fn begin(&self, type_url: &str, version: Version, more: usize, control_plane: u8) -> Vec<u8> {
@@ -287,7 +278,7 @@ mod tests {
         let url = ResourceType::Endpoint.type_url();
         let list = [&*resource];
 
-        let frame = frames.sotw(url, Version(7), list.into_iter());
+        let frame = frames.sotw(url, Version(7), &list);
         let sotw = DiscoveryResponse::decode(&*message(&frame, 0xab)).unwrap();
         assert_eq!(sotw.version_info, "0000000000000007");
         assert_eq!((sotw.type_url.as_str(), sotw.nonce.as_str()), (url, "00000000000000ab"));
@@ -297,7 +288,7 @@ mod tests {
         assert_eq!(ClusterLoadAssignment::decode(&*any.value).unwrap().cluster_name, "a");
         assert_eq!(resource.value(), &*any.value);
 
-        let frame = frames.delta(url, Version(7), list.into_iter(), &["gone".into()]);
+        let frame = frames.delta(url, Version(7), &list, &["gone"]);
         let delta = DeltaDiscoveryResponse::decode(&*message(&frame, 1)).unwrap();
         assert_eq!(delta.removed_resources, ["gone"]);
         assert_eq!(delta.control_plane.unwrap().identifier, "me");
