@@ -13,6 +13,7 @@
 //! session. `tests/architecture.rs` holds who may use whom.
 
 pub mod ads;
+pub mod descriptors;
 pub mod model;
 pub mod names;
 pub mod proxies;
@@ -21,3 +22,4 @@ pub mod source;
 pub mod subscription;
 pub mod translate;
 pub mod view;
+pub mod wire;
