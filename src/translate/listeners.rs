@@ -40,7 +40,13 @@ pub fn fixed(kind: &ProxyKind) -> Vec<Listener> {
         ProxyKind::Standalone { address, port } => {
             let mut listener = outbound(address, port);
             listener.filter_chains = vec![FilterChain {
-                filters: vec![http(&listener.name, names::STANDALONE_TABLE, true)],
+                filters: vec![http(HttpConnectionManager {
+                    // A client that came here by the service's name has this listener's port in
+                    // its Host; it is not the service's.
+                    strip_matching_host_port: true,
+                    use_remote_address: Some(BoolValue { value: true }),
+                    ..manager(&listener.name, names::STANDALONE_TABLE)
+                })],
                 ..Default::default()
             }];
             vec![listener]
@@ -55,13 +61,10 @@ pub fn http_port(kind: &ProxyKind, port: u16) -> Option<Listener> {
     if !serves_http_port(kind, port) {
         return None;
     }
-    let table = names::route_table(port);
     let mut listener = outbound(bind_address(kind)?, port);
-    let use_remote_address = *kind == ProxyKind::Router;
-    let mut chain = FilterChain {
-        filters: vec![http(&listener.name, &table, use_remote_address)],
-        ..Default::default()
-    };
+    let mut manager = manager(&listener.name, &names::route_table(port));
+    manager.use_remote_address = Some(BoolValue { value: *kind == ProxyKind::Router });
+    let mut chain = FilterChain { filters: vec![http(manager)], ..Default::default() };
     if *kind == ProxyKind::Sidecar {
         // Anything may be captured on this port, so what does not look like plain HTTP is left
         // alone and passed on.
@@ -193,10 +196,15 @@ fn tcp(cluster: &str) -> Filter {
     network_filter("envoy.filters.network.tcp_proxy", &proxy)
 }
 
-/// `use_remote_address` where requests come from outside: then the peer is the client, and
-/// `x-forwarded-for` and Envoy's own headers are not taken at their word.
-fn http(listener: &str, table: &str, use_remote_address: bool) -> Filter {
-    let manager = HttpConnectionManager {
+fn http(manager: HttpConnectionManager) -> Filter {
+    network_filter("envoy.filters.network.http_connection_manager", &manager)
+}
+
+/// What all HTTP listeners have in common. Theirs to add is `use_remote_address`: true where
+/// requests come from outside, so that the peer counts as the client, and `x-forwarded-for` and
+/// Envoy's own headers are not taken at their word.
+fn manager(listener: &str, table: &str) -> HttpConnectionManager {
+    HttpConnectionManager {
         stat_prefix: names::stat_name(&format!("outbound_{listener}")),
         route_specifier: Some(http_connection_manager::RouteSpecifier::Rds(Rds {
             config_source: Some(over_ads()),
@@ -207,7 +215,6 @@ fn http(listener: &str, table: &str, use_remote_address: bool) -> Filter {
             config_type: Some(http_filter::ConfigType::TypedConfig(any(&Router::default()))),
             ..Default::default()
         }],
-        use_remote_address: Some(BoolValue { value: use_remote_address }),
         normalize_path: Some(BoolValue { value: true }),
         // Streams may be quiet for as long as they like.
         stream_idle_timeout: Some(seconds(0)),
@@ -216,8 +223,7 @@ fn http(listener: &str, table: &str, use_remote_address: bool) -> Filter {
             ..Default::default()
         }],
         ..Default::default()
-    };
-    network_filter("envoy.filters.network.http_connection_manager", &manager)
+    }
 }
 
 fn network_filter<M: prost::Message + prost::Name>(name: &str, config: &M) -> Filter {
