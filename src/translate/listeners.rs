@@ -18,7 +18,8 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     HttpConnectionManager, HttpFilter, Rds, http_connection_manager, http_filter,
 };
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
-use envoy_types::pb::google::protobuf::BoolValue;
+use envoy_types::pb::google::protobuf::{Any, BoolValue};
+use prost::{Message, Name};
 
 use super::{any, can_bind, number, over_ads, seconds, serves_http_port, tcp_address};
 use crate::model::{Service, ServiceKind, ServicePort};
@@ -226,14 +227,14 @@ fn manager(listener: &str, table: &str) -> HttpConnectionManager {
     }
 }
 
-fn network_filter<M: prost::Message + prost::Name>(name: &str, config: &M) -> Filter {
+fn network_filter<M: Message + Name>(name: &str, config: &M) -> Filter {
     Filter {
         name: name.to_owned(),
         config_type: Some(filter::ConfigType::TypedConfig(any(config))),
     }
 }
 
-fn listener_filter(name: &str, config: envoy_types::pb::google::protobuf::Any) -> ListenerFilter {
+fn listener_filter(name: &str, config: Any) -> ListenerFilter {
     ListenerFilter {
         name: name.to_owned(),
         config_type: Some(listener_filter::ConfigType::TypedConfig(config)),

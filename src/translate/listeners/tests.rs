@@ -1,5 +1,4 @@
 use envoy_types::pb::envoy::config::core::v3::{address, socket_address};
-use prost::{Message, Name};
 
 use super::*;
 use crate::model::Protocol::{Http, Tcp, Tls};
