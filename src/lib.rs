@@ -13,7 +13,9 @@
 //! session. `tests/architecture.rs` holds who may use whom.
 
 pub mod ads;
+pub mod debug;
 pub mod descriptors;
+pub mod metrics;
 pub mod model;
 pub mod names;
 pub mod proxies;
@@ -21,5 +23,6 @@ pub mod snapshot;
 pub mod source;
 pub mod subscription;
 pub mod translate;
+pub mod version;
 pub mod view;
 pub mod wire;

@@ -118,6 +118,13 @@ pub struct Endpoint {
     pub hostname: Option<Arc<str>>,
 }
 
+impl Endpoint {
+    /// Whether requests may go there, if only while nothing better is left.
+    pub fn is_usable(&self) -> bool {
+        self.state != EndpointState::NotReady
+    }
+}
+
 /// The number behind a port name, as one slice has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlicePort {
@@ -247,6 +254,28 @@ impl Model {
     /// The slices of a service, in the order of their names; none if it has none.
     pub fn slices(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<EndpointSlice>> {
         self.slices.get(key).into_iter().flat_map(OrdMap::values)
+    }
+
+    /// Every service that has slices, whether or not there is a Service of that name, in order.
+    pub fn sliced_services(&self) -> impl Iterator<Item = &ServiceKey> {
+        self.slices.keys()
+    }
+
+    /// Ports behind which nothing is ready or draining, in the order of services. Aliases have no
+    /// endpoints to miss.
+    pub fn ports_without_endpoints(&self) -> impl Iterator<Item = (&Arc<Service>, &ServicePort)> {
+        let expected =
+            |service: &&Arc<Service>| !matches!(service.kind, ServiceKind::ExternalName(_));
+        self.services().filter(expected).flat_map(move |service| {
+            let reached: BTreeSet<&str> = self
+                .slices(&service.key)
+                .flat_map(|slice| &slice.subsets)
+                .filter(|subset| subset.endpoints.iter().any(Endpoint::is_usable))
+                .flat_map(|subset| subset.ports.iter().map(|port| &*port.name))
+                .collect();
+            let unreached = move |port: &&ServicePort| !reached.contains(&*port.name);
+            service.ports.iter().filter(unreached).map(move |port| (service, port))
+        })
     }
 
     pub fn service_count(&self) -> usize {
