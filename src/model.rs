@@ -120,6 +120,13 @@ pub struct Endpoint {
     pub hostname: Option<Arc<str>>,
 }
 
+impl Endpoint {
+    /// Whether requests may go there, if only while nothing better is left.
+    pub fn is_usable(&self) -> bool {
+        self.state != EndpointState::NotReady
+    }
+}
+
 /// The number behind a port name, as one slice has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlicePort {
@@ -261,6 +268,28 @@ impl Model {
         let preferred = self.slices(&service.key).any(|slice| slice.has_family(prefers_ipv4));
         let family = prefers_ipv4 == preferred;
         self.slices(&service.key).filter(move |slice| slice.has_family(family))
+    }
+
+    /// Every service that has slices, whether or not there is a Service of that name, in order.
+    pub fn sliced_services(&self) -> impl Iterator<Item = &ServiceKey> {
+        self.slices.keys()
+    }
+
+    /// Ports behind which nothing is ready or draining, in the order of services. Aliases have no
+    /// endpoints to miss.
+    pub fn ports_without_endpoints(&self) -> impl Iterator<Item = (&Arc<Service>, &ServicePort)> {
+        let expected =
+            |service: &&Arc<Service>| !matches!(service.kind, ServiceKind::ExternalName(_));
+        self.services().filter(expected).flat_map(move |service| {
+            let reached: BTreeSet<&str> = self
+                .slices(&service.key)
+                .flat_map(|slice| &slice.subsets)
+                .filter(|subset| subset.endpoints.iter().any(Endpoint::is_usable))
+                .flat_map(|subset| subset.ports.iter().map(|port| &*port.name))
+                .collect();
+            let unreached = move |port: &&ServicePort| !reached.contains(&*port.name);
+            service.ports.iter().filter(unreached).map(move |port| (service, port))
+        })
     }
 
     pub fn service_count(&self) -> usize {

@@ -4,7 +4,7 @@
 //! [`Builder::snapshot`] puts the sets together for the views that are needed. No async, no time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::kinds::KindState;
@@ -233,11 +233,14 @@ impl Builder {
     }
 }
 
-/// Standalone proxies differ in where they listen, not in their table.
+/// Standalone proxies differ in the address they listen on, not in their table; the port does
+/// matter, because a Host without a port means the port that was connected to.
 fn table_kind(kind: &ProxyKind) -> ProxyKind {
-    match kind {
-        ProxyKind::Standalone { .. } => ProxyKind::DEFAULT_STANDALONE,
-        other => other.clone(),
+    match *kind {
+        ProxyKind::Standalone { port, .. } => {
+            ProxyKind::Standalone { address: Ipv4Addr::UNSPECIFIED.into(), port }
+        }
+        ref other => other.clone(),
     }
 }
 
