@@ -12,6 +12,8 @@
 //! Each state has one writer: `publish` owns the model and cuts snapshots, a stream owns its
 //! session. `tests/architecture.rs` holds who may use whom.
 
+pub mod ads;
+pub mod descriptors;
 pub mod model;
 pub mod names;
 pub mod proxies;
@@ -20,3 +22,4 @@ pub mod source;
 pub mod subscription;
 pub mod translate;
 pub mod view;
+pub mod wire;

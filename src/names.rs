@@ -2,6 +2,13 @@
 //!
 //! The shapes are Istio's, so that people and tools recognise them
 //! (`outbound|9080||reviews.default.svc.cluster.local`, `0.0.0.0_9080`). No state, no I/O.
+//!
+//! A service's `name` and `namespace` are taken to be DNS labels, as the API server guarantees:
+//! that alone keeps the names built here apart from each other.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use thiserror::Error;
 
 /// The resource types that Pilothouse serves, in the order in which they must be sent
 /// (`docs/protocol.md`, rule 18: make before break).
@@ -52,3 +59,204 @@ impl ResourceType {
         matches!(self, Self::Cluster | Self::Listener)
     }
 }
+
+/// The cluster's DNS domain unless it is told otherwise.
+pub const DEFAULT_DOMAIN: &str = "cluster.local";
+
+/// The cluster without endpoints: connections to it are closed at once.
+pub const BLACK_HOLE_CLUSTER: &str = "BlackHoleCluster";
+/// The cluster that goes where the captured connection was meant to go.
+pub const PASSTHROUGH_CLUSTER: &str = "PassthroughCluster";
+/// The same for captured inbound connections, told apart by their source address.
+pub const INBOUND_PASSTHROUGH_CLUSTER: &str = "InboundPassthroughCluster";
+
+/// The listener that iptables redirects outgoing connections to.
+pub const VIRTUAL_OUTBOUND_LISTENER: &str = "virtualOutbound";
+/// The listener that iptables redirects incoming connections to.
+pub const VIRTUAL_INBOUND_LISTENER: &str = "virtualInbound";
+
+/// The one route table of a standalone Envoy.
+pub const STANDALONE_TABLE: &str = "http";
+/// The virtual host, and its route, for hosts that no service answers to.
+pub const ALLOW_ANY: &str = "allow_any";
+
+/// The full name of a service, `NAME.NAMESPACE.svc.DOMAIN`.
+pub fn host(name: &str, namespace: &str, domain: &str) -> String {
+    format!("{name}.{namespace}.svc.{domain}")
+}
+
+/// Every name under which a service's `host` is looked up, the full name first.
+///
+/// The bare name is among them only if `local`, that is for a client in the service's namespace.
+/// The forms of two different services never meet: they have one, two, three and more labels, and
+/// each spells out name and namespace.
+pub fn dns_forms(name: &str, namespace: &str, domain: &str, local: bool) -> Vec<String> {
+    let full = host(name, namespace, domain);
+    let mut forms = Vec::with_capacity(5);
+    forms.push(format!("{full}."));
+    if local {
+        forms.push(name.to_owned());
+    }
+    forms.push(format!("{name}.{namespace}"));
+    forms.push(format!("{name}.{namespace}.svc"));
+    forms.insert(0, full);
+    forms
+}
+
+/// An address as it stands in a Host header: IPv6 in brackets.
+pub fn host_of_address(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => format!("[{v6}]"),
+    }
+}
+
+/// `outbound|PORT||HOST`. The resource name of the cluster's endpoints is the same.
+pub fn outbound_cluster(port: u16, host: &str) -> String {
+    format!("outbound|{port}||{host}")
+}
+
+/// `inbound|PORT||`, by the port that the workload itself listens on.
+pub fn inbound_cluster(port: u16) -> String {
+    format!("inbound|{port}||")
+}
+
+/// The name for Envoy's statistics. Hosts are full of dots, which are separators there, so a
+/// delimiter that occurs nowhere else ends the name (Istio's `DelimitedStatsPrefix`).
+pub fn stat_name(name: &str) -> String {
+    format!("{name};")
+}
+
+/// What a cluster's name says, see [`outbound_cluster`] and [`inbound_cluster`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterName<'a> {
+    Outbound { port: u16, host: &'a str },
+    Inbound { port: u16 },
+}
+
+impl<'a> ClusterName<'a> {
+    /// Reads a name back. `None` for the fixed clusters, for subsets (there are none here) and for
+    /// whatever else is not one of ours.
+    pub fn parse(name: &'a str) -> Option<Self> {
+        let mut parts = name.split('|');
+        let (direction, port) = (parts.next()?, parts.next()?.parse().ok()?);
+        let (subset, host) = (parts.next()?, parts.next()?);
+        match (direction, subset, host, parts.next()) {
+            ("outbound", "", host, None) if !host.is_empty() => Some(Self::Outbound { port, host }),
+            ("inbound", "", "", None) => Some(Self::Inbound { port }),
+            _ => None,
+        }
+    }
+}
+
+/// `ADDRESS_PORT`, an IPv6 address without brackets.
+pub fn listener(address: IpAddr, port: u16) -> String {
+    format!("{address}_{port}")
+}
+
+/// `0.0.0.0_PORT`.
+pub fn wildcard_listener(port: u16) -> String {
+    listener(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
+}
+
+/// The route table of an HTTP port, its number.
+pub fn route_table(port: u16) -> String {
+    port.to_string()
+}
+
+/// `HOST:PORT`.
+pub fn virtual_host(host: &str, port: u16) -> String {
+    format!("{host}:{port}")
+}
+
+/// The sort of proxy that a node id names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeType {
+    Sidecar,
+    Router,
+}
+
+/// An id of the shape `type~ip~name.namespace~domain`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeId<'a> {
+    pub node_type: NodeType,
+    pub address: IpAddr,
+    /// The third part as it stands, usually `pod.namespace`.
+    pub name: &'a str,
+    /// What follows the last dot of `name`, else the domain's first label if the domain is
+    /// `namespace.svc.…`, else none.
+    pub namespace: Option<&'a str>,
+    /// Usually `namespace.svc.cluster.local`; may be empty.
+    pub domain: &'a str,
+}
+
+/// Why a node id with a `~` in it is none.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum NodeIdError {
+    #[error(
+        "node id {id:?} has {parts} parts between its `~`, not 4: \
+         it must be type~ip~name.namespace~domain (or have no `~` at all, for a standalone Envoy)"
+    )]
+    Parts { id: String, parts: usize },
+    #[error(
+        "node id {id:?} names the type {found:?}, which is not served: \
+         type~ip~name.namespace~domain must begin with sidecar or router"
+    )]
+    Type { id: String, found: String },
+    #[error(
+        "node id {id:?} has no valid IP address as its second part ({found:?}): \
+         it must be type~ip~name.namespace~domain"
+    )]
+    Address { id: String, found: String },
+    #[error(
+        "node id {id:?} has an empty third part: it must be type~ip~name.namespace~domain, \
+         the name usually being the pod's"
+    )]
+    Name { id: String },
+}
+
+impl<'a> NodeId<'a> {
+    /// Reads a node id. `Ok(None)` if it is not of this family, having no `~`: a standalone Envoy
+    /// may call itself what it likes.
+    ///
+    /// Istio's other types (waypoint, ztunnel, agentgateway) need configuration that is not made
+    /// here; refusing them says so, where treating them as something else would only puzzle.
+    ///
+    /// # Errors
+    /// If it has a `~` but not four parts, a type that is served, an IP address and a name.
+    pub fn parse(id: &'a str) -> Result<Option<Self>, NodeIdError> {
+        if !id.contains('~') {
+            return Ok(None);
+        }
+        let parts: Vec<&str> = id.split('~').collect();
+        let &[node_type, address, name, domain] = parts.as_slice() else {
+            return Err(NodeIdError::Parts { id: id.to_owned(), parts: parts.len() });
+        };
+        let node_type = match node_type {
+            "sidecar" => NodeType::Sidecar,
+            "router" => NodeType::Router,
+            found => {
+                return Err(NodeIdError::Type { id: id.to_owned(), found: found.to_owned() });
+            }
+        };
+        let address = address
+            .parse()
+            .map_err(|_| NodeIdError::Address { id: id.to_owned(), found: address.to_owned() })?;
+        if name.is_empty() {
+            return Err(NodeIdError::Name { id: id.to_owned() });
+        }
+        let namespace = match name.rsplit_once('.') {
+            Some((_, namespace)) if !namespace.is_empty() => Some(namespace),
+            _ => match domain.split_once('.') {
+                Some((namespace, rest)) if rest == "svc" || rest.starts_with("svc.") => {
+                    Some(namespace).filter(|namespace| !namespace.is_empty())
+                }
+                _ => None,
+            },
+        };
+        Ok(Some(Self { node_type, address, name, namespace, domain }))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -40,12 +40,19 @@ pub struct Resource {
     /// Where in `entry` the `Any` begins, with the tag that it has in common with
     /// `DiscoveryResponse.resources` (both are field 2).
     any_at: usize,
+    /// Where the message itself begins.
+    value_at: usize,
 }
 
 impl Resource {
     /// As it stands in a `DeltaDiscoveryResponse`, tag included.
     pub fn delta_field(&self) -> &[u8] {
         &self.entry
+    }
+
+    /// The encoded message itself.
+    pub fn value(&self) -> &[u8] {
+        self.entry.get(self.value_at..).unwrap_or_default()
     }
 
     /// As it stands in a `DiscoveryResponse`, tag included: a suffix of the same bytes.

@@ -1,0 +1,296 @@
+//! Discovery requests as they come off the wire, decoded without copying.
+//!
+//! An Envoy repeats all its names in every state-of-the-world ACK, a thousand of them for a
+//! thousand clusters. Decoding those into a thousand strings for each proxy and push would cost
+//! more than the push; so the names stay in the message's own bytes, and a hash over them tells
+//! the usual case, "the same as before", in one pass. Field numbers are those of
+//! `envoy/service/discovery/v3/discovery.proto`.
+
+use bytes::{Buf, Bytes};
+use envoy_types::pb::envoy::config::core::v3::Node;
+use prost::encoding::{WireType, decode_key, decode_varint, skip_field};
+use prost::{DecodeError, Message};
+use thiserror::Error;
+
+/// Bytes that are no discovery request.
+#[derive(Debug, Error)]
+#[error("not a valid discovery request: {0}")]
+pub struct Malformed(String);
+
+impl From<DecodeError> for Malformed {
+    fn from(error: DecodeError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Strings of a repeated field, in the order sent, still in the request's bytes.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// The names with their lengths, one after the other.
+    list: Vec<Bytes>,
+}
+
+impl Names {
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        // Checked when the request was decoded.
+        self.list.iter().map(|name| std::str::from_utf8(name).unwrap_or_default())
+    }
+
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    fn push(&mut self, name: Bytes) -> Result<(), Malformed> {
+        utf8(&name)?;
+        self.list.push(name);
+        Ok(())
+    }
+
+    /// Equal lists in equal order have equal hashes.
+    pub fn hash(&self) -> u64 {
+        let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
+        for name in &self.list {
+            hasher.update(&(name.len() as u64).to_le_bytes());
+            hasher.update(name);
+        }
+        hasher.digest()
+    }
+}
+
+impl<'a> FromIterator<&'a str> for Names {
+    fn from_iter<I: IntoIterator<Item = &'a str>>(names: I) -> Self {
+        let list = names.into_iter().map(|name| Bytes::copy_from_slice(name.as_bytes())).collect();
+        Self { list }
+    }
+}
+
+/// What both variants have.
+#[derive(Clone, Debug, Default)]
+pub struct Common {
+    /// Encoded `Node`; usually only on a stream's first request (rule 15).
+    pub node: Option<Bytes>,
+    /// Empty on single-type services.
+    pub type_url: String,
+    pub response_nonce: String,
+    /// The text of `error_detail`; its presence alone makes a NACK (rule 2).
+    pub error: Option<String>,
+}
+
+/// `DiscoveryRequest`
+#[derive(Clone, Debug, Default)]
+pub struct SotwRequest {
+    pub common: Common,
+    pub version_info: String,
+    pub names: Names,
+}
+
+/// `DeltaDiscoveryRequest`
+#[derive(Clone, Debug, Default)]
+pub struct DeltaRequest {
+    pub common: Common,
+    pub subscribe: Names,
+    pub unsubscribe: Names,
+    /// Name and version of each resource the client brings along (rule 13).
+    pub initial_versions: Vec<(String, String)>,
+}
+
+/// A request of either variant.
+#[derive(Clone, Debug)]
+pub enum Request {
+    Sotw(SotwRequest),
+    Delta(DeltaRequest),
+}
+
+impl Request {
+    pub fn common(&self) -> &Common {
+        match self {
+            Self::Sotw(request) => &request.common,
+            Self::Delta(request) => &request.common,
+        }
+    }
+
+    /// Decodes a request of the variant that the method says.
+    ///
+    /// # Errors
+    /// Bytes that are no such message.
+    pub fn decode(message: Bytes, delta: bool) -> Result<Self, Malformed> {
+        if delta {
+            DeltaRequest::decode(message).map(Self::Delta)
+        } else {
+            SotwRequest::decode(message).map(Self::Sotw)
+        }
+    }
+}
+
+impl Common {
+    /// The node, decoded when it is needed.
+    ///
+    /// # Errors
+    /// Bytes that are no `Node`.
+    pub fn decode_node(&self) -> Result<Option<Node>, Malformed> {
+        Ok(self.node.clone().map(Node::decode).transpose()?)
+    }
+}
+
+impl SotwRequest {
+    fn decode(message: Bytes) -> Result<Self, Malformed> {
+        let mut request = Self::default();
+        let common = &mut request.common;
+        fields(message, |number, content| {
+            match number {
+                1 => request.version_info = string(content)?,
+                2 => common.node = Some(content),
+                3 => request.names.push(content)?,
+                4 => common.type_url = string(content)?,
+                5 => common.response_nonce = string(content)?,
+                6 => common.error = Some(status_text(content)?),
+                _ => {}
+            }
+            Ok(())
+        })?;
+        Ok(request)
+    }
+}
+
+impl DeltaRequest {
+    fn decode(message: Bytes) -> Result<Self, Malformed> {
+        let mut request = Self::default();
+        let common = &mut request.common;
+        fields(message, |number, content| {
+            match number {
+                1 => common.node = Some(content),
+                2 => common.type_url = string(content)?,
+                3 => request.subscribe.push(content)?,
+                4 => request.unsubscribe.push(content)?,
+                5 => request.initial_versions.push(map_entry(content)?),
+                6 => common.response_nonce = string(content)?,
+                7 => common.error = Some(status_text(content)?),
+                _ => {}
+            }
+            Ok(())
+        })?;
+        Ok(request)
+    }
+}
+
+/// Calls `take` with every length-delimited field; others are skipped, as protobuf wants of fields
+/// that one does not know.
+fn fields(
+    mut message: Bytes,
+    mut take: impl FnMut(u32, Bytes) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
+    while message.has_remaining() {
+        let (number, wire_type) = decode_key(&mut message)?;
+        if wire_type == WireType::LengthDelimited {
+            take(number, length_delimited(&mut message)?)?;
+        } else {
+            skip_field(wire_type, number, &mut message, Default::default())?;
+        }
+    }
+    Ok(())
+}
+
+fn length_delimited(message: &mut Bytes) -> Result<Bytes, Malformed> {
+    let len = decode_varint(message)?;
+    match usize::try_from(len) {
+        Ok(len) if len <= message.remaining() => Ok(message.split_to(len)),
+        _ => Err(Malformed("a field is longer than the message".to_owned())),
+    }
+}
+
+fn utf8(content: &[u8]) -> Result<&str, Malformed> {
+    std::str::from_utf8(content).map_err(|_| Malformed("a string is not UTF-8".to_owned()))
+}
+
+fn string(content: Bytes) -> Result<String, Malformed> {
+    utf8(&content).map(str::to_owned)
+}
+
+/// A protobuf map's entry: key = 1, value = 2.
+fn map_entry(content: Bytes) -> Result<(String, String), Malformed> {
+    let (mut key, mut value) = (String::new(), String::new());
+    fields(content, |number, content| {
+        match number {
+            1 => key = string(content)?,
+            2 => value = string(content)?,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok((key, value))
+}
+
+/// The message of a `google.rpc.Status`. Its code says nothing that one could rely on: Envoy sends
+/// 13, gRPC 3 (rule 2). A status that does not even parse is still a NACK.
+fn status_text(content: Bytes) -> Result<String, Malformed> {
+    let mut text = String::new();
+    fields(content, |number, content| {
+        if number == 2 {
+            text = String::from_utf8_lossy(&content).into_owned();
+        }
+        Ok(())
+    })?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+    use envoy_types::pb::google::rpc::Status;
+
+    use super::*;
+
+    fn text(names: &Names) -> Vec<&str> {
+        names.iter().collect()
+    }
+
+    #[test]
+    fn decodes_what_prost_encodes() {
+        let node = Node { id: "me".to_owned(), ..Default::default() };
+        let sent = DiscoveryRequest {
+            version_info: "7".to_owned(),
+            node: Some(node.clone()),
+            resource_names: vec!["b".to_owned(), "a".to_owned()],
+            type_url: "t".to_owned(),
+            response_nonce: "n".to_owned(),
+            error_detail: Some(Status { code: 13, message: "no".to_owned(), details: vec![] }),
+            ..Default::default()
+        };
+        let Ok(Request::Sotw(got)) = Request::decode(sent.encode_to_vec().into(), false) else {
+            panic!("did not decode")
+        };
+        assert_eq!((got.version_info.as_str(), text(&got.names)), ("7", vec!["b", "a"]));
+        assert_eq!((got.common.type_url.as_str(), got.common.response_nonce.as_str()), ("t", "n"));
+        assert_eq!(got.common.error.as_deref(), Some("no"));
+        assert_eq!(got.common.decode_node().unwrap(), Some(node.clone()));
+
+        let sent = DeltaDiscoveryRequest {
+            node: Some(node.clone()),
+            type_url: "t".to_owned(),
+            resource_names_subscribe: vec!["a".to_owned()],
+            resource_names_unsubscribe: vec!["b".to_owned()],
+            initial_resource_versions: [("c".to_owned(), "1".to_owned())].into(),
+            response_nonce: "n".to_owned(),
+            error_detail: Some(Status::default()),
+            ..Default::default()
+        };
+        let Ok(Request::Delta(got)) = Request::decode(sent.encode_to_vec().into(), true) else {
+            panic!("did not decode")
+        };
+        assert_eq!((text(&got.subscribe), text(&got.unsubscribe)), (vec!["a"], vec!["b"]));
+        assert_eq!(got.initial_versions, [("c".to_owned(), "1".to_owned())]);
+        // An empty status is a NACK all the same.
+        assert_eq!(got.common.error.as_deref(), Some(""));
+    }
+
+    #[test]
+    fn refuses_what_is_no_request() {
+        for bytes in [&b"\x1a\xff"[..], b"\x1a\x02\xff\xfe", b"\x0a\x05abc", b"\xff\xff\xff"] {
+            assert!(Request::decode(Bytes::copy_from_slice(bytes), false).is_err(), "{bytes:?}");
+        }
+    }
+}

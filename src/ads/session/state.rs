@@ -1,0 +1,363 @@
+//! One type on one stream: what was asked for, what was sent, what was answered.
+//!
+//! The state is O(1): the subscription is interned, sets are shared, and what must be sent follows
+//! from the steps between sets. Only what a request asked for by name is listed, until it is sent.
+//! Requests are taken in here; `respond` makes what goes out.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::Meaning;
+use crate::ads::request::{Common, DeltaRequest, Names, SotwRequest};
+use crate::names::ResourceType;
+use crate::snapshot::TypeSet;
+use crate::subscription::{Interner, Subscription};
+
+/// The wildcard's name (rule 6).
+const WILDCARD: &str = "*";
+
+/// How a type behaves on the wire.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kind {
+    pub(super) delta: bool,
+    /// Knows the wildcard; in SotW, responses carry the whole set.
+    pub(super) full_state: bool,
+}
+
+impl Kind {
+    pub(super) fn new(of: Option<ResourceType>, delta: bool) -> Self {
+        Self { delta, full_state: of.is_some_and(ResourceType::is_full_state) }
+    }
+}
+
+/// The way from one set to another.
+pub(super) type Step = (Arc<TypeSet>, Arc<TypeSet>);
+
+/// What became of the last response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// None was sent yet.
+    Nothing,
+    Awaited,
+    Acked,
+    Nacked,
+    /// Nobody waits for it any more; a late ACK still counts.
+    Overdue,
+}
+
+/// What requests ask for beyond the newest changes.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// An answer even if there is nothing to tell (rule 14).
+    pub(super) reply: bool,
+    /// Everything subscribed.
+    pub(super) all: bool,
+    /// These names, whatever was sent before (rules 5, 9, 11, 12).
+    pub(super) names: BTreeSet<Arc<str>>,
+}
+
+impl Asked {
+    pub(super) fn is_something(&self) -> bool {
+        self.reply || self.all || !self.names.is_empty()
+    }
+}
+
+/// Clusters that a CDS response told of (rule 19): Envoy waits for the endpoints of every changed
+/// cluster again, changed or not, and in delta does not ask for them.
+#[derive(Debug, Default)]
+pub(super) struct Warming {
+    /// The response told everything.
+    pub(super) all: bool,
+    /// Changes along the way from one set of clusters to another.
+    pub(super) steps: Vec<Step>,
+    /// Clusters that were asked for by name.
+    pub(super) names: BTreeSet<Arc<str>>,
+}
+
+#[derive(Debug)]
+pub(super) struct TypeState {
+    pub(super) open: bool,
+    /// SotW: a name was seen, so that an empty list no longer means everything (rule 6).
+    pub(super) named: bool,
+    pub(super) subscription: Arc<Subscription>,
+    /// SotW: hash of the last list of names as it was sent.
+    pub(super) names_hash: Option<u64>,
+    pub(super) asked: Asked,
+    /// The set that the stream has been brought to.
+    pub(super) sent: Option<Arc<TypeSet>>,
+    /// The set that the client last accepted; differs from `sent` while an answer is awaited and
+    /// after a NACK, because what came with a rejected response must come again with the next.
+    pub(super) accepted: Option<Arc<TypeSet>>,
+    /// The client rejected what led from `accepted` to `sent`.
+    pub(super) rejected: bool,
+    /// Whether an ACK of the last response means that everything up to `sent` is accepted.
+    pub(super) completes: bool,
+    pub(super) nonce: u64,
+    pub(super) answer: Answer,
+    /// EDS only: clusters that were sent and make Envoy wait for their endpoints again.
+    pub(super) warming: Warming,
+    /// SotW: digest of `sent` restricted to the subscription, if it is known.
+    pub(super) digest: Option<u64>,
+}
+
+impl TypeState {
+    pub(super) fn new(nothing: Arc<Subscription>) -> Self {
+        Self {
+            open: false,
+            named: false,
+            subscription: nothing,
+            names_hash: None,
+            asked: Asked::default(),
+            sent: None,
+            accepted: None,
+            rejected: false,
+            completes: false,
+            nonce: 0,
+            answer: Answer::Nothing,
+            warming: Warming::default(),
+            digest: None,
+        }
+    }
+
+    pub(super) fn subscription(&self) -> &Arc<Subscription> {
+        &self.subscription
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open
+    }
+
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked.is_something()
+    }
+
+    pub(super) fn awaits(&self) -> Option<u64> {
+        (self.answer == Answer::Awaited).then_some(self.nonce)
+    }
+
+    pub(super) fn overdue(&mut self, nonce: u64) {
+        if self.awaits() == Some(nonce) {
+            self.answer = Answer::Overdue;
+            self.rejected = true;
+        }
+    }
+
+    // === requests ===
+
+    pub(super) fn sotw_request(
+        &mut self,
+        kind: Kind,
+        request: &SotwRequest,
+        now: &Arc<TypeSet>,
+        interner: &Interner,
+    ) -> Meaning {
+        let first = !std::mem::replace(&mut self.open, true);
+        let repeated = self.answer == Answer::Acked && self.is_current(&request.common);
+        // A nonce on a type's first request is of another stream (rule 1).
+        let meaning = if first { Meaning::Subscribe } else { self.answer(&request.common) };
+
+        let hash = request.names.hash();
+        let renamed = self.names_hash.replace(hash) != Some(hash);
+        let before = self.subscription.clone();
+        if renamed {
+            // Even a stale request carries the names the client wants by now (rule 4).
+            self.subscription = self.sotw_subscription(kind, &request.names, now, interner);
+        }
+        let (old, new) = (&before, &self.subscription);
+        let changed = old.id() != new.id();
+        if changed {
+            self.digest = None;
+        }
+
+        if first {
+            let current = request.version_info == now.version().to_string();
+            if kind.full_state && new.is_wildcard() && new.names().is_empty() && current {
+                // The client brings exactly this along from another stream (rule 22).
+                self.settle(now);
+            } else {
+                self.asked.all = true;
+                self.asked.reply = kind.full_state;
+            }
+        } else if request.common.response_nonce.is_empty() {
+            self.asked.all = true;
+        } else if changed && kind.full_state {
+            let grows = new.is_wildcard() != old.is_wildcard()
+                || new.names().iter().any(|name| !old.is_named(name));
+            self.asked.reply |= grows;
+        } else if changed {
+            let added = new.names().iter().filter(|name| !old.is_named(name)).cloned();
+            self.asked.names.extend(added);
+        } else if repeated && request.common.error.is_none() {
+            // The same once more, after its ACK: the client lost it and asks again (rule 5).
+            self.asked.all = true;
+        }
+        meaning
+    }
+
+    pub(super) fn delta_request(
+        &mut self,
+        kind: Kind,
+        request: &DeltaRequest,
+        now: &Arc<TypeSet>,
+        interner: &Interner,
+    ) -> Meaning {
+        let first = !std::mem::replace(&mut self.open, true);
+        let meaning = if first { Meaning::Subscribe } else { self.answer(&request.common) };
+
+        let (mut wildcard, mut names) = (self.subscription.is_wildcard(), None);
+        let is_wildcard = |name: &str| kind.full_state && name == WILDCARD;
+        if first && kind.full_state && request.subscribe.is_empty() {
+            wildcard = true;
+        }
+        for name in request.unsubscribe.iter() {
+            if is_wildcard(name) {
+                wildcard = false;
+                continue;
+            }
+            let names = names.get_or_insert_with(|| self.name_set());
+            names.remove(name);
+            if wildcard {
+                // Still wanted by the wildcard; the client cannot know whether to keep it
+                // (rule 12).
+                self.asked.names.insert(shared_name(now, name));
+            } else {
+                self.asked.names.remove(name);
+            }
+        }
+        for name in request.subscribe.iter() {
+            if is_wildcard(name) {
+                self.asked.all = true;
+                wildcard = true;
+                continue;
+            }
+            let names = names.get_or_insert_with(|| self.name_set());
+            let name = shared_name(now, name);
+            names.insert(name.clone());
+            if !first {
+                // Whatever was sent before: the client may have dropped it since (rule 11).
+                self.asked.names.insert(name);
+            }
+        }
+        if names.is_some() || wildcard != self.subscription.is_wildcard() {
+            let names = match names {
+                Some(names) => names.into_iter().collect(),
+                None => self.subscription.names().to_vec(),
+            };
+            self.subscription = interner.intern(wildcard, names);
+        }
+
+        if first {
+            // Clusters may have been sent before this type was opened; of those, "has it already"
+            // does not count.
+            if request.initial_versions.is_empty() || self.warming.all {
+                self.asked.all = true;
+                self.asked.reply = wildcard;
+                self.asked.names.extend(self.vanished(&request.initial_versions, now));
+            } else {
+                self.compare(&request.initial_versions, now);
+            }
+        }
+        meaning
+    }
+
+    /// Compares once what the client brings along with what there is (rule 13), and forgets it.
+    fn compare(&mut self, initial: &[(String, String)], now: &Arc<TypeSet>) {
+        let brought: std::collections::HashMap<&str, &str> =
+            initial.iter().map(|(name, version)| (&**name, &**version)).collect();
+        let subscription = self.subscription.clone();
+        let differs = |name: &str| match now.get(name) {
+            Some(resource) => {
+                brought.get(name).is_none_or(|version| *version != resource.version.to_string())
+            }
+            // Subscribed or brought along and not there: reported as removed, even where the
+            // client knows that already (it subscribes again to what it lost).
+            None => true,
+        };
+        let named = subscription.names().iter().map(|name| &**name);
+        let everything = now.iter().map(|resource| &*resource.name);
+        let candidates = named
+            .chain(subscription.is_wildcard().then_some(everything).into_iter().flatten())
+            .chain(brought.keys().copied().filter(|name| subscription.wants(name)));
+        for name in candidates {
+            if differs(name) {
+                self.asked.names.insert(shared_name(now, name));
+            }
+        }
+        self.settle(now);
+    }
+
+    /// What the client brings along, wants, and will not find.
+    fn vanished(&self, initial: &[(String, String)], now: &TypeSet) -> Vec<Arc<str>> {
+        let names = initial.iter().map(|(name, _)| name.as_str());
+        let gone = names.filter(|name| self.subscription.wants(name) && now.get(name).is_none());
+        gone.map(Arc::from).collect()
+    }
+
+    /// The client has all of `now` that it wants, but for what is asked.
+    pub(super) fn settle(&mut self, now: &Arc<TypeSet>) {
+        self.sent = Some(now.clone());
+        self.accepted = Some(now.clone());
+    }
+
+    fn is_current(&self, request: &Common) -> bool {
+        self.nonce != 0 && u64::from_str_radix(&request.response_nonce, 16) == Ok(self.nonce)
+    }
+
+    /// What a later request's nonce says about the last response.
+    fn answer(&mut self, request: &Common) -> Meaning {
+        if request.response_nonce.is_empty() {
+            return Meaning::Subscribe;
+        }
+        let unanswered = matches!(self.answer, Answer::Awaited | Answer::Overdue);
+        if !self.is_current(request) {
+            return Meaning::Stale;
+        }
+        let nonce = self.nonce;
+        match &request.error {
+            // Presence of error_detail is what makes a NACK, not the version (rule 2).
+            Some(error) if unanswered => {
+                self.answer = Answer::Nacked;
+                self.rejected = true;
+                Meaning::Nack { nonce, error: error.clone() }
+            }
+            None if unanswered => {
+                self.answer = Answer::Acked;
+                if self.completes {
+                    self.rejected = false;
+                    self.accepted = self.sent.clone();
+                }
+                Meaning::Ack { nonce }
+            }
+            // The nonce of a response that was answered: a subscription change.
+            _ => Meaning::Subscribe,
+        }
+    }
+
+    fn sotw_subscription(
+        &mut self,
+        kind: Kind,
+        names: &Names,
+        now: &TypeSet,
+        interner: &Interner,
+    ) -> Arc<Subscription> {
+        let star = kind.full_state && names.iter().any(|name| name == WILDCARD);
+        // Once any name was seen, an empty list means none (rule 6).
+        let legacy = kind.full_state && names.is_empty() && !self.named;
+        self.named |= !names.is_empty();
+        let names = names
+            .iter()
+            .filter(|name| !(kind.full_state && *name == WILDCARD))
+            .map(|name| shared_name(now, name))
+            .collect();
+        interner.intern(star || legacy, names)
+    }
+
+    fn name_set(&self) -> BTreeSet<Arc<str>> {
+        self.subscription.names().iter().cloned().collect()
+    }
+}
+
+/// The name as the set has it, so that a thousand streams do not hold a thousand copies.
+fn shared_name(set: &TypeSet, name: &str) -> Arc<str> {
+    set.get(name).map_or_else(|| Arc::from(name), |resource| resource.name.clone())
+}

@@ -1,0 +1,239 @@
+//! Listeners: how traffic gets in, by the kind of proxy.
+//!
+//! A sidecar's listeners are not bound: iptables redirects everything to `virtualOutbound`, which
+//! hands a connection to the listener of its original destination. The other kinds really bind,
+//! so there two services can fight over a port number: equal names are the sign, and the caller
+//! decides (HTTP before TCP, then by the service's key).
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
+use envoy_types::pb::envoy::config::listener::v3::{
+    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter,
+};
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, Rds, http_connection_manager, http_filter,
+};
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
+use envoy_types::pb::google::protobuf::BoolValue;
+
+use super::{any, can_bind, number, over_ads, seconds, serves_http_port, tcp_address};
+use crate::model::{Service, ServiceKind, ServicePort};
+use crate::names;
+use crate::view::ProxyKind;
+
+/// Where iptables redirects to; Istio's numbers.
+const OUTBOUND_CAPTURE_PORT: u16 = 15001;
+const INBOUND_CAPTURE_PORT: u16 = 15006;
+
+const EVERYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// The listeners that do not depend on any service.
+pub fn fixed(kind: &ProxyKind) -> Vec<Listener> {
+    match *kind {
+        ProxyKind::Sidecar => vec![virtual_outbound(), virtual_inbound()],
+        ProxyKind::BoundSidecar | ProxyKind::Router => Vec::new(),
+        ProxyKind::Standalone { address, port } => {
+            let mut listener = outbound(address, port);
+            listener.filter_chains = vec![FilterChain {
+                filters: vec![http(&listener.name, names::STANDALONE_TABLE, true)],
+                ..Default::default()
+            }];
+            vec![listener]
+        }
+    }
+}
+
+/// The one listener of all HTTP services with this port number, routed by the table of that
+/// number. None for kinds that have none and for ports that are taken
+/// ([`super::serves_http_port`]).
+pub fn http_port(kind: &ProxyKind, port: u16) -> Option<Listener> {
+    if !serves_http_port(kind, port) {
+        return None;
+    }
+    let table = names::route_table(port);
+    let mut listener = outbound(bind_address(kind)?, port);
+    let use_remote_address = *kind == ProxyKind::Router;
+    let mut chain = FilterChain {
+        filters: vec![http(&listener.name, &table, use_remote_address)],
+        ..Default::default()
+    };
+    if *kind == ProxyKind::Sidecar {
+        // Anything may be captured on this port, so what does not look like plain HTTP is left
+        // alone and passed on.
+        chain.filter_chain_match = Some(FilterChainMatch {
+            transport_protocol: "raw_buffer".to_owned(),
+            application_protocols: vec!["http/1.1".to_owned(), "h2c".to_owned()],
+            ..Default::default()
+        });
+        listener.default_filter_chain =
+            Some(tcp_chain("PassthroughFilterChain", names::PASSTHROUGH_CLUSTER));
+        listener.listener_filters = vec![listener_filter(
+            "envoy.filters.listener.http_inspector",
+            any(&HttpInspector::default()),
+        )];
+        // Wait for the first bytes as long as it takes: a slow client is no reason to guess.
+        listener.listener_filters_timeout = Some(seconds(0));
+        listener.bind_to_port = Some(BoolValue { value: false });
+    }
+    listener.filter_chains = vec![chain];
+    Some(listener)
+}
+
+/// The listeners of one TCP port of a service, each leading to the port's cluster: per cluster IP
+/// for captured traffic, a single bound one for the other kinds. Two services with the same port
+/// number get bound listeners of the same name, which also is the name of [`http_port`]'s.
+///
+/// None for HTTP ports, for services without a cluster IP and for a standalone Envoy.
+pub fn tcp_port(
+    kind: &ProxyKind,
+    service: &Service,
+    port: &ServicePort,
+    domain: &str,
+) -> Vec<Listener> {
+    let ServiceKind::ClusterIp(addresses) = &service.kind else { return Vec::new() };
+    if port.protocol.is_http() {
+        return Vec::new();
+    }
+    let host = names::host(&service.key.name, &service.key.namespace, domain);
+    let cluster = names::outbound_cluster(port.port, &host);
+    let to_cluster = |address| {
+        let mut listener = outbound(address, port.port);
+        listener.filter_chains =
+            vec![FilterChain { filters: vec![tcp(&cluster)], ..Default::default() }];
+        listener
+    };
+    match bind_address(kind) {
+        Some(_) if *kind == ProxyKind::Sidecar => addresses
+            .iter()
+            .map(|&address| Listener {
+                bind_to_port: Some(BoolValue { value: false }),
+                ..to_cluster(address)
+            })
+            .collect(),
+        Some(address) if can_bind(port.port) => vec![to_cluster(address)],
+        _ => Vec::new(),
+    }
+}
+
+/// Where listeners for a port number stand; none for the kind that has no such listeners.
+fn bind_address(kind: &ProxyKind) -> Option<IpAddr> {
+    match kind {
+        ProxyKind::Sidecar | ProxyKind::Router => Some(EVERYWHERE),
+        ProxyKind::BoundSidecar => Some(LOOPBACK),
+        ProxyKind::Standalone { .. } => None,
+    }
+}
+
+fn virtual_outbound() -> Listener {
+    Listener {
+        name: names::VIRTUAL_OUTBOUND_LISTENER.to_owned(),
+        use_original_dst: Some(BoolValue { value: true }),
+        filter_chains: vec![
+            black_hole("virtualOutbound-blackhole", OUTBOUND_CAPTURE_PORT),
+            tcp_chain("virtualOutbound-catchall-tcp", names::PASSTHROUGH_CLUSTER),
+        ],
+        ..outbound(EVERYWHERE, OUTBOUND_CAPTURE_PORT)
+    }
+}
+
+fn virtual_inbound() -> Listener {
+    Listener {
+        name: names::VIRTUAL_INBOUND_LISTENER.to_owned(),
+        address: Some(tcp_address(EVERYWHERE, INBOUND_CAPTURE_PORT)),
+        traffic_direction: TrafficDirection::Inbound.into(),
+        listener_filters: vec![listener_filter(
+            "envoy.filters.listener.original_dst",
+            any(&OriginalDst::default()),
+        )],
+        filter_chains: vec![
+            black_hole("virtualInbound-blackhole", INBOUND_CAPTURE_PORT),
+            tcp_chain("virtualInbound", names::INBOUND_PASSTHROUGH_CLUSTER),
+        ],
+        ..Default::default()
+    }
+}
+
+/// Named after its place, without filter chains yet.
+fn outbound(address: IpAddr, port: u16) -> Listener {
+    Listener {
+        name: names::listener(address, port),
+        address: Some(tcp_address(address, port)),
+        traffic_direction: TrafficDirection::Outbound.into(),
+        ..Default::default()
+    }
+}
+
+/// A connection to the capture port itself was never redirected; passing it on would send it
+/// here again, for ever.
+fn black_hole(name: &str, capture_port: u16) -> FilterChain {
+    FilterChain {
+        filter_chain_match: Some(FilterChainMatch {
+            destination_port: Some(number(capture_port.into())),
+            ..Default::default()
+        }),
+        ..tcp_chain(name, names::BLACK_HOLE_CLUSTER)
+    }
+}
+
+fn tcp_chain(name: &str, cluster: &str) -> FilterChain {
+    FilterChain { name: name.to_owned(), filters: vec![tcp(cluster)], ..Default::default() }
+}
+
+fn tcp(cluster: &str) -> Filter {
+    let proxy = TcpProxy {
+        stat_prefix: cluster.to_owned(),
+        cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(cluster.to_owned())),
+        ..Default::default()
+    };
+    network_filter("envoy.filters.network.tcp_proxy", &proxy)
+}
+
+/// `use_remote_address` where requests come from outside: then the peer is the client, and
+/// `x-forwarded-for` and Envoy's own headers are not taken at their word.
+fn http(listener: &str, table: &str, use_remote_address: bool) -> Filter {
+    let manager = HttpConnectionManager {
+        stat_prefix: names::stat_name(&format!("outbound_{listener}")),
+        route_specifier: Some(http_connection_manager::RouteSpecifier::Rds(Rds {
+            config_source: Some(over_ads()),
+            route_config_name: table.to_owned(),
+        })),
+        http_filters: vec![HttpFilter {
+            name: "envoy.filters.http.router".to_owned(),
+            config_type: Some(http_filter::ConfigType::TypedConfig(any(&Router::default()))),
+            ..Default::default()
+        }],
+        use_remote_address: Some(BoolValue { value: use_remote_address }),
+        normalize_path: Some(BoolValue { value: true }),
+        // Streams may be quiet for as long as they like.
+        stream_idle_timeout: Some(seconds(0)),
+        upgrade_configs: vec![http_connection_manager::UpgradeConfig {
+            upgrade_type: "websocket".to_owned(),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    network_filter("envoy.filters.network.http_connection_manager", &manager)
+}
+
+fn network_filter<M: prost::Message + prost::Name>(name: &str, config: &M) -> Filter {
+    Filter {
+        name: name.to_owned(),
+        config_type: Some(filter::ConfigType::TypedConfig(any(config))),
+    }
+}
+
+fn listener_filter(name: &str, config: envoy_types::pb::google::protobuf::Any) -> ListenerFilter {
+    ListenerFilter {
+        name: name.to_owned(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(config)),
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! Route tables: which cluster a Host leads to.
+//!
+//! Captured and bound proxies have a table per port number, since the listener already knows the
+//! port; a standalone Envoy has a single table in which the port is part of the Host. A table is
+//! its skeleton ([`table`]) and the virtual hosts that services put into it ([`virtual_hosts`]);
+//! `virtual_hosts` is a repeated field, so the encoded parts may simply be put in a row.
+//!
+//! Envoy rejects a table in which a domain occurs twice. Names of two services cannot meet
+//! ([`names::dns_forms`]), ports of one service differ by the model's word; only cluster IPs can,
+//! when manifests claim one twice or a watch is late. That is why they are a parameter.
+
+use std::net::IpAddr;
+
+use envoy_types::pb::envoy::config::route::v3::retry_policy::{
+    RetryHostPredicate, retry_host_predicate,
+};
+use envoy_types::pb::envoy::config::route::v3::{
+    RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route,
+    route_action, route_match,
+};
+use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
+use envoy_types::pb::google::protobuf::BoolValue;
+
+use super::{any, number, seconds, served_ports, serves_http_port};
+use crate::model::{Service, ServiceKind};
+use crate::names;
+use crate::view::ProxyKind;
+
+/// A virtual host and the name of the table it belongs to.
+pub type Placed = (String, VirtualHost);
+
+/// The virtual hosts that `service` puts into the tables of such proxies, one per HTTP port.
+///
+/// `namespace` is the proxy's: services of the same namespace answer to their bare name as well.
+/// For every other namespace, and for none, the result is the same, so that it can be shared.
+/// `addresses` are those of the service's cluster IPs that no other service claims before it.
+pub fn virtual_hosts(
+    kind: &ProxyKind,
+    namespace: Option<&str>,
+    service: &Service,
+    addresses: &[IpAddr],
+    domain: &str,
+) -> Vec<Placed> {
+    let key = &service.key;
+    let http = || served_ports(service).filter(|port| port.protocol.is_http());
+    let preferred =
+        http().find(|port| port.port == 80).or_else(|| http().next()).map(|port| port.port);
+    if preferred.is_none() {
+        return Vec::new();
+    }
+
+    let host = names::host(&key.name, &key.namespace, domain);
+    let is_local = namespace == Some(&*key.namespace);
+    let mut forms = names::dns_forms(&key.name, &key.namespace, domain, is_local);
+    forms.extend(addresses.iter().copied().map(names::host_of_address));
+    if service.kind == ServiceKind::Headless {
+        // The pods behind it have names of their own.
+        forms.push(format!("*.{host}"));
+    }
+
+    let standalone = matches!(kind, ProxyKind::Standalone { .. });
+    http()
+        .filter(|port| standalone || serves_http_port(kind, port.port))
+        .map(|port| {
+            let name = names::virtual_host(&host, port.port);
+            let (table, domains) = if standalone {
+                let mut domains: Vec<String> =
+                    forms.iter().map(|form| format!("{form}:{}", port.port)).collect();
+                if preferred == Some(port.port) {
+                    domains.extend_from_slice(&forms);
+                }
+                (names::STANDALONE_TABLE.to_owned(), domains)
+            } else {
+                (names::route_table(port.port), forms.clone())
+            };
+            (table, virtual_host(name, domains, names::outbound_cluster(port.port, &host)))
+        })
+        .collect()
+}
+
+/// The table without the services' virtual hosts: its fixed fields and, for captured traffic,
+/// the way out for hosts that nobody here answers to.
+///
+/// A bound listener has no such way: nothing tells where the request was meant to go.
+pub fn table(kind: &ProxyKind, name: &str) -> RouteConfiguration {
+    let captured = *kind == ProxyKind::Sidecar;
+    let by_port = !matches!(kind, ProxyKind::Standalone { .. });
+    RouteConfiguration {
+        name: name.to_owned(),
+        virtual_hosts: captured.then(allow_any).into_iter().collect(),
+        // A route may arrive before its cluster; then it answers 503, which beats a NACK.
+        validate_clusters: Some(BoolValue { value: false }),
+        // By port number the table is already chosen, so whatever port the client put into Host
+        // says nothing more. In the standalone table the port is what tells services apart.
+        ignore_port_in_host_matching: by_port,
+        ..Default::default()
+    }
+}
+
+fn allow_any() -> VirtualHost {
+    let action = RouteAction {
+        timeout: Some(seconds(0)),
+        cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(
+            names::PASSTHROUGH_CLUSTER.to_owned(),
+        )),
+        ..Default::default()
+    };
+    VirtualHost {
+        name: names::ALLOW_ANY.to_owned(),
+        domains: vec!["*".to_owned()],
+        routes: vec![everything(names::ALLOW_ANY, action)],
+        include_request_attempt_count: true,
+        ..Default::default()
+    }
+}
+
+fn virtual_host(name: String, domains: Vec<String>, cluster: String) -> VirtualHost {
+    let action = RouteAction {
+        // No limit but the client's own.
+        timeout: Some(seconds(0)),
+        retry_policy: Some(retry_policy()),
+        cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(cluster)),
+        ..Default::default()
+    };
+    VirtualHost {
+        name,
+        domains,
+        routes: vec![everything("default", action)],
+        include_request_attempt_count: true,
+        ..Default::default()
+    }
+}
+
+fn everything(name: &str, action: RouteAction) -> Route {
+    Route {
+        name: name.to_owned(),
+        r#match: Some(RouteMatch {
+            path_specifier: Some(route_match::PathSpecifier::Prefix("/".to_owned())),
+            ..Default::default()
+        }),
+        action: Some(route::Action::Route(action)),
+        ..Default::default()
+    }
+}
+
+/// Istio's default: twice, on another host, and only where the request was not acted upon.
+fn retry_policy() -> RetryPolicy {
+    RetryPolicy {
+        retry_on: "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
+            .to_owned(),
+        num_retries: Some(number(2)),
+        retry_host_predicate: vec![RetryHostPredicate {
+            name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
+            config_type: Some(retry_host_predicate::ConfigType::TypedConfig(any(
+                &PreviousHostsPredicate {},
+            ))),
+        }],
+        host_selection_retry_max_attempts: 5,
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;
