@@ -19,8 +19,10 @@ use tracing::{info, warn};
 
 use crate::ads::server::AdsServer;
 use crate::ads::stream::{Limits, Shared};
-use crate::debug::{DebugState, MonitoringState};
+use crate::debug::DebugState;
+use crate::debug::monitoring::{self, MonitoringState, Readiness};
 use crate::metrics::Metrics;
+use crate::metrics::scrape::Scrape;
 use crate::proxies::Proxies;
 use crate::publish::{Publisher, Timing};
 use crate::snapshot::encode::FrameBuilder;
@@ -63,7 +65,7 @@ pub enum StartError {
     )]
     Bind { flag: &'static str, address: SocketAddr, error: std::io::Error },
     #[error(transparent)]
-    Manifests(#[from] files::StartError),
+    Manifests(#[from] files::Unusable),
     #[error("cannot serve reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
@@ -101,11 +103,10 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     }
 
     let mut registry = Registry::default();
-    let metrics = Arc::new(Metrics::new(&mut registry));
+    let metrics = Metrics::new(&mut registry);
     let health = Arc::new(Health::default());
     let proxies = Arc::new(Proxies::default());
     let leases = Arc::new(Leases::default());
-    let started = SystemTime::now();
 
     let (publisher, models, snapshots) =
         Publisher::new(&config.domain, config.timing, leases.clone(), metrics.clone());
@@ -123,14 +124,27 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         shutdown: stop_streams.clone(),
     });
     let debug = DebugState {
+        proxies: proxies.clone(),
+        health: health.clone(),
+        model: models.clone(),
+        snapshot: snapshots.clone(),
+        readiness: Readiness::new(health.clone(), snapshots.clone()),
+        domain: config.domain.as_str().into(),
+        loopback: config.http_addr.ip().is_loopback(),
+    };
+    let started = SystemTime::now();
+    registry.register_collector(Box::new(Scrape {
         proxies,
         health: health.clone(),
         model: models,
         snapshot: snapshots,
         started,
-        domain: config.domain.as_str().into(),
+    }));
+    let monitored = MonitoringState {
+        readiness: debug.readiness.clone(),
+        registry: Arc::new(registry),
+        started,
     };
-    let monitored = MonitoringState::new(debug.clone(), registry);
 
     let running = Running {
         grpc: local(&grpc, config.grpc_addr),
@@ -153,7 +167,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         serve_http(http, crate::debug::router(debug), stop)
     });
     parts.add("monitoring", CancellationToken::new(), |stop| {
-        serve_http(monitoring, crate::debug::monitoring_router(monitored), stop)
+        serve_http(monitoring, monitoring::router(monitored), stop)
     });
     info!(
         grpc = %running.grpc, http = %running.http, monitoring = %running.monitoring, "listening"

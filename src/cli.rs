@@ -60,7 +60,10 @@ pub struct Serve {
     /// Take the mesh from manifests: a file or a folder of YAML or JSON, re-read when it changes.
     /// Repeatable
     #[arg(
-        long, value_name = "PATH", env = "PILOTHOUSE_MANIFESTS", value_delimiter = ',',
+        long,
+        value_name = "PATH",
+        env = "PILOTHOUSE_MANIFESTS",
+        value_delimiter = ',',
         help_heading = "Source (exactly one)"
     )]
     pub manifests: Vec<PathBuf>,
@@ -71,7 +74,10 @@ pub struct Serve {
 
     /// Watch this namespace only. Repeatable; all namespaces if not given
     #[arg(
-        long, value_name = "NAMESPACE", env = "PILOTHOUSE_NAMESPACE", value_delimiter = ',',
+        long,
+        value_name = "NAMESPACE",
+        env = "PILOTHOUSE_NAMESPACE",
+        value_delimiter = ',',
         help_heading = "Kubernetes"
     )]
     pub namespace: Vec<String>,
@@ -79,7 +85,10 @@ pub struct Serve {
     /// Where endpoints come from: EndpointSlices, core/v1 Endpoints, or slices where the server
     /// has them
     #[arg(
-        long, value_enum, default_value = "auto", env = "PILOTHOUSE_ENDPOINTS",
+        long,
+        value_enum,
+        default_value = "auto",
+        env = "PILOTHOUSE_ENDPOINTS",
         help_heading = "Kubernetes"
     )]
     pub endpoints: kube::EndpointsKind,
@@ -96,17 +105,29 @@ pub struct Serve {
     pub domain: String,
 
     /// Where proxies connect (xDS over plaintext gRPC)
-    #[arg(long, default_value = "0.0.0.0:15010", env = "PILOTHOUSE_GRPC_ADDR", help_heading = "Addresses")]
+    #[arg(
+        long,
+        default_value = "0.0.0.0:15010",
+        env = "PILOTHOUSE_GRPC_ADDR",
+        help_heading = "Addresses"
+    )]
     pub grpc_addr: SocketAddr,
 
     /// Where people look (/debug). It shows all configuration, so it is for loopback unless you
     /// decide otherwise
-    #[arg(long, default_value = "127.0.0.1:8080", env = "PILOTHOUSE_HTTP_ADDR", help_heading = "Addresses")]
+    #[arg(
+        long,
+        default_value = "127.0.0.1:8080",
+        env = "PILOTHOUSE_HTTP_ADDR",
+        help_heading = "Addresses"
+    )]
     pub http_addr: SocketAddr,
 
     /// Where probes and Prometheus ask (/ready, /live, /metrics, /version)
     #[arg(
-        long, default_value = "0.0.0.0:15014", env = "PILOTHOUSE_MONITORING_ADDR",
+        long,
+        default_value = "0.0.0.0:15014",
+        env = "PILOTHOUSE_MONITORING_ADDR",
         help_heading = "Addresses"
     )]
     pub monitoring_addr: SocketAddr,
@@ -130,22 +151,39 @@ pub struct Serve {
     pub max_request_bytes: usize,
 
     /// Names in one subscription
-    #[arg(long, default_value_t = 100_000, env = "PILOTHOUSE_MAX_NAMES", help_heading = "Limits for a proxy")]
+    #[arg(
+        long,
+        default_value_t = 100_000,
+        env = "PILOTHOUSE_MAX_NAMES",
+        help_heading = "Limits for a proxy"
+    )]
     pub max_names: usize,
 
     /// Resource types on one stream
-    #[arg(long, default_value_t = 16, env = "PILOTHOUSE_MAX_TYPES", help_heading = "Limits for a proxy")]
+    #[arg(
+        long,
+        default_value_t = 16,
+        env = "PILOTHOUSE_MAX_TYPES",
+        help_heading = "Limits for a proxy"
+    )]
     pub max_types: usize,
 
     /// Requests a second on one stream, averaged over ten seconds
     #[arg(
-        long, default_value_t = 500, env = "PILOTHOUSE_MAX_REQUESTS_PER_SECOND",
+        long,
+        default_value_t = 500,
+        env = "PILOTHOUSE_MAX_REQUESTS_PER_SECOND",
         help_heading = "Limits for a proxy"
     )]
     pub max_requests_per_second: u32,
 
     /// Streams from one IP address; 0 for no limit
-    #[arg(long, default_value_t = 0, env = "PILOTHOUSE_MAX_STREAMS_PER_PEER", help_heading = "Limits for a proxy")]
+    #[arg(
+        long,
+        default_value_t = 0,
+        env = "PILOTHOUSE_MAX_STREAMS_PER_PEER",
+        help_heading = "Limits for a proxy"
+    )]
     pub max_streams_per_peer: usize,
 
     /// Until a new stream's first request
@@ -182,7 +220,13 @@ pub struct Serve {
     pub log: String,
 
     /// How log lines look
-    #[arg(long, value_enum, default_value = "text", env = "PILOTHOUSE_LOG_FORMAT", help_heading = "Process")]
+    #[arg(
+        long,
+        value_enum,
+        default_value = "text",
+        env = "PILOTHOUSE_LOG_FORMAT",
+        help_heading = "Process"
+    )]
     pub log_format: LogFormat,
 }
 
@@ -258,10 +302,21 @@ impl fmt::Display for Serve {
              max-request-bytes={} max-names={} max-types={} max-requests-per-second={} \
              max-streams-per-peer={} first-request-timeout={:?} ack-timeout={:?} keepalive={:?} \
              shutdown-timeout={:?}",
-            self.domain, self.grpc_addr, self.http_addr, self.monitoring_addr, self.pace,
-            self.linger, self.max_request_bytes, self.max_names, self.max_types,
-            self.max_requests_per_second, self.max_streams_per_peer, self.first_request_timeout,
-            self.ack_timeout, self.keepalive, self.shutdown_timeout,
+            self.domain,
+            self.grpc_addr,
+            self.http_addr,
+            self.monitoring_addr,
+            self.pace,
+            self.linger,
+            self.max_request_bytes,
+            self.max_names,
+            self.max_types,
+            self.max_requests_per_second,
+            self.max_streams_per_peer,
+            self.first_request_timeout,
+            self.ack_timeout,
+            self.keepalive,
+            self.shutdown_timeout,
         )
     }
 }

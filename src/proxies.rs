@@ -13,7 +13,7 @@ use dashmap::DashMap;
 use thiserror::Error;
 
 use crate::names::ResourceType;
-use crate::snapshot::{TypeSet, Version};
+use crate::snapshot::TypeSet;
 use crate::subscription::Subscription;
 use crate::view::ViewKey;
 
@@ -48,7 +48,7 @@ pub struct TypeStatus {
     pub last_error: Option<Arc<str>>,
     pub last_nack: Option<SystemTime>,
     /// `version_info` or `system_version_info` of the last response.
-    pub version: Version,
+    pub version: String,
     /// What has been sent, and which of it was asked for.
     pub set: Option<Arc<TypeSet>>,
     pub subscription: Option<Arc<Subscription>>,

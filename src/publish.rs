@@ -187,9 +187,10 @@ fn is_same(one: &Snapshot, other: &Snapshot) -> bool {
         ResourceType::IN_ORDER.into_iter().all(|of| a.set(of).version() == b.set(of).version())
     };
     one.views.len() == other.views.len()
-        && one.views.iter().all(|(key, view)| {
-            other.views.get(key).is_some_and(|other| same_view(view, other))
-        })
+        && one
+            .views
+            .iter()
+            .all(|(key, view)| other.views.get(key).is_some_and(|other| same_view(view, other)))
 }
 
 async fn until(at: Option<Instant>) {

@@ -57,7 +57,8 @@ impl AdsServer {
     /// has ended.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let served = self.router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+        let served =
+            self.router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         let health = stop.run_until_cancelled(report_health(self.health, self.shared));
         let (served, _) = tokio::join!(served, health);
         if let Err(error) = served {

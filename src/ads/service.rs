@@ -96,7 +96,8 @@ impl<const NAME: usize> Service<http::Request<tonic::body::Body>> for Discovery<
             Ok(method) => method,
             Err(status) => return ready(Ok(status.into_http())),
         };
-        if let Some(encoding) = request.headers().get("grpc-encoding").filter(|it| *it != "identity")
+        if let Some(encoding) =
+            request.headers().get("grpc-encoding").filter(|it| *it != "identity")
         {
             let mut status = Status::unimplemented(format!(
                 "requests compressed as {encoding:?} are not accepted, send them uncompressed"
@@ -107,8 +108,7 @@ impl<const NAME: usize> Service<http::Request<tonic::body::Body>> for Discovery<
         }
         let peer = peer(&request);
         let limit = self.shared.limits.request_bytes;
-        let requests =
-            Streaming::new_request(RawDecoder, request.into_body(), None, Some(limit));
+        let requests = Streaming::new_request(RawDecoder, request.into_body(), None, Some(limit));
         let responses = stream::serve(self.shared.clone(), method, peer, requests);
         let body = GrpcBody { responses: Some(Box::pin(responses)) };
         let mut response = http::Response::new(tonic::body::Body::new(body));

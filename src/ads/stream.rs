@@ -267,7 +267,8 @@ impl AdsStream {
             Some(of) => self.note_request(of, meaning),
             None => debug!(
                 proxy = self.connection.connection_id(),
-                type_url = request.common().type_url, "asks for a type that is not served",
+                type_url = request.common().type_url,
+                "asks for a type that is not served",
             ),
         }
         Ok(())
@@ -295,7 +296,8 @@ impl AdsStream {
                 self.sent_at[of.index()] = None;
                 metrics.reject(of);
                 warn!(
-                    proxy = self.connection.connection_id(), r#type = of.short(),
+                    proxy = self.connection.connection_id(),
+                    r#type = of.short(),
                     "rejected: {error}"
                 );
                 self.connection.update(|status| {
@@ -317,7 +319,7 @@ impl AdsStream {
             one.sent += 1;
             one.nonce_sent = response.nonce;
             one.last_sent = Some(SystemTime::now());
-            one.version = response.frame.version;
+            one.version = response.frame.version.to_string();
             one.set = Some(response.set.clone());
             one.subscription = Some(response.subscription.clone());
         });

@@ -99,8 +99,7 @@ impl Builder {
                 let slices = model.slices(key).map(|slice| &**slice);
                 let assignments = endpoints::of_service(service, slices, &self.domain);
                 for (name, assignment) in names.iter().zip(assignments) {
-                    let resource =
-                        Resource::new(ResourceType::Endpoint, name.clone(), &assignment);
+                    let resource = Resource::new(ResourceType::Endpoint, name.clone(), &assignment);
                     endpoint_changes.push((name.clone(), Some(resource)));
                 }
             }
@@ -253,10 +252,7 @@ pub(super) fn listener_set(kind: &ProxyKind) -> Arc<TypeSet> {
 }
 
 /// The service's addresses that no other service claims before it.
-fn claimed(
-    claims: &BTreeMap<IpAddr, BTreeSet<ServiceKey>>,
-    service: &Service,
-) -> Vec<IpAddr> {
+fn claimed(claims: &BTreeMap<IpAddr, BTreeSet<ServiceKey>>, service: &Service) -> Vec<IpAddr> {
     let first = |address: &IpAddr| claims.get(address).and_then(BTreeSet::first);
     let own = |address: &IpAddr| first(address).is_none_or(|key| *key == service.key);
     service.cluster_ips().iter().copied().filter(own).collect()

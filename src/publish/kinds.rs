@@ -127,8 +127,7 @@ impl KindState {
         after.tables.extend(parts.keys().cloned());
         replace(&mut self.parts, key, &before.tables, parts);
         let local = service.filter(|_| self.namespaces.contains_key(&key.namespace));
-        let parts =
-            local.map(|one| self.encode_parts(Some(&key.namespace), one, addresses));
+        let parts = local.map(|one| self.encode_parts(Some(&key.namespace), one, addresses));
         if let Some(own) = self.namespaces.get_mut(&key.namespace) {
             replace(&mut own.parts, key, &before.tables, parts.unwrap_or_default());
         }
@@ -154,9 +153,8 @@ impl KindState {
         for name in &tables {
             let parts = self.parts.get(name);
             let exists = standalone || parts.is_some();
-            let table = exists.then(|| {
-                self.table(name, parts.into_iter().flat_map(|parts| parts.values()))
-            });
+            let table = exists
+                .then(|| self.table(name, parts.into_iter().flat_map(|parts| parts.values())));
             changes.push((name.clone(), table));
             if let Some(port) = name.parse().ok().filter(|_| !standalone) {
                 self.http_listener(port, exists);
@@ -188,7 +186,11 @@ impl KindState {
         }
     }
 
-    fn table<'a>(&self, name: &Arc<str>, parts: impl Iterator<Item = &'a Vec<u8>>) -> Arc<Resource> {
+    fn table<'a>(
+        &self,
+        name: &Arc<str>,
+        parts: impl Iterator<Item = &'a Vec<u8>>,
+    ) -> Arc<Resource> {
         // The skeleton's catch-all stands before the services' virtual hosts; Envoy matches by
         // domain, not by order.
         let mut table = routes::table(&self.kind, name).encode_to_vec();

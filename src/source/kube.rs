@@ -35,7 +35,7 @@ use events::{Ingest, Watched};
 const SEARCH: &str = "API server";
 
 /// Which kind tells the endpoints.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EndpointsKind {
     /// Whatever the API server has, EndpointSlices first.
     #[default]
