@@ -163,6 +163,8 @@ struct Run {
     up: VecDeque<Sent>,
     down: VecDeque<(ResourceType, Got)>,
     asked: [Asked; ResourceType::COUNT],
+    /// The server did not wait for an answer, so it does not know what the client has.
+    unsure: bool,
     /// Nonces of responses that the server waits for an answer to.
     unanswered: [Option<String>; ResourceType::COUNT],
     /// Responses sent, and how many there may be for what has happened.
@@ -185,6 +187,7 @@ impl Run {
             up: VecDeque::new(),
             down: VecDeque::new(),
             asked: Default::default(),
+            unsure: false,
             unanswered: Default::default(),
             said: 0,
             allowed: 0,
@@ -236,6 +239,7 @@ impl Run {
                 self.down.clear();
                 self.asked = Default::default();
                 self.unanswered = Default::default();
+                self.unsure = false;
                 self.up = self.client.reconnect(order, wrong).into();
             }
             Op::Overdue(of) => {
@@ -243,6 +247,7 @@ impl Run {
                 if let Some(nonce) = self.session.awaits(of) {
                     self.session.overdue(of, nonce);
                     self.unanswered[of.index()] = None;
+                    self.unsure = true;
                     self.drain();
                 }
             }
@@ -277,6 +282,7 @@ impl Run {
     fn is_calm(&self) -> bool {
         self.up.is_empty()
             && self.down.is_empty()
+            && !self.unsure
             && self.unanswered.iter().all(Option::is_none)
             && self.client.types.iter().all(|one| !one.doubt && !one.spoiled)
             && ResourceType::IN_ORDER.into_iter().all(|of| self.session.awaits(of).is_none())
