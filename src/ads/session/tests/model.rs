@@ -325,9 +325,14 @@ impl Run {
             }
         }
         self.settle();
+        let changed: BTreeSet<ResourceType> = changes.iter().map(|(of, ..)| *of).collect();
+        let touched = |client: &Client, of: ResourceType| {
+            let one = &client.types[of.index()];
+            changes.iter().any(|(own, name, _)| *own == of && one.wants(of, client.delta, name))
+        };
+        let healed: Vec<_> = changed.into_iter().filter(|of| touched(&self.client, *of)).collect();
         self.publish(changes);
-        // What was on its way may have been bad still.
-        self.client.types.iter_mut().for_each(|one| one.doubt = false);
+        healed.into_iter().for_each(|of| self.client.types[of.index()].doubt = false);
         self.settle();
     }
 

@@ -36,8 +36,10 @@ pub(super) struct Type {
     /// Delta: names that it was told to be gone.
     pub(super) missing: BTreeSet<String>,
     nonce: String,
-    /// SotW: the version accepted last, and the names that it was of.
-    version: (String, BTreeSet<String>),
+    /// SotW: the version accepted last.
+    version: String,
+    /// The names that it was of, while nothing else has been asked for.
+    version_of: Option<BTreeSet<String>>,
     /// It rejected a response, so what it has need not be what there is until content changes.
     pub(super) doubt: bool,
     /// Somebody else spoke in its name.
@@ -152,8 +154,9 @@ impl Client {
         let one = &mut self.types[of.index()];
         one.open = true;
         one.named |= !one.names.is_empty();
+        one.version_of = one.version_of.take().filter(|names| *names == one.names);
         let request = DiscoveryRequest {
-            version_info: one.version.0.clone(),
+            version_info: one.version.clone(),
             resource_names: one.names.iter().cloned().collect(),
             type_url: of.type_url().to_owned(),
             response_nonce: one.nonce.clone(),
@@ -201,7 +204,8 @@ impl Client {
             (!good).then(|| rpc::Status { code: 13, message: "bad".to_owned(), details: vec![] });
         if !self.delta {
             if good {
-                one.version = (got.version, one.names.clone());
+                one.version = got.version;
+                one.version_of = Some(one.names.clone());
             }
             return self.ask_sotw(of, error, true);
         }
@@ -263,6 +267,8 @@ impl Client {
             one.missing.clear();
             if !was_open || !wanted {
                 one.view.clear();
+                one.version.clear();
+                one.version_of = None;
                 one.named = false;
                 continue;
             }
@@ -273,8 +279,8 @@ impl Client {
             one.doubt = one.doubt && everything && known;
             one.spoiled = false;
             if !delta {
-                if !known || one.version.1 != one.names {
-                    one.version = (if wrong { "wrong" } else { "" }.to_owned(), one.names.clone());
+                if !known || one.version_of.as_ref() != Some(&one.names) {
+                    one.version = if wrong { "wrong" } else { "" }.to_owned();
                 }
                 if order % 2 == 0 {
                     one.nonce.clear();
