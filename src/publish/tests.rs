@@ -172,8 +172,6 @@ fn a_cluster_outlives_its_routes() {
     let cluster = "outbound|80||web.one.svc.cluster.local";
     let before = mesh.view(ProxyKind::Sidecar, None);
     assert!(names(&before, ResourceType::Route).contains(&"80"));
-    assert!(!mesh.builder.has_dying());
-
     mesh.apply(Change::ServiceGone(web.clone()));
     mesh.apply(Change::SliceGone { namespace: "one".into(), name: "web-1".into() });
     let after = mesh.view(ProxyKind::Sidecar, None);
@@ -181,13 +179,33 @@ fn a_cluster_outlives_its_routes() {
     assert!(names(&after, ResourceType::Cluster).contains(&cluster), "the cluster stays");
     let endpoints = |view: &View| view.set(ResourceType::Endpoint).get(cluster).cloned();
     assert_eq!(endpoints(&before), endpoints(&after), "with its endpoints");
-    assert!(mesh.builder.has_dying());
-
-    mesh.builder.bury();
-    assert!(!mesh.builder.has_dying());
+    mesh.builder.bury(u64::MAX);
     let last = mesh.view(ProxyKind::Sidecar, None);
     assert!(!names(&last, ResourceType::Cluster).contains(&cluster));
     assert!(names(&last, ResourceType::Endpoint).is_empty());
+}
+
+#[test]
+fn every_cluster_lingers_as_long_after_its_own_routes() {
+    let http =
+        |name: &str| Change::Service(service(&key("one", name), at(&[]), &[(80, Protocol::Http)]));
+    let mut mesh = Mesh::of(vec![http("a"), http("b")]);
+    mesh.snapshot(&views());
+    mesh.apply(Change::ServiceGone(key("one", "a")));
+    let first = mesh.snapshot(&views()).generation;
+    mesh.apply(Change::ServiceGone(key("one", "b")));
+    let second = mesh.snapshot(&views()).generation;
+    assert!(mesh.builder.has_dying(first) && mesh.builder.has_dying(second));
+
+    // What is due for the first must not take the second along, whose routes went just now.
+    mesh.builder.bury(first);
+    assert!(!mesh.builder.has_dying(first) && mesh.builder.has_dying(second));
+    let view = mesh.view(ProxyKind::Sidecar, None);
+    let is_there = |name: &str| {
+        let cluster = format!("outbound|80||{name}.one.svc.cluster.local");
+        view.set(ResourceType::Cluster).get(&cluster).is_some()
+    };
+    assert!(!is_there("a") && is_there("b"));
 }
 
 #[test]
@@ -200,7 +218,7 @@ fn a_service_that_returns_in_time_is_not_buried() {
     mesh.snapshot(&views());
     mesh.apply(here());
     mesh.update();
-    mesh.builder.bury();
+    mesh.builder.bury(u64::MAX);
     assert_eq!(content(&mesh.snapshot(&views())), before);
 }
 
@@ -215,7 +233,7 @@ fn a_port_that_goes_takes_its_cluster_along() {
     let cluster = "outbound|81||web.one.svc.cluster.local";
     assert!(names(&view, ResourceType::Cluster).contains(&cluster), "it lingers");
     assert_eq!(names(&view, ResourceType::Route), ["80"]);
-    mesh.builder.bury();
+    mesh.builder.bury(u64::MAX);
     let view = mesh.view(ProxyKind::Sidecar, None);
     assert!(!names(&view, ResourceType::Cluster).contains(&cluster));
 }
@@ -408,11 +426,11 @@ proptest! {
                     let snapshot = mesh.snapshot(&needed);
                     prop_assert_eq!(snapshot.views.len(), needed.len());
                 }
-                Step::Bury => mesh.builder.bury(),
+                Step::Bury => mesh.builder.bury(u64::MAX),
             }
         }
         mesh.update();
-        mesh.builder.bury();
+        mesh.builder.bury(u64::MAX);
         let snapshot = mesh.snapshot(&all);
         prop_assert_eq!(content(&snapshot), content(&mesh.from_scratch(&all)));
         // Envoy rejects a table that has a domain twice.
@@ -470,7 +488,7 @@ proptest! {
         other.apply(Change::Services(everything.clone(), services));
         other.apply(Change::Slices(everything, slices));
         other.update();
-        other.builder.bury();
+        other.builder.bury(u64::MAX);
         prop_assert_eq!(content(&one.snapshot(&all)), content(&other.snapshot(&all)));
     }
 }
