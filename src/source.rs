@@ -6,5 +6,6 @@
 //! Kubernetes object becomes ours, so a manifest and a watch event mean the same.
 
 pub mod convert;
+pub mod files;
 pub mod health;
 pub mod kube;
