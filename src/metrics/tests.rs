@@ -67,7 +67,7 @@ fn a_flood_of_version_names_ends_in_other() {
     let proxies = Arc::new(Proxies::default());
     let streams: Vec<_> = (0..100)
         .map(|number| {
-            let stream = proxies.register(None, false);
+            let stream = proxies.register(None, false, 0).unwrap();
             stream.connection.update(|status| {
                 status.identity = Some(crate::proxies::ProxyIdentity {
                     node_id: "x".into(),
