@@ -34,7 +34,9 @@ impl fmt::Display for ServiceKey {
 /// How a service is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServiceKind {
-    /// The virtual addresses of the service, at least one, the primary family first.
+    /// The virtual addresses of the service, the primary family first. None at all where nobody
+    /// assigned one, as in a folder of manifests: HTTP still reaches the service by Host, but
+    /// there is no address for a TCP listener.
     ClusterIp(Vec<IpAddr>),
     /// `clusterIP: None`: DNS answers with the endpoints themselves.
     Headless,
@@ -143,7 +145,8 @@ pub struct Subset {
 /// One EndpointSlice (always one subset) or one core/v1 Endpoints object (any number).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointSlice {
-    /// The slice's own name, unique within the namespace.
+    /// The slice's own name, unique within the namespace; `endpoints/SERVICE` for an Endpoints
+    /// object.
     pub name: Arc<str>,
     /// The service it belongs to (label `kubernetes.io/service-name`), in the slice's namespace.
     pub service: ServiceKey,
@@ -256,6 +259,17 @@ impl Model {
         self.slices.get(key).into_iter().flat_map(OrdMap::values)
     }
 
+    /// The slices whose endpoints should get the service's traffic.
+    ///
+    /// A dual-stack service has each pod twice, once a family. Only the family of its first
+    /// virtual address counts (IPv4 where it has none), or the other where that has no endpoint.
+    pub fn primary_slices(&self, service: &Service) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+        let prefers_ipv4 = service.cluster_ips().first().is_none_or(IpAddr::is_ipv4);
+        let preferred = self.slices(&service.key).any(|slice| slice.has_family(prefers_ipv4));
+        let family = prefers_ipv4 == preferred;
+        self.slices(&service.key).filter(move |slice| slice.has_family(family))
+    }
+
     /// Every service that has slices, whether or not there is a Service of that name, in order.
     pub fn sliced_services(&self) -> impl Iterator<Item = &ServiceKey> {
         self.slices.keys()
@@ -326,6 +340,14 @@ impl Model {
             }
         }
         dirty.insert(owner);
+    }
+}
+
+impl EndpointSlice {
+    /// Whether an endpoint is IPv4 (`true`) or IPv6. Kubernetes keeps slices to one family.
+    fn has_family(&self, ipv4: bool) -> bool {
+        let mut endpoints = self.subsets.iter().flat_map(|subset| &subset.endpoints);
+        endpoints.any(|endpoint| endpoint.address.is_ipv4() == ipv4)
     }
 }
 
