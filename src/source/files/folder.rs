@@ -146,7 +146,8 @@ impl Folder {
         }
         file.hash = hash;
         if is_kustomization(path) {
-            file.skipped = BTreeMap::from([("Kustomization".to_owned(), 1)]);
+            let skipped = BTreeMap::from([("Kustomization".to_owned(), 1)]);
+            file.replace(Parsed { skipped, ..Parsed::default() });
             return true;
         }
         match parse::parse(path, &bytes, &mut self.converter) {
@@ -220,31 +221,41 @@ impl Folder {
 const STILL_SERVED: &str = " (the last good version is still served)";
 
 impl File {
-    /// Takes the new documents over; a bad one brings its last good version along.
+    /// Takes the new documents over; a bad one brings its last good version along. One that does
+    /// not say (well) which object it is may be any of those that are missing now, so all of them
+    /// stay: stale is better than empty.
     fn replace(&mut self, parsed: Parsed) {
-        let mut before: BTreeMap<Id, Object> = std::mem::take(&mut self.documents)
-            .into_iter()
-            .rev() // of two with one name, the first counts
-            .filter_map(|document| document.id.zip(document.object))
-            .collect();
-        self.documents = parsed
-            .documents
-            .into_iter()
-            .map(|document| {
-                let mut place = format!("{}, {}", self.shown, document.place);
-                if let Some(id) = &document.id {
-                    place = format!("{place}, {id}");
+        let mut before: BTreeMap<Id, Document> = BTreeMap::new();
+        for mut document in std::mem::take(&mut self.documents) {
+            document.error = None;
+            let good = document.object.is_some();
+            if let Some(id) = document.id.clone().filter(|_| good) {
+                before.entry(id).or_insert(document);
+            }
+        }
+        let mut nameless = false;
+        for new in parsed.documents {
+            let mut place = format!("{}, {}", self.shown, new.place);
+            if let Some(id) = &new.id {
+                place = format!("{place}, {id}");
+            }
+            let last = new.id.as_ref().and_then(|id| before.remove(id));
+            let (object, error) = match new.object {
+                Ok(object) => (Some(object), None),
+                Err(error) => {
+                    nameless |= new.id.is_none() || error.field.starts_with("metadata");
+                    (last.and_then(|last| last.object), Some(error.to_string()))
                 }
-                let (object, error) = match document.object {
-                    Ok(object) => (Some(object), None),
-                    Err(error) => {
-                        let kept = document.id.as_ref().and_then(|id| before.remove(id));
-                        (kept, Some(error.to_string()))
-                    }
-                };
-                Document { place, id: document.id, object, error, note: document.note }
-            })
-            .collect();
+            };
+            self.documents.push(Document { place, id: new.id, object, error, note: new.note });
+        }
+        if nameless {
+            self.documents.extend(before.into_values().map(|mut left| {
+                left.note =
+                    Some("not in the file any more, but kept until its errors are gone".into());
+                left
+            }));
+        }
         self.skipped = parsed.skipped;
         self.trouble = None;
     }
@@ -281,3 +292,6 @@ fn is_manifest(path: &Path) -> bool {
 fn is_kustomization(path: &Path) -> bool {
     path.file_stem().is_some_and(|name| name.eq_ignore_ascii_case("kustomization"))
 }
+
+#[cfg(test)]
+mod tests;
