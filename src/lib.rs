@@ -12,14 +12,28 @@
 //! Each state has one writer: `publish` owns the model and cuts snapshots, a stream owns its
 //! session. `tests/architecture.rs` holds who may use whom.
 
-pub mod ads;
-pub mod descriptors;
-pub mod model;
 pub mod names;
-pub mod proxies;
-pub mod snapshot;
-pub mod source;
-pub mod subscription;
-pub mod translate;
 pub mod view;
 pub mod wire;
+
+pub mod source;
+
+pub mod model;
+
+pub mod translate;
+
+pub mod snapshot;
+pub mod subscription;
+
+pub mod publish;
+
+pub mod ads;
+pub mod proxies;
+
+pub mod debug;
+pub mod descriptors;
+pub mod metrics;
+pub mod version;
+
+pub mod app;
+pub mod cli;

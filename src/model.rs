@@ -34,7 +34,9 @@ impl fmt::Display for ServiceKey {
 /// How a service is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServiceKind {
-    /// The virtual addresses of the service, at least one, the primary family first.
+    /// The virtual addresses of the service, the primary family first. None at all where nobody
+    /// assigned one, as in a folder of manifests: HTTP still reaches the service by Host, but
+    /// there is no address for a TCP listener.
     ClusterIp(Vec<IpAddr>),
     /// `clusterIP: None`: DNS answers with the endpoints themselves.
     Headless,
@@ -118,6 +120,13 @@ pub struct Endpoint {
     pub hostname: Option<Arc<str>>,
 }
 
+impl Endpoint {
+    /// Whether requests may go there, if only while nothing better is left.
+    pub fn is_usable(&self) -> bool {
+        self.state != EndpointState::NotReady
+    }
+}
+
 /// The number behind a port name, as one slice has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlicePort {
@@ -136,7 +145,8 @@ pub struct Subset {
 /// One EndpointSlice (always one subset) or one core/v1 Endpoints object (any number).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointSlice {
-    /// The slice's own name, unique within the namespace.
+    /// The slice's own name, unique within the namespace; `endpoints/SERVICE` for an Endpoints
+    /// object.
     pub name: Arc<str>,
     /// The service it belongs to (label `kubernetes.io/service-name`), in the slice's namespace.
     pub service: ServiceKey,
@@ -249,6 +259,39 @@ impl Model {
         self.slices.get(key).into_iter().flat_map(OrdMap::values)
     }
 
+    /// The slices whose endpoints should get the service's traffic.
+    ///
+    /// A dual-stack service has each pod twice, once a family. Only the family of its first
+    /// virtual address counts (IPv4 where it has none), or the other where that has no endpoint.
+    pub fn primary_slices(&self, service: &Service) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+        let prefers_ipv4 = service.cluster_ips().first().is_none_or(IpAddr::is_ipv4);
+        let preferred = self.slices(&service.key).any(|slice| slice.has_family(prefers_ipv4));
+        let family = prefers_ipv4 == preferred;
+        self.slices(&service.key).filter(move |slice| slice.has_family(family))
+    }
+
+    /// Every service that has slices, whether or not there is a Service of that name, in order.
+    pub fn sliced_services(&self) -> impl Iterator<Item = &ServiceKey> {
+        self.slices.keys()
+    }
+
+    /// Ports behind which nothing is ready or draining, in the order of services. Aliases have no
+    /// endpoints to miss.
+    pub fn ports_without_endpoints(&self) -> impl Iterator<Item = (&Arc<Service>, &ServicePort)> {
+        let expected =
+            |service: &&Arc<Service>| !matches!(service.kind, ServiceKind::ExternalName(_));
+        self.services().filter(expected).flat_map(move |service| {
+            let reached: BTreeSet<&str> = self
+                .slices(&service.key)
+                .flat_map(|slice| &slice.subsets)
+                .filter(|subset| subset.endpoints.iter().any(Endpoint::is_usable))
+                .flat_map(|subset| subset.ports.iter().map(|port| &*port.name))
+                .collect();
+            let unreached = move |port: &&ServicePort| !reached.contains(&*port.name);
+            service.ports.iter().filter(unreached).map(move |port| (service, port))
+        })
+    }
+
     pub fn service_count(&self) -> usize {
         self.services.len()
     }
@@ -297,6 +340,14 @@ impl Model {
             }
         }
         dirty.insert(owner);
+    }
+}
+
+impl EndpointSlice {
+    /// Whether an endpoint is IPv4 (`true`) or IPv6. Kubernetes keeps slices to one family.
+    fn has_family(&self, ipv4: bool) -> bool {
+        let mut endpoints = self.subsets.iter().flat_map(|subset| &subset.endpoints);
+        endpoints.any(|endpoint| endpoint.address.is_ipv4() == ipv4)
     }
 }
 

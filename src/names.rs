@@ -92,14 +92,12 @@ pub fn host(name: &str, namespace: &str, domain: &str) -> String {
 /// each spells out name and namespace.
 pub fn dns_forms(name: &str, namespace: &str, domain: &str, local: bool) -> Vec<String> {
     let full = host(name, namespace, domain);
-    let mut forms = Vec::with_capacity(5);
-    forms.push(format!("{full}."));
+    let rooted = format!("{full}.");
+    let mut forms = vec![full, rooted];
     if local {
         forms.push(name.to_owned());
     }
-    forms.push(format!("{name}.{namespace}"));
-    forms.push(format!("{name}.{namespace}.svc"));
-    forms.insert(0, full);
+    forms.extend([format!("{name}.{namespace}"), format!("{name}.{namespace}.svc")]);
     forms
 }
 

@@ -4,12 +4,13 @@
 //! read. Status is a few counters a type and shared pointers to what was sent, never a list of
 //! names of its own, so ten thousand proxies cost little.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use dashmap::DashMap;
+use thiserror::Error;
 
 use crate::names::ResourceType;
 use crate::snapshot::TypeSet;
@@ -123,7 +124,16 @@ impl Connection {
 #[derive(Debug, Default)]
 pub struct Proxies {
     connections: DashMap<u64, Arc<Connection>>,
+    by_peer: DashMap<IpAddr, usize>,
     next: AtomicU64,
+}
+
+/// A peer has as many streams as one may have.
+#[derive(Debug, Error)]
+#[error("{peer} has {limit} streams open, which is the limit (--max-streams-per-peer)")]
+pub struct TooManyStreams {
+    peer: IpAddr,
+    limit: usize,
 }
 
 /// Takes the stream off the list when it ends, however it ends.
@@ -136,11 +146,33 @@ pub struct Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.proxies.connections.remove(&self.connection.id);
+        if let Some(peer) = self.connection.peer {
+            self.proxies.by_peer.remove_if_mut(&peer.ip(), |_, streams| {
+                *streams -= 1;
+                *streams == 0
+            });
+        }
     }
 }
 
 impl Proxies {
-    pub fn register(self: &Arc<Self>, peer: Option<SocketAddr>, delta: bool) -> Registration {
+    /// Puts a new stream on the list. `limit` is of streams from one address, zero for none.
+    ///
+    /// # Errors
+    /// The address has that many already.
+    pub fn register(
+        self: &Arc<Self>,
+        peer: Option<SocketAddr>,
+        delta: bool,
+        limit: usize,
+    ) -> Result<Registration, TooManyStreams> {
+        if let Some(peer) = peer.map(|peer| peer.ip()) {
+            let mut streams = self.by_peer.entry(peer).or_insert(0);
+            if limit != 0 && *streams >= limit {
+                return Err(TooManyStreams { peer, limit });
+            }
+            *streams += 1;
+        }
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let connection = Arc::new(Connection {
             id,
@@ -150,7 +182,7 @@ impl Proxies {
             status: Mutex::new(ProxyStatus { identity: None, types: Default::default() }),
         });
         self.connections.insert(id, connection.clone());
-        Registration { proxies: self.clone(), connection }
+        Ok(Registration { proxies: self.clone(), connection })
     }
 
     /// Everybody, in the order in which they came.

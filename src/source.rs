@@ -5,4 +5,7 @@
 //! `model` and Kubernetes' types; it knows nothing of Envoy. `convert` is the one place where a
 //! Kubernetes object becomes ours, so a manifest and a watch event mean the same.
 
+pub mod convert;
+pub mod files;
 pub mod health;
+pub mod kube;

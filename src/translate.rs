@@ -32,7 +32,18 @@ const CAPTURE_PORTS: [u16; 4] = [15001, 15006, 15021, 15090];
 /// and the agent.
 const AGENT_PORTS: [u16; 2] = [15000, 15020];
 
-/// Whether proxies of this kind have an HTTP listener and a route table for this port number.
+/// The port numbers for which `service` needs an HTTP listener and a route table on proxies of
+/// this kind; none for a standalone Envoy, which has one of each for all.
+pub fn http_ports(kind: &ProxyKind, service: &Service) -> impl Iterator<Item = u16> {
+    served_http_ports(service).filter(|port| serves_http_port(kind, *port))
+}
+
+fn served_http_ports(service: &Service) -> impl Iterator<Item = u16> {
+    served_ports(service).filter(|port| port.protocol.is_http()).map(|port| port.port)
+}
+
+/// Whether proxies of this kind have an HTTP listener and a route table for this port number, if
+/// some service wants it.
 pub fn serves_http_port(kind: &ProxyKind, port: u16) -> bool {
     match kind {
         ProxyKind::Sidecar => !CAPTURE_PORTS.contains(&port),

@@ -207,6 +207,11 @@ impl Session {
         self.types[of.index()].is_open()
     }
 
+    /// Whether the stream speaks the delta variant.
+    pub fn is_delta(&self) -> bool {
+        self.delta
+    }
+
     fn is_behind(&self, of: ResourceType, view: &View) -> bool {
         self.types[of.index()].is_behind(Kind::new(Some(of), self.delta), view.set(of))
     }

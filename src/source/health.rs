@@ -30,6 +30,7 @@ pub struct Health {
 struct Inner {
     watches: BTreeMap<String, WatchHealth>,
     rejected: BTreeMap<String, String>,
+    notes: BTreeMap<String, String>,
     skipped: BTreeMap<String, u64>,
 }
 
@@ -39,6 +40,11 @@ impl Health {
         self.with(|inner| {
             inner.watches.entry(watch.to_owned()).or_default();
         });
+    }
+
+    /// A step that is done for good (the search for an API server) is waited for no longer.
+    pub fn forget(&self, watch: &str) {
+        self.with(|inner| inner.watches.remove(watch));
     }
 
     /// The other side answered.
@@ -73,6 +79,19 @@ impl Health {
         });
     }
 
+    /// An object is used, but not all of it (or no longer, `None`).
+    pub fn noted(&self, object: &str, note: Option<String>) {
+        self.with(|inner| match note {
+            Some(note) => inner.notes.insert(object.to_owned(), note),
+            None => inner.notes.remove(object),
+        });
+    }
+
+    /// Replaces everything said by [`Self::noted`], for a source that reads all at once.
+    pub fn replace_notes(&self, all: impl IntoIterator<Item = (String, String)>) {
+        self.with(|inner| inner.notes = all.into_iter().collect());
+    }
+
     /// Replaces everything said by [`Self::rejected`], for a source that reads all at once.
     pub fn replace_rejected(&self, all: impl IntoIterator<Item = (String, String)>) {
         self.with(|inner| inner.rejected = all.into_iter().collect());
@@ -90,6 +109,11 @@ impl Health {
     /// Objects left out, with the reason.
     pub fn rejections(&self) -> BTreeMap<String, String> {
         self.with(|inner| inner.rejected.clone())
+    }
+
+    /// Objects of which a part is left out, with the part and the reason.
+    pub fn notes(&self) -> BTreeMap<String, String> {
+        self.with(|inner| inner.notes.clone())
     }
 
     pub fn skipped(&self) -> BTreeMap<String, u64> {

@@ -18,7 +18,8 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     HttpConnectionManager, HttpFilter, Rds, http_connection_manager, http_filter,
 };
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
-use envoy_types::pb::google::protobuf::BoolValue;
+use envoy_types::pb::google::protobuf::{Any, BoolValue};
+use prost::{Message, Name};
 
 use super::{any, can_bind, number, over_ads, seconds, serves_http_port, tcp_address};
 use crate::model::{Service, ServiceKind, ServicePort};
@@ -40,7 +41,13 @@ pub fn fixed(kind: &ProxyKind) -> Vec<Listener> {
         ProxyKind::Standalone { address, port } => {
             let mut listener = outbound(address, port);
             listener.filter_chains = vec![FilterChain {
-                filters: vec![http(&listener.name, names::STANDALONE_TABLE, true)],
+                filters: vec![http(HttpConnectionManager {
+                    // A client that came here by the service's name has this listener's port in
+                    // its Host; it is not the service's.
+                    strip_matching_host_port: true,
+                    use_remote_address: Some(BoolValue { value: true }),
+                    ..manager(&listener.name, names::STANDALONE_TABLE)
+                })],
                 ..Default::default()
             }];
             vec![listener]
@@ -55,13 +62,10 @@ pub fn http_port(kind: &ProxyKind, port: u16) -> Option<Listener> {
     if !serves_http_port(kind, port) {
         return None;
     }
-    let table = names::route_table(port);
     let mut listener = outbound(bind_address(kind)?, port);
-    let use_remote_address = *kind == ProxyKind::Router;
-    let mut chain = FilterChain {
-        filters: vec![http(&listener.name, &table, use_remote_address)],
-        ..Default::default()
-    };
+    let mut manager = manager(&listener.name, &names::route_table(port));
+    manager.use_remote_address = Some(BoolValue { value: *kind == ProxyKind::Router });
+    let mut chain = FilterChain { filters: vec![http(manager)], ..Default::default() };
     if *kind == ProxyKind::Sidecar {
         // Anything may be captured on this port, so what does not look like plain HTTP is left
         // alone and passed on.
@@ -193,10 +197,15 @@ fn tcp(cluster: &str) -> Filter {
     network_filter("envoy.filters.network.tcp_proxy", &proxy)
 }
 
-/// `use_remote_address` where requests come from outside: then the peer is the client, and
-/// `x-forwarded-for` and Envoy's own headers are not taken at their word.
-fn http(listener: &str, table: &str, use_remote_address: bool) -> Filter {
-    let manager = HttpConnectionManager {
+fn http(manager: HttpConnectionManager) -> Filter {
+    network_filter("envoy.filters.network.http_connection_manager", &manager)
+}
+
+/// What all HTTP listeners have in common. Theirs to add is `use_remote_address`: true where
+/// requests come from outside, so that the peer counts as the client, and `x-forwarded-for` and
+/// Envoy's own headers are not taken at their word.
+fn manager(listener: &str, table: &str) -> HttpConnectionManager {
+    HttpConnectionManager {
         stat_prefix: names::stat_name(&format!("outbound_{listener}")),
         route_specifier: Some(http_connection_manager::RouteSpecifier::Rds(Rds {
             config_source: Some(over_ads()),
@@ -207,7 +216,6 @@ fn http(listener: &str, table: &str, use_remote_address: bool) -> Filter {
             config_type: Some(http_filter::ConfigType::TypedConfig(any(&Router::default()))),
             ..Default::default()
         }],
-        use_remote_address: Some(BoolValue { value: use_remote_address }),
         normalize_path: Some(BoolValue { value: true }),
         // Streams may be quiet for as long as they like.
         stream_idle_timeout: Some(seconds(0)),
@@ -216,18 +224,17 @@ fn http(listener: &str, table: &str, use_remote_address: bool) -> Filter {
             ..Default::default()
         }],
         ..Default::default()
-    };
-    network_filter("envoy.filters.network.http_connection_manager", &manager)
+    }
 }
 
-fn network_filter<M: prost::Message + prost::Name>(name: &str, config: &M) -> Filter {
+fn network_filter<M: Message + Name>(name: &str, config: &M) -> Filter {
     Filter {
         name: name.to_owned(),
         config_type: Some(filter::ConfigType::TypedConfig(any(config))),
     }
 }
 
-fn listener_filter(name: &str, config: envoy_types::pb::google::protobuf::Any) -> ListenerFilter {
+fn listener_filter(name: &str, config: Any) -> ListenerFilter {
     ListenerFilter {
         name: name.to_owned(),
         config_type: Some(listener_filter::ConfigType::TypedConfig(config)),

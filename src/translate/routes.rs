@@ -21,7 +21,7 @@ use envoy_types::pb::envoy::config::route::v3::{
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use envoy_types::pb::google::protobuf::BoolValue;
 
-use super::{any, number, seconds, served_ports, serves_http_port};
+use super::{any, http_ports, number, seconds, served_http_ports};
 use crate::model::{Service, ServiceKind};
 use crate::names;
 use crate::view::ProxyKind;
@@ -34,6 +34,10 @@ pub type Placed = (String, VirtualHost);
 /// `namespace` is the proxy's: services of the same namespace answer to their bare name as well.
 /// For every other namespace, and for none, the result is the same, so that it can be shared.
 /// `addresses` are those of the service's cluster IPs that no other service claims before it.
+///
+/// In the standalone table every name stands with each of the ports, and alone for the one port
+/// that is meant if none is said: the listener's own number (a client that came to it by name
+/// has that in its Host, and it is stripped, see `listeners`), else 80, else the first.
 pub fn virtual_hosts(
     kind: &ProxyKind,
     namespace: Option<&str>,
@@ -41,14 +45,19 @@ pub fn virtual_hosts(
     addresses: &[IpAddr],
     domain: &str,
 ) -> Vec<Placed> {
-    let key = &service.key;
-    let http = || served_ports(service).filter(|port| port.protocol.is_http());
+    let own_port = match kind {
+        ProxyKind::Standalone { port, .. } => Some(*port),
+        ProxyKind::Sidecar | ProxyKind::BoundSidecar | ProxyKind::Router => None,
+    };
+    let ports: Vec<u16> = match own_port {
+        Some(_) => served_http_ports(service).collect(),
+        None => http_ports(kind, service).collect(),
+    };
+    let Some(&first) = ports.first() else { return Vec::new() };
     let preferred =
-        http().find(|port| port.port == 80).or_else(|| http().next()).map(|port| port.port);
-    if preferred.is_none() {
-        return Vec::new();
-    }
+        own_port.into_iter().chain([80]).find(|port| ports.contains(port)).unwrap_or(first);
 
+    let key = &service.key;
     let host = names::host(&key.name, &key.namespace, domain);
     let is_local = namespace == Some(&*key.namespace);
     let mut forms = names::dns_forms(&key.name, &key.namespace, domain, is_local);
@@ -58,24 +67,21 @@ pub fn virtual_hosts(
         forms.push(format!("*.{host}"));
     }
 
-    let standalone = matches!(kind, ProxyKind::Standalone { .. });
-    http()
-        .filter(|port| standalone || serves_http_port(kind, port.port))
-        .map(|port| {
-            let name = names::virtual_host(&host, port.port);
-            let (table, domains) = if standalone {
-                let mut domains: Vec<String> =
-                    forms.iter().map(|form| format!("{form}:{}", port.port)).collect();
-                if preferred == Some(port.port) {
-                    domains.extend_from_slice(&forms);
-                }
-                (names::STANDALONE_TABLE.to_owned(), domains)
-            } else {
-                (names::route_table(port.port), forms.clone())
-            };
-            (table, virtual_host(name, domains, names::outbound_cluster(port.port, &host)))
-        })
-        .collect()
+    let placed = |port| {
+        let (table, domains) = if own_port.is_some() {
+            let mut domains: Vec<String> =
+                forms.iter().map(|form| format!("{form}:{port}")).collect();
+            if port == preferred {
+                domains.extend_from_slice(&forms);
+            }
+            (names::STANDALONE_TABLE.to_owned(), domains)
+        } else {
+            (names::route_table(port), forms.clone())
+        };
+        let cluster = names::outbound_cluster(port, &host);
+        (table, virtual_host(names::virtual_host(&host, port), domains, cluster))
+    };
+    ports.into_iter().map(placed).collect()
 }
 
 /// The table without the services' virtual hosts: its fixed fields and, for captured traffic,

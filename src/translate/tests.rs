@@ -1,1 +1,88 @@
+//! What the tests of the parts have in common, and what holds across the parts.
 
+use super::*;
+use crate::model::{Protocol, ServiceKey};
+
+pub(super) const DOMAIN: &str = "cluster.local";
+pub(super) const STANDALONE: ProxyKind = ProxyKind::DEFAULT_STANDALONE;
+pub(super) const PER_PORT: [ProxyKind; 3] =
+    [ProxyKind::Sidecar, ProxyKind::BoundSidecar, ProxyKind::Router];
+
+/// A service `NAMESPACE/NAME`; ports are named after their protocol and number.
+pub(super) fn service(key: &str, kind: ServiceKind, ports: &[(Protocol, u16)]) -> Service {
+    let (namespace, name) = key.split_once('/').unwrap();
+    let ports = ports
+        .iter()
+        .map(|&(protocol, port)| ServicePort {
+            name: format!("{}-{port}", protocol.as_str().to_lowercase()).into(),
+            port,
+            protocol,
+        })
+        .collect();
+    Service {
+        key: ServiceKey::new(namespace, name),
+        kind,
+        ports,
+        created: "".into(),
+        resource_version: "".into(),
+    }
+}
+
+pub(super) fn cluster_ip(addresses: &[&str]) -> ServiceKind {
+    ServiceKind::ClusterIp(addresses.iter().map(|address| address.parse().unwrap()).collect())
+}
+
+fn every_kind_of_service() -> Vec<Service> {
+    let ports = [
+        (Protocol::Http, 80),
+        (Protocol::Http2, 81),
+        (Protocol::Grpc, 82),
+        (Protocol::Tcp, 83),
+        (Protocol::Tls, 84),
+        (Protocol::Http, 15001),
+    ];
+    vec![
+        service("default/plain", cluster_ip(&["10.0.0.1", "2001:db8::1"]), &ports),
+        service("default/headless", ServiceKind::Headless, &ports),
+        service("default/alias", ServiceKind::ExternalName("example.com".into()), &ports),
+        service("default/portless", cluster_ip(&["10.0.0.2"]), &[]),
+    ]
+}
+
+/// Envoy waits for the endpoints of every cluster, so a cluster without an assignment (or one
+/// without a cluster) would hold up its start.
+#[test]
+fn each_cluster_has_exactly_one_assignment_by_the_same_name() {
+    for service in every_kind_of_service() {
+        let clusters: Vec<String> =
+            clusters::of_service(&service, DOMAIN).into_iter().map(|one| one.name).collect();
+        let assignments: Vec<String> = endpoints::of_service(&service, std::iter::empty(), DOMAIN)
+            .into_iter()
+            .map(|one| one.cluster_name)
+            .collect();
+        assert_eq!(clusters, assignments, "{}", service.key);
+    }
+}
+
+/// A table that no listener asks for is dead weight; a listener whose table is missing never
+/// becomes active.
+#[test]
+fn http_ports_have_a_listener_and_a_table_or_neither() {
+    for kind in PER_PORT {
+        for service in every_kind_of_service() {
+            let listeners: Vec<String> = http_ports(&kind, &service)
+                .map(|port| listeners::http_port(&kind, port).expect("wanted port").name)
+                .collect();
+            let tables: Vec<String> =
+                routes::virtual_hosts(&kind, None, &service, service.cluster_ips(), DOMAIN)
+                    .into_iter()
+                    .map(|(table, _)| table)
+                    .collect();
+            assert_eq!(listeners.len(), tables.len(), "{}", service.key);
+            for (listener, table) in listeners.iter().zip(&tables) {
+                assert!(listener.ends_with(&format!("_{table}")), "{listener} {table}");
+            }
+            assert!(!tables.contains(&"15001".to_owned()));
+        }
+    }
+}

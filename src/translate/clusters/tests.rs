@@ -1,1 +1,120 @@
+use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
+use prost::Message;
 
+use super::*;
+use crate::model::{Protocol, ServiceKind};
+use crate::translate::tests::{DOMAIN, cluster_ip, service};
+
+fn discovery(cluster: &Cluster) -> DiscoveryType {
+    match cluster.cluster_discovery_type {
+        Some(ClusterDiscoveryType::Type(number)) => DiscoveryType::try_from(number).unwrap(),
+        ref other => panic!("{other:?}"),
+    }
+}
+
+fn upstream_protocol(cluster: &Cluster) -> Option<UpstreamProtocolOptions> {
+    let options = &cluster.typed_extension_protocol_options;
+    assert!(options.len() <= 1, "a second entry would make the encoding depend on chance");
+    let any = options.get("envoy.extensions.upstreams.http.v3.HttpProtocolOptions")?;
+    assert_eq!(any.type_url, HttpProtocolOptions::type_url());
+    HttpProtocolOptions::decode(any.value.as_slice()).unwrap().upstream_protocol_options
+}
+
+#[test]
+fn the_fixed_clusters_are_istios() {
+    let clusters = fixed();
+    let seen: Vec<_> = clusters
+        .iter()
+        .map(|cluster| (cluster.name.as_str(), discovery(cluster), cluster.lb_policy()))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("BlackHoleCluster", DiscoveryType::Static, LbPolicy::RoundRobin),
+            ("PassthroughCluster", DiscoveryType::OriginalDst, LbPolicy::ClusterProvided),
+            ("InboundPassthroughCluster", DiscoveryType::OriginalDst, LbPolicy::ClusterProvided),
+        ]
+    );
+    assert_eq!(clusters[0].load_assignment, None);
+    assert_eq!(clusters[1].upstream_bind_config, None);
+    let source = clusters[2].upstream_bind_config.clone().unwrap().source_address.unwrap();
+    assert_eq!(source.address, "127.0.0.6");
+    for cluster in &clusters[1..] {
+        let Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(config)) =
+            upstream_protocol(cluster)
+        else {
+            panic!("{cluster:?}")
+        };
+        assert!(config.http_protocol_options.is_some() && config.http2_protocol_options.is_some());
+    }
+}
+
+#[test]
+fn a_port_becomes_an_eds_cluster_over_ads() {
+    let reviews = service("default/reviews", cluster_ip(&["10.0.0.1"]), &[(Protocol::Http, 9080)]);
+    let [cluster] = of_service(&reviews, DOMAIN).try_into().unwrap();
+    assert_eq!(cluster.name, "outbound|9080||reviews.default.svc.cluster.local");
+    assert_eq!(cluster.alt_stat_name, "outbound|9080||reviews.default.svc.cluster.local;");
+    assert_eq!(discovery(&cluster), DiscoveryType::Eds);
+    assert_eq!(cluster.lb_policy(), LbPolicy::LeastRequest);
+    assert_eq!(cluster.connect_timeout, Some(seconds(10)));
+    assert_eq!(upstream_protocol(&cluster), None);
+
+    let eds = cluster.eds_cluster_config.unwrap();
+    assert_eq!(eds.service_name, "", "the resource's name is the cluster's");
+    let source = eds.eds_config.unwrap();
+    assert_eq!(source.initial_fetch_timeout, Some(seconds(0)));
+    assert_eq!(source.resource_api_version().as_str_name(), "V3");
+    assert!(matches!(source.config_source_specifier, Some(ConfigSourceSpecifier::Ads(_))));
+}
+
+#[test]
+fn nothing_limits_a_cluster_and_unhealthy_hosts_are_never_used_in_panic() {
+    let reviews = service("default/reviews", cluster_ip(&["10.0.0.1"]), &[(Protocol::Tcp, 9080)]);
+    let [cluster] = of_service(&reviews, DOMAIN).try_into().unwrap();
+    let [limits] = cluster.circuit_breakers.unwrap().thresholds.try_into().unwrap();
+    let most = Some(number(u32::MAX));
+    assert_eq!(
+        [limits.max_connections, limits.max_pending_requests, limits.max_requests],
+        [most; 3]
+    );
+    assert_eq!(limits.max_retries, most);
+    let panic = cluster.common_lb_config.unwrap().healthy_panic_threshold;
+    assert_eq!(panic, Some(Percent { value: 0.0 }));
+}
+
+#[test]
+fn only_http2_and_grpc_are_spoken_to_in_http2() {
+    for (protocol, http2) in [
+        (Protocol::Http, false),
+        (Protocol::Http2, true),
+        (Protocol::Grpc, true),
+        (Protocol::Tls, false),
+        (Protocol::Tcp, false),
+    ] {
+        let one = service("default/a", cluster_ip(&["10.0.0.1"]), &[(protocol, 1)]);
+        let [cluster] = of_service(&one, DOMAIN).try_into().unwrap();
+        match upstream_protocol(&cluster) {
+            Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+                protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(_)),
+            })) => assert!(http2, "{protocol:?}"),
+            None => assert!(!http2, "{protocol:?}"),
+            other => panic!("{protocol:?}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn headless_services_have_clusters_for_http_only_and_aliases_none() {
+    let ports = [(Protocol::Http, 80), (Protocol::Tcp, 81), (Protocol::Grpc, 82)];
+    let names = |kind| -> Vec<String> {
+        let one = service("default/a", kind, &ports);
+        of_service(&one, "mesh.example").into_iter().map(|cluster| cluster.name).collect()
+    };
+    assert_eq!(
+        names(ServiceKind::Headless),
+        ["outbound|80||a.default.svc.mesh.example", "outbound|82||a.default.svc.mesh.example"]
+    );
+    assert_eq!(names(cluster_ip(&["10.0.0.1"])).len(), 3);
+    assert!(names(ServiceKind::ExternalName("example.com".into())).is_empty());
+}

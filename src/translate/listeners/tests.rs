@@ -1,1 +1,207 @@
+use envoy_types::pb::envoy::config::core::v3::{address, socket_address};
 
+use super::*;
+use crate::model::Protocol::{Http, Tcp, Tls};
+use crate::translate::tests::{DOMAIN, PER_PORT, STANDALONE, cluster_ip, service};
+
+fn place(listener: &Listener) -> String {
+    let Some(address::Address::SocketAddress(socket)) =
+        listener.address.as_ref().and_then(|address| address.address.as_ref())
+    else {
+        panic!("{listener:?}")
+    };
+    let Some(socket_address::PortSpecifier::PortValue(port)) = socket.port_specifier else {
+        panic!("{listener:?}")
+    };
+    format!("{}_{port}", socket.address)
+}
+
+fn config<M: Message + Name + Default>(chain: &FilterChain) -> M {
+    let [filter] = chain.filters.as_slice() else { panic!("{chain:?}") };
+    let Some(filter::ConfigType::TypedConfig(any)) = &filter.config_type else { panic!() };
+    assert_eq!(any.type_url, M::type_url());
+    M::decode(any.value.as_slice()).unwrap()
+}
+
+fn tcp_cluster(chain: &FilterChain) -> String {
+    match config::<TcpProxy>(chain).cluster_specifier {
+        Some(tcp_proxy::ClusterSpecifier::Cluster(cluster)) => cluster,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn table(manager: &HttpConnectionManager) -> &str {
+    match &manager.route_specifier {
+        Some(http_connection_manager::RouteSpecifier::Rds(rds)) => {
+            assert_eq!(rds.config_source, Some(over_ads()));
+            &rds.route_config_name
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn is_bound(listener: &Listener) -> bool {
+    listener.bind_to_port.is_none_or(|bind| bind.value)
+}
+
+fn names_of(listeners: &[Listener]) -> Vec<&str> {
+    listeners.iter().map(|listener| listener.name.as_str()).collect()
+}
+
+#[test]
+fn a_sidecar_has_both_capture_listeners_each_with_a_guard_against_loops() {
+    let listeners = fixed(&ProxyKind::Sidecar);
+    let [outbound, inbound] = listeners.as_slice() else { panic!("{listeners:?}") };
+    assert_eq!(
+        (outbound.name.as_str(), place(outbound).as_str()),
+        ("virtualOutbound", "0.0.0.0_15001")
+    );
+    assert_eq!(
+        (inbound.name.as_str(), place(inbound).as_str()),
+        ("virtualInbound", "0.0.0.0_15006")
+    );
+    assert_eq!(outbound.use_original_dst, Some(BoolValue { value: true }));
+    assert_eq!(outbound.traffic_direction(), TrafficDirection::Outbound);
+    assert_eq!(inbound.traffic_direction(), TrafficDirection::Inbound);
+    assert_eq!(inbound.listener_filters[0].name, "envoy.filters.listener.original_dst");
+    for (listener, port, onward) in
+        [(outbound, 15001, "PassthroughCluster"), (inbound, 15006, "InboundPassthroughCluster")]
+    {
+        assert!(is_bound(listener));
+        let [guard, rest] = listener.filter_chains.as_slice() else { panic!("{listener:?}") };
+        let guarded = guard.filter_chain_match.as_ref().unwrap().destination_port;
+        assert_eq!(guarded, Some(number(port)));
+        assert_eq!(tcp_cluster(guard), "BlackHoleCluster");
+        assert_eq!(rest.filter_chain_match, None);
+        assert_eq!(tcp_cluster(rest), onward);
+    }
+}
+
+#[test]
+fn a_standalone_envoy_has_one_listener_where_it_wants_it() {
+    let listeners =
+        fixed(&ProxyKind::Standalone { address: "127.0.0.1".parse().unwrap(), port: 81 });
+    let [listener] = listeners.as_slice() else { panic!("{listeners:?}") };
+    assert_eq!(listener.name, "127.0.0.1_81");
+    assert_eq!(place(listener), "127.0.0.1_81");
+    assert!(is_bound(listener));
+    let manager: HttpConnectionManager = config(&listener.filter_chains[0]);
+    assert_eq!(table(&manager), "http");
+    assert!(manager.strip_matching_host_port);
+    assert_eq!(manager.use_remote_address, Some(BoolValue { value: true }));
+
+    assert_eq!(names_of(&fixed(&STANDALONE)), ["0.0.0.0_15080"]);
+    assert_eq!(http_port(&STANDALONE, 80), None);
+}
+
+#[test]
+fn a_captured_http_port_takes_plain_http_and_passes_the_rest_on() {
+    let listener = http_port(&ProxyKind::Sidecar, 9080).unwrap();
+    assert_eq!(listener.name, "0.0.0.0_9080");
+    assert_eq!(place(&listener), "0.0.0.0_9080");
+    assert!(!is_bound(&listener));
+    assert_eq!(listener.listener_filters[0].name, "envoy.filters.listener.http_inspector");
+    assert_eq!(listener.listener_filters_timeout, Some(seconds(0)));
+    let [chain] = listener.filter_chains.as_slice() else { panic!("{listener:?}") };
+    let matched = chain.filter_chain_match.clone().unwrap();
+    assert_eq!(matched.transport_protocol, "raw_buffer");
+    assert_eq!(matched.application_protocols, ["http/1.1", "h2c"]);
+    let rest = listener.default_filter_chain.unwrap();
+    assert_eq!(rest.name, "PassthroughFilterChain");
+    assert_eq!(tcp_cluster(&rest), "PassthroughCluster");
+
+    let manager: HttpConnectionManager = config(chain);
+    assert_eq!(table(&manager), "9080");
+    assert_eq!(manager.stat_prefix, "outbound_0.0.0.0_9080;");
+    assert_eq!(manager.use_remote_address, Some(BoolValue { value: false }));
+    assert_eq!(manager.stream_idle_timeout, Some(seconds(0)));
+    assert_eq!(manager.upgrade_configs[0].upgrade_type, "websocket");
+    assert_eq!(manager.http_filters.last().unwrap().name, "envoy.filters.http.router");
+    assert!(!manager.strip_matching_host_port);
+}
+
+#[test]
+fn the_other_kinds_bind_http_ports_and_take_everything_for_http() {
+    for (kind, name, edge) in [
+        (ProxyKind::BoundSidecar, "127.0.0.1_9080", false),
+        (ProxyKind::Router, "0.0.0.0_9080", true),
+    ] {
+        assert!(fixed(&kind).is_empty());
+        let listener = http_port(&kind, 9080).unwrap();
+        assert_eq!(listener.name, name);
+        assert_eq!(place(&listener), name);
+        assert!(is_bound(&listener));
+        assert_eq!(listener.default_filter_chain, None);
+        assert!(listener.listener_filters.is_empty());
+        let [chain] = listener.filter_chains.as_slice() else { panic!("{listener:?}") };
+        assert_eq!(chain.filter_chain_match, None);
+        let manager: HttpConnectionManager = config(chain);
+        assert_eq!(table(&manager), "9080");
+        assert_eq!(manager.use_remote_address, Some(BoolValue { value: edge }));
+    }
+}
+
+#[test]
+fn ports_of_the_proxy_itself_are_left_alone() {
+    for port in [15001, 15006, 15021, 15090] {
+        for kind in PER_PORT {
+            assert_eq!(http_port(&kind, port), None, "{kind:?} {port}");
+        }
+    }
+    for port in [15000, 15020] {
+        assert!(http_port(&ProxyKind::Sidecar, port).is_some(), "captured ones are not bound");
+        assert_eq!(http_port(&ProxyKind::BoundSidecar, port), None);
+        assert_eq!(http_port(&ProxyKind::Router, port), None);
+    }
+    let one = service("default/a", cluster_ip(&["10.0.0.1"]), &[(Tcp, 15001)]);
+    assert_eq!(tcp_port(&ProxyKind::Sidecar, &one, &one.ports[0], DOMAIN).len(), 1);
+    assert!(tcp_port(&ProxyKind::Router, &one, &one.ports[0], DOMAIN).is_empty());
+}
+
+#[test]
+fn a_captured_tcp_port_has_a_listener_per_cluster_ip() {
+    let one = service("default/db", cluster_ip(&["10.0.0.1", "2001:db8::1"]), &[(Tls, 443)]);
+    let listeners = tcp_port(&ProxyKind::Sidecar, &one, &one.ports[0], DOMAIN);
+    assert_eq!(names_of(&listeners), ["10.0.0.1_443", "2001:db8::1_443"]);
+    for listener in &listeners {
+        assert_eq!(place(listener), listener.name);
+        assert!(!is_bound(listener));
+        let [chain] = listener.filter_chains.as_slice() else { panic!("{listener:?}") };
+        assert_eq!(tcp_cluster(chain), "outbound|443||db.default.svc.cluster.local");
+        assert_eq!(
+            config::<TcpProxy>(chain).stat_prefix,
+            "outbound|443||db.default.svc.cluster.local"
+        );
+    }
+}
+
+#[test]
+fn bound_ports_that_are_fought_over_have_equal_names() {
+    let a = service("default/a", cluster_ip(&["10.0.0.1"]), &[(Tcp, 3306)]);
+    let b = service("default/b", cluster_ip(&["10.0.0.2"]), &[(Tcp, 3306)]);
+    for (kind, name) in
+        [(ProxyKind::BoundSidecar, "127.0.0.1_3306"), (ProxyKind::Router, "0.0.0.0_3306")]
+    {
+        for one in [&a, &b] {
+            let listeners = tcp_port(&kind, one, &one.ports[0], DOMAIN);
+            assert_eq!(names_of(&listeners), [name]);
+            assert!(is_bound(&listeners[0]));
+        }
+        assert_eq!(http_port(&kind, 3306).unwrap().name, name);
+    }
+}
+
+#[test]
+fn what_has_no_cluster_ip_or_is_http_or_standalone_has_no_tcp_listener() {
+    let kinds = PER_PORT.into_iter().chain([STANDALONE]);
+    let headless = service("default/a", ServiceKind::Headless, &[(Tcp, 1)]);
+    let alias = service("default/a", ServiceKind::ExternalName("b.c".into()), &[(Tcp, 1)]);
+    let http = service("default/a", cluster_ip(&["10.0.0.1"]), &[(Http, 1)]);
+    for kind in kinds {
+        for one in [&headless, &alias, &http] {
+            assert!(tcp_port(&kind, one, &one.ports[0], DOMAIN).is_empty(), "{kind:?} {one:?}");
+        }
+    }
+    let tcp = service("default/a", cluster_ip(&["10.0.0.1"]), &[(Tcp, 1)]);
+    assert!(tcp_port(&STANDALONE, &tcp, &tcp.ports[0], DOMAIN).is_empty());
+}

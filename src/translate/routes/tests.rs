@@ -1,1 +1,230 @@
+use std::collections::BTreeSet;
 
+use proptest::prelude::*;
+use proptest::sample::select;
+use prost::Message;
+
+use super::*;
+use crate::model::Protocol::{Grpc, Http, Tcp};
+use crate::translate::tests::{DOMAIN, PER_PORT, STANDALONE, cluster_ip, service};
+
+fn placed(kind: &ProxyKind, namespace: Option<&str>, service: &Service) -> Vec<Placed> {
+    virtual_hosts(kind, namespace, service, service.cluster_ips(), DOMAIN)
+}
+
+fn action(host: &VirtualHost) -> &RouteAction {
+    let [only] = host.routes.as_slice() else { panic!("{host:?}") };
+    assert_eq!(
+        only.r#match.as_ref().and_then(|one| one.path_specifier.clone()),
+        Some(route_match::PathSpecifier::Prefix("/".to_owned()))
+    );
+    let Some(route::Action::Route(action)) = &only.action else { panic!("{host:?}") };
+    assert_eq!(action.timeout, Some(seconds(0)));
+    action
+}
+
+fn cluster(host: &VirtualHost) -> &str {
+    let Some(route_action::ClusterSpecifier::Cluster(cluster)) = &action(host).cluster_specifier
+    else {
+        panic!("{host:?}")
+    };
+    cluster
+}
+
+#[test]
+fn by_port_a_service_is_in_the_table_of_each_of_its_http_ports() {
+    let reviews = service(
+        "default/reviews",
+        cluster_ip(&["10.0.0.1", "2001:db8::1"]),
+        &[(Http, 9080), (Tcp, 9081), (Grpc, 9082)],
+    );
+    for kind in PER_PORT {
+        let [(table, host), (other_table, other)] =
+            placed(&kind, Some("elsewhere"), &reviews).try_into().unwrap();
+        assert_eq!((table.as_str(), other_table.as_str()), ("9080", "9082"));
+        assert_eq!(host.name, "reviews.default.svc.cluster.local:9080");
+        assert_eq!(
+            host.domains,
+            [
+                "reviews.default.svc.cluster.local",
+                "reviews.default.svc.cluster.local.",
+                "reviews.default",
+                "reviews.default.svc",
+                "10.0.0.1",
+                "[2001:db8::1]",
+            ]
+        );
+        assert_eq!(cluster(&host), "outbound|9080||reviews.default.svc.cluster.local");
+        assert_eq!(cluster(&other), "outbound|9082||reviews.default.svc.cluster.local");
+        assert_eq!(host.domains, other.domains);
+    }
+}
+
+#[test]
+fn the_bare_name_is_for_the_own_namespace_and_the_rest_is_the_same_for_all() {
+    let reviews = service("default/reviews", cluster_ip(&["10.0.0.1"]), &[(Http, 9080)]);
+    for kind in PER_PORT.into_iter().chain([STANDALONE]) {
+        let home = placed(&kind, Some("default"), &reviews);
+        let away = placed(&kind, Some("elsewhere"), &reviews);
+        assert!(home[0].1.domains.contains(&"reviews".to_owned()));
+        assert!(!away[0].1.domains.contains(&"reviews".to_owned()));
+        // Encoded once, shared by all.
+        assert_eq!(away, placed(&kind, None, &reviews));
+        assert_eq!(away[0].1.encode_to_vec(), placed(&kind, None, &reviews)[0].1.encode_to_vec());
+    }
+}
+
+#[test]
+fn a_claimed_address_is_left_out() {
+    let reviews =
+        service("default/reviews", cluster_ip(&["10.0.0.1", "10.0.0.2"]), &[(Http, 9080)]);
+    let own = ["10.0.0.2".parse().unwrap()];
+    let [(_, host)] =
+        virtual_hosts(&ProxyKind::Sidecar, None, &reviews, &own, DOMAIN).try_into().unwrap();
+    assert!(!host.domains.contains(&"10.0.0.1".to_owned()));
+    assert!(host.domains.contains(&"10.0.0.2".to_owned()));
+}
+
+#[test]
+fn a_headless_service_answers_to_its_pods_names_and_an_alias_to_none() {
+    let headless = service("default/db", ServiceKind::Headless, &[(Http, 80), (Tcp, 81)]);
+    let [(table, host)] = placed(&ProxyKind::Sidecar, None, &headless).try_into().unwrap();
+    assert_eq!(table, "80");
+    assert!(host.domains.contains(&"*.db.default.svc.cluster.local".to_owned()));
+
+    let [(_, host)] = placed(&STANDALONE, None, &headless).try_into().unwrap();
+    assert!(host.domains.contains(&"*.db.default.svc.cluster.local".to_owned()));
+    assert!(host.domains.contains(&"*.db.default.svc.cluster.local:80".to_owned()));
+
+    let alias = service("default/a", ServiceKind::ExternalName("b.c".into()), &[(Http, 80)]);
+    for kind in PER_PORT.into_iter().chain([STANDALONE]) {
+        assert!(placed(&kind, None, &alias).is_empty());
+    }
+}
+
+/// The cluster that each bare and each `:PORT` form of `name.ns` leads to in the standalone table.
+fn standalone_ways(listener: u16, ports: &[(crate::model::Protocol, u16)]) -> Vec<(String, u16)> {
+    let kind = ProxyKind::Standalone { address: "0.0.0.0".parse().unwrap(), port: listener };
+    let one = service("ns/name", cluster_ip(&["10.0.0.1"]), ports);
+    let mut ways = Vec::new();
+    for (table, host) in placed(&kind, None, &one) {
+        assert_eq!(table, "http");
+        let (_, port) = host.name.rsplit_once(':').unwrap();
+        for domain in host.domains.iter().filter(|domain| {
+            *domain == "name.ns" || domain.starts_with("name.ns:") || domain.starts_with("10.")
+        }) {
+            ways.push((domain.clone(), port.parse().unwrap()));
+        }
+    }
+    ways.sort();
+    ways
+}
+
+#[test]
+fn in_the_standalone_table_the_port_is_part_of_the_host_and_one_port_needs_no_saying() {
+    let ways = |list: &[(&str, u16)]| -> Vec<(String, u16)> {
+        list.iter().map(|&(domain, port)| (domain.to_owned(), port)).collect()
+    };
+    assert_eq!(
+        standalone_ways(15080, &[(Tcp, 70), (Http, 9080), (Http, 80)]),
+        ways(&[
+            ("10.0.0.1", 80),
+            ("10.0.0.1:80", 80),
+            ("10.0.0.1:9080", 9080),
+            ("name.ns", 80),
+            ("name.ns:80", 80),
+            ("name.ns:9080", 9080),
+        ])
+    );
+    let bare = |listener, ports: &[_]| {
+        let ways = standalone_ways(listener, ports);
+        ways.iter().find(|(domain, _)| domain == "name.ns").unwrap().1
+    };
+    assert_eq!(bare(15080, &[(Tcp, 70), (Http, 9080), (Http, 9081)]), 9080, "the first");
+    // The listener strips its own number, so `name.ns:9081` arrives there as `name.ns`.
+    assert_eq!(bare(9081, &[(Http, 80), (Http, 9081)]), 9081);
+}
+
+#[test]
+fn retries_are_istios() {
+    let reviews = service("default/reviews", cluster_ip(&["10.0.0.1"]), &[(Http, 9080)]);
+    let [(_, host)] = placed(&ProxyKind::Sidecar, None, &reviews).try_into().unwrap();
+    let policy = action(&host).retry_policy.as_ref().unwrap();
+    assert_eq!(
+        policy.retry_on,
+        "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
+    );
+    assert_eq!(policy.num_retries, Some(number(2)));
+    assert_eq!(policy.host_selection_retry_max_attempts, 5);
+    assert_eq!(policy.retry_host_predicate[0].name, "envoy.retry_host_predicates.previous_hosts");
+}
+
+#[test]
+fn only_captured_traffic_has_a_way_out_and_only_tables_by_port_ignore_it_in_the_host() {
+    for kind in PER_PORT {
+        let skeleton = table(&kind, "80");
+        assert_eq!(skeleton.name, "80");
+        assert!(skeleton.ignore_port_in_host_matching);
+        assert_eq!(skeleton.virtual_hosts.is_empty(), kind != ProxyKind::Sidecar);
+    }
+    let standalone = table(&STANDALONE, names::STANDALONE_TABLE);
+    assert!(!standalone.ignore_port_in_host_matching);
+    assert!(standalone.virtual_hosts.is_empty());
+
+    let captured = table(&ProxyKind::Sidecar, "80");
+    assert_eq!(captured.virtual_hosts[0].name, "allow_any");
+    assert_eq!(captured.virtual_hosts[0].domains, ["*"]);
+    assert_eq!(cluster(&captured.virtual_hosts[0]), "PassthroughCluster");
+}
+
+/// The promise that lets each virtual host be encoded once: a table is its parts in a row.
+#[test]
+fn a_table_is_its_skeleton_and_its_virtual_hosts_in_a_row() {
+    let reviews = service("default/reviews", cluster_ip(&["10.0.0.1"]), &[(Http, 9080)]);
+    let [(_, host)] = placed(&ProxyKind::Sidecar, None, &reviews).try_into().unwrap();
+    let mut whole = table(&ProxyKind::Sidecar, "9080");
+    let mut bytes = whole.encode_to_vec();
+    let part = RouteConfiguration { virtual_hosts: vec![host.clone()], ..Default::default() };
+    bytes.extend(part.encode_to_vec());
+    whole.virtual_hosts.push(host);
+    assert_eq!(RouteConfiguration::decode(bytes.as_slice()).unwrap(), whole);
+}
+
+fn any_service() -> impl Strategy<Value = Service> {
+    // Names that could be mistaken for each other's forms, if anything can.
+    let label = || select(vec!["a", "b", "svc", "cluster", "local", "10", "0", "http"]);
+    let ports = prop::collection::btree_map(80..85u16, select(vec![Http, Tcp]), 0..4);
+    (label(), label(), proptest::bool::ANY, ports).prop_map(|(namespace, name, headless, ports)| {
+        let ports: Vec<_> = ports.into_iter().map(|(port, protocol)| (protocol, port)).collect();
+        let kind = if headless { ServiceKind::Headless } else { cluster_ip(&["10.0.0.0"]) };
+        service(&format!("{namespace}/{name}"), kind, &ports)
+    })
+}
+
+proptest! {
+    /// Envoy rejects a table with a domain or a virtual host's name in it twice.
+    #[test]
+    fn no_domain_is_in_a_table_twice(
+        services in prop::collection::vec(any_service(), 1..20),
+        domain in select(vec!["cluster.local", "svc", "local", "svc.svc"]),
+        kind in select(vec![ProxyKind::Sidecar, STANDALONE]),
+        namespace in select(vec![None, Some("a"), Some("svc")]),
+    ) {
+        let mut keys = BTreeSet::new();
+        let mut seen = BTreeSet::new();
+        for (number, service) in services.iter().enumerate() {
+            if !keys.insert(service.key.clone()) {
+                continue;
+            }
+            let address = IpAddr::from([10, 0, 0, u8::try_from(number).unwrap()]);
+            let own = if service.kind == ServiceKind::Headless { vec![] } else { vec![address] };
+            for (table, host) in virtual_hosts(&kind, namespace, service, &own, domain) {
+                let name = format!("name {}", host.name);
+                prop_assert!(seen.insert((table.clone(), name)), "a name twice");
+                for domain in host.domains {
+                    prop_assert!(seen.insert((table.clone(), domain.clone())), "{domain}");
+                }
+            }
+        }
+    }
+}

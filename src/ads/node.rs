@@ -1,0 +1,170 @@
+//! What a proxy says of itself in its first request, and what it therefore gets.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3::{Node, node::UserAgentVersionType};
+use envoy_types::pb::google::protobuf::value::Kind;
+use thiserror::Error;
+
+use crate::names::{NodeId, NodeIdError, NodeType};
+use crate::proxies::ProxyIdentity;
+use crate::view::{ProxyKind, ViewKey};
+
+/// Metadata of a node that changes what it gets.
+const INTERCEPTION_MODE: &str = "INTERCEPTION_MODE";
+const NAMESPACE: &str = "NAMESPACE";
+const LISTEN_ADDRESS: &str = "LISTEN_ADDRESS";
+const LISTEN_PORT: &str = "LISTEN_PORT";
+
+/// Why a node cannot be served. Its stream ends with `InvalidArgument`.
+#[derive(Debug, Error)]
+pub enum NodeError {
+    #[error(
+        "missing node information: the first request on a stream must carry a node with an id \
+         (Envoy: --service-node or node.id in the bootstrap)"
+    )]
+    Missing,
+    #[error(transparent)]
+    Id(#[from] NodeIdError),
+    #[error("node metadata {key} is {found}: expected {expected}")]
+    Metadata { key: &'static str, found: String, expected: &'static str },
+}
+
+/// Reads the node of a stream's first request (rule 15).
+///
+/// # Errors
+/// If there is none, or it contradicts itself.
+pub fn identify(node: Option<&Node>) -> Result<ProxyIdentity, NodeError> {
+    let node = node.filter(|node| !node.id.is_empty()).ok_or(NodeError::Missing)?;
+    let id = NodeId::parse(&node.id)?;
+    let kind = match &id {
+        None => standalone(node)?,
+        Some(id) if id.node_type == NodeType::Router => ProxyKind::Router,
+        Some(_) if text(node, INTERCEPTION_MODE).as_deref() == Some("NONE") => {
+            ProxyKind::BoundSidecar
+        }
+        Some(_) => ProxyKind::Sidecar,
+    };
+    let of_id = id.as_ref().and_then(|id| id.namespace);
+    let namespace =
+        text(node, NAMESPACE).or_else(|| of_id.map(str::to_owned)).filter(|name| !name.is_empty());
+    Ok(ProxyIdentity {
+        node_id: node.id.as_str().into(),
+        name: id.as_ref().map_or(node.id.as_str(), |id| id.name).into(),
+        cluster: node.cluster.as_str().into(),
+        view: ViewKey { kind, namespace: namespace.map(Arc::from) },
+        user_agent: user_agent(node).into(),
+        locality: locality(node).into(),
+    })
+}
+
+fn standalone(node: &Node) -> Result<ProxyKind, NodeError> {
+    let ProxyKind::Standalone { mut address, mut port } = ProxyKind::DEFAULT_STANDALONE else {
+        return Ok(ProxyKind::DEFAULT_STANDALONE);
+    };
+    if let Some(found) = text(node, LISTEN_ADDRESS) {
+        address = found.parse::<IpAddr>().map_err(|_| NodeError::Metadata {
+            key: LISTEN_ADDRESS,
+            found: format!("{found:?}"),
+            expected: "an IP address, for instance \"127.0.0.1\"",
+        })?;
+    }
+    if let Some(found) = text(node, LISTEN_PORT) {
+        port = found.parse().ok().filter(|port| *port != 0).ok_or(NodeError::Metadata {
+            key: LISTEN_PORT,
+            found,
+            expected: "a port from 1 to 65535, for instance 15080",
+        })?;
+    }
+    Ok(ProxyKind::Standalone { address, port })
+}
+
+/// A metadata field as text; a whole number counts as its digits, as YAML writers expect.
+fn text(node: &Node, key: &str) -> Option<String> {
+    match node.metadata.as_ref()?.fields.get(key)?.kind.as_ref()? {
+        Kind::StringValue(text) => Some(text.clone()),
+        Kind::NumberValue(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+fn user_agent(node: &Node) -> String {
+    match &node.user_agent_version_type {
+        Some(UserAgentVersionType::UserAgentVersion(version)) => {
+            format!("{}/{version}", node.user_agent_name)
+        }
+        Some(UserAgentVersionType::UserAgentBuildVersion(build)) => {
+            let version = build.version.as_ref().map(|version| {
+                format!("/{}.{}.{}", version.major_number, version.minor_number, version.patch)
+            });
+            format!("{}{}", node.user_agent_name, version.unwrap_or_default())
+        }
+        None => node.user_agent_name.clone(),
+    }
+}
+
+fn locality(node: &Node) -> String {
+    let Some(locality) = &node.locality else { return String::new() };
+    let text = [&*locality.region, &*locality.zone, &*locality.sub_zone].join("/");
+    text.trim_end_matches('/').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::google::protobuf::{Struct, Value};
+
+    use super::*;
+
+    fn node(id: &str, metadata: &[(&str, Kind)]) -> Node {
+        let fields = metadata
+            .iter()
+            .map(|(key, kind)| ((*key).to_owned(), Value { kind: Some(kind.clone()) }))
+            .collect();
+        Node { id: id.to_owned(), metadata: Some(Struct { fields }), ..Default::default() }
+    }
+
+    fn string(text: &str) -> Kind {
+        Kind::StringValue(text.to_owned())
+    }
+
+    #[test]
+    fn the_kind_comes_from_the_node() {
+        let sidecar = "sidecar~10.1.2.3~web-0.shop~shop.svc.cluster.local";
+        let got = identify(Some(&node(sidecar, &[]))).unwrap();
+        assert_eq!((&got.view.kind, &*got.name), (&ProxyKind::Sidecar, "web-0.shop"));
+        assert_eq!(got.view.namespace.as_deref(), Some("shop"));
+
+        let got = identify(Some(&node(sidecar, &[("INTERCEPTION_MODE", string("NONE"))])));
+        assert_eq!(got.unwrap().view.kind, ProxyKind::BoundSidecar);
+        let got = identify(Some(&node("router~10.1.2.3~gw.edge~edge.svc.cluster.local", &[])));
+        assert_eq!(got.unwrap().view.kind, ProxyKind::Router);
+
+        let metadata = [
+            ("LISTEN_ADDRESS", string("127.0.0.1")),
+            ("LISTEN_PORT", Kind::NumberValue(8000.0)),
+            ("NAMESPACE", string("shop")),
+        ];
+        let got = identify(Some(&node("edge", &metadata))).unwrap();
+        let address = "127.0.0.1".parse().unwrap();
+        assert_eq!(got.view.kind, ProxyKind::Standalone { address, port: 8000 });
+        assert_eq!(got.view.namespace.as_deref(), Some("shop"));
+        let got = identify(Some(&node("edge", &[]))).unwrap();
+        assert_eq!(got.view, ViewKey { kind: ProxyKind::DEFAULT_STANDALONE, namespace: None });
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let error = |node: Option<&Node>| identify(node).unwrap_err().to_string();
+        assert!(error(None).starts_with("missing node information"));
+        assert!(error(Some(&node("", &[]))).starts_with("missing node information"));
+        assert!(error(Some(&node("sidecar~10.1.2.3~x", &[]))).contains("parts"));
+        for (key, value) in [
+            ("LISTEN_ADDRESS", string("localhost")),
+            ("LISTEN_PORT", string("0")),
+            ("LISTEN_PORT", Kind::NumberValue(70000.0)),
+        ] {
+            assert!(error(Some(&node("edge", &[(key, value)]))).contains(key));
+        }
+    }
+}

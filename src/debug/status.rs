@@ -1,0 +1,152 @@
+//! `/debug/push_status` and `/debug/sourcez`: what is wrong, and where it all comes from.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use super::{DebugState, Parameters, Problem, rfc3339};
+use crate::names::{self, ResourceType};
+
+/// Istio's ProxyPushStatus.
+#[derive(Debug, Serialize)]
+struct Entry {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proxy: Option<String>,
+    message: String,
+}
+
+/// By metric, then by what it concerns. Unlike Istio's, which is of the last push, it is about
+/// now: an entry goes away when its cause does.
+///
+/// - `pilot_xds_{cds,eds,lds,rds}_reject`: streams whose last answer was a NACK
+/// - `pilot_eds_no_instances`: ports behind which nothing is ready, by cluster name
+/// - `pilothouse_source_rejected_objects`, `pilothouse_watch_errors`: see `/debug/sourcez`
+pub(super) fn push_status(
+    state: &DebugState,
+    _: &Parameters,
+) -> Result<impl Serialize + use<>, Problem> {
+    let mut page: BTreeMap<String, BTreeMap<String, Entry>> = BTreeMap::new();
+    let mut add = |metric: &str, key: String, proxy: Option<String>, message: String| {
+        let entries = page.entry(metric.to_owned()).or_default();
+        entries.insert(key, Entry { proxy, message });
+    };
+    for connection in state.proxies.all() {
+        let status = connection.status();
+        let proxy = status.identity.map(|identity| identity.name.to_string());
+        for (of, status) in ResourceType::IN_ORDER.into_iter().zip(status.types) {
+            if let Some(error) = status.last_error {
+                let metric = format!("pilot_xds_{}_reject", of.short());
+                add(&metric, connection.connection_id(), proxy.clone(), error.to_string());
+            }
+        }
+    }
+    for (service, port) in state.model().ports_without_endpoints() {
+        let host = names::host(&service.key.name, &service.key.namespace, &state.domain);
+        let message = match &*port.name {
+            "" => "no endpoint is ready".to_owned(),
+            name => format!("no endpoint with a port named {name:?} is ready"),
+        };
+        add("pilot_eds_no_instances", names::outbound_cluster(port.port, &host), None, message);
+    }
+    for (object, reason) in state.health.rejections() {
+        add("pilothouse_source_rejected_objects", object, None, reason);
+    }
+    for (watch, health) in state.health.watches() {
+        if let Some(error) = health.last_error {
+            add("pilothouse_watch_errors", watch, None, error);
+        }
+    }
+    Ok(page)
+}
+
+/// This page is ours alone.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Source {
+    ready: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting_for: Option<String>,
+    watches: Vec<Watch>,
+    /// Objects left out, with the reason.
+    rejected: BTreeMap<String, String>,
+    /// Objects of kinds with which nothing is done, by kind.
+    skipped: BTreeMap<String, u64>,
+    services: usize,
+    endpoint_slices: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshot: Option<Published>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Watch {
+    name: String,
+    synced: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_contact: Option<String>,
+    /// How old that is now; what is served may be as old as this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<String>,
+    errors: u64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Published {
+    generation: u64,
+    views: Vec<PublishedView>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PublishedView {
+    view: String,
+    /// Resources by type: `cds`, `eds`, `lds`, `rds`.
+    resources: BTreeMap<&'static str, usize>,
+    /// Encoded size of all of them.
+    bytes: usize,
+}
+
+pub(super) fn sourcez(
+    state: &DebugState,
+    _: &Parameters,
+) -> Result<impl Serialize + use<>, Problem> {
+    let now = SystemTime::now();
+    let watches = state.health.watches().into_iter().map(|(name, health)| Watch {
+        name,
+        synced: health.synced,
+        last_contact: health.last_contact.map(rfc3339),
+        age_seconds: health
+            .last_contact
+            .map(|contact| now.duration_since(contact).unwrap_or_default().as_secs_f64()),
+        last_error: health.last_error,
+        errors: health.errors,
+    });
+    let waiting_for = state.readiness.waiting_for();
+    let model = state.model();
+    Ok(Source {
+        ready: waiting_for.is_none(),
+        waiting_for,
+        watches: watches.collect(),
+        rejected: state.health.rejections(),
+        skipped: state.health.skipped(),
+        services: model.service_count(),
+        endpoint_slices: model.slice_count(),
+        snapshot: state.snapshot().map(|snapshot| {
+            let mut views: Vec<_> = snapshot.views.iter().collect();
+            views.sort_by_key(|(key, _)| *key);
+            let views = views.into_iter().map(|(key, view)| PublishedView {
+                view: key.to_string(),
+                resources: ResourceType::IN_ORDER
+                    .into_iter()
+                    .map(|of| (of.short(), view.set(of).len()))
+                    .collect(),
+                bytes: ResourceType::IN_ORDER.into_iter().map(|of| view.set(of).bytes()).sum(),
+            });
+            Published { generation: snapshot.generation, views: views.collect() }
+        }),
+    })
+}

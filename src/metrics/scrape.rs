@@ -1,0 +1,206 @@
+//! What is read off the state of things at the moment of a scrape.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use tokio::sync::watch;
+
+use super::Families;
+use crate::model::Model;
+use crate::names::ResourceType;
+use crate::proxies::{Proxies, SyncState};
+use crate::snapshot::Snapshot;
+use crate::source::health::{Health, WatchHealth};
+use crate::version::VERSION;
+
+/// Proxies say their version themselves, so the number of label values is limited here.
+const VERSIONS: usize = 16;
+
+/// The state that is looked at; register it with
+/// [`register_collector`](prometheus_client::registry::Registry::register_collector).
+#[derive(Debug)]
+pub struct Scrape {
+    pub proxies: Arc<Proxies>,
+    pub health: Arc<Health>,
+    pub model: watch::Receiver<Model>,
+    pub snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// When the process started.
+    pub started: SystemTime,
+}
+
+/// How the streams stand with one type.
+#[derive(Clone, Copy, Debug, Default)]
+struct Standing {
+    unacked: usize,
+    oldest: Duration,
+    rejecting: usize,
+}
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let now = SystemTime::now();
+        let mut families = Families(encoder);
+        families.labelled(
+            "pilot_info",
+            "Always 1; the version that is running",
+            MetricType::Gauge,
+            "version",
+            [(VERSION, ConstGauge::new(1))],
+        )?;
+        let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        families.one(
+            "process_start_time_seconds",
+            "When the process started, seconds since 1970",
+            ConstGauge::new(started.as_secs_f64()),
+        )?;
+        self.encode_proxies(&mut families, now)?;
+        self.encode_mesh(&mut families)?;
+        self.encode_source(&mut families, now)
+    }
+}
+
+impl Scrape {
+    fn encode_proxies(&self, families: &mut Families<'_>, now: SystemTime) -> fmt::Result {
+        let mut versions: BTreeMap<Arc<str>, i64> = BTreeMap::new();
+        let mut kinds =
+            BTreeMap::from(["router", "sidecar", "standalone", "unknown"].map(|k| (k, 0)));
+        let mut standing = [Standing::default(); ResourceType::COUNT];
+        for connection in self.proxies.all() {
+            let status = connection.status();
+            let (version, kind) = match &status.identity {
+                Some(identity) => (identity.user_agent.clone(), identity.view.kind.as_str()),
+                None => (Arc::from(""), "unknown"),
+            };
+            let version = if version.is_empty() { "unknown".into() } else { version };
+            let known = versions.len() < VERSIONS || versions.contains_key(&version);
+            *versions.entry(if known { version } else { "other".into() }).or_default() += 1;
+            *kinds.entry(kind).or_default() += 1;
+            for (status, standing) in status.types.iter().zip(&mut standing) {
+                match status.state() {
+                    SyncState::Stale => {
+                        let age = status.last_sent.map_or(Duration::ZERO, |sent| age(sent, now));
+                        standing.unacked += 1;
+                        standing.oldest = standing.oldest.max(age);
+                    }
+                    SyncState::Error => standing.rejecting += 1,
+                    SyncState::NotSent | SyncState::Synced => {}
+                }
+            }
+        }
+        families.labelled(
+            "pilot_xds",
+            "xDS streams open now, by the proxies' own version (the first 16 of them)",
+            MetricType::Gauge,
+            "version",
+            versions.into_iter().map(|(version, count)| (version, ConstGauge::new(count))),
+        )?;
+        families.labelled(
+            "pilothouse_proxies",
+            "xDS streams open now, by kind of proxy",
+            MetricType::Gauge,
+            "kind",
+            kinds.into_iter().map(|(kind, count): (_, i64)| (kind, ConstGauge::new(count))),
+        )?;
+        let by_type = || ResourceType::IN_ORDER.map(|of| (of.short(), standing[of.index()]));
+        families.labelled(
+            "pilothouse_unacked_streams",
+            "Streams that have not answered the last response yet",
+            MetricType::Gauge,
+            "type",
+            by_type().map(|(short, of)| (short, ConstGauge::new(of.unacked))),
+        )?;
+        families.labelled(
+            "pilothouse_oldest_unacked_seconds",
+            "Seconds since the oldest response without an answer was sent, 0 if there is none",
+            MetricType::Gauge,
+            "type",
+            by_type().map(|(short, of)| (short, ConstGauge::new(of.oldest.as_secs_f64()))),
+        )?;
+        families.labelled(
+            "pilothouse_rejecting_streams",
+            "Streams whose last answer was a NACK",
+            MetricType::Gauge,
+            "type",
+            by_type().map(|(short, of)| (short, ConstGauge::new(of.rejecting))),
+        )
+    }
+
+    fn encode_mesh(&self, families: &mut Families<'_>) -> fmt::Result {
+        // Cloned out (a pointer or two): a held borrow would stop the writer.
+        let model = self.model.borrow().clone();
+        let snapshot = self.snapshot.borrow().clone().unwrap_or_default();
+        families.one("pilot_services", "Services known", ConstGauge::new(model.service_count()))?;
+        families.one(
+            "pilot_eds_no_instances",
+            "Ports of services behind which nothing is ready or draining",
+            ConstGauge::new(model.ports_without_endpoints().count()),
+        )?;
+        families.one(
+            "pilothouse_endpoint_slices",
+            "EndpointSlices (or Endpoints objects) known",
+            ConstGauge::new(model.slice_count()),
+        )?;
+        families.one(
+            "pilothouse_snapshot_generation",
+            "Number of the newest snapshot, 0 before the first",
+            ConstGauge::new(snapshot.generation),
+        )?;
+        families.one(
+            "pilothouse_snapshot_views",
+            "Views (sorts of proxies) in the newest snapshot",
+            ConstGauge::new(snapshot.views.len()),
+        )
+    }
+
+    fn encode_source(&self, families: &mut Families<'_>, now: SystemTime) -> fmt::Result {
+        let watches = self.health.watches();
+        let each = |of: fn(&WatchHealth, SystemTime) -> f64| {
+            watches.iter().map(move |(name, watch)| (name, ConstGauge::new(of(watch, now))))
+        };
+        families.labelled(
+            "pilothouse_watch_synced",
+            "1 once the watch has listed everything",
+            MetricType::Gauge,
+            "watch",
+            each(|watch, _| f64::from(watch.synced)),
+        )?;
+        families.labelled(
+            "pilothouse_watch_age_seconds",
+            "Seconds since the source last heard from the other side, NaN if never",
+            MetricType::Gauge,
+            "watch",
+            each(|watch, now| {
+                watch.last_contact.map_or(f64::NAN, |contact| age(contact, now).as_secs_f64())
+            }),
+        )?;
+        families.labelled(
+            "pilothouse_watch_errors",
+            "Failures of the watch",
+            MetricType::Counter,
+            "watch",
+            watches.iter().map(|(name, watch)| (name, ConstCounter::new(watch.errors))),
+        )?;
+        families.one(
+            "pilothouse_source_rejected_objects",
+            "Objects left out because they cannot be used (/debug/sourcez says why)",
+            ConstGauge::new(self.health.rejections().len()),
+        )?;
+        families.one(
+            "pilothouse_source_skipped_objects",
+            "Objects passed over because nothing is done with their kind",
+            ConstGauge::new(self.health.skipped().values().sum::<u64>()),
+        )
+    }
+}
+
+/// Zero if the clock was set back meanwhile.
+fn age(then: SystemTime, now: SystemTime) -> Duration {
+    now.duration_since(then).unwrap_or_default()
+}

@@ -1,0 +1,204 @@
+//! Decides when a new snapshot is cut; the one writer of the model and of snapshots.
+//!
+//! The first change after a quiet time is published at once, further ones are gathered for the
+//! pace, so a single change is as fast as it can be and a storm costs no more than one snapshot a
+//! pace. Nothing is published before every watch has listed once.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use crate::metrics::Metrics;
+use crate::model::{Change, Model, ServiceKey};
+use crate::names::ResourceType;
+use crate::snapshot::{Snapshot, View};
+use crate::view::Leases;
+
+mod build;
+mod kinds;
+
+pub use build::Builder;
+
+/// Changes taken in at a stretch before the clock is looked at again.
+const BATCH: usize = 1024;
+
+/// When to publish.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// At least this long between two snapshots.
+    pub pace: Duration,
+    /// How long a cluster outlives its routes, so that requests on their way to it arrive.
+    pub linger: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { pace: Duration::from_millis(100), linger: Duration::from_secs(1) }
+    }
+}
+
+/// Owns the model, makes snapshots of it.
+#[derive(Debug)]
+pub struct Publisher {
+    model: Model,
+    builder: Builder,
+    dirty: BTreeSet<ServiceKey>,
+    synced: bool,
+    timing: Timing,
+    leases: Arc<Leases>,
+    metrics: Arc<Metrics>,
+    models: watch::Sender<Model>,
+    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+}
+
+impl Publisher {
+    /// A publisher and what it will publish: the model for people, snapshots for proxies (`None`
+    /// until every watch has listed).
+    pub fn new(
+        domain: &str,
+        timing: Timing,
+        leases: Arc<Leases>,
+        metrics: Arc<Metrics>,
+    ) -> (Self, watch::Receiver<Model>, watch::Receiver<Option<Arc<Snapshot>>>) {
+        let (models, model) = watch::channel(Model::default());
+        let (snapshots, snapshot) = watch::channel(None);
+        let publisher = Self {
+            model: Model::default(),
+            builder: Builder::new(domain),
+            dirty: BTreeSet::new(),
+            synced: false,
+            timing,
+            leases,
+            metrics,
+            models,
+            snapshots,
+        };
+        (publisher, model, snapshot)
+    }
+
+    /// Runs until `shutdown`, or until the source is gone: then what is published stays.
+    pub async fn run(mut self, mut changes: mpsc::Receiver<Change>, shutdown: CancellationToken) {
+        let leases = self.leases.clone();
+        let mut last_cut: Option<Instant> = None;
+        // When to cut next, and when clusters without a service may go.
+        let mut due: Option<Instant> = None;
+        let mut burial: Option<Instant> = None;
+        let mut source_lives = true;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                change = changes.recv(), if source_lives => match change {
+                    Some(change) => {
+                        self.take(change);
+                        self.take_waiting(&mut changes);
+                    }
+                    None => source_lives = false,
+                },
+                () = leases.wanted() => {
+                    // A new sort of proxy is waiting; this changes nothing for the others.
+                    if self.synced {
+                        self.cut();
+                    }
+                    continue;
+                }
+                () = until(due), if due.is_some() => {}
+                () = until(burial), if burial.is_some() => {
+                    self.builder.bury();
+                    burial = None;
+                    due.get_or_insert_with(Instant::now);
+                }
+            }
+            if !self.synced {
+                continue;
+            }
+            let now = Instant::now();
+            if self.dirty.is_empty() && due.is_none() && last_cut.is_some() {
+                continue;
+            }
+            let next = last_cut.map_or(now, |last| last + self.timing.pace);
+            if next > now {
+                due = Some(next);
+                continue;
+            }
+            // What has come meanwhile belongs into the same snapshot.
+            self.take_waiting(&mut changes);
+            self.cut();
+            last_cut = Some(Instant::now());
+            due = None;
+            if self.builder.has_dying() && burial.is_none() {
+                burial = Some(Instant::now() + self.timing.linger);
+            }
+        }
+    }
+
+    fn take(&mut self, change: Change) {
+        self.metrics.inbound(&change);
+        if matches!(change, Change::Synced) && !self.synced {
+            self.synced = true;
+            info!(
+                services = self.model.service_count(),
+                slices = self.model.slice_count(),
+                "everything has been listed once, serving"
+            );
+        }
+        self.model.apply(change, &mut self.dirty);
+    }
+
+    fn take_waiting(&mut self, changes: &mut mpsc::Receiver<Change>) {
+        for _ in 0..BATCH {
+            match changes.try_recv() {
+                Ok(change) => self.take(change),
+                Err(_) => break,
+            }
+        }
+    }
+
+    fn cut(&mut self) {
+        let begun = Instant::now();
+        let dirty = std::mem::take(&mut self.dirty);
+        self.builder.update(&self.model, &dirty);
+        let snapshot = self.builder.snapshot(&self.leases.keys());
+        // Copies are O(1); readers never wait for the writer.
+        self.models.send_replace(self.model.clone());
+        let generation = snapshot.generation;
+        let published = self.snapshots.send_if_modified(|current| {
+            let same = current.as_ref().is_some_and(|current| is_same(current, &snapshot));
+            if !same {
+                *current = Some(Arc::new(snapshot));
+            }
+            !same
+        });
+        if published {
+            let took = begun.elapsed();
+            self.metrics.snapshot_cut(took);
+            debug!(generation, services = dirty.len(), ?took, "snapshot");
+        }
+    }
+}
+
+/// Nothing that any proxy could notice differs.
+fn is_same(one: &Snapshot, other: &Snapshot) -> bool {
+    let same_view = |a: &View, b: &View| {
+        ResourceType::IN_ORDER.into_iter().all(|of| a.set(of).version() == b.set(of).version())
+    };
+    one.views.len() == other.views.len()
+        && one
+            .views
+            .iter()
+            .all(|(key, view)| other.views.get(key).is_some_and(|other| same_view(view, other)))
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

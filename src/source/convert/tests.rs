@@ -1,0 +1,234 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::model::Protocol;
+
+fn parse<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).expect("the test's object is well-formed")
+}
+
+fn service(spec: Value) -> Result<Converted<Service>, Rejection> {
+    let metadata = json!({"name": "reviews", "namespace": "shop", "resourceVersion": "7",
+        "creationTimestamp": "2024-05-01T10:00:00Z"});
+    Converter::default().service(&parse(json!({"metadata": metadata, "spec": spec})))
+}
+
+fn slice(object: Value) -> Result<Option<Converted<EndpointSlice>>, Rejection> {
+    let mut whole = json!({"addressType": "IPv4", "endpoints": [], "metadata":
+        {"name": "reviews-abc", "namespace": "shop", "labels": {SERVICE_NAME_LABEL: "reviews"}}});
+    for (key, value) in object.as_object().expect("an object") {
+        whole[key] = value.clone();
+    }
+    Converter::default().slice(&parse(whole))
+}
+
+fn texts(flaws: &[Rejection]) -> Vec<String> {
+    flaws.iter().map(ToString::to_string).collect()
+}
+
+fn state(conditions: Value) -> EndpointState {
+    let endpoint = json!({"addresses": ["10.0.0.1"], "conditions": conditions});
+    let slice = slice(json!({"endpoints": [endpoint]})).unwrap().unwrap();
+    slice.value.subsets[0].endpoints[0].state
+}
+
+#[test]
+fn a_service_keeps_what_proxies_need() {
+    let converted =
+        service(json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"],
+        "ports": [{"name": "http", "port": 9080}, {"name": "db", "port": 3306, "protocol": "TCP"},
+                  {"name": "dns", "port": 53, "protocol": "UDP"},
+                  {"name": "sig", "port": 54, "protocol": "SCTP"}]}))
+        .unwrap();
+    assert!(converted.flaws.is_empty() && converted.notes.is_empty(), "{converted:?}");
+    let service = converted.value;
+    assert_eq!(service.key, ServiceKey::new("shop", "reviews"));
+    assert_eq!(
+        service.cluster_ips(),
+        [[10, 96, 0, 1].into(), "fd00::1".parse::<IpAddr>().unwrap()]
+    );
+    let port = |name: &str, port, protocol| ServicePort { name: name.into(), port, protocol };
+    let expected = [port("http", 9080, Protocol::Http), port("db", 3306, Protocol::Tcp)];
+    assert_eq!(service.ports, expected);
+    assert_eq!((&*service.created, &*service.resource_version), ("2024-05-01T10:00:00Z", "7"));
+}
+
+#[test]
+fn kinds_of_services() {
+    let kind = |spec| service(spec).unwrap().value.kind;
+    let ports = json!([{"port": 80}]);
+    assert_eq!(kind(json!({"clusterIP": "None", "ports": ports})), ServiceKind::Headless);
+    assert_eq!(kind(json!({"clusterIPs": ["None"]})), ServiceKind::Headless);
+    assert_eq!(kind(json!({"ports": ports})), ServiceKind::ClusterIp(vec![]));
+    for name in ["NodePort", "LoadBalancer", "ClusterIP"] {
+        let spec = json!({"type": name, "clusterIP": "10.96.0.9", "ports": ports});
+        assert_eq!(kind(spec), ServiceKind::ClusterIp(vec![[10, 96, 0, 9].into()]));
+    }
+    let alias = json!({"type": "ExternalName", "externalName": "Example.COM."});
+    assert_eq!(kind(alias), ServiceKind::ExternalName("example.com".into()));
+    let bad = service(json!({"type": "ExternalName", "externalName": "a b"})).unwrap_err();
+    assert_eq!(bad.field, "spec.externalName");
+    assert_eq!(service(json!({"type": "Wrong"})).unwrap_err().field, "spec.type");
+}
+
+#[test]
+fn bad_parts_of_a_service_are_left_out_and_named() {
+    let converted = service(json!({"clusterIP": "10.96.0.1", "ports": [
+        {"name": "a", "port": 0}, {"name": "b", "port": 70000}, {"name": "c", "port": -1},
+        {"name": "d", "port": 80}, {"name": "e", "port": 80}, {"name": "d", "port": 81},
+        {"port": 82}, {"name": "Bad_Name", "port": 83}, {"name": "f", "port": 84, "protocol": "ICMP"},
+        {"name": "g", "port": 65535}]}))
+    .unwrap();
+    let ports: Vec<_> = converted.value.ports.iter().map(|port| port.port).collect();
+    assert_eq!(ports, [80, 65535]);
+    let expected = [
+        "spec.ports[0].port: 0 is no port number (1 to 65535)",
+        "spec.ports[1].port: 70000 is no port number (1 to 65535)",
+        "spec.ports[2].port: -1 is no port number (1 to 65535)",
+        "spec.ports[4].port: 80 is the number of an earlier port as well",
+        "spec.ports[5].name: \"d\" is the name of an earlier port as well",
+        "spec.ports[6].name: missing: every port needs a name where there are several",
+    ];
+    assert_eq!(texts(&converted.flaws)[..6], expected);
+    let fields: Vec<_> = converted.flaws[6..].iter().map(|flaw| flaw.field.as_str()).collect();
+    assert_eq!(fields, ["spec.ports[7].name", "spec.ports[8].protocol"]);
+}
+
+#[test]
+fn one_number_may_serve_tcp_and_udp() {
+    let converted = service(json!({"clusterIP": "10.96.0.10", "ports": [
+        {"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53}]}));
+    let converted = converted.unwrap();
+    assert_eq!((converted.value.ports.len(), converted.flaws.len()), (1, 0));
+}
+
+#[test]
+fn a_service_without_ports_or_with_a_bad_address_is_flawed() {
+    let portless = service(json!({"clusterIP": "10.96.0.1"})).unwrap();
+    assert_eq!(texts(&portless.flaws), ["spec.ports: a service needs at least one port"]);
+    assert!(service(json!({"clusterIP": "None"})).unwrap().flaws.is_empty());
+    for address in ["10.96.0.300", "reviews", "0.0.0.0", "224.0.0.1"] {
+        let bad = service(json!({"clusterIP": address, "ports": [{"port": 80}]})).unwrap();
+        assert_eq!(bad.flaws[0].field, "spec.clusterIP");
+        assert_eq!(bad.value.kind, ServiceKind::ClusterIp(vec![]), "{address}");
+    }
+}
+
+#[test]
+fn names_that_would_forge_a_host_are_rejected() {
+    let with = |name: &str, namespace: &str| {
+        let metadata = json!({"name": name, "namespace": namespace});
+        let object = json!({"metadata": metadata, "spec": {"ports": [{"port": 80}]}});
+        Converter::default().service(&parse(object))
+    };
+    for name in ["", "a.b", "Reviews", "-a", "a-", "a_b", "ä", &"x".repeat(64)] {
+        assert_eq!(with(name, "shop").unwrap_err().field, "metadata.name", "{name:?}");
+    }
+    assert_eq!(with("a", "b.svc").unwrap_err().field, "metadata.namespace");
+    assert_eq!(with("a", "").unwrap().value.key, ServiceKey::new("default", "a"));
+    assert!(with(&"x".repeat(63), "1-2").is_ok());
+    let label = json!({"metadata": {"name": "s", "labels": {SERVICE_NAME_LABEL: "a.other"}}});
+    assert!(slice(label).unwrap_err().field.contains(SERVICE_NAME_LABEL));
+}
+
+#[test]
+fn a_slice_of_names_or_of_no_service_is_not_for_us() {
+    assert!(slice(json!({"addressType": "FQDN"})).unwrap().is_none());
+    assert!(slice(json!({"metadata": {"name": "own", "namespace": "shop"}})).unwrap().is_none());
+    assert_eq!(slice(json!({"addressType": "IPX"})).unwrap_err().field, "addressType");
+}
+
+#[test]
+fn absent_conditions_mean_what_the_api_says() {
+    use EndpointState::{Draining, NotReady, Ready};
+    assert_eq!(state(Value::Null), Ready);
+    assert_eq!(state(json!({})), Ready);
+    assert_eq!(state(json!({"ready": true, "terminating": true})), Ready);
+    assert_eq!(state(json!({"ready": false})), NotReady);
+    assert_eq!(state(json!({"ready": false, "serving": true})), NotReady);
+    assert_eq!(state(json!({"ready": false, "terminating": true})), Draining);
+    let gone = json!({"ready": false, "serving": false, "terminating": true});
+    assert_eq!(state(gone), NotReady);
+}
+
+#[test]
+fn absent_names_protocols_and_numbers_of_slice_ports() {
+    let converted = slice(json!({"endpoints": [{"addresses": ["10.0.0.1"]}], "ports": [
+        {"port": 80}, {"name": "any"}, {"name": "dns", "port": 53, "protocol": "UDP"}]}));
+    let converted = converted.unwrap().unwrap();
+    let ports = &converted.value.subsets[0].ports;
+    assert_eq!(*ports, [SlicePort { name: "".into(), port: 80 }]);
+    assert!(converted.flaws.is_empty());
+    assert_eq!(converted.notes[0].field, "ports[1].port");
+    for none in [Value::Null, json!([])] {
+        let empty = slice(json!({"endpoints": [{"addresses": ["10.0.0.1"]}], "ports": none}));
+        let empty = empty.unwrap().unwrap();
+        assert!(empty.value.subsets[0].ports.is_empty());
+        assert_eq!(empty.notes[0].field, "ports");
+    }
+}
+
+#[test]
+fn only_the_first_address_counts_and_bad_ones_are_left_out() {
+    let converted = slice(json!({"ports": [{"port": 80}], "endpoints": [
+        {"addresses": ["10.0.0.1", "10.0.0.2"], "zone": "z", "nodeName": "n", "hostname": "h"},
+        {"addresses": []}, {"addresses": ["reviews"]}, {"addresses": ["fd00::1"]},
+        {"addresses": ["10.0.0.3"]}]}));
+    let converted = converted.unwrap().unwrap();
+    let endpoints = &converted.value.subsets[0].endpoints;
+    let addresses: Vec<_> = endpoints.iter().map(|one| one.address.to_string()).collect();
+    assert_eq!(addresses, ["10.0.0.1", "10.0.0.3"]);
+    let first = &endpoints[0];
+    let place = (first.zone.as_deref(), first.node.as_deref(), first.hostname.as_deref());
+    assert_eq!(place, (Some("z"), Some("n"), Some("h")));
+    let expected = [
+        "endpoints[1].addresses[0]: missing",
+        "endpoints[2].addresses[0]: \"reviews\" is no IP address",
+        "endpoints[3].addresses[0]: fd00::1 in a slice of IPv4 addresses",
+    ];
+    assert_eq!(texts(&converted.flaws), expected);
+}
+
+#[test]
+fn endpoints_objects_have_subsets_and_two_states() {
+    let object = json!({"metadata": {"name": "reviews", "namespace": "shop"}, "subsets": [
+        {"addresses": [{"ip": "10.0.0.1", "nodeName": "n"}],
+         "notReadyAddresses": [{"ip": "10.0.0.2", "hostname": "h"}, {"ip": "nonsense"}],
+         "ports": [{"name": "http", "port": 9080}]},
+        {"addresses": [{"ip": "10.0.0.3"}], "ports": [{"port": 0}]}]});
+    let converted = Converter::default().endpoints(&parse(object)).unwrap();
+    let slice = converted.value;
+    assert_eq!(&*slice.name, "endpoints/reviews");
+    assert_eq!(slice.service, ServiceKey::new("shop", "reviews"));
+    let states: Vec<Vec<_>> = slice
+        .subsets
+        .iter()
+        .map(|subset| subset.endpoints.iter().map(|one| one.state).collect())
+        .collect();
+    assert_eq!(
+        states,
+        [vec![EndpointState::Ready, EndpointState::NotReady], vec![EndpointState::Ready]]
+    );
+    assert_eq!(slice.subsets[0].ports[0].port, 9080);
+    let fields: Vec<_> = converted.flaws.iter().map(|flaw| flaw.field.as_str()).collect();
+    assert_eq!(fields, ["subsets[0].notReadyAddresses[1].ip", "subsets[1].ports[0].port"]);
+}
+
+#[test]
+fn an_endpoint_costs_less_than_80_bytes() {
+    assert!(size_of::<Endpoint>() < 80, "{} bytes", size_of::<Endpoint>());
+    let mut converter = Converter::default();
+    let mut endpoint = |name: &str| {
+        let endpoints = json!([{"addresses": ["10.0.0.1"], "zone": "z", "nodeName": "n"}]);
+        let labels = json!({SERVICE_NAME_LABEL: "reviews"});
+        let object = json!({"addressType": "IPv4", "endpoints": endpoints,
+            "metadata": {"name": name, "namespace": "shop", "labels": labels}});
+        let slice = converter.slice(&parse(object)).unwrap().unwrap().value;
+        (slice.subsets[0].endpoints[0].clone(), slice.service)
+    };
+    let ((one, service), (two, same)) = (endpoint("a"), endpoint("b"));
+    assert!(Arc::ptr_eq(one.zone.as_ref().unwrap(), two.zone.as_ref().unwrap()));
+    assert!(Arc::ptr_eq(one.node.as_ref().unwrap(), two.node.as_ref().unwrap()));
+    assert!(Arc::ptr_eq(&service.namespace, &same.namespace));
+    assert!(Arc::ptr_eq(&service.name, &same.name));
+}

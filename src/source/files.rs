@@ -1,0 +1,201 @@
+//! Files of Kubernetes manifests as a source: the default that needs no cluster.
+//!
+//! Whatever happens to the files, everything is read again as a whole ([`folder`]) and sent as two
+//! complete lists, of which the model takes what really differs; files with the same content are
+//! not parsed again. What cannot be read or is wrong keeps its last good state. [`watch`] says when
+//! to look. Reading is blocking work and done off the async workers.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::Sender;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::health::Health;
+use crate::model::{Change, Scope};
+
+mod folder;
+mod parse;
+mod watch;
+
+use folder::{Folder, Outcome};
+use watch::Watch;
+
+/// Writers need a moment from the first to the last byte: read only once it is quiet this long,
+const QUIET: Duration = Duration::from_millis(50);
+/// but wait no longer than this for a writer that never pauses.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How often to look without being told, since some file systems tell nothing.
+const SAFETY: Duration = Duration::from_secs(30);
+/// The same where the kernel cannot watch (out of inotify watches, say).
+const POLL: Duration = Duration::from_millis(500);
+/// How many new errors are logged one by one; all stand in the health.
+const LOGGED: usize = 5;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Files, and folders of `.yaml`, `.yml` and `.json` files (not their subfolders).
+    pub paths: Vec<PathBuf>,
+}
+
+/// A path that cannot be meant.
+#[derive(Debug, thiserror::Error)]
+#[error("--manifests {}: {reason}", path.display())]
+pub struct Unusable {
+    pub path: PathBuf,
+    pub reason: String,
+}
+
+/// Refuses paths that do not exist or cannot be read, for the start of the program: then it is a
+/// typing error. Later, a path that vanishes keeps its last state, as it may come back.
+pub fn check(config: &Config) -> Result<(), Unusable> {
+    for path in &config.paths {
+        let tried = fs::metadata(path).and_then(|found| match found {
+            found if found.is_dir() => fs::read_dir(path).map(|_| true),
+            found if found.is_file() => fs::File::open(path).map(|_| true),
+            _ => Ok(false),
+        });
+        let reason = match tried {
+            Ok(true) => continue,
+            Ok(false) => "neither a file nor a folder".to_owned(),
+            Err(error) => format!("{error}; give a file or folder of Kubernetes manifests"),
+        };
+        return Err(Unusable { path: path.clone(), reason });
+    }
+    Ok(())
+}
+
+/// Follows the files until `shutdown` fires or nobody takes the changes any more.
+pub async fn run(
+    config: Config,
+    changes: Sender<Change>,
+    health: Arc<Health>,
+    shutdown: CancellationToken,
+) {
+    for path in &config.paths {
+        health.expect(&path.display().to_string());
+    }
+    shutdown.run_until_cancelled(follow(config, changes, health)).await;
+}
+
+async fn follow(config: Config, changes: Sender<Change>, health: Arc<Health>) {
+    let mut reading = (Folder::new(config.paths), Watch::new());
+    let mut reporter = Reporter { health: health.clone(), known: BTreeMap::new(), polling: None };
+    let mut synced = false;
+    loop {
+        let read = tokio::task::spawn_blocking(move || {
+            let (mut folder, mut watch) = reading;
+            // First the watches: what changes after this wakes us, what changed before is read.
+            watch.follow(folder.paths());
+            let outcome = folder.read();
+            (outcome, folder, watch)
+        });
+        let (outcome, folder, watch) = match read.await {
+            Ok(done) => done,
+            Err(error) => {
+                error!(%error, "reading the manifests broke off; the last known state is kept");
+                health.failed("manifests", error);
+                return;
+            }
+        };
+        if outcome.changed {
+            reporter.report(&outcome);
+        }
+        reporter.report_watch(watch.trouble());
+        for (path, read) in &outcome.paths {
+            match read {
+                Ok(()) => health.contact(path),
+                Err(error) => health.failed(path, error),
+            }
+        }
+        if outcome.changed && send(outcome.lists, &changes).await.is_err() {
+            return;
+        }
+        if !synced && outcome.complete {
+            synced = true;
+            for (path, _) in &outcome.paths {
+                health.synced(path);
+            }
+            if changes.send(Change::Synced).await.is_err() {
+                return;
+            }
+        }
+        let pause = if watch.trouble().is_some() { POLL } else { SAFETY };
+        tokio::select! {
+            () = watch.woken() => settle(&watch).await,
+            () = sleep(pause) => {}
+        }
+        if changes.is_closed() {
+            return;
+        }
+        reading = (folder, watch);
+    }
+}
+
+/// Endpoints first, so that a new service never appears without its endpoints.
+async fn send(lists: folder::Lists, changes: &Sender<Change>) -> Result<(), ()> {
+    changes.send(Change::Slices(Scope::All, lists.slices)).await.map_err(drop)?;
+    changes.send(Change::Services(Scope::All, lists.services)).await.map_err(drop)
+}
+
+/// Waits until nothing has happened for a moment, so that a file is not read half-written.
+async fn settle(watch: &Watch) {
+    let latest = Instant::now() + PATIENCE;
+    let quiet = async { while timeout(QUIET, watch.woken()).await.is_ok() {} };
+    _ = timeout_at(latest, quiet).await;
+}
+
+/// Says what is new about errors, each once.
+struct Reporter {
+    health: Arc<Health>,
+    /// What is left out, and why.
+    known: BTreeMap<String, String>,
+    polling: Option<String>,
+}
+
+impl Reporter {
+    fn report(&mut self, outcome: &Outcome) {
+        let new =
+            outcome.rejected.iter().filter(|(place, why)| self.known.get(*place) != Some(why));
+        let mut count = 0;
+        for (place, reason) in new {
+            count += 1;
+            if count <= LOGGED {
+                warn!(manifest = %place, %reason, "left out");
+            }
+        }
+        if count > LOGGED {
+            warn!(count, "manifests have new errors, of which the first are above");
+        }
+        if outcome.rejected.is_empty() && !self.known.is_empty() {
+            info!("all manifests are good again");
+        }
+        debug!(
+            services = outcome.lists.services.len(),
+            slices = outcome.lists.slices.len(),
+            rejected = outcome.rejected.len(),
+            "manifests read"
+        );
+        self.known = outcome.rejected.clone();
+        self.health.replace_rejected(outcome.rejected.clone());
+        self.health.replace_notes(outcome.notes.clone());
+        self.health.replace_skipped(outcome.skipped.clone());
+    }
+
+    fn report_watch(&mut self, trouble: Option<&str>) {
+        if let Some(trouble) = trouble
+            && self.polling.as_deref() != Some(trouble)
+        {
+            warn!(reason = trouble, "cannot watch the files, so they are read every half second");
+        }
+        self.polling = trouble.map(str::to_owned);
+    }
+}
+
+#[cfg(test)]
+mod tests;

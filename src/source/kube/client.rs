@@ -1,0 +1,97 @@
+//! Finding the API server, and noticing each time it is heard from.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use k8s_openapi::Resource;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::client::Body;
+use kube::config::KubeConfigOptions;
+use kube::{Client, Error};
+use tower::service_fn;
+
+use super::super::health::Health;
+use super::{Config, errors};
+
+/// How long to wait for a connection to the API server.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// A client for the cluster that the operator means: by `--context` or `KUBECONFIG` if there is
+/// one of them, since that was said on purpose; else for the cluster that we run in; else by
+/// `~/.kube/config`.
+///
+/// Fails with a sentence for people when there is no usable configuration; the server itself has
+/// not been asked for anything yet.
+pub(super) async fn connect(config: &Config) -> Result<Client, String> {
+    let from_file = config.context.is_some() || std::env::var_os("KUBECONFIG").is_some();
+    let in_cluster = if from_file { None } else { kube::Config::incluster().ok() };
+    let mut settings = match in_cluster {
+        Some(settings) => settings,
+        None => {
+            let options =
+                KubeConfigOptions { context: config.context.clone(), ..Default::default() };
+            kube::Config::from_kubeconfig(&options)
+                .await
+                .map_err(|error| format!("{}: {}", describe(config), errors::chain(&error)))?
+        }
+    };
+    settings.connect_timeout = Some(CONNECT);
+    // The watcher notices a watch that fell silent, but nothing would notice a list that did.
+    settings.read_timeout = Some(config.watch_timeout + Duration::from_secs(10));
+    settings.reset_reader_on_write = true;
+    // Watches are retried with their own backoff, and health is to see every failure.
+    settings.default_retry = false;
+    Client::try_from(settings)
+        .map_err(|error| format!("{}: {}", describe(config), errors::chain(&error)))
+}
+
+/// Where the configuration comes from, for messages.
+pub(super) fn describe(config: &Config) -> String {
+    let file = match std::env::var("KUBECONFIG") {
+        Ok(path) => format!("KUBECONFIG={path}"),
+        Err(_) => "in-cluster configuration or ~/.kube/config".to_owned(),
+    };
+    match &config.context {
+        Some(context) => format!("{file}, context {context}"),
+        None => file,
+    }
+}
+
+pub(super) async fn has_endpoint_slices(client: &Client) -> Result<bool, Error> {
+    match client.list_api_group_resources(EndpointSlice::API_VERSION).await {
+        Ok(list) => {
+            Ok(list.resources.iter().any(|one| one.name == EndpointSlice::URL_PATH_SEGMENT))
+        }
+        Err(Error::Api(status)) if status.code == 404 => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The same client, telling `health` whenever the server answers or sends a piece of an answer.
+///
+/// A healthy watch on which nothing happens emits no events, so freshness is measured here: the
+/// watch is asked for anew at each timeout, and bookmarks come in between.
+pub(super) fn observed(client: &Client, health: Arc<Health>, watch: Arc<str>) -> Client {
+    let namespace = client.default_namespace().to_owned();
+    let client = client.clone();
+    let service = service_fn(move |request: http::Request<Body>| {
+        let (client, health, watch) = (client.clone(), health.clone(), watch.clone());
+        async move {
+            let response = client.send(request).await?;
+            let good = response.status().is_success();
+            if good {
+                health.contact(&watch);
+            }
+            Ok::<_, Error>(response.map(move |body| {
+                body.map_frame(move |frame| {
+                    if good {
+                        health.contact(&watch);
+                    }
+                    frame
+                })
+            }))
+        }
+    });
+    Client::new(service, namespace)
+}

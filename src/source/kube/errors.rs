@@ -1,0 +1,102 @@
+//! What a failure of the API means to a person, and to the watch.
+
+use std::error::Error as StdError;
+
+use kube::core::Status;
+use kube::runtime::watcher;
+
+/// An error and all its causes, each once.
+pub(super) fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        // Most libraries repeat the cause in their own text.
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// A failed request for `what`.
+pub(super) fn explain(error: &kube::Error, what: &str) -> String {
+    match error {
+        kube::Error::Api(status) => explain_status(status, what, what),
+        other => chain(other),
+    }
+}
+
+/// A failed watch of `plural` (`services`), which RBAC calls `resource`.
+pub(super) fn explain_watch(error: &watcher::Error, plural: &str, resource: &str) -> String {
+    match status_of(error) {
+        Some(status) => explain_status(status, plural, resource),
+        None => chain(error),
+    }
+}
+
+fn explain_status(status: &Status, what: &str, resource: &str) -> String {
+    let said = &status.message;
+    match status.code {
+        401 => format!(
+            "401 Unauthorized: the API server does not know our credentials ({said}); check the \
+             token of the ServiceAccount, or the kubeconfig's user"
+        ),
+        403 => format!(
+            "403 Forbidden: {said}; a ClusterRole (or, with namespaces given, a Role in each) \
+             must allow get, list and watch on {resource}"
+        ),
+        code => format!("{code} {}: {said} (on {what})", status.reason),
+    }
+}
+
+fn status_of(error: &watcher::Error) -> Option<&Status> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(status),
+        _ => None,
+    }
+}
+
+/// The version that we would resume from is too old for the server.
+pub(super) fn is_expired(error: &watcher::Error) -> bool {
+    status_of(error).is_some_and(|status| status.code == 410)
+}
+
+/// Whether the watcher would try for ever to resume from a version that the server does not have:
+/// one too old told by the HTTP status, or one too new, as after the restore of a backup.
+pub(super) fn needs_new_list(error: &watcher::Error) -> bool {
+    let watcher::Error::WatchStartFailed(kube::Error::Api(status)) = error else { return false };
+    status.code == 410 || status.message.contains("resource version")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(code: u16, message: &str) -> Box<Status> {
+        Box::new(Status { code, message: message.to_owned(), ..Default::default() })
+    }
+
+    #[test]
+    fn forbidden_says_which_rights_are_needed() {
+        let error = watcher::Error::InitialListFailed(kube::Error::Api(status(403, "no!")));
+        let text = explain_watch(&error, "services", "services");
+        assert!(text.contains("get, list and watch on services"), "{text}");
+        assert!(text.contains("no!"), "{text}");
+    }
+
+    #[test]
+    fn a_version_that_the_server_lacks_needs_a_new_list() {
+        let failed = |status| watcher::Error::WatchStartFailed(kube::Error::Api(status));
+        assert!(needs_new_list(&failed(status(410, "too old"))));
+        assert!(needs_new_list(&failed(status(504, "Too large resource version: 900"))));
+        assert!(!needs_new_list(&failed(status(504, "timeout"))));
+        // As an event of the watch, kube's watcher lists anew by itself.
+        assert!(!needs_new_list(&watcher::Error::WatchError(status(410, "too old"))));
+        assert!(is_expired(&watcher::Error::WatchError(status(410, "too old"))));
+    }
+}
