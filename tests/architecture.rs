@@ -20,19 +20,38 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ads", &["snapshot", "subscription", "view", "names", "proxies", "metrics"]),
     ("proxies", &["snapshot", "subscription", "view", "names"]),
     // Readers of everything, writers of nothing.
-    (
-        "metrics",
-        &["model", "names", "proxies", "snapshot", "source", "version"],
-    ),
+    ("metrics", &["model", "names", "proxies", "snapshot", "source", "version"]),
     (
         "debug",
         &[
-            "descriptors", "metrics", "model", "names", "proxies", "snapshot", "source",
-            "subscription", "version", "view",
+            "descriptors",
+            "metrics",
+            "model",
+            "names",
+            "proxies",
+            "snapshot",
+            "source",
+            "subscription",
+            "version",
+            "view",
         ],
     ),
-    ("app", &["ads", "debug", "descriptors", "metrics", "proxies", "publish", "snapshot", "source",
-        "subscription", "version", "view"]),
+    (
+        "app",
+        &[
+            "ads",
+            "debug",
+            "descriptors",
+            "metrics",
+            "proxies",
+            "publish",
+            "snapshot",
+            "source",
+            "subscription",
+            "version",
+            "view",
+        ],
+    ),
     ("cli", &["ads", "app", "names", "publish", "source"]),
 ];
 
