@@ -49,13 +49,14 @@ impl Config {
         config
     }
 
-    /// Names of clusters and listeners that Envoy has but does not use yet.
+    /// Names of clusters and listeners that Envoy has in a version that it does not use yet.
     pub(crate) fn waiting(dump: &Value) -> Vec<String> {
         let dump = spelled_alike(dump);
         let clusters = entries(&dump, "dynamicwarmingclusters")
             .filter_map(|entry| entry["cluster"]["name"].as_str());
         let listeners = entries(&dump, "dynamiclisteners")
-            .filter(|entry| !entry["warmingstate"].is_null() || entry["activestate"].is_null())
+            // A removed one stays listed while its connections drain, which takes minutes.
+            .filter(|entry| !entry["warmingstate"].is_null())
             .filter_map(|entry| entry["name"].as_str());
         clusters.chain(listeners).map(str::to_owned).collect()
     }
