@@ -77,7 +77,7 @@ impl Fixture {
 
     fn connect(&mut self, name: &str, delta: bool) -> &Connection {
         let peer: SocketAddr = "10.1.2.3:4567".parse().unwrap();
-        let registration = self.state.proxies.register(Some(peer), delta);
+        let registration = self.state.proxies.register(Some(peer), delta, 1000).unwrap();
         let identity = ProxyIdentity {
             node_id: format!("sidecar~10.1.2.3~{name}~default.svc.cluster.local").into(),
             name: name.into(),

@@ -28,6 +28,7 @@ fn counts_under_istios_names() {
 
     metrics.push(ResourceType::Endpoint, 20_000);
     metrics.push_time(ResourceType::Endpoint, Duration::from_millis(2));
+    metrics.ack_time(ResourceType::Cluster, Duration::from_millis(20));
     metrics.reject(ResourceType::Listener);
     metrics.expired_nonce(ResourceType::Route);
     metrics.request(ResourceType::Cluster);
@@ -47,6 +48,8 @@ fn counts_under_istios_names() {
         "pilot_xds_config_size_bytes_bucket{le=\"10000.0\",type=\"eds\"} 0",
         "pilot_xds_config_size_bytes_bucket{le=\"100000.0\",type=\"eds\"} 1",
         "pilot_xds_push_time_count{type=\"eds\"} 1",
+        "pilothouse_ack_seconds_bucket{le=\"0.01\",type=\"cds\"} 0",
+        "pilothouse_ack_seconds_bucket{le=\"0.025\",type=\"cds\"} 1",
         "pilot_total_xds_rejects{type=\"lds\"} 1",
         "pilot_xds_expired_nonce{type=\"rds\"} 1",
         "pilothouse_xds_requests_total{type=\"cds\"} 1",
@@ -67,7 +70,7 @@ fn a_flood_of_version_names_ends_in_other() {
     let proxies = Arc::new(Proxies::default());
     let streams: Vec<_> = (0..100)
         .map(|number| {
-            let stream = proxies.register(None, false);
+            let stream = proxies.register(None, false, 1000).unwrap();
             stream.connection.update(|status| {
                 status.identity = Some(crate::proxies::ProxyIdentity {
                     node_id: "x".into(),

@@ -1,8 +1,8 @@
 //! Files of Kubernetes manifests as a source: the default that needs no cluster.
 //!
-//! Whatever happens to the files, everything is read again as a whole ([`folder`]) and sent as two
+//! Whatever happens to the files, everything is read again as a whole (`folder`) and sent as two
 //! complete lists, of which the model takes what really differs; files with the same content are
-//! not parsed again. What cannot be read or is wrong keeps its last good state. [`watch`] says when
+//! not parsed again. What cannot be read or is wrong keeps its last good state. `watch` says when
 //! to look. Reading is blocking work and done off the async workers.
 
 use std::collections::BTreeMap;

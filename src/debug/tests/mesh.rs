@@ -124,3 +124,31 @@ async fn sourcez_shows_watches_and_what_was_left_out() {
     assert_eq!(view["view"], "sidecar in namespace default");
     assert_eq!(view["resources"], json!({ "cds": 2, "eds": 2, "lds": 2, "rds": 2 }));
 }
+
+/// The descriptors cover whatever the translation puts into an `Any`.
+#[test]
+fn every_resource_that_is_made_can_be_shown() {
+    let fixture = Fixture::new();
+    fixture.fill_model();
+    let model = fixture.state.model();
+    let mut builder = crate::publish::Builder::new("cluster.local");
+    builder.update(&model, &model.services().map(|service| service.key.clone()).collect());
+    let kinds = [
+        ProxyKind::Sidecar,
+        ProxyKind::BoundSidecar,
+        ProxyKind::Router,
+        ProxyKind::DEFAULT_STANDALONE,
+    ];
+    let views = kinds.map(|kind| ViewKey { kind, namespace: Some("default".into()) });
+    let snapshot = builder.snapshot(&views.into());
+    assert_eq!(snapshot.views.len(), 4);
+    for view in snapshot.views.values() {
+        for of in ResourceType::IN_ORDER {
+            for resource in view.set(of).iter() {
+                let shown =
+                    crate::descriptors::to_json(of.type_url(), resource.value()).to_string();
+                assert!(!shown.contains("\"problem\""), "{}: {shown}", resource.name);
+            }
+        }
+    }
+}

@@ -8,7 +8,7 @@ async fn syncz_has_istios_fields_and_our_counts() {
     send(fixture.connect("reviews-v1.default", false));
     fixture.connect("details-v1.other", true);
     // Said nothing yet: not a proxy.
-    let silent = fixture.state.proxies.register(None, false);
+    let silent = fixture.state.proxies.register(None, false, 1000).unwrap();
 
     let page = fixture.json("/debug/syncz").await;
     let proxies: Vec<_> =
@@ -64,7 +64,7 @@ async fn connections_lists_every_stream_by_id() {
     assert_eq!(fixture.json("/debug/connections").await, json!({ "totalClients": 0 }));
     fixture.connect("reviews.default", false);
     fixture.connect("details.default", false);
-    let silent = fixture.state.proxies.register(None, true);
+    let silent = fixture.state.proxies.register(None, true, 1000).unwrap();
     let page = fixture.json("/debug/connections").await;
     assert_eq!(page["totalClients"], 3);
     let ids: Vec<_> = page["clients"]

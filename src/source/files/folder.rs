@@ -2,14 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::super::convert::Converter;
-use super::parse::{self, Id, Object, Parsed};
+use super::parse::{self, Id, Job, Object, Parsed};
 use crate::model::{EndpointSlice, Service, ServiceKey};
+
+/// More would not help: the rest of a start takes as long.
+const MAX_THREADS: usize = 8;
 
 /// The files of all paths, as they were when they were last good.
 #[derive(Debug)]
@@ -17,7 +21,8 @@ pub(super) struct Folder {
     paths: Vec<PathBuf>,
     /// By absolute path, so that one that is given twice is read once.
     files: BTreeMap<PathBuf, File>,
-    converter: Converter,
+    /// One for each thread that parses.
+    converters: Vec<Converter>,
     /// Paths that were read at least once.
     read_once: BTreeSet<PathBuf>,
     first: bool,
@@ -74,10 +79,11 @@ pub(super) struct Outcome {
 
 impl Folder {
     pub(super) fn new(paths: Vec<PathBuf>) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
         Self {
             paths,
             files: BTreeMap::new(),
-            converter: Converter::default(),
+            converters: std::iter::repeat_with(Converter::default).take(threads).collect(),
             read_once: BTreeSet::new(),
             first: true,
         }
@@ -92,7 +98,7 @@ impl Folder {
     pub(super) fn read(&mut self) -> Outcome {
         let mut outcome =
             Outcome { changed: std::mem::take(&mut self.first), ..Outcome::default() };
-        let (mut seen, mut lost) = (BTreeSet::new(), BTreeSet::new());
+        let (mut seen, mut lost, mut jobs) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
         for root in self.paths.clone() {
             let listed = list(&root);
             match &listed {
@@ -101,7 +107,7 @@ impl Folder {
                     for file in files {
                         let key = std::path::absolute(file).unwrap_or_else(|_| file.clone());
                         if seen.insert(key.clone()) {
-                            outcome.changed |= self.read_file(key, file, &root);
+                            outcome.changed |= self.read_file(key, file, &root, &mut jobs);
                         }
                     }
                 }
@@ -114,6 +120,13 @@ impl Folder {
             });
             outcome.paths.push((root.display().to_string(), read));
         }
+        for (key, parsed) in parse::parse_all(jobs, &mut self.converters) {
+            let file = self.files.entry(key).or_default();
+            match parsed {
+                Ok(parsed) => file.replace(parsed),
+                Err(error) => file.trouble = Some(error),
+            }
+        }
         let before = self.files.len();
         self.files.retain(|key, file| seen.contains(key) || lost.contains(&file.root));
         outcome.changed |= self.files.len() != before;
@@ -124,10 +137,10 @@ impl Folder {
         outcome
     }
 
-    /// Whether something is different now.
-    fn read_file(&mut self, key: PathBuf, path: &Path, root: &Path) -> bool {
+    /// Whether something is different now. What has to be parsed is added to `jobs`.
+    fn read_file(&mut self, key: PathBuf, path: &Path, root: &Path, jobs: &mut Vec<Job>) -> bool {
         let shown = path.display().to_string();
-        let file = self.files.entry(key).or_default();
+        let file = self.files.entry(key.clone()).or_default();
         (file.shown, file.root) = (shown, root.to_owned());
         let bytes = match fs::read(path) {
             Ok(bytes) => bytes,
@@ -150,10 +163,7 @@ impl Folder {
             file.replace(Parsed { skipped, ..Parsed::default() });
             return true;
         }
-        match parse::parse(path, &bytes, &mut self.converter) {
-            Ok(parsed) => file.replace(parsed),
-            Err(error) => file.trouble = Some(error),
-        }
+        jobs.push(Job { path: key, bytes });
         true
     }
 
