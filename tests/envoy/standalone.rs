@@ -90,6 +90,10 @@ async fn an_empty_mesh_fills_up(wire: Wire) {
     lab.answered_by("first", &["one"]).await;
     lab.manifests.delete(&service);
     lab.answers("first", 404).await;
+    eventually(DEADLINE, "no cluster to be left", async || {
+        same(lab.envoy.clusters().await?.len(), 0)
+    })
+    .await;
     lab.agrees().await;
     lab.assert_untroubled().await;
 }
