@@ -207,6 +207,16 @@ impl Session {
         self.types[of.index()].is_open()
     }
 
+    /// What is asked for of this type.
+    pub fn subscription(&self, of: ResourceType) -> &Arc<Subscription> {
+        self.types[of.index()].subscription()
+    }
+
+    /// The set that the proxy has been brought to, or that it brought along; `None` if neither.
+    pub fn held(&self, of: ResourceType) -> Option<&Arc<TypeSet>> {
+        self.types[of.index()].sent.as_ref()
+    }
+
     /// Whether the stream speaks the delta variant.
     pub fn is_delta(&self) -> bool {
         self.delta

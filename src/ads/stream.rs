@@ -291,7 +291,10 @@ impl AdsStream {
             }
         })?;
         match of {
-            Some(of) => self.note_request(of, meaning),
+            Some(of) => {
+                self.note_request(of, meaning);
+                self.note_held(of);
+            }
             None => debug!(
                 proxy = self.connection.connection_id(),
                 type_url = request.common().type_url,
@@ -335,6 +338,20 @@ impl AdsStream {
                 });
             }
         }
+    }
+
+    /// What a request alone makes known: names that are wanted no more, and what a proxy brought
+    /// along from another stream, which no response will tell of.
+    fn note_held(&self, of: ResourceType) {
+        let (subscription, held) = (self.session.subscription(of), self.session.held(of));
+        self.connection.update(|status| {
+            let one = &mut status.types[of.index()];
+            one.subscription = Some(subscription.clone());
+            if let (None, Some(held)) = (&one.set, held) {
+                one.version = held.version().to_string();
+                one.set = Some(held.clone());
+            }
+        });
     }
 
     fn note_sent(&mut self, response: &Response) {
