@@ -169,8 +169,10 @@ pub struct FrameKey {
     pub delta: bool,
     /// [`crate::subscription::Subscription::id`].
     pub subscription: u64,
-    /// Pairs of set ids whose differences are told; none for "everything subscribed".
-    pub steps: Option<Vec<(u64, u64)>>,
+    /// Everything subscribed is told.
+    pub all: bool,
+    /// Pairs of set ids whose differences are told.
+    pub steps: Vec<(u64, u64)>,
 }
 
 /// What has been made of a set so far; dies with the set.
