@@ -244,7 +244,7 @@ impl Process {
         if self.from.read_line(&mut line)? == 0 {
             bail!("the child ended before it said {name:?}");
         }
-        match line.trim().split_once(' ') {
+        match line.trim_end_matches('\n').split_once(' ') {
             Some((said, value)) if said == name => Ok(value.to_owned()),
             _ => bail!("expected {name:?}, got {line:?}"),
         }
