@@ -32,12 +32,13 @@ impl TypeState {
         !self.asked.is_something() && !self.rejected && !self.sent.as_ref().is_some_and(changed)
     }
 
-    /// An unanswered response keeps additions or changes from being sent.
-    pub(super) fn is_holding_additions(&self, now: &Arc<TypeSet>) -> bool {
-        self.awaits().is_some()
-            && self.sent.as_ref().is_some_and(|sent| {
-                sent.id() != now.id() && !now.diff_from(sent).changed.is_empty()
-            })
+    /// A response that adds or changes something is not answered yet.
+    pub(super) fn has_unanswered_additions(&self) -> bool {
+        let adds = |accepted: &Arc<TypeSet>| match &self.sent {
+            Some(sent) if sent.id() != accepted.id() => !sent.diff_from(accepted).changed.is_empty(),
+            _ => false,
+        };
+        self.awaits().is_some() && self.accepted.as_ref().is_none_or(adds)
     }
 
     /// What a response to `now` would tell: for CDS, which clusters Envoy will warm.
