@@ -11,6 +11,7 @@ on_both_wires!(
     endpoints_come_and_go,
     services_come_and_go,
     a_changed_cluster_costs_no_request,
+    routes_wait_for_their_clusters,
     many_changes_at_once_arrive,
 );
 
@@ -113,6 +114,29 @@ async fn a_changed_cluster_costs_no_request(wire: Wire) {
     load.assert_flawless();
     lab.is_synced(&["cds", "eds", "lds", "rds"]).await;
     lab.agrees().await;
+    lab.assert_untroubled().await;
+}
+
+async fn routes_wait_for_their_clusters(wire: Wire) {
+    let backend = Backend::http("one").await;
+    let service = |port| Service::new("moving", "http", port).with([&backend]);
+    let lab = Lab::start(Sample::Standalone, wire, &[service(8000)]).await;
+    lab.answered_by("moving", &["one"]).await;
+    let load = Load::start(lab.envoy.listener, "moving", &[200]);
+    let nobody_yet = Load::start(lab.envoy.listener, "new", &[200, 404]);
+
+    // The bare name follows the only port to a new cluster each time. The route must not change
+    // before that cluster is warm, nor the old one go before the route has changed.
+    for port in 8001..8009 {
+        lab.manifests.put(&service(port));
+        lab.answered_by(&format!("moving:{port}"), &["one"]).await;
+        load.goes_on(10).await;
+    }
+    lab.manifests.put(&Service::new("new", "http", 80).with([&backend]));
+    lab.answered_by("new", &["one"]).await;
+    load.assert_flawless();
+    nobody_yet.assert_flawless();
+    lab.is_synced(&["cds", "eds", "lds", "rds"]).await;
     lab.assert_untroubled().await;
 }
 

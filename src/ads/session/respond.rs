@@ -39,12 +39,12 @@ impl TypeState {
         !self.is_asked() && !self.is_rejected() && !self.sent.as_ref().is_some_and(changed)
     }
 
-    /// An unanswered response keeps additions or changes from being sent.
-    pub(super) fn is_holding_additions(&self, now: &Arc<TypeSet>) -> bool {
+    /// A response that adds or changes something is not answered yet.
+    pub(super) fn has_unanswered_additions(&self) -> bool {
+        let adds = |step: &Step| !step.to.diff_from(&step.from).changed.is_empty();
+        let told = &self.outstanding;
         self.awaits().is_some()
-            && self.sent.as_ref().is_some_and(|sent| {
-                sent.id() != now.id() && !now.diff_from(sent).changed.is_empty()
-            })
+            && (told.all || !told.names.is_empty() || told.steps.iter().any(adds))
     }
 
     /// EDS: a CDS response went out that told this.
