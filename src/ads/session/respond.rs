@@ -39,12 +39,16 @@ impl TypeState {
         !self.is_asked() && !self.is_rejected() && !self.sent.as_ref().is_some_and(changed)
     }
 
-    /// A response that adds or changes something is not answered yet.
-    pub(super) fn has_unanswered_additions(&self) -> bool {
-        let adds = |step: &Step| !step.to.diff_from(&step.from).changed.is_empty();
-        let told = &self.outstanding;
+    /// Clusters that were not there before are on their way: in a response that is not answered
+    /// yet, or in `now` while that response keeps it from being sent. A cluster that only changes
+    /// does not count, the proxy goes on with the old one until the new one is warm.
+    pub(super) fn is_adding(&self, now: &Arc<TypeSet>) -> bool {
+        let adds = |from: &Arc<TypeSet>, to: &Arc<TypeSet>| {
+            to.diff_from(from).changed.iter().any(|resource| from.get(&resource.name).is_none())
+        };
         self.awaits().is_some()
-            && (told.all || !told.names.is_empty() || told.steps.iter().any(adds))
+            && (self.outstanding.steps.iter().any(|step| adds(&step.from, &step.to))
+                || self.sent.as_ref().is_some_and(|sent| adds(sent, now)))
     }
 
     /// EDS: a CDS response went out that told this.
