@@ -35,7 +35,9 @@ impl TypeState {
     /// A response that adds or changes something is not answered yet.
     pub(super) fn has_unanswered_additions(&self) -> bool {
         let adds = |accepted: &Arc<TypeSet>| match &self.sent {
-            Some(sent) if sent.id() != accepted.id() => !sent.diff_from(accepted).changed.is_empty(),
+            Some(sent) if sent.id() != accepted.id() => {
+                !sent.diff_from(accepted).changed.is_empty()
+            }
             _ => false,
         };
         self.awaits().is_some() && self.accepted.as_ref().is_none_or(adds)
