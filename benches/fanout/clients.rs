@@ -41,7 +41,7 @@ struct Fleet {
     stall: watch::Receiver<bool>,
 }
 
-pub fn main(options: &Options) -> anyhow::Result<()> {
+pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (stall, stalled) = watch::channel(false);
     let names = (0..options.services).map(mesh::cluster).collect();

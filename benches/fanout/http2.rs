@@ -15,7 +15,7 @@ const END_HEADERS: u8 = 4;
 const END_STREAM: u8 = 1;
 
 /// What a connection begins with: windows as wide as they can be, and the request's head.
-pub fn opening(path: &str) -> Vec<u8> {
+pub(crate) fn opening(path: &str) -> Vec<u8> {
     let mut out = PREFACE.to_vec();
     // SETTINGS_INITIAL_WINDOW_SIZE (4)
     frame(&mut out, SETTINGS, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]);
@@ -30,7 +30,7 @@ pub fn opening(path: &str) -> Vec<u8> {
 }
 
 /// A gRPC message in DATA frames of at most 16 KiB.
-pub fn message(out: &mut Vec<u8>, parts: &[&[u8]]) {
+pub(crate) fn message(out: &mut Vec<u8>, parts: &[&[u8]]) {
     let len: usize = parts.iter().map(|part| part.len()).sum();
     let mut all = Vec::with_capacity(len + 5);
     all.put_u8(0);
@@ -44,7 +44,7 @@ pub fn message(out: &mut Vec<u8>, parts: &[&[u8]]) {
 }
 
 /// What arrived.
-pub enum Event {
+pub(crate) enum Event {
     /// A whole gRPC message.
     Message(Bytes),
     /// Bytes to send back (acknowledgements of settings and pings).
@@ -54,13 +54,13 @@ pub enum Event {
 
 /// Cuts the byte stream into frames and messages.
 #[derive(Default)]
-pub struct Reader {
-    pub raw: BytesMut,
+pub(crate) struct Reader {
+    pub(crate) raw: BytesMut,
     grpc: BytesMut,
 }
 
 impl Reader {
-    pub fn next(&mut self) -> Option<Event> {
+    pub(crate) fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(prefix) = self.grpc.get(..5) {
                 let len = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;

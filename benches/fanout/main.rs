@@ -24,41 +24,41 @@ mod server;
 
 /// Options of a run, and of the child processes it starts.
 #[derive(Clone, Debug, Parser)]
-pub struct Options {
+pub(crate) struct Options {
     /// Simulated sidecars, each with a connection of its own
     #[arg(long, default_value_t = 1000)]
-    pub streams: usize,
+    pub(crate) streams: usize,
     #[arg(long, default_value_t = 1000)]
-    pub services: usize,
+    pub(crate) services: usize,
     /// Endpoints of each service
     #[arg(long, default_value_t = 10)]
-    pub endpoints: usize,
+    pub(crate) endpoints: usize,
     /// The delta variant instead of state of the world
     #[arg(long)]
-    pub delta: bool,
+    pub(crate) delta: bool,
     /// Endpoint changes to time; the median run is reported
     #[arg(long, default_value_t = 9)]
-    pub changes: usize,
+    pub(crate) changes: usize,
     /// Of the streams, how many stop reading for the stall part
     #[arg(long, default_value_t = 0)]
-    pub stalled: usize,
+    pub(crate) stalled: usize,
     /// Servers to measure
     #[arg(long, value_delimiter = ',', default_value = "pilothouse,raw,naive")]
-    pub servers: Vec<String>,
+    pub(crate) servers: Vec<String>,
     /// Write the figures to this file as JSON too
     #[arg(long)]
-    pub json: Option<std::path::PathBuf>,
+    pub(crate) json: Option<std::path::PathBuf>,
     /// What this process is; set by the run itself
     #[arg(long, hide = true, default_value = "run")]
-    pub role: String,
+    pub(crate) role: String,
     #[arg(long, hide = true, default_value_t = 0)]
-    pub port: u16,
+    pub(crate) port: u16,
     /// The clients read bare messages instead of gRPC
     #[arg(long, hide = true)]
-    pub raw: bool,
+    pub(crate) raw: bool,
     /// `cargo bench` adds this
     #[arg(long, hide = true)]
-    pub bench: bool,
+    pub(crate) bench: bool,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -193,19 +193,19 @@ struct Spread {
 
 /// What the clients say after the start.
 #[derive(Debug, Serialize, serde::Deserialize)]
-pub struct Cold {
-    pub ms: f64,
-    pub bytes: u64,
+pub(crate) struct Cold {
+    pub(crate) ms: f64,
+    pub(crate) bytes: u64,
 }
 
 /// Seconds since 1970; one clock for all processes of the run.
-pub fn now() -> f64 {
+pub(crate) fn now() -> f64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.unwrap_or_default().as_secs_f64()
 }
 
 /// Says a word to the run: `name value` on a line.
-pub fn say(name: &str, value: impl std::fmt::Display) {
+pub(crate) fn say(name: &str, value: impl std::fmt::Display) {
     println!("{name} {value}");
     let _ = std::io::stdout().flush();
 }
@@ -244,7 +244,7 @@ impl Process {
         if self.from.read_line(&mut line)? == 0 {
             bail!("the child ended before it said {name:?}");
         }
-        match line.trim().split_once(' ') {
+        match line.trim_end_matches('\n').split_once(' ') {
             Some((said, value)) if said == name => Ok(value.to_owned()),
             _ => bail!("expected {name:?}, got {line:?}"),
         }

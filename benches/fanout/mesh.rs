@@ -9,9 +9,9 @@ use pilothouse::model::{
 };
 
 /// All services listen here, as bookinfo's do.
-pub const PORT: u16 = 9080;
+pub(crate) const PORT: u16 = 9080;
 
-pub fn service(number: usize) -> Service {
+pub(crate) fn service(number: usize) -> Service {
     let address = Ipv4Addr::from(0x0a60_0000 + number as u32);
     Service {
         key: key(number),
@@ -23,7 +23,7 @@ pub fn service(number: usize) -> Service {
 }
 
 /// `variant` changes one endpoint's address.
-pub fn slice(number: usize, endpoints: usize, variant: usize) -> EndpointSlice {
+pub(crate) fn slice(number: usize, endpoints: usize, variant: usize) -> EndpointSlice {
     let zone: Arc<str> = "zone-1".into();
     let endpoints = (0..endpoints).map(|at| {
         let shift = if at == 0 { variant as u32 * 0x0001_0000 } else { 0 };
@@ -46,7 +46,7 @@ pub fn slice(number: usize, endpoints: usize, variant: usize) -> EndpointSlice {
     }
 }
 
-pub fn cluster(number: usize) -> String {
+pub(crate) fn cluster(number: usize) -> String {
     format!("outbound|{PORT}||svc-{number}.default.svc.cluster.local")
 }
 

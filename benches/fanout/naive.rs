@@ -38,7 +38,7 @@ struct Naive {
 #[derive(Debug)]
 struct Service(Arc<Naive>);
 
-pub fn main(options: &Options) -> anyhow::Result<()> {
+pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let view = raw::view(options);
     let mut resources = Resources::new();

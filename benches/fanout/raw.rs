@@ -18,7 +18,7 @@ use tokio::sync::broadcast;
 
 use crate::{Options, mesh, now, say};
 
-pub fn main(options: &Options) -> anyhow::Result<()> {
+pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let view = view(options);
     let frames = FrameBuilder::new("bench");
@@ -72,7 +72,7 @@ async fn write(
 }
 
 /// The sidecars' view of the mesh.
-pub fn view(options: &Options) -> Arc<View> {
+pub(crate) fn view(options: &Options) -> Arc<View> {
     let mut model = Model::default();
     let mut dirty = BTreeSet::new();
     let services = (0..options.services).map(mesh::service).collect();

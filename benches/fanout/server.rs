@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Options, mesh, now, say};
 
-pub fn main(options: &Options) -> anyhow::Result<()> {
+pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let metrics = Metrics::new(&mut Registry::default());
     let leases = Arc::new(Leases::default());

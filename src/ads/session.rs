@@ -50,7 +50,7 @@ pub enum Refusal {
     BadType(String),
     #[error("type_url {got:?} on a stream that serves {expected} only")]
     WrongType { expected: &'static str, got: String },
-    #[error("{got} names subscribed of one type, the limit is {limit} (--max-names)")]
+    #[error("{got} names asked for of one type, the limit is {limit} (--max-names)")]
     TooManyNames { got: usize, limit: usize },
     #[error("more than {limit} resource types on one stream (--max-types)")]
     TooManyTypes { limit: usize },
@@ -97,11 +97,18 @@ pub struct Session {
     /// The last nonce given out. Starts anywhere, so that nonces of an earlier stream are foreign.
     nonce: u64,
     types: [TypeState; ResourceType::COUNT],
-    /// Types that are well-formed and not served: sets that are always empty (rule 16).
-    unserved: Vec<(String, TypeState)>,
-    nothing: Option<Arc<TypeSet>>,
+    unserved: Vec<Unserved>,
     /// CDS responses that went out while changed listeners or routes waited.
     rounds_waited: u32,
+}
+
+/// A type that is well-formed and not served: a set that is always empty (rule 16).
+#[derive(Debug)]
+struct Unserved {
+    type_url: String,
+    state: TypeState,
+    /// Its own, because frames are kept by the set and name the type.
+    nothing: Arc<TypeSet>,
 }
 
 impl Session {
@@ -117,19 +124,8 @@ impl Session {
         let none = interner.intern(false, Vec::new());
         let types = std::array::from_fn(|_| TypeState::new(none.clone()));
         let unserved = Vec::new();
-        let (nothing, rounds_waited) = (None, 0);
-        Self {
-            delta,
-            only,
-            limits,
-            interner,
-            frames,
-            nonce,
-            types,
-            unserved,
-            nothing,
-            rounds_waited,
-        }
+        let rounds_waited = 0;
+        Self { delta, only, limits, interner, frames, nonce, types, unserved, rounds_waited }
     }
 
     /// Takes a request in; what it leads to comes out of [`Self::poll`].
@@ -154,26 +150,30 @@ impl Session {
             Some(of) => (&mut self.types[of.index()], Kind::new(Some(of), delta), view.set(of)),
             None => {
                 let url = &request.common().type_url;
-                let nothing = &*self.nothing.get_or_insert_default();
-                let at = match self.unserved.iter().position(|(own, _)| own == url) {
+                let at = match self.unserved.iter().position(|one| one.type_url == *url) {
                     Some(at) => at,
                     None if self.unserved.len() + self.types.len() >= self.limits.types => {
                         return Err(Refusal::TooManyTypes { limit: self.limits.types });
                     }
                     None => {
                         let none = self.interner.intern(false, Vec::new());
-                        self.unserved.push((url.clone(), TypeState::new(none)));
+                        self.unserved.push(Unserved {
+                            type_url: url.clone(),
+                            state: TypeState::new(none),
+                            nothing: Arc::default(),
+                        });
                         self.unserved.len() - 1
                     }
                 };
-                (&mut self.unserved[at].1, Kind::new(None, delta), nothing)
+                let Unserved { state, nothing, .. } = &mut self.unserved[at];
+                (state, Kind::new(None, delta), &*nothing)
             }
         };
         let meaning = match request {
             Request::Sotw(request) => state.sotw_request(kind, request, now, &self.interner),
             Request::Delta(request) => state.delta_request(kind, request, now, &self.interner),
         };
-        let got = state.subscription().names().len();
+        let got = state.subscription().names().len().max(state.asked_names(now));
         if got > limit {
             return Err(Refusal::TooManyNames { got, limit });
         }
@@ -185,18 +185,20 @@ impl Session {
     ///
     /// Types go in the order CDS, EDS, LDS, RDS, and clusters that only vanish go last, so that
     /// nothing refers to what is not there (rule 18). Order is of sends: no type waits for another
-    /// type's ACK. The one exception is that changed listeners and routes wait for the answer to a
-    /// CDS response that adds or changes clusters: Envoy gives it once those are warm, and a route
-    /// that came sooner would answer 503 until then. In a mesh that never rests there is always
-    /// another such response, so after a few rounds they go first.
+    /// type's ACK. The one exception is that changed listeners and routes wait until new clusters
+    /// are sent and answered: Envoy answers once those are warm, and a route that came sooner
+    /// would answer 503 until then. In a mesh that never rests there is always another new
+    /// cluster, so after a few rounds listeners and routes go first.
     pub fn poll(&mut self, view: &View) -> Option<Response> {
         use ResourceType::{Cluster, Endpoint, Listener, Route};
         let referrers_behind = self.is_behind(Listener, view) || self.is_behind(Route, view);
         if !referrers_behind {
             self.rounds_waited = 0;
         }
-        let clusters_warming = self.types[Cluster.index()].has_unanswered_additions();
-        let order = if self.rounds_waited > ROUNDS && !clusters_warming {
+        let clusters = &self.types[Cluster.index()];
+        let clusters_missing =
+            clusters.has_unanswered_additions() || clusters.is_holding_additions(view.set(Cluster));
+        let order = if self.rounds_waited > ROUNDS && !clusters_missing {
             [Listener, Route, Cluster, Endpoint]
         } else {
             ResourceType::IN_ORDER
@@ -205,7 +207,7 @@ impl Session {
             let state = &self.types[of.index()];
             let wait = match of {
                 Cluster => referrers_behind && state.only_removes(view.set(of)),
-                Listener | Route => clusters_warming && !state.is_asked(),
+                Listener | Route => clusters_missing && !state.is_asked(),
                 Endpoint => false,
             };
             if wait {
@@ -276,22 +278,21 @@ impl Session {
     fn poll_type(&mut self, of: ResourceType, view: &View) -> Option<Response> {
         let (kind, now) = (Kind::new(Some(of), self.delta), view.set(of));
         let state = &mut self.types[of.index()];
-        let told = (of == ResourceType::Cluster).then(|| state.would_tell(now));
         let frame = state.respond(kind, of.type_url(), now, &self.frames)?;
         let nonce = next_nonce(&mut self.nonce);
         state.sent_as(nonce);
         let subscription = state.subscription().clone();
-        if let Some(told) = told {
-            self.types[ResourceType::Endpoint.index()].warm(told);
+        if of == ResourceType::Cluster {
+            let [clusters, endpoints, ..] = &mut self.types;
+            endpoints.warm(clusters.last_told());
         }
         Some(Response { of: Some(of), frame, nonce, set: now.clone(), subscription })
     }
 
     fn poll_unserved(&mut self) -> Option<Response> {
         let kind = Kind::new(None, self.delta);
-        let nothing = self.nothing.as_ref()?;
-        for (url, state) in &mut self.unserved {
-            if let Some(frame) = state.respond(kind, url, nothing, &self.frames) {
+        for Unserved { type_url, state, nothing } in &mut self.unserved {
+            if let Some(frame) = state.respond(kind, type_url, nothing, &self.frames) {
                 let nonce = next_nonce(&mut self.nonce);
                 state.sent_as(nonce);
                 let subscription = state.subscription().clone();

@@ -117,7 +117,7 @@ async fn sourcez_shows_watches_and_what_was_left_out() {
 
     let key = ViewKey { kind: ProxyKind::Sidecar, namespace: Some("default".into()) };
     let views = [(key, Arc::new(View::new(sets())))].into();
-    fixture.snapshot.send_replace(Some(Arc::new(Snapshot { generation: 3, views })));
+    fixture.snapshot.send_replace(Some(Arc::new(Snapshot { generation: 3, since: None, views })));
     let page = fixture.json("/debug/sourcez").await;
     assert_eq!(page["snapshot"]["generation"], 3);
     let view = &page["snapshot"]["views"][0];
