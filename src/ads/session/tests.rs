@@ -2,6 +2,7 @@
 
 mod delta;
 mod harness;
+mod model;
 mod nack;
 mod order;
 mod requests;

@@ -1,0 +1,544 @@
+//! Random sequences of requests, answers, changes of the world and reconnects, with requests and
+//! responses crossing on their way, checked against a plain client.
+//!
+//! At every quiet point the client has what there is, as far as it asked for it; and in between no
+//! response breaks a rule. `PILOTHOUSE_MODEL_SEQUENCES` says how many sequences are run (of both
+//! variants together).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use envoy_types::pb::google::rpc;
+use proptest::prelude::*;
+use proptest::test_runner::{FileFailurePersistence, RngAlgorithm};
+use prost::Message;
+
+use super::harness::{Got, decode, resource, session};
+use crate::ads::request::Request;
+use crate::ads::session::Session;
+use crate::names::ResourceType;
+use crate::snapshot::encode::FrameBuilder;
+use crate::snapshot::{TypeSet, Version, View};
+use crate::subscription::Interner;
+
+mod client;
+
+use client::{BAD, Client, Sent};
+
+/// The last one never exists.
+const NAMES: [&str; 5] = ["a", "b", "c", "d", "x"];
+const CONTENTS: [&str; 4] = ["1", "2", "3", BAD];
+
+const SEQUENCES: u32 = 100_000;
+
+/// A type and a name, by their places.
+type Spot = (u8, u8);
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// One snapshot; content, or `None` for a removal.
+    Publish(Vec<(Spot, Option<u8>)>),
+    Open(u8),
+    Subscribe(Spot),
+    Unsubscribe(Spot),
+    /// LDS or CDS.
+    Everything(u8, bool),
+    /// The same request once more.
+    Repeat(u8),
+    /// One request reaches the server.
+    Deliver,
+    /// One response reaches the client.
+    Receive,
+    /// Everything that is on its way arrives, until nobody has anything to say.
+    Settle,
+    /// Bad resources become good, and what was rejected changes.
+    Heal,
+    Reconnect {
+        order: u8,
+        wrong: bool,
+    },
+    /// The server no longer waits for an answer.
+    Overdue(u8),
+    /// A request that no conforming client sends.
+    Rogue(u8, Rogue),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Rogue {
+    ForeignNonce,
+    ForeignNack,
+    Duplicates,
+    NoNonce,
+    UnknownType,
+    /// From here on the type's subscription is not what the client thinks.
+    OtherNames(u8),
+    /// Answers what the client has not seen.
+    ForgedAck,
+    ForgedNack,
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let of = 0..4u8;
+    let spot = || (0..4u8, 0..5u8);
+    let content = proptest::option::weighted(0.75, 0..4u8);
+    let change = ((0..4u8, 0..4u8), content);
+    let rogue = prop_oneof![
+        Just(Rogue::ForeignNonce),
+        Just(Rogue::ForeignNack),
+        Just(Rogue::Duplicates),
+        Just(Rogue::NoNonce),
+        Just(Rogue::UnknownType),
+        any::<u8>().prop_map(Rogue::OtherNames),
+        Just(Rogue::ForgedAck),
+        Just(Rogue::ForgedNack),
+    ];
+    let op = prop_oneof![
+        6 => proptest::collection::vec(change, 1..4).prop_map(Op::Publish),
+        3 => of.clone().prop_map(Op::Open),
+        6 => spot().prop_map(Op::Subscribe),
+        3 => spot().prop_map(Op::Unsubscribe),
+        2 => (prop_oneof![Just(0u8), Just(2u8)], any::<bool>())
+            .prop_map(|(of, on)| Op::Everything(of, on)),
+        1 => of.clone().prop_map(Op::Repeat),
+        6 => Just(Op::Deliver),
+        6 => Just(Op::Receive),
+        3 => Just(Op::Settle),
+        1 => Just(Op::Heal),
+        1 => (0..8u8, any::<bool>()).prop_map(|(order, wrong)| Op::Reconnect { order, wrong }),
+        1 => of.clone().prop_map(Op::Overdue),
+        1 => (of, rogue).prop_map(|(of, rogue)| Op::Rogue(of, rogue)),
+    ];
+    proptest::collection::vec(op, 1..30)
+}
+
+/// What a stream has asked for of one type, by the book.
+#[derive(Debug, Default)]
+struct Asked {
+    open: bool,
+    everything: bool,
+    named: bool,
+    names: BTreeSet<String>,
+}
+
+impl Asked {
+    fn take(&mut self, of: ResourceType, delta: bool, bytes: &[u8]) {
+        let full = of.is_full_state();
+        let first = !std::mem::replace(&mut self.open, true);
+        if !delta {
+            let list = DiscoveryRequest::decode(bytes).unwrap().resource_names;
+            let star = list.iter().any(|name| name == "*");
+            self.everything = full && (star || list.is_empty() && !self.named);
+            self.named |= !list.is_empty();
+            self.names = list.into_iter().collect();
+            return;
+        }
+        let request = DeltaDiscoveryRequest::decode(bytes).unwrap();
+        self.everything |= full && first && request.resource_names_subscribe.is_empty();
+        for name in request.resource_names_unsubscribe {
+            self.everything &= name != "*";
+            self.names.remove(&name);
+        }
+        for name in request.resource_names_subscribe {
+            self.everything |= full && name == "*";
+            self.names.insert(name);
+        }
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.everything || self.names.contains(name)
+    }
+}
+
+/// Both ends, what is on its way between them, and the world.
+struct Run {
+    session: Session,
+    interner: Arc<Interner>,
+    frames: Arc<FrameBuilder>,
+    streams: u64,
+    sets: [Arc<TypeSet>; ResourceType::COUNT],
+    world: [BTreeMap<String, String>; ResourceType::COUNT],
+    healed: u32,
+    client: Client,
+    up: VecDeque<Sent>,
+    down: VecDeque<(ResourceType, Got)>,
+    asked: [Asked; ResourceType::COUNT],
+    /// The server did not wait for an answer, so it does not know what the client has.
+    unsure: bool,
+    /// Nonces of responses that the server waits for an answer to.
+    unanswered: [Option<String>; ResourceType::COUNT],
+    /// Responses sent, and how many there may be for what has happened.
+    said: usize,
+    allowed: usize,
+}
+
+impl Run {
+    fn new(delta: bool, takes_parts: bool) -> Self {
+        let (interner, frames) = (Arc::default(), Arc::new(FrameBuilder::new("model")));
+        Self {
+            session: session(delta, &interner, &frames, 0),
+            interner,
+            frames,
+            streams: 0,
+            sets: std::array::from_fn(|_| Arc::default()),
+            world: Default::default(),
+            healed: 0,
+            client: Client::new(delta, takes_parts),
+            up: VecDeque::new(),
+            down: VecDeque::new(),
+            asked: Default::default(),
+            unsure: false,
+            unanswered: Default::default(),
+            said: 0,
+            allowed: 0,
+        }
+    }
+
+    fn delta(&self) -> bool {
+        self.client.delta
+    }
+
+    fn step(&mut self, op: Op) {
+        let type_at = |at: u8| ResourceType::IN_ORDER[usize::from(at)];
+        let name_at = |at: u8| NAMES[usize::from(at)];
+        match op {
+            Op::Publish(changes) => {
+                let changes = changes.into_iter().map(|((of, name), content)| {
+                    let content = content.map(|at| CONTENTS[usize::from(at)].to_owned());
+                    (type_at(of), name_at(name), content)
+                });
+                self.publish(changes.collect());
+            }
+            Op::Open(of) => {
+                let sent = self.client.open(type_at(of));
+                self.up.push_back(sent);
+            }
+            Op::Subscribe((of, name)) => {
+                let sent = self.client.subscribe(type_at(of), name_at(name));
+                self.up.push_back(sent);
+            }
+            Op::Unsubscribe((of, name)) => {
+                self.up.extend(self.client.unsubscribe(type_at(of), name_at(name)));
+            }
+            Op::Everything(of, on) => {
+                self.up.extend(self.client.want_everything(type_at(of), on));
+            }
+            Op::Repeat(of) if self.client.types[usize::from(of)].open => {
+                let sent = self.client.ask(type_at(of));
+                self.up.push_back(sent);
+            }
+            Op::Repeat(_) => {}
+            Op::Deliver => self.deliver(),
+            Op::Receive => self.receive(),
+            Op::Settle => self.settle(),
+            Op::Heal => self.heal(),
+            Op::Reconnect { order, wrong } => {
+                self.streams += 1;
+                let (interner, frames) = (&self.interner, &self.frames);
+                self.session = session(self.client.delta, interner, frames, self.streams);
+                self.down.clear();
+                self.asked = Default::default();
+                self.unanswered = Default::default();
+                self.unsure = false;
+                self.up = self.client.reconnect(order, wrong).into();
+            }
+            Op::Overdue(of) => {
+                let of = type_at(of);
+                if let Some(nonce) = self.session.awaits(of) {
+                    self.session.overdue(of, nonce);
+                    self.unanswered[of.index()] = None;
+                    self.unsure = true;
+                    self.drain();
+                }
+            }
+            Op::Rogue(of, rogue) => self.rogue(type_at(of), rogue),
+        }
+    }
+
+    // === the world ===
+
+    fn publish(&mut self, changes: Vec<(ResourceType, &str, Option<String>)>) {
+        let before = self.world.clone();
+        for (of, name, content) in changes {
+            let change = content.as_ref().map(|content| resource(of, name, content));
+            let set = &mut self.sets[of.index()];
+            *set = set.with([(name.into(), change)]);
+            let world = &mut self.world[of.index()];
+            match content {
+                Some(content) => drop(world.insert(name.to_owned(), content)),
+                None => drop(world.remove(name)),
+            }
+        }
+        self.allowed += 5;
+        let calm = self.is_calm();
+        let from = self.down.len();
+        self.drain();
+        if calm {
+            self.check_exactness(&before, from);
+        }
+    }
+
+    /// Nothing is on its way, nothing is awaited, nothing was rejected.
+    fn is_calm(&self) -> bool {
+        self.up.is_empty()
+            && self.down.is_empty()
+            && !self.unsure
+            && self.unanswered.iter().all(Option::is_none)
+            && self.client.types.iter().all(|one| !one.doubt && !one.spoiled)
+            && ResourceType::IN_ORDER.into_iter().all(|of| self.session.awaits(of).is_none())
+    }
+
+    /// Only what changed is told, and the endpoints of changed clusters.
+    fn check_exactness(&self, before: &[BTreeMap<String, String>; 4], from: usize) {
+        let changed = |of: ResourceType| {
+            let (old, new) = (&before[of.index()], &self.world[of.index()]);
+            let names = old.keys().chain(new.keys());
+            names.filter(|name| old.get(*name) != new.get(*name)).collect::<BTreeSet<_>>()
+        };
+        for (of, got) in self.down.iter().skip(from) {
+            let mut may = changed(*of);
+            if !self.delta() && of.is_full_state() {
+                let asked = &self.asked[of.index()];
+                assert!(may.iter().any(|name| asked.wants(name)), "nothing changed: {got}");
+                continue;
+            }
+            if *of == ResourceType::Endpoint {
+                may.extend(changed(ResourceType::Cluster));
+            }
+            let told = got.resources.iter().map(|(name, ..)| name).chain(&got.removed);
+            told.for_each(|name| assert!(may.contains(name), "{name} did not change: {got}"));
+        }
+    }
+
+    fn heal(&mut self) {
+        let mut changes = Vec::new();
+        self.healed += 1;
+        let fresh = format!("good {}", self.healed);
+        for of in ResourceType::IN_ORDER {
+            let (world, one) = (&self.world[of.index()], &self.client.types[of.index()]);
+            for name in NAMES {
+                let is_bad = world.get(name).is_some_and(|content| content == BAD);
+                let wanted = one.doubt && one.wants(of, self.client.delta, name);
+                if is_bad || wanted && name != "x" {
+                    changes.push((of, name, Some(fresh.clone())));
+                }
+            }
+        }
+        self.settle();
+        let changed: BTreeSet<ResourceType> = changes.iter().map(|(of, ..)| *of).collect();
+        let touched = |client: &Client, of: ResourceType| {
+            let one = &client.types[of.index()];
+            changes.iter().any(|(own, name, _)| *own == of && one.wants(of, client.delta, name))
+        };
+        let healed: Vec<_> = changed.into_iter().filter(|of| touched(&self.client, *of)).collect();
+        self.publish(changes);
+        healed.into_iter().for_each(|of| self.client.types[of.index()].doubt = false);
+        self.settle();
+    }
+
+    // === the wire ===
+
+    fn deliver(&mut self) {
+        let Some(sent) = self.up.pop_front() else { return };
+        self.take(sent.of, &sent.bytes);
+        self.allowed += if sent.is_answer { 0 } else { 2 };
+        self.drain();
+    }
+
+    fn take(&mut self, of: ResourceType, bytes: &[u8]) {
+        let request = Request::decode(bytes.to_vec().into(), self.delta()).expect("a request");
+        if self.asked[of.index()].open {
+            let unanswered = &mut self.unanswered[of.index()];
+            if unanswered.as_ref() == Some(&request.common().response_nonce) {
+                *unanswered = None;
+            }
+        }
+        self.asked[of.index()].take(of, self.client.delta, bytes);
+        let view = View::new(self.sets.clone());
+        self.session.request(&request, &view).expect("not refused");
+    }
+
+    fn drain(&mut self) {
+        let view = View::new(self.sets.clone());
+        while let Some(response) = self.session.poll(&view) {
+            let got = decode(self.delta(), &response);
+            self.said += 1;
+            assert!(self.said <= self.allowed, "a loop of responses, now {got}");
+            let Some(of) = response.of else { continue };
+            self.check_response(of, &got);
+            self.down.push_back((of, got));
+        }
+    }
+
+    fn check_response(&mut self, of: ResourceType, got: &Got) {
+        let asked = &self.asked[of.index()];
+        let before = self.unanswered[of.index()].replace(got.nonce.clone());
+        assert_eq!(before, None, "unanswered, and there comes {got}");
+        let mut told = BTreeSet::new();
+        for name in got.resources.iter().map(|(name, ..)| name).chain(&got.removed) {
+            assert!(told.insert(name), "{name} twice: {got}");
+            assert!(asked.wants(name), "{name} was not asked for: {got}");
+        }
+        let (set, world) = (&self.sets[of.index()], &self.world[of.index()]);
+        for (name, content, _) in &got.resources {
+            assert_eq!(world.get(name), Some(content), "{name} is not up to date");
+        }
+        let gone = |name: &String| !world.contains_key(name);
+        assert!(got.removed.iter().all(gone), "removes what there is: {got}");
+        // The version says what is seen of the set, however the stream came there.
+        let whole = self.delta() || asked.everything;
+        let seen = set.iter().filter(|one| whole || asked.wants(&one.name));
+        let digest = seen.map(|one| one.digest()).fold(0, u64::wrapping_add);
+        assert_eq!(got.version, Version(digest).to_string(), "the version of {got}");
+    }
+
+    fn receive(&mut self) {
+        let Some((of, got)) = self.down.pop_front() else { return };
+        let answer = self.client.receive(of, got);
+        self.up.push_back(answer);
+    }
+
+    fn settle(&mut self) {
+        while !(self.up.is_empty() && self.down.is_empty()) {
+            self.receive();
+            self.deliver();
+        }
+        self.check_client();
+    }
+
+    // === a quiet point ===
+
+    fn check_client(&self) {
+        let delta = self.delta();
+        for of in ResourceType::IN_ORDER {
+            let (one, world) = (&self.client.types[of.index()], &self.world[of.index()]);
+            if !one.open || one.doubt || one.spoiled {
+                continue;
+            }
+            for name in NAMES {
+                let (has, is) = (one.view.get(name).map(|(content, _)| content), world.get(name));
+                if !one.wants(of, delta, name) {
+                    continue;
+                }
+                // In SotW nothing can say that endpoints or routes are gone.
+                if is.is_some() || delta || of.is_full_state() {
+                    assert_eq!(has, is, "{} {name}", of.short());
+                }
+                if delta && is.is_none() && one.names.contains(name) {
+                    assert!(one.missing.contains(name), "{} {name} is missing, unsaid", of.short());
+                }
+            }
+        }
+        let [clusters, endpoints, ..] = &self.client.types;
+        if clusters.doubt || clusters.spoiled || endpoints.doubt || endpoints.spoiled {
+            return;
+        }
+        for name in &self.client.warming {
+            let comes = self.world[ResourceType::Endpoint.index()].contains_key(name);
+            assert!(
+                !(comes && endpoints.names.contains(name)),
+                "cluster {name} waits for its endpoints"
+            );
+        }
+    }
+
+    // === bad clients ===
+
+    fn rogue(&mut self, of: ResourceType, rogue: Rogue) {
+        let one = &mut self.client.types[of.index()];
+        if !self.asked[of.index()].open || !one.open {
+            return;
+        }
+        let awaited = self.unanswered[of.index()].clone();
+        let foreign = "feed".to_owned();
+        let error = rpc::Status::default();
+        let same: Vec<String> = self.asked[of.index()].names.iter().cloned().collect();
+        let (nonce, names, error) = match rogue {
+            Rogue::ForeignNonce => (foreign, same, None),
+            Rogue::ForeignNack => (foreign, same, Some(error)),
+            Rogue::Duplicates => (foreign, [same.clone(), same].concat(), None),
+            Rogue::NoNonce => (String::new(), same, None),
+            Rogue::UnknownType => (String::new(), same, None),
+            Rogue::OtherNames(bits) => {
+                one.spoiled = true;
+                let picked = NAMES.iter().enumerate().filter(|(at, _)| bits >> at & 1 == 1);
+                (foreign, picked.map(|(_, name)| (*name).to_owned()).collect(), None)
+            }
+            Rogue::ForgedAck | Rogue::ForgedNack => {
+                let Some(nonce) = awaited else { return };
+                one.spoiled = true;
+                (nonce, same, matches!(rogue, Rogue::ForgedNack).then_some(error))
+            }
+        };
+        let unknown = matches!(rogue, Rogue::UnknownType);
+        let type_url = match unknown {
+            true => "type.googleapis.com/none.such".to_owned(),
+            false => of.type_url().to_owned(),
+        };
+        let bytes = match self.client.delta {
+            false => DiscoveryRequest {
+                type_url,
+                resource_names: names,
+                response_nonce: nonce,
+                error_detail: error,
+                ..Default::default()
+            }
+            .encode_to_vec(),
+            true => DeltaDiscoveryRequest {
+                type_url,
+                resource_names_subscribe: names,
+                response_nonce: nonce,
+                error_detail: error,
+                ..Default::default()
+            }
+            .encode_to_vec(),
+        };
+        self.allowed += 2;
+        if unknown {
+            let request = Request::decode(bytes.into(), self.delta()).expect("a request");
+            let view = View::new(self.sets.clone());
+            self.session.request(&request, &view).expect("not refused");
+        } else {
+            self.take(of, &bytes);
+        }
+        self.drain();
+    }
+}
+
+fn run(delta: bool, takes_parts: bool, ops: Vec<Op>) {
+    let mut run = Run::new(delta, takes_parts);
+    for op in ops {
+        run.step(op);
+    }
+    run.settle();
+    run.heal();
+}
+
+fn config() -> ProptestConfig {
+    let asked = std::env::var("PILOTHOUSE_MODEL_SEQUENCES").ok();
+    let sequences = asked.map_or(SEQUENCES, |text| text.parse().expect("a number of sequences"));
+    ProptestConfig {
+        cases: (sequences / 2).max(1),
+        failure_persistence: Some(Box::new(FileFailurePersistence::SourceParallel(
+            "proptest-regressions",
+        ))),
+        max_shrink_iters: 20_000,
+        // The default, ChaCha, takes half of the time in a debug build.
+        rng_algorithm: RngAlgorithm::XorShift,
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn model_sotw_client_has_what_there_is(takes_parts: bool, ops in ops()) {
+        run(false, takes_parts, ops);
+    }
+
+    #[test]
+    fn model_delta_client_has_what_there_is(takes_parts: bool, ops in ops()) {
+        run(true, takes_parts, ops);
+    }
+}

@@ -1,0 +1,313 @@
+//! A plain client: what it wants, what it has been told, what it asks next. It behaves as Envoy and
+//! gRPC do where they agree, and keeps whole maps where the server keeps none.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use envoy_types::pb::google::rpc;
+use prost::Message;
+
+use super::super::harness::Got;
+use crate::names::ResourceType;
+
+/// A resource with this content is rejected.
+pub(super) const BAD: &str = "bad";
+
+/// A request on its way, and whether it is nothing but the answer to a response.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) of: ResourceType,
+    pub(super) bytes: Vec<u8>,
+    pub(super) is_answer: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Type {
+    /// A request was sent on this stream.
+    pub(super) open: bool,
+    /// Delta: everything is wanted. In SotW it follows from `names`.
+    wildcard: bool,
+    /// SotW: may contain `*`.
+    pub(super) names: BTreeSet<String>,
+    /// SotW: a name was sent on this stream.
+    named: bool,
+    /// Content and version of what it has.
+    pub(super) view: BTreeMap<String, (String, String)>,
+    /// Delta: names that it was told to be gone.
+    pub(super) missing: BTreeSet<String>,
+    nonce: String,
+    /// SotW: the version accepted last.
+    version: String,
+    /// The names that it was of, while nothing else has been asked for.
+    version_of: Option<BTreeSet<String>>,
+    /// It rejected a response, so what it has need not be what there is until content changes.
+    pub(super) doubt: bool,
+    /// Somebody else spoke in its name.
+    pub(super) spoiled: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) delta: bool,
+    /// Takes what is good from a response that it rejects (gRPC; Envoy for most faults).
+    takes_parts: bool,
+    pub(super) types: [Type; ResourceType::COUNT],
+    /// Clusters that wait for their endpoints.
+    pub(super) warming: BTreeSet<String>,
+}
+
+impl Type {
+    pub(super) fn wants(&self, of: ResourceType, delta: bool, name: &str) -> bool {
+        self.is_wildcard(of, delta) || self.names.contains(name)
+    }
+
+    pub(super) fn is_wildcard(&self, of: ResourceType, delta: bool) -> bool {
+        let legacy = self.open && self.names.is_empty() && !self.named;
+        match delta {
+            true => self.wildcard,
+            false => of.is_full_state() && (legacy || self.names.contains("*")),
+        }
+    }
+}
+
+impl Client {
+    pub(super) fn new(delta: bool, takes_parts: bool) -> Self {
+        let types = Default::default();
+        Self { delta, takes_parts, types, warming: BTreeSet::new() }
+    }
+
+    // === what it wants ===
+
+    pub(super) fn subscribe(&mut self, of: ResourceType, name: &str) -> Sent {
+        let one = &mut self.types[of.index()];
+        one.names.insert(name.to_owned());
+        if self.delta && one.open {
+            return self.ask_delta(of, &[name], &[]);
+        }
+        self.ask(of)
+    }
+
+    pub(super) fn unsubscribe(&mut self, of: ResourceType, name: &str) -> Option<Sent> {
+        let one = &mut self.types[of.index()];
+        if !one.open {
+            return None;
+        }
+        one.names.remove(name);
+        one.missing.remove(name);
+        if self.delta {
+            self.forget_unwanted(of);
+            return Some(self.ask_delta(of, &[], &[name]));
+        }
+        Some(self.ask(of))
+    }
+
+    /// LDS and CDS only.
+    pub(super) fn want_everything(&mut self, of: ResourceType, everything: bool) -> Option<Sent> {
+        let one = &mut self.types[of.index()];
+        if self.delta {
+            if !one.open {
+                one.wildcard = everything;
+                return everything.then(|| self.ask(of));
+            }
+            one.wildcard = everything;
+            self.forget_unwanted(of);
+            let star: &[&str] = &["*"];
+            return Some(match everything {
+                true => self.ask_delta(of, star, &[]),
+                false => self.ask_delta(of, &[], star),
+            });
+        }
+        match everything {
+            true => one.names.insert("*".to_owned()),
+            false => one.names.remove("*"),
+        };
+        (one.open || everything).then(|| self.ask(of))
+    }
+
+    /// The first request of a type, with an empty list: everything of LDS and CDS, else nothing.
+    pub(super) fn open(&mut self, of: ResourceType) -> Sent {
+        let one = &mut self.types[of.index()];
+        if !one.open && one.names.is_empty() {
+            one.wildcard = of.is_full_state();
+        }
+        self.ask(of)
+    }
+
+    /// What it wants as it is: SotW's only request, delta's first one (later ones say nothing).
+    pub(super) fn ask(&mut self, of: ResourceType) -> Sent {
+        let one = &mut self.types[of.index()];
+        if !self.delta {
+            return self.ask_sotw(of, None, false);
+        }
+        if one.open {
+            return self.ask_delta(of, &[], &[]);
+        }
+        let mut list = one.names.clone();
+        if one.wildcard && !list.is_empty() {
+            list.insert("*".to_owned());
+        }
+        let list: Vec<&str> = list.iter().map(String::as_str).collect();
+        self.ask_delta(of, &list, &[])
+    }
+
+    fn ask_sotw(&mut self, of: ResourceType, error: Option<rpc::Status>, is_answer: bool) -> Sent {
+        let one = &mut self.types[of.index()];
+        one.open = true;
+        one.named |= !one.names.is_empty();
+        one.version_of = one.version_of.take().filter(|names| *names == one.names);
+        let request = DiscoveryRequest {
+            version_info: one.version.clone(),
+            resource_names: one.names.iter().cloned().collect(),
+            type_url: of.type_url().to_owned(),
+            response_nonce: one.nonce.clone(),
+            error_detail: error,
+            ..Default::default()
+        };
+        self.forget_unwanted(of);
+        Sent { of, bytes: request.encode_to_vec(), is_answer }
+    }
+
+    fn ask_delta(&mut self, of: ResourceType, add: &[&str], remove: &[&str]) -> Sent {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        self.types[of.index()].open = true;
+        let request = DeltaDiscoveryRequest {
+            type_url: of.type_url().to_owned(),
+            resource_names_subscribe: owned(add),
+            resource_names_unsubscribe: owned(remove),
+            ..Default::default()
+        };
+        Sent { of, bytes: request.encode_to_vec(), is_answer: false }
+    }
+
+    fn forget_unwanted(&mut self, of: ResourceType) {
+        let (one, delta) = (&mut self.types[of.index()], self.delta);
+        let mut view = std::mem::take(&mut one.view);
+        view.retain(|name, _| one.wants(of, delta, name));
+        one.view = view;
+        if of == ResourceType::Cluster {
+            self.warming.retain(|name| one.view.contains_key(name));
+        }
+    }
+
+    // === what it is told ===
+
+    /// Takes a response in and answers it.
+    pub(super) fn receive(&mut self, of: ResourceType, got: Got) -> Sent {
+        let good = got.resources.iter().all(|(_, content, _)| content != BAD);
+        if good || self.takes_parts {
+            self.apply(of, &got, good);
+        }
+        let one = &mut self.types[of.index()];
+        one.nonce = got.nonce.clone();
+        one.doubt |= !good;
+        let error =
+            (!good).then(|| rpc::Status { code: 13, message: "bad".to_owned(), details: vec![] });
+        if !self.delta {
+            if good {
+                one.version = got.version;
+                one.version_of = Some(one.names.clone());
+            }
+            return self.ask_sotw(of, error, true);
+        }
+        let request = DeltaDiscoveryRequest {
+            type_url: of.type_url().to_owned(),
+            response_nonce: got.nonce,
+            error_detail: error,
+            ..Default::default()
+        };
+        Sent { of, bytes: request.encode_to_vec(), is_answer: true }
+    }
+
+    fn apply(&mut self, of: ResourceType, got: &Got, all_good: bool) {
+        let (one, delta) = (&mut self.types[of.index()], self.delta);
+        if !delta && of.is_full_state() && all_good {
+            // Absence deletes.
+            let named = |name: &str| got.resources.iter().any(|(own, ..)| own == name);
+            one.view.retain(|name, _| named(name));
+        }
+        for name in &got.removed {
+            one.view.remove(name);
+            one.missing.insert(name.clone());
+        }
+        for (name, content, version) in &got.resources {
+            if content == BAD || !one.wants(of, delta, name) {
+                continue;
+            }
+            one.missing.remove(name);
+            let now = (content.clone(), version.clone());
+            let before = one.view.insert(name.clone(), now);
+            match of {
+                ResourceType::Cluster if before.is_none_or(|(before, _)| before != *content) => {
+                    self.warming.insert(name.clone());
+                }
+                ResourceType::Endpoint => drop(self.warming.remove(name)),
+                _ => {}
+            }
+        }
+        if of == ResourceType::Cluster {
+            self.warming.retain(|name| one.view.contains_key(name));
+        }
+    }
+
+    // === a new stream ===
+
+    /// Opens every type again that it had open, in the order that `order` picks. With `wrong`,
+    /// what it says that it has is not true.
+    pub(super) fn reconnect(&mut self, order: u8, wrong: bool) -> Vec<Sent> {
+        let mut sent = Vec::new();
+        for at in 0..ResourceType::COUNT {
+            let of = ResourceType::IN_ORDER[(at + usize::from(order)) % ResourceType::COUNT];
+            let delta = self.delta;
+            let one = &mut self.types[of.index()];
+            let was_open = std::mem::take(&mut one.open);
+            let wanted = !of.is_full_state()
+                || one.wildcard
+                || !one.names.is_empty()
+                || (!delta && !one.named);
+            one.missing.clear();
+            if !was_open || !wanted {
+                one.view.clear();
+                one.version.clear();
+                one.version_of = None;
+                one.named = false;
+                continue;
+            }
+            one.named = false;
+            let known = !wrong && !one.spoiled;
+            // By version it is told nothing anew, so what it took in part stays.
+            let everything = !delta && of.is_full_state();
+            one.doubt = one.doubt && everything && known;
+            one.spoiled = false;
+            if !delta {
+                if !known || one.version_of.as_ref() != Some(&one.names) {
+                    one.version = if wrong { "wrong" } else { "" }.to_owned();
+                }
+                if order % 2 == 0 {
+                    one.nonce.clear();
+                }
+                sent.push(self.ask(of));
+                continue;
+            }
+            let mut initial: std::collections::HashMap<String, String> = one
+                .view
+                .iter()
+                // Endpoints that it still waits for it does not have.
+                .filter(|(name, _)| of != ResourceType::Endpoint || !self.warming.contains(*name))
+                .map(|(name, (_, version))| (name.clone(), version.clone()))
+                .collect();
+            if wrong {
+                for (at, version) in initial.values_mut().enumerate() {
+                    if at % 2 == usize::from(order % 2) {
+                        version.push('0');
+                    }
+                }
+                initial.insert("x".to_owned(), "1".to_owned());
+            }
+            let asked = self.ask(of);
+            let mut request = DeltaDiscoveryRequest::decode(&*asked.bytes).expect("own request");
+            request.initial_resource_versions = initial;
+            sent.push(Sent { of, bytes: request.encode_to_vec(), is_answer: false });
+        }
+        sent
+    }
+}
