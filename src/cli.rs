@@ -215,8 +215,14 @@ pub struct Serve {
     )]
     pub shutdown_timeout: Duration,
 
-    /// What is logged, for instance "info" or "warn,pilothouse::ads=debug"
-    #[arg(long, default_value = "info", env = "PILOTHOUSE_LOG", help_heading = "Process")]
+    /// What is logged, for instance "info" or "warn,pilothouse::ads=debug". kube's own crates repeat
+    /// every failure that is said in our words
+    #[arg(
+        long,
+        default_value = "info,kube_client=off,kube_runtime=off",
+        env = "PILOTHOUSE_LOG",
+        help_heading = "Process"
+    )]
     pub log: String,
 
     /// How log lines look

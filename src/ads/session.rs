@@ -47,7 +47,7 @@ pub enum Refusal {
     BadType(String),
     #[error("type_url {got:?} on a stream that serves {expected} only")]
     WrongType { expected: &'static str, got: String },
-    #[error("{got} names subscribed of one type, the limit is {limit} (--max-names)")]
+    #[error("{got} names asked for of one type, the limit is {limit} (--max-names)")]
     TooManyNames { got: usize, limit: usize },
     #[error("more than {limit} resource types on one stream (--max-types)")]
     TooManyTypes { limit: usize },
@@ -94,9 +94,16 @@ pub struct Session {
     /// The last nonce given out. Starts anywhere, so that nonces of an earlier stream are foreign.
     nonce: u64,
     types: [TypeState; ResourceType::COUNT],
-    /// Types that are well-formed and not served: sets that are always empty (rule 16).
-    unserved: Vec<(String, TypeState)>,
-    nothing: Option<Arc<TypeSet>>,
+    unserved: Vec<Unserved>,
+}
+
+/// A type that is well-formed and not served: a set that is always empty (rule 16).
+#[derive(Debug)]
+struct Unserved {
+    type_url: String,
+    state: TypeState,
+    /// Its own, because frames are kept by the set and name the type.
+    nothing: Arc<TypeSet>,
 }
 
 impl Session {
@@ -112,7 +119,7 @@ impl Session {
         let none = interner.intern(false, Vec::new());
         let types = std::array::from_fn(|_| TypeState::new(none.clone()));
         let unserved = Vec::new();
-        Self { delta, only, limits, interner, frames, nonce, types, unserved, nothing: None }
+        Self { delta, only, limits, interner, frames, nonce, types, unserved }
     }
 
     /// Takes a request in; what it leads to comes out of [`Self::poll`].
@@ -137,26 +144,30 @@ impl Session {
             Some(of) => (&mut self.types[of.index()], Kind::new(Some(of), delta), view.set(of)),
             None => {
                 let url = &request.common().type_url;
-                let nothing = &*self.nothing.get_or_insert_default();
-                let at = match self.unserved.iter().position(|(own, _)| own == url) {
+                let at = match self.unserved.iter().position(|one| one.type_url == *url) {
                     Some(at) => at,
                     None if self.unserved.len() + self.types.len() >= self.limits.types => {
                         return Err(Refusal::TooManyTypes { limit: self.limits.types });
                     }
                     None => {
                         let none = self.interner.intern(false, Vec::new());
-                        self.unserved.push((url.clone(), TypeState::new(none)));
+                        self.unserved.push(Unserved {
+                            type_url: url.clone(),
+                            state: TypeState::new(none),
+                            nothing: Arc::default(),
+                        });
                         self.unserved.len() - 1
                     }
                 };
-                (&mut self.unserved[at].1, Kind::new(None, delta), nothing)
+                let Unserved { state, nothing, .. } = &mut self.unserved[at];
+                (state, Kind::new(None, delta), &*nothing)
             }
         };
         let meaning = match request {
             Request::Sotw(request) => state.sotw_request(kind, request, now, &self.interner),
             Request::Delta(request) => state.delta_request(kind, request, now, &self.interner),
         };
-        let got = state.subscription().names().len();
+        let got = state.subscription().names().len().max(state.asked_names(now));
         if got > limit {
             return Err(Refusal::TooManyNames { got, limit });
         }
@@ -207,6 +218,16 @@ impl Session {
         self.types[of.index()].is_open()
     }
 
+    /// What is asked for of this type.
+    pub fn subscription(&self, of: ResourceType) -> &Arc<Subscription> {
+        self.types[of.index()].subscription()
+    }
+
+    /// The set that the proxy has been brought to, or that it brought along; `None` if neither.
+    pub fn held(&self, of: ResourceType) -> Option<&Arc<TypeSet>> {
+        self.types[of.index()].sent.as_ref()
+    }
+
     /// Whether the stream speaks the delta variant.
     pub fn is_delta(&self) -> bool {
         self.delta
@@ -236,22 +257,21 @@ impl Session {
     fn poll_type(&mut self, of: ResourceType, view: &View) -> Option<Response> {
         let (kind, now) = (Kind::new(Some(of), self.delta), view.set(of));
         let state = &mut self.types[of.index()];
-        let told = (of == ResourceType::Cluster).then(|| state.would_tell(now));
         let frame = state.respond(kind, of.type_url(), now, &self.frames)?;
         let nonce = next_nonce(&mut self.nonce);
         state.sent_as(nonce);
         let subscription = state.subscription().clone();
-        if let Some(told) = told {
-            self.types[ResourceType::Endpoint.index()].warm(told);
+        if of == ResourceType::Cluster {
+            let [clusters, endpoints, ..] = &mut self.types;
+            endpoints.warm(clusters.last_told());
         }
         Some(Response { of: Some(of), frame, nonce, set: now.clone(), subscription })
     }
 
     fn poll_unserved(&mut self) -> Option<Response> {
         let kind = Kind::new(None, self.delta);
-        let nothing = self.nothing.as_ref()?;
-        for (url, state) in &mut self.unserved {
-            if let Some(frame) = state.respond(kind, url, nothing, &self.frames) {
+        for Unserved { type_url, state, nothing } in &mut self.unserved {
+            if let Some(frame) = state.respond(kind, type_url, nothing, &self.frames) {
                 let nonce = next_nonce(&mut self.nonce);
                 state.sent_as(nonce);
                 let subscription = state.subscription().clone();

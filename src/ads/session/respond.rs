@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::state::{Answer, Asked, Kind, Step, TypeState, Warming};
+use super::state::{Answer, Kind, Step, Told, TypeState};
 use crate::snapshot::encode::{Frame, FrameBuilder, FrameKey};
 use crate::snapshot::{Resource, TypeSet, Version};
 use crate::subscription::Subscription;
@@ -20,16 +20,23 @@ impl TypeState {
             return false;
         }
         let wants = |name: &str| self.subscription.wants(name);
+        // In SotW there is no way to say that an endpoint set or route is gone (rule 7); but if it
+        // was the reason of a NACK, the others can come now.
+        let removals = kind.delta || kind.full_state || self.is_rejected();
         let diff = now.diff_from(sent);
         diff.changed.iter().any(|resource| wants(&resource.name))
-            // In SotW there is no way to say that an endpoint set or route is gone (rule 7).
-            || ((kind.delta || kind.full_state) && diff.removed.iter().any(|name| wants(name)))
+            || removals && diff.removed.iter().any(|name| wants(name))
+    }
+
+    /// Something that was sent was not accepted.
+    fn is_rejected(&self) -> bool {
+        self.rejected.is_something() || self.answer == Answer::Overdue
     }
 
     /// Nothing would be added or changed by going to `now`, and nothing was asked for.
     pub(super) fn only_removes(&self, now: &Arc<TypeSet>) -> bool {
         let changed = |sent: &Arc<TypeSet>| !now.diff_from(sent).changed.is_empty();
-        !self.asked.is_something() && !self.rejected && !self.sent.as_ref().is_some_and(changed)
+        !self.is_asked() && !self.is_rejected() && !self.sent.as_ref().is_some_and(changed)
     }
 
     /// An unanswered response keeps additions or changes from being sent.
@@ -40,42 +47,14 @@ impl TypeState {
             })
     }
 
-    /// What a response to `now` would tell: for CDS, which clusters Envoy will warm.
-    pub(super) fn would_tell(&self, now: &Arc<TypeSet>) -> Warming {
-        let Some(steps) = self.steps_to(now) else {
-            return Warming { all: true, ..Default::default() };
-        };
-        Warming { all: self.asked.all, steps, names: self.asked.names.clone() }
-    }
-
-    /// The way to `now` from what the client accepted; `None` if that is everything.
-    fn steps_to(&self, now: &Arc<TypeSet>) -> Option<Vec<Step>> {
-        if self.rejected && self.accepted.is_none() {
-            return None;
-        }
-        let sent = self.sent.as_ref()?;
-        let mut steps = Vec::new();
-        if let (true, Some(accepted)) = (self.rejected, &self.accepted) {
-            steps.push((accepted.clone(), sent.clone()));
-        }
-        if sent.id() != now.id() {
-            steps.push((sent.clone(), now.clone()));
-        }
-        Some(steps)
-    }
-
     /// EDS: a CDS response went out that told this.
-    pub(super) fn warm(&mut self, told: Warming) {
-        // The first EDS response of a stream tells everything anyway, but for a client that
-        // brings endpoints along: it may open EDS after CDS was answered.
-        let warming = &mut self.warming;
-        warming.all |= told.all;
-        warming.steps.extend(told.steps);
-        warming.names.extend(told.names);
-        // Clusters that change again and again while EDS is held by a missing ACK.
-        if warming.steps.len() > 8 || warming.all {
-            *warming = Warming { all: true, ..Default::default() };
-        }
+    pub(super) fn warm(&mut self, clusters: &Told) {
+        let mut told = clusters.clone();
+        // A cluster that is gone waits for nothing.
+        told.steps.iter_mut().for_each(|step| step.removals = false);
+        told.put_before(std::mem::take(&mut self.warming));
+        told.bound();
+        self.warming = told;
     }
 
     /// The frame to send now, if there is anything to tell and no answer is awaited. The caller
@@ -91,23 +70,46 @@ impl TypeState {
             return None;
         }
         let behind = self.is_behind(kind, now);
-        if std::mem::take(&mut self.warming.all) {
-            self.asked.all = true;
-        }
-        let warming = std::mem::take(&mut self.warming);
-        let wanted = warming.names.into_iter().filter(|name| self.subscription.wants(name));
-        self.asked.names.extend(wanted);
-        if !behind && !self.asked.is_something() && warming.steps.is_empty() {
+        if !behind {
             self.advance(now);
+        }
+        let mut told = std::mem::take(&mut self.asked);
+        told.put_before(std::mem::take(&mut self.warming));
+        if !behind && !self.reply && !told.is_something() {
             return None;
         }
+        let again = behind || told.all;
+        if again {
+            if self.answer == Answer::Overdue {
+                told.put_before(std::mem::take(&mut self.outstanding));
+            }
+            told.put_before(std::mem::take(&mut self.rejected));
+        }
+        if let (true, Some(sent)) = (behind, &self.sent) {
+            told.steps.push(Step { from: sent.clone(), to: now.clone(), removals: true });
+        }
+        // It may have been unsubscribed since.
+        told.names.retain(|name| self.subscription.wants(name));
+
+        let reply = std::mem::take(&mut self.reply);
         let frame = if kind.full_state && !kind.delta {
             self.whole_set(type_url, now, frames)
         } else {
-            self.partial(kind, behind, warming.steps, type_url, now, frames)?
+            let frame = self.partial(kind, &told, type_url, now, frames);
+            if !kind.delta {
+                self.digest = Some(frame.version.0);
+            }
+            if frame.resources == 0 && frame.removed == 0 && !reply {
+                self.sent = Some(now.clone());
+                return None;
+            }
+            frame
         };
         self.sent = Some(now.clone());
-        self.asked = Asked::default();
+        if self.answer == Answer::Overdue && !again {
+            self.reject();
+        }
+        self.outstanding = told;
         Some(frame)
     }
 
@@ -115,6 +117,11 @@ impl TypeState {
     pub(super) fn sent_as(&mut self, nonce: u64) {
         self.nonce = nonce;
         self.answer = Answer::Awaited;
+    }
+
+    /// What the last response told and the client has not accepted yet.
+    pub(super) fn last_told(&self) -> &Told {
+        &self.outstanding
     }
 
     /// Goes along with a set that differs in nothing this stream wants.
@@ -126,16 +133,17 @@ impl TypeState {
         if now.diff_from(sent).removed.iter().any(|name| self.subscription.wants(name)) {
             self.digest = None;
         }
-        if !self.rejected {
-            self.accepted = Some(now.clone());
-        }
         self.sent = Some(now.clone());
     }
 
     /// SotW, LDS and CDS: all that is wanted, because absence deletes (rule 7).
-    fn whole_set(&mut self, type_url: &str, now: &Arc<TypeSet>, frames: &FrameBuilder) -> Frame {
-        self.completes = true;
-        let key = FrameKey { delta: false, subscription: self.subscription.id(), steps: None };
+    fn whole_set(&self, type_url: &str, now: &Arc<TypeSet>, frames: &FrameBuilder) -> Frame {
+        let key = FrameKey {
+            delta: false,
+            subscription: self.subscription.id(),
+            all: true,
+            steps: Vec::new(),
+        };
         let subscription = &self.subscription;
         now.frame(key, || {
             if subscription.is_wildcard() {
@@ -148,64 +156,54 @@ impl TypeState {
         })
     }
 
-    /// Only what changed or was asked for; `None` if that comes to nothing.
+    /// Only what changed or was asked for.
     fn partial(
-        &mut self,
+        &self,
         kind: Kind,
-        behind: bool,
-        mut steps: Vec<Step>,
+        told: &Told,
         type_url: &str,
         now: &Arc<TypeSet>,
         frames: &FrameBuilder,
-    ) -> Option<Frame> {
-        // After a NACK, what was rejected comes again with the next change, and not before
-        // (rule 3).
-        let all = self.asked.all || behind && self.rejected && self.accepted.is_none();
-        if behind && !all {
-            steps.extend(self.steps_to(now).unwrap_or_default());
+    ) -> Frame {
+        // All names stand for themselves; only under a wildcard can something be gone that
+        // nothing but the steps tells of.
+        let steps = match told.all && !(kind.delta && self.subscription.is_wildcard()) {
+            true => &[],
+            false => &*told.steps,
+        };
+        let build = || self.build_partial(kind, told, steps, type_url, now, frames);
+        if !told.names.is_empty() {
+            return build();
         }
-        let completes = all || behind || !self.rejected;
-
         let key = FrameKey {
             delta: kind.delta,
             subscription: self.subscription.id(),
-            steps: (!all).then(|| steps.iter().map(|(from, to)| (from.id(), to.id())).collect()),
+            all: told.all,
+            steps: steps.iter().map(|step| (step.from.id(), step.to.id())).collect(),
         };
-        let build = || self.build_partial(kind, all, &steps, type_url, now, frames);
-        let frame = if self.asked.names.is_empty() { now.frame(key, build) } else { build() };
-        if frame.resources == 0 && frame.removed == 0 && !(kind.delta && self.asked.reply) {
-            self.asked = Asked::default();
-            match self.sent {
-                Some(_) => self.advance(now),
-                None => self.settle(now),
-            }
-            return None;
-        }
-        self.completes = completes;
-        if !kind.delta {
-            self.digest = Some(frame.version.0);
-        }
-        Some(frame)
+        now.frame(key, build)
     }
 
     fn build_partial(
         &self,
         kind: Kind,
-        all: bool,
+        told: &Told,
         steps: &[Step],
         type_url: &str,
         now: &Arc<TypeSet>,
         frames: &FrameBuilder,
     ) -> Frame {
         let subscription = &self.subscription;
-        let mut names: BTreeSet<&str> = self.asked.names.iter().map(|name| &**name).collect();
-        let diffs: Vec<_> = steps.iter().map(|(from, to)| to.diff_from(from)).collect();
-        for diff in &diffs {
+        let mut names: BTreeSet<&str> = told.names.iter().map(|name| &**name).collect();
+        let diffs: Vec<_> =
+            steps.iter().map(|step| (step.to.diff_from(&step.from), step.removals)).collect();
+        for (diff, removals) in &diffs {
             let changed = diff.changed.iter().map(|resource| &resource.name);
-            let wanted = changed.chain(&diff.removed).filter(|name| subscription.wants(name));
+            let removed = diff.removed.iter().filter(|_| *removals);
+            let wanted = changed.chain(removed).filter(|name| subscription.wants(name));
             names.extend(wanted.map(|name| &**name));
         }
-        if all {
+        if told.all {
             names.extend(subscription.names().iter().map(|name| &**name));
             if subscription.is_wildcard() {
                 names.extend(now.iter().map(|resource| &*resource.name));
@@ -220,7 +218,7 @@ impl TypeState {
             return frames.delta(type_url, now.version(), &there, &gone);
         }
         let version = match (self.digest, &self.sent) {
-            (Some(digest), Some(sent)) if !all => {
+            (Some(digest), Some(sent)) if !told.all => {
                 Version(names.iter().fold(digest, |sum, name| {
                     let share = |set: &TypeSet| set.get(name).map_or(0, |one| one.digest());
                     sum.wrapping_sub(share(sent)).wrapping_add(share(now))

@@ -13,7 +13,7 @@ use crate::names::ResourceType;
 use crate::snapshot::TypeSet;
 use crate::subscription::{Interner, Subscription};
 
-/// The wildcard's name (rule 6).
+/// The wildcard's name (rule 6). Of a type that has none it means nothing.
 const WILDCARD: &str = "*";
 
 /// How a type behaves on the wire.
@@ -31,7 +31,62 @@ impl Kind {
 }
 
 /// The way from one set to another.
-pub(super) type Step = (Arc<TypeSet>, Arc<TypeSet>);
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    pub(super) from: Arc<TypeSet>,
+    pub(super) to: Arc<TypeSet>,
+    /// What vanished on the way counts as well, not only what was added or changed.
+    pub(super) removals: bool,
+}
+
+/// Steps and names that are remembered one by one before "everything" takes their place.
+const STEPS: usize = 8;
+const NAMES: usize = 100_000;
+
+/// What a response tells, or is to tell.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Told {
+    /// Everything subscribed.
+    pub(super) all: bool,
+    /// What differs along these ways.
+    pub(super) steps: Vec<Step>,
+    pub(super) names: BTreeSet<Arc<str>>,
+}
+
+impl Told {
+    pub(super) fn is_something(&self) -> bool {
+        self.all || !self.steps.is_empty() || !self.names.is_empty()
+    }
+
+    /// Puts what was told earlier before what is told here.
+    pub(super) fn put_before(&mut self, earlier: Self) {
+        self.all |= earlier.all;
+        self.names.extend(earlier.names);
+        let own = std::mem::replace(&mut self.steps, earlier.steps);
+        self.steps.extend(own);
+        let id = |step: &Step| (step.from.id(), step.to.id());
+        self.steps.dedup_by_key(|step| id(step));
+    }
+
+    /// For what piles up for as long as a client pleases.
+    pub(super) fn bound(&mut self) {
+        if self.names.len() > NAMES {
+            self.all = true;
+            self.names.clear();
+        }
+        if self.steps.len() > STEPS {
+            self.all = true;
+            // "Everything" does not say what vanished since.
+            let mut removing = self.steps.drain(..).filter(|step| step.removals);
+            let first = removing.next();
+            let last = removing.last();
+            self.steps.extend(first.map(|first| match last {
+                Some(last) => Step { to: last.to, ..first },
+                None => first,
+            }));
+        }
+    }
+}
 
 /// What became of the last response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,35 +100,6 @@ pub(super) enum Answer {
     Overdue,
 }
 
-/// What requests ask for beyond the newest changes.
-#[derive(Debug, Default)]
-pub(super) struct Asked {
-    /// An answer even if there is nothing to tell (rule 14).
-    pub(super) reply: bool,
-    /// Everything subscribed.
-    pub(super) all: bool,
-    /// These names, whatever was sent before (rules 5, 9, 11, 12).
-    pub(super) names: BTreeSet<Arc<str>>,
-}
-
-impl Asked {
-    pub(super) fn is_something(&self) -> bool {
-        self.reply || self.all || !self.names.is_empty()
-    }
-}
-
-/// Clusters that a CDS response told of (rule 19): Envoy waits for the endpoints of every changed
-/// cluster again, changed or not, and in delta does not ask for them.
-#[derive(Debug, Default)]
-pub(super) struct Warming {
-    /// The response told everything.
-    pub(super) all: bool,
-    /// Changes along the way from one set of clusters to another.
-    pub(super) steps: Vec<Step>,
-    /// Clusters that were asked for by name.
-    pub(super) names: BTreeSet<Arc<str>>,
-}
-
 #[derive(Debug)]
 pub(super) struct TypeState {
     pub(super) open: bool,
@@ -82,20 +108,23 @@ pub(super) struct TypeState {
     pub(super) subscription: Arc<Subscription>,
     /// SotW: hash of the last list of names as it was sent.
     pub(super) names_hash: Option<u64>,
-    pub(super) asked: Asked,
+    /// An answer is due even if there is nothing to tell (rule 14).
+    pub(super) reply: bool,
+    /// What requests ask for beyond the newest changes, whatever was sent before (rules 5, 9, 11,
+    /// 12).
+    pub(super) asked: Told,
+    /// EDS only: clusters that CDS responses told of. Envoy waits for the endpoints of every
+    /// changed cluster again, changed or not, and in delta does not ask for them (rule 19).
+    pub(super) warming: Told,
     /// The set that the stream has been brought to.
     pub(super) sent: Option<Arc<TypeSet>>,
-    /// The set that the client last accepted; differs from `sent` while an answer is awaited and
-    /// after a NACK, because what came with a rejected response must come again with the next.
-    pub(super) accepted: Option<Arc<TypeSet>>,
-    /// The client rejected what led from `accepted` to `sent`.
-    pub(super) rejected: bool,
-    /// Whether an ACK of the last response means that everything up to `sent` is accepted.
-    pub(super) completes: bool,
+    /// What the last response told, until it is accepted.
+    pub(super) outstanding: Told,
+    /// What earlier responses told and the client did not accept: it comes again with the next
+    /// change, and not before (rule 3).
+    pub(super) rejected: Told,
     pub(super) nonce: u64,
     pub(super) answer: Answer,
-    /// EDS only: clusters that were sent and make Envoy wait for their endpoints again.
-    pub(super) warming: Warming,
     /// SotW: digest of `sent` restricted to the subscription, if it is known.
     pub(super) digest: Option<u64>,
 }
@@ -107,14 +136,14 @@ impl TypeState {
             named: false,
             subscription: nothing,
             names_hash: None,
-            asked: Asked::default(),
+            reply: false,
+            asked: Told::default(),
+            warming: Told::default(),
             sent: None,
-            accepted: None,
-            rejected: false,
-            completes: false,
+            outstanding: Told::default(),
+            rejected: Told::default(),
             nonce: 0,
             answer: Answer::Nothing,
-            warming: Warming::default(),
             digest: None,
         }
     }
@@ -128,7 +157,12 @@ impl TypeState {
     }
 
     pub(super) fn is_asked(&self) -> bool {
-        self.asked.is_something()
+        self.reply || self.asked.is_something()
+    }
+
+    /// Names that are to be answered and that nobody else keeps: those that are not in the set.
+    pub(super) fn asked_names(&self, now: &TypeSet) -> usize {
+        self.asked.names.len().saturating_sub(now.len())
     }
 
     pub(super) fn awaits(&self) -> Option<u64> {
@@ -138,7 +172,6 @@ impl TypeState {
     pub(super) fn overdue(&mut self, nonce: u64) {
         if self.awaits() == Some(nonce) {
             self.answer = Answer::Overdue;
-            self.rejected = true;
         }
     }
 
@@ -176,14 +209,17 @@ impl TypeState {
                 self.settle(now);
             } else {
                 self.asked.all = true;
-                self.asked.reply = kind.full_state;
+                self.reply = kind.full_state;
             }
         } else if request.common.response_nonce.is_empty() {
             self.asked.all = true;
         } else if changed && kind.full_state {
             let grows = new.is_wildcard() != old.is_wildcard()
                 || new.names().iter().any(|name| !old.is_named(name));
-            self.asked.reply |= grows;
+            self.reply |= grows;
+            self.asked.all |= new.is_wildcard() && !old.is_wildcard();
+            let added = new.names().iter().filter(|name| !old.wants(name)).cloned();
+            self.asked.names.extend(added);
         } else if changed {
             let added = new.names().iter().filter(|name| !old.is_named(name)).cloned();
             self.asked.names.extend(added);
@@ -205,12 +241,11 @@ impl TypeState {
         let meaning = if first { Meaning::Subscribe } else { self.answer(&request.common) };
 
         let (mut wildcard, mut names) = (self.subscription.is_wildcard(), None);
-        let is_wildcard = |name: &str| kind.full_state && name == WILDCARD;
         if first && kind.full_state && request.subscribe.is_empty() {
             wildcard = true;
         }
         for name in request.unsubscribe.iter() {
-            if is_wildcard(name) {
+            if name == WILDCARD {
                 wildcard = false;
                 continue;
             }
@@ -225,9 +260,13 @@ impl TypeState {
             }
         }
         for name in request.subscribe.iter() {
-            if is_wildcard(name) {
-                self.asked.all = true;
-                wildcard = true;
+            if name == WILDCARD {
+                if kind.full_state {
+                    // On a first request it is compared with what the client brings along.
+                    self.asked.all |= !first;
+                    self.reply |= !first;
+                    wildcard = true;
+                }
                 continue;
             }
             let names = names.get_or_insert_with(|| self.name_set());
@@ -251,7 +290,7 @@ impl TypeState {
             // does not count.
             if request.initial_versions.is_empty() || self.warming.all {
                 self.asked.all = true;
-                self.asked.reply = wildcard;
+                self.reply = wildcard;
                 self.asked.names.extend(self.vanished(&request.initial_versions, now));
             } else {
                 self.compare(&request.initial_versions, now);
@@ -296,7 +335,6 @@ impl TypeState {
     /// The client has all of `now` that it wants, but for what is asked.
     pub(super) fn settle(&mut self, now: &Arc<TypeSet>) {
         self.sent = Some(now.clone());
-        self.accepted = Some(now.clone());
     }
 
     fn is_current(&self, request: &Common) -> bool {
@@ -317,20 +355,25 @@ impl TypeState {
             // Presence of error_detail is what makes a NACK, not the version (rule 2).
             Some(error) if unanswered => {
                 self.answer = Answer::Nacked;
-                self.rejected = true;
+                self.reject();
                 Meaning::Nack { nonce, error: error.clone() }
             }
             None if unanswered => {
                 self.answer = Answer::Acked;
-                if self.completes {
-                    self.rejected = false;
-                    self.accepted = self.sent.clone();
-                }
+                self.outstanding = Told::default();
                 Meaning::Ack { nonce }
             }
             // The nonce of a response that was answered: a subscription change.
             _ => Meaning::Subscribe,
         }
+    }
+
+    /// What the last response told was not accepted.
+    pub(super) fn reject(&mut self) {
+        let mut told = std::mem::take(&mut self.outstanding);
+        told.put_before(std::mem::take(&mut self.rejected));
+        told.bound();
+        self.rejected = told;
     }
 
     fn sotw_subscription(
@@ -346,7 +389,7 @@ impl TypeState {
         self.named |= !names.is_empty();
         let names = names
             .iter()
-            .filter(|name| !(kind.full_state && *name == WILDCARD))
+            .filter(|name| *name != WILDCARD)
             .map(|name| shared_name(now, name))
             .collect();
         interner.intern(star || legacy, names)

@@ -1,1 +1,8 @@
+//! The rules of `docs/protocol.md`, each with at least one test that bears its number.
 
+mod delta;
+mod harness;
+mod nack;
+mod order;
+mod requests;
+mod sotw;

@@ -1,0 +1,441 @@
+//! A client's side for tests: real bytes in both directions, written and read as short text.
+//!
+//! `"cds a=1 b=2 -c"` is a response of that type that carries `a` and `b` with these contents and
+//! removes `c`; in [`Peer::publish`] the same text is a change of the world. Requests are a type and
+//! its names: `"eds a b"`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::core::v3::Locality;
+use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LocalityLbEndpoints};
+use envoy_types::pb::envoy::config::listener::v3::Listener;
+use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
+use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::google::rpc;
+use prost::Message;
+
+use crate::ads::request::Request;
+use crate::ads::session::{Limits, Meaning, Refusal, Response, Session};
+use crate::names::ResourceType;
+use crate::snapshot::encode::{Frame, FrameBuilder};
+use crate::snapshot::{Resource, TypeSet, View};
+use crate::subscription::Interner;
+
+/// No response at all.
+pub(super) const SILENCE: [&str; 0] = [];
+
+/// One response, decoded.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Got {
+    pub(super) type_url: String,
+    pub(super) version: String,
+    pub(super) nonce: String,
+    pub(super) control_plane: String,
+    /// Name, content and, in delta, version.
+    pub(super) resources: Vec<(String, String, String)>,
+    pub(super) removed: Vec<String>,
+    /// The shared part as it went out.
+    pub(super) head: Bytes,
+}
+
+/// One client on one stream, and the world it is told about.
+pub(super) struct Peer {
+    delta: bool,
+    pub(super) session: Session,
+    pub(super) sets: [Arc<TypeSet>; ResourceType::COUNT],
+    interner: Arc<Interner>,
+    frames: Arc<FrameBuilder>,
+    streams: u64,
+    /// What the last request meant.
+    pub(super) meaning: Option<Meaning>,
+    /// The last response of each type.
+    last: [Option<Got>; ResourceType::COUNT],
+    /// SotW: what the client wants, and the version it accepted.
+    names: [Vec<String>; ResourceType::COUNT],
+    accepted: [String; ResourceType::COUNT],
+    /// Delta: versions of what the client has.
+    pub(super) has: [BTreeMap<String, String>; ResourceType::COUNT],
+}
+
+impl Peer {
+    pub(super) fn sotw(world: &str) -> Self {
+        Self::new(false, world)
+    }
+
+    pub(super) fn delta(world: &str) -> Self {
+        Self::new(true, world)
+    }
+
+    fn new(delta: bool, world: &str) -> Self {
+        let (interner, frames) = (Arc::default(), Arc::new(FrameBuilder::new("pilothouse test")));
+        let sets = std::array::from_fn(|_| Arc::default());
+        let mut peer = Self::over(delta, sets, interner, frames);
+        peer.change(world);
+        peer
+    }
+
+    fn over(
+        delta: bool,
+        sets: [Arc<TypeSet>; ResourceType::COUNT],
+        interner: Arc<Interner>,
+        frames: Arc<FrameBuilder>,
+    ) -> Self {
+        let session = session(delta, &interner, &frames, 0);
+        Self {
+            delta,
+            session,
+            sets,
+            interner,
+            frames,
+            streams: 0,
+            meaning: None,
+            last: Default::default(),
+            names: Default::default(),
+            accepted: Default::default(),
+            has: Default::default(),
+        }
+    }
+
+    /// Another stream of the same server.
+    pub(super) fn twin(&self) -> Self {
+        let (interner, frames) = (self.interner.clone(), self.frames.clone());
+        let mut twin = Self::over(self.delta, self.sets.clone(), interner, frames);
+        twin.streams = self.streams + 1000;
+        twin.session = session(self.delta, &twin.interner, &twin.frames, twin.streams);
+        twin
+    }
+
+    /// A new stream of a client that remembers what it had.
+    pub(super) fn reconnect(&mut self) {
+        self.streams += 1;
+        self.session = session(self.delta, &self.interner, &self.frames, self.streams);
+    }
+
+    // === the world ===
+
+    /// Changes the world, and says what the stream is sent.
+    pub(super) fn publish(&mut self, changes: &str) -> Vec<String> {
+        self.change(changes);
+        self.drain()
+    }
+
+    pub(super) fn change(&mut self, changes: &str) {
+        let mut of = ResourceType::Cluster;
+        for word in changes.split_whitespace() {
+            if let Some(named) = short(word) {
+                of = named;
+            } else if let Some(name) = word.strip_prefix('-') {
+                self.set(of, name, None);
+            } else {
+                let (name, content) = word.split_once('=').expect("name=content");
+                self.set(of, name, Some(content));
+            }
+        }
+    }
+
+    pub(super) fn set(&mut self, of: ResourceType, name: &str, content: Option<&str>) {
+        let change = content.map(|content| resource(of, name, content));
+        let set = &mut self.sets[of.index()];
+        *set = set.with([(name.into(), change)]);
+    }
+
+    pub(super) fn view(&self) -> View {
+        View::new(self.sets.clone())
+    }
+
+    // === requests ===
+
+    /// SotW: asks for names, with the last version and nonce, as an Envoy does.
+    pub(super) fn ask(&mut self, wanted: &str) -> Vec<String> {
+        let (of, names) = parse(wanted);
+        self.names[of.index()] = names;
+        let nonce = self.nonce(of);
+        self.send_sotw(of, &nonce, None)
+    }
+
+    /// The wildcard or a list of names, as the first request of either variant.
+    pub(super) fn open(&mut self, wanted: &str) -> Vec<String> {
+        if self.delta { self.subscribe(wanted) } else { self.ask(wanted) }
+    }
+
+    /// SotW: what the next request will name.
+    pub(super) fn names_are(&mut self, wanted: &str) {
+        let (of, names) = parse(wanted);
+        self.names[of.index()] = names;
+    }
+
+    pub(super) fn is_delta(&self) -> bool {
+        self.delta
+    }
+
+    /// A stream of a single-type service.
+    pub(super) fn only(&mut self, of: ResourceType) {
+        let (interner, frames) = (self.interner.clone(), self.frames.clone());
+        let limits = Limits::default();
+        self.session = Session::new(self.delta, Some(of), limits, interner, frames, 7);
+    }
+
+    /// Delta: subscribes.
+    pub(super) fn subscribe(&mut self, wanted: &str) -> Vec<String> {
+        self.send_delta(wanted, "")
+    }
+
+    /// Delta: unsubscribes.
+    pub(super) fn unsubscribe(&mut self, unwanted: &str) -> Vec<String> {
+        let of = unwanted.split_whitespace().next().unwrap_or_default();
+        self.send_delta(of, unwanted)
+    }
+
+    /// Delta: subscribes to some names and unsubscribes others in one request.
+    pub(super) fn send_delta(&mut self, wanted: &str, unwanted: &str) -> Vec<String> {
+        let (of, subscribe) = parse(wanted);
+        let unsubscribe = match unwanted {
+            "" => Vec::new(),
+            _ => parse(unwanted).1,
+        };
+        self.raw_delta(DeltaDiscoveryRequest {
+            type_url: of.type_url().to_owned(),
+            resource_names_subscribe: subscribe,
+            resource_names_unsubscribe: unsubscribe,
+            ..Default::default()
+        })
+    }
+
+    /// Delta: the first request of a type on a new stream, with what the client has.
+    pub(super) fn reopen(&mut self, wanted: &str) -> Vec<String> {
+        let (of, subscribe) = parse(wanted);
+        self.raw_delta(DeltaDiscoveryRequest {
+            type_url: of.type_url().to_owned(),
+            resource_names_subscribe: subscribe,
+            initial_resource_versions: self.has[of.index()].clone().into_iter().collect(),
+            ..Default::default()
+        })
+    }
+
+    /// Accepts the last response of a type.
+    pub(super) fn ack(&mut self, of: &str) -> Vec<String> {
+        let of = short(of).expect("a type");
+        let last = self.last[of.index()].clone().expect("a response to accept");
+        self.accepted[of.index()] = last.version;
+        if !self.delta {
+            return self.send_sotw(of, &last.nonce, None);
+        }
+        let has = &mut self.has[of.index()];
+        has.extend(last.resources.into_iter().map(|(name, _, version)| (name, version)));
+        last.removed.iter().for_each(|name| drop(has.remove(name)));
+        self.answer_delta(of, last.nonce, None)
+    }
+
+    /// Rejects the last response of a type.
+    pub(super) fn nack(&mut self, of: &str) -> Vec<String> {
+        let of = short(of).expect("a type");
+        let nonce = self.nonce(of);
+        let error = Some(rpc::Status { code: 13, message: "no".to_owned(), details: vec![] });
+        match self.delta {
+            true => self.answer_delta(of, nonce, error),
+            false => self.send_sotw(of, &nonce, error),
+        }
+    }
+
+    fn answer_delta(
+        &mut self,
+        of: ResourceType,
+        nonce: String,
+        error: Option<rpc::Status>,
+    ) -> Vec<String> {
+        self.raw_delta(DeltaDiscoveryRequest {
+            type_url: of.type_url().to_owned(),
+            response_nonce: nonce,
+            error_detail: error,
+            ..Default::default()
+        })
+    }
+
+    /// SotW: everything as it is, with this nonce.
+    pub(super) fn send_sotw(
+        &mut self,
+        of: ResourceType,
+        nonce: &str,
+        error: Option<rpc::Status>,
+    ) -> Vec<String> {
+        self.raw_sotw(DiscoveryRequest {
+            version_info: self.accepted[of.index()].clone(),
+            resource_names: self.names[of.index()].clone(),
+            type_url: of.type_url().to_owned(),
+            response_nonce: nonce.to_owned(),
+            error_detail: error,
+            ..Default::default()
+        })
+    }
+
+    pub(super) fn raw_sotw(&mut self, request: DiscoveryRequest) -> Vec<String> {
+        self.take(request.encode_to_vec()).expect("not refused");
+        self.drain()
+    }
+
+    pub(super) fn raw_delta(&mut self, request: DeltaDiscoveryRequest) -> Vec<String> {
+        self.take(request.encode_to_vec()).expect("not refused");
+        self.drain()
+    }
+
+    /// Gives the session a request's bytes.
+    pub(super) fn take(&mut self, request: Vec<u8>) -> Result<(), Refusal> {
+        let request = Request::decode(request.into(), self.delta).expect("a request");
+        let (_, meaning) = self.session.request(&request, &self.view())?;
+        self.meaning = Some(meaning);
+        Ok(())
+    }
+
+    // === responses ===
+
+    pub(super) fn drain(&mut self) -> Vec<String> {
+        let view = self.view();
+        let mut said = Vec::new();
+        while let Some(response) = self.session.poll(&view) {
+            assert!(said.len() < 100, "no end of responses: {said:?}");
+            let got = decode(self.delta, &response);
+            said.push(got.to_string());
+            if let Some(of) = response.of {
+                self.last[of.index()] = Some(got);
+            }
+        }
+        said
+    }
+
+    /// The last response of a type.
+    pub(super) fn last(&self, of: &str) -> &Got {
+        self.last[short(of).expect("a type").index()].as_ref().expect("a response")
+    }
+
+    fn nonce(&self, of: ResourceType) -> String {
+        self.last[of.index()].as_ref().map(|got| got.nonce.clone()).unwrap_or_default()
+    }
+}
+
+/// `cds a=1 -b`
+impl std::fmt::Display for Got {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let of = ResourceType::from_type_url(&self.type_url);
+        f.write_str(of.map_or(&self.type_url, |of| of.short()))?;
+        for (name, content, _) in &self.resources {
+            write!(f, " {name}={content}")?;
+        }
+        self.removed.iter().try_for_each(|name| write!(f, " -{name}"))
+    }
+}
+
+pub(super) fn session(
+    delta: bool,
+    interner: &Arc<Interner>,
+    frames: &Arc<FrameBuilder>,
+    stream: u64,
+) -> Session {
+    let seed = 0x1000 * (stream + 1);
+    Session::new(delta, None, Limits::default(), interner.clone(), frames.clone(), seed)
+}
+
+pub(super) fn short(word: &str) -> Option<ResourceType> {
+    ResourceType::IN_ORDER.into_iter().find(|of| of.short() == word)
+}
+
+fn parse(text: &str) -> (ResourceType, Vec<String>) {
+    let mut words = text.split_whitespace();
+    let of = words.next().and_then(short).expect("a type");
+    (of, words.map(str::to_owned).collect())
+}
+
+/// A real message of the type with a text in it that can be told apart.
+pub(super) fn resource(of: ResourceType, name: &str, content: &str) -> Arc<Resource> {
+    let (own, text) = (name.to_owned(), content.to_owned());
+    let encoded = match of {
+        ResourceType::Cluster => {
+            Cluster { name: own, alt_stat_name: text, ..Default::default() }.encode_to_vec()
+        }
+        ResourceType::Endpoint => {
+            let locality = Some(Locality { zone: text, ..Default::default() });
+            let endpoints = vec![LocalityLbEndpoints { locality, ..Default::default() }];
+            ClusterLoadAssignment { cluster_name: own, endpoints, ..Default::default() }
+                .encode_to_vec()
+        }
+        ResourceType::Listener => {
+            Listener { name: own, stat_prefix: text, ..Default::default() }.encode_to_vec()
+        }
+        ResourceType::Route => {
+            let internal_only_headers = vec![text];
+            RouteConfiguration { name: own, internal_only_headers, ..Default::default() }
+                .encode_to_vec()
+        }
+    };
+    Resource::from_encoded(of, name.into(), &encoded)
+}
+
+/// Name and content.
+fn unpack(any: &Any) -> (String, String) {
+    let value = &*any.value;
+    match ResourceType::from_type_url(&any.type_url).expect("a served type") {
+        ResourceType::Cluster => {
+            let cluster = Cluster::decode(value).unwrap();
+            (cluster.name, cluster.alt_stat_name)
+        }
+        ResourceType::Endpoint => {
+            let mut assignment = ClusterLoadAssignment::decode(value).unwrap();
+            let locality = assignment.endpoints.remove(0).locality.unwrap();
+            (assignment.cluster_name, locality.zone)
+        }
+        ResourceType::Listener => {
+            let listener = Listener::decode(value).unwrap();
+            (listener.name, listener.stat_prefix)
+        }
+        ResourceType::Route => {
+            let mut table = RouteConfiguration::decode(value).unwrap();
+            (table.name, table.internal_only_headers.remove(0))
+        }
+    }
+}
+
+pub(super) fn decode(delta: bool, response: &Response) -> Got {
+    let head = response.frame.head.clone();
+    let mut bytes = head.to_vec();
+    bytes.extend_from_slice(&Frame::tail(response.nonce));
+    let prefix: Vec<u8> = bytes.drain(..5).collect();
+    assert_eq!(prefix[0], 0, "not compressed");
+    assert_eq!(prefix[1..], (bytes.len() as u32).to_be_bytes(), "gRPC length");
+    if !delta {
+        let message = DiscoveryResponse::decode(&*bytes).unwrap();
+        assert!(message.resources.iter().all(|any| any.type_url == message.type_url));
+        let resources = message.resources.iter().map(unpack);
+        return Got {
+            resources: resources.map(|(name, text)| (name, text, String::new())).collect(),
+            type_url: message.type_url,
+            version: message.version_info,
+            nonce: message.nonce,
+            control_plane: message.control_plane.unwrap_or_default().identifier,
+            removed: Vec::new(),
+            head,
+        };
+    }
+    let message = DeltaDiscoveryResponse::decode(&*bytes).unwrap();
+    let resources = message.resources.into_iter().map(|one| {
+        let any = one.resource.expect("a body");
+        assert_eq!(any.type_url, message.type_url);
+        assert!(one.ttl.is_none(), "a TTL was not asked for");
+        let (name, text) = unpack(&any);
+        assert_eq!(one.name, name);
+        (name, text, one.version)
+    });
+    Got {
+        resources: resources.collect(),
+        type_url: message.type_url,
+        version: message.system_version_info,
+        nonce: message.nonce,
+        control_plane: message.control_plane.unwrap_or_default().identifier,
+        removed: message.removed_resources,
+        head,
+    }
+}
