@@ -166,27 +166,26 @@ fn all_by(answers: &BTreeSet<Result<String, String>>, pods: &[String]) -> bool {
 }
 
 /// The debug pages of every replica, by pod.
-async fn debug_pages(kubectl: &Kubectl) -> Vec<(String, Forward)> {
+async fn debug_pages(kubectl: &Kubectl) -> Result<Vec<(String, Forward)>, String> {
     let mut pages = Vec::new();
     for pod in kubectl.pods(NAMESPACE, "istio=pilot").await {
-        let forward = kubectl.forward(NAMESPACE, &pod, 8080).await;
-        pages.push((pod, forward));
+        pages.push((pod.clone(), kubectl.forward(NAMESPACE, &pod, 8080).await?));
     }
-    pages
+    Ok(pages)
 }
 
 /// The replica that this Envoy pod's stream is on, once everything that it was sent is acked.
 async fn replica_of(kubectl: &Kubectl, envoy: &str) -> String {
-    let pages = debug_pages(kubectl).await;
     until("a replica that has the Envoy, all acked", async || {
         let mut seen = Vec::new();
+        let pages = debug_pages(kubectl).await?;
         for (replica, page) in &pages {
             let proxies = page.json("/debug/syncz").await?;
             for proxy in proxies.as_array().into_iter().flatten() {
-                let acked = ["cluster", "endpoint", "listener", "route"].iter().all(|kind| {
-                    let sent = &proxy[format!("{kind}_sent")];
-                    sent.is_string() && *sent == proxy[format!("{kind}_acked")]
-                });
+                // A type of which a reconnected proxy had the newest already is not sent again.
+                let acked = ["cluster", "endpoint", "listener", "route"]
+                    .iter()
+                    .all(|kind| proxy[format!("{kind}_sent")] == proxy[format!("{kind}_acked")]);
                 if acked && proxy["proxy"].as_str().is_some_and(|id| id.contains(envoy)) {
                     return Ok(replica.clone());
                 }
@@ -312,7 +311,7 @@ async fn a_service_comes_and_goes() {
 #[ignore = "needs a cluster: make test-cluster"]
 async fn logs_and_debug_pages_are_reached_by_kubectl() {
     let kubectl = deployed().await;
-    let pages = debug_pages(&kubectl).await;
+    let pages = debug_pages(&kubectl).await.unwrap();
     assert_eq!(pages.len(), 2);
     for (pod, page) in &pages {
         let log = kubectl.run(&["-n", NAMESPACE, "logs", pod]).await;

@@ -28,6 +28,8 @@ pub(crate) async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Result<
     }
 }
 
+const RUNNING: &str = "--field-selector=status.phase=Running";
+
 /// A kubectl for the cluster that `KUBECONFIG` names, or for another one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Kubectl {
@@ -91,9 +93,9 @@ impl Kubectl {
         );
     }
 
-    /// Names of the pods that a selector finds and that are not on their way out, sorted.
+    /// Names of the pods that a selector finds, that run and are not on their way out, sorted.
     pub(crate) async fn pods(&self, namespace: &str, selector: &str) -> Vec<String> {
-        let list = self.json(&["-n", namespace, "get", "pods", "-l", selector]).await;
+        let list = self.json(&["-n", namespace, "get", "pods", "-l", selector, RUNNING]).await;
         let mut names: Vec<String> = list["items"]
             .as_array()
             .into_iter()
@@ -114,18 +116,25 @@ impl Kubectl {
         (child, lines)
     }
 
-    /// `kubectl port-forward` to a pod's port, on a port that kubectl chooses.
-    pub(crate) async fn forward(&self, namespace: &str, pod: &str, port: u16) -> Forward {
+    /// `kubectl port-forward` to a pod's port, on a port that kubectl chooses; an error where the pod
+    /// does not run.
+    pub(crate) async fn forward(
+        &self,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+    ) -> Result<Forward, String> {
         let to = format!(":{port}");
         let (child, mut lines) =
             self.follow(&["-n", namespace, "port-forward", &format!("pod/{pod}"), &to]);
-        let line = lines.next_line().await.expect("kubectl prints text");
-        let line = line.unwrap_or_else(|| panic!("kubectl port-forward to {pod} said nothing"));
         // Forwarding from 127.0.0.1:40123 -> 8080
-        let local = line.split_whitespace().nth(2).expect("it names the address").to_owned();
+        let line = lines.next_line().await.expect("kubectl prints text");
+        let local = line.as_ref().and_then(|line| line.split_whitespace().nth(2));
+        let local = local.ok_or_else(|| format!("kubectl port-forward to {pod} said {line:?}"))?;
+        let base = format!("http://{local}");
         // It prints a line for each connection.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Forward { base: format!("http://{local}"), _child: child }
+        Ok(Forward { base, _child: child })
     }
 }
 
