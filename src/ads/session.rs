@@ -185,20 +185,19 @@ impl Session {
     ///
     /// Types go in the order CDS, EDS, LDS, RDS, and clusters that only vanish go last, so that
     /// nothing refers to what is not there (rule 18). Order is of sends: no type waits for another
-    /// type's ACK. The one exception is that changed listeners and routes wait until new clusters
-    /// are sent and answered: Envoy answers once those are warm, and a route that came sooner
-    /// would answer 503 until then. In a mesh that never rests there is always another new
-    /// cluster, so after a few rounds listeners and routes go first.
+    /// type's ACK. The one exception is that changed listeners and routes wait for the answer to a
+    /// CDS response that adds clusters: Envoy gives it once those are warm, and a route that came
+    /// sooner would answer 503 until then (seen under load). The wait ends with the ACK timeout,
+    /// and in a mesh that never rests there is always another such response, so after a few rounds
+    /// they go first.
     pub fn poll(&mut self, view: &View) -> Option<Response> {
         use ResourceType::{Cluster, Endpoint, Listener, Route};
         let referrers_behind = self.is_behind(Listener, view) || self.is_behind(Route, view);
         if !referrers_behind {
             self.rounds_waited = 0;
         }
-        let clusters = &self.types[Cluster.index()];
-        let clusters_missing =
-            clusters.has_unanswered_additions() || clusters.is_holding_additions(view.set(Cluster));
-        let order = if self.rounds_waited > ROUNDS && !clusters_missing {
+        let clusters_warming = self.types[Cluster.index()].is_adding(view.set(Cluster));
+        let order = if self.rounds_waited > ROUNDS && !clusters_warming {
             [Listener, Route, Cluster, Endpoint]
         } else {
             ResourceType::IN_ORDER
@@ -207,7 +206,7 @@ impl Session {
             let state = &self.types[of.index()];
             let wait = match of {
                 Cluster => referrers_behind && state.only_removes(view.set(of)),
-                Listener | Route => clusters_missing && !state.is_asked(),
+                Listener | Route => clusters_warming && !state.is_asked(),
                 Endpoint => false,
             };
             if wait {
