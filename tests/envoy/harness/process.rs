@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -17,6 +18,7 @@ pub(crate) struct Process {
     name: String,
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
+    readers: Vec<JoinHandle<()>>,
 }
 
 impl Process {
@@ -29,9 +31,11 @@ impl Process {
             .unwrap_or_else(|error| panic!("cannot start {name} ({command:?}): {error}"));
         let log = Arc::default();
         // A pipe that nobody reads would stop the process once it is full.
-        follow(child.stdout.take().expect("it is piped"), &log);
-        follow(child.stderr.take().expect("it is piped"), &log);
-        Self { name: name.to_owned(), child, log }
+        let readers = vec![
+            follow(child.stdout.take().expect("it is piped"), &log),
+            follow(child.stderr.take().expect("it is piped"), &log),
+        ];
+        Self { name: name.to_owned(), child, log, readers }
     }
 
     pub(crate) fn lines(&self) -> Vec<String> {
@@ -48,10 +52,13 @@ impl Process {
         self.child.try_wait().expect("it is our child")
     }
 
-    /// Waits until it ends.
+    /// Waits until it ends; its log is complete then.
     pub(crate) async fn end(&mut self, deadline: Duration) -> ExitStatus {
         let what = format!("the end of {}", self.name);
-        eventually(deadline, &what, async || self.status().ok_or("running".to_owned())).await
+        let status =
+            eventually(deadline, &what, async || self.status().ok_or("running".to_owned())).await;
+        self.drain();
+        status
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -63,6 +70,14 @@ impl Process {
         // An error means that it has ended already.
         _ = self.child.kill();
         _ = self.child.wait();
+        self.drain();
+    }
+
+    /// Reads what is left in the pipes of a process that has ended.
+    fn drain(&mut self) {
+        for reader in self.readers.drain(..) {
+            reader.join().expect("readers do not panic");
+        }
     }
 }
 
@@ -77,11 +92,11 @@ impl Drop for Process {
     }
 }
 
-fn follow(pipe: impl Read + Send + 'static, log: &Arc<Mutex<Vec<String>>>) {
+fn follow(pipe: impl Read + Send + 'static, log: &Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
     let log = log.clone();
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
             log.lock().expect("readers do not panic").push(line);
         }
-    });
+    })
 }
