@@ -35,6 +35,26 @@ fn rule_18_make_before_break() {
 }
 
 #[test]
+fn rule_18_a_nack_of_new_clusters_lets_routes_go() {
+    for mut peer in both() {
+        assert_eq!(peer.publish("cds c=1 rds r=2").len(), 1, "the route waits");
+        assert_eq!(peer.nack("cds"), ["rds r=2"]);
+    }
+}
+
+#[test]
+fn rule_18_a_mesh_that_never_rests_does_not_hold_routes_for_ever() {
+    for mut peer in both() {
+        peer.publish("cds c0=1 rds r=2");
+        let rounds = (1..10).take_while(|round| {
+            peer.change(&format!("cds c{round}=1"));
+            peer.ack("cds").iter().all(|said| said != "rds r=2")
+        });
+        assert!((1..9).contains(&rounds.count()), "at once, or not at all");
+    }
+}
+
+#[test]
 fn rule_18_clusters_that_only_vanish_go_after_what_refers_to_them() {
     for mut peer in both() {
         let said = peer.publish("cds -b lds l=2 rds r=2");
