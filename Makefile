@@ -26,7 +26,7 @@ test: rust envoy ## every test that needs no cluster, real Envoy included
 	@echo "left out: the tests on a real Kubernetes (make test-cluster)"
 
 .PHONY: test-cluster
-test-cluster: rust ## our own manifests and images on a real Kubernetes with real pods
+test-cluster: rust envoy ## our own manifests and images on a real Kubernetes with real pods
 	@tools/test-cluster
 
 .PHONY: rust

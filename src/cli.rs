@@ -32,7 +32,7 @@ pub enum Command {
 
 const EXAMPLES: &str = "Examples:
   pilothouse serve --manifests ./examples/bookinfo    a folder of Services and EndpointSlices
-  pilothouse serve --source kube                      the cluster this runs in, or KUBECONFIG's
+  pilothouse serve --source kube                      of the KUBECONFIG, or the cluster this runs in
   pilothouse serve --source kube --namespace shop     one namespace of it
 
 Every flag can be given as an environment variable; the command line wins.";
@@ -53,7 +53,8 @@ pub enum LogFormat {
 
 #[derive(Clone, Debug, Args)]
 pub struct Serve {
-    /// Take the mesh from a Kubernetes API server: the cluster this runs in, else KUBECONFIG
+    /// Take the mesh from a Kubernetes API server: the one of --context or KUBECONFIG if given, else
+    /// the cluster this runs in, else ~/.kube/config
     #[arg(long, value_enum, env = "PILOTHOUSE_SOURCE", help_heading = "Source (exactly one)")]
     pub source: Option<Source>,
 
@@ -180,7 +181,7 @@ pub struct Serve {
     /// Streams from one IP address; 0 for no limit
     #[arg(
         long,
-        default_value_t = 0,
+        default_value_t = 10_000,
         env = "PILOTHOUSE_MAX_STREAMS_PER_PEER",
         help_heading = "Limits for a proxy"
     )]
@@ -215,8 +216,14 @@ pub struct Serve {
     )]
     pub shutdown_timeout: Duration,
 
-    /// What is logged, for instance "info" or "warn,pilothouse::ads=debug"
-    #[arg(long, default_value = "info", env = "PILOTHOUSE_LOG", help_heading = "Process")]
+    /// What is logged, for instance "info" or "warn,pilothouse::ads=debug". kube's own crates repeat
+    /// every failure that is said in our words
+    #[arg(
+        long,
+        default_value = "info,kube_client=off,kube_runtime=off",
+        env = "PILOTHOUSE_LOG",
+        help_heading = "Process"
+    )]
     pub log: String,
 
     /// How log lines look

@@ -6,7 +6,8 @@
 //! fixed order so that two pages can be compared by `diff`.
 //!
 //! There is no password. The listener is on loopback unless a flag opens it, which keeps other
-//! machines out; [`guard_host`] keeps web pages in an operator's own browser out.
+//! machines out; a check of the `Host` header keeps web
+//! pages in an operator's own browser out.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -1,5 +1,6 @@
 //! The program: arguments, logging, runtime, signals. Everything else is in the library.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -56,7 +57,12 @@ async fn run(config: app::Config) -> anyhow::Result<()> {
 
 fn start_logging(serve: &Serve) -> Result<(), tracing_subscriber::filter::ParseError> {
     let filter = EnvFilter::try_new(&serve.log)?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Colours are for people: in `kubectl logs` or a file they are noise.
+    let wanted = std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(wanted && std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match serve.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

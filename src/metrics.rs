@@ -48,6 +48,7 @@ struct OfType {
     requests: Counter,
     push_bytes: Histogram,
     push_seconds: Histogram,
+    ack_seconds: Histogram,
 }
 
 impl Metrics {
@@ -61,6 +62,7 @@ impl Metrics {
             // Istio's boundaries, with what a small mesh needs below them.
             push_bytes: Histogram::new([1e2, 1e3, 1e4, 1e5, 1e6, 4e6, 1e7, 4e7]),
             push_seconds: seconds(),
+            ack_seconds: seconds(),
         });
         let metrics = Arc::new(Self {
             by_type,
@@ -87,6 +89,11 @@ impl Metrics {
     /// How long a response took from its cause (a snapshot or a request) to the connection.
     pub fn push_time(&self, of: ResourceType, took: Duration) {
         self.of(of).push_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A response was acknowledged, this long after it was handed to the connection.
+    pub fn ack_time(&self, of: ResourceType, took: Duration) {
+        self.of(of).ack_seconds.observe(took.as_secs_f64());
     }
 
     /// A request arrived, whatever it means.
@@ -187,6 +194,13 @@ impl Collector for Metrics {
             MetricType::Histogram,
             "type",
             by_type().map(|(short, of)| (short, of.push_seconds.clone())),
+        )?;
+        families.labelled(
+            "pilothouse_ack_seconds",
+            "Seconds from a response being handed to the connection to its ACK",
+            MetricType::Histogram,
+            "type",
+            by_type().map(|(short, of)| (short, of.ack_seconds.clone())),
         )?;
         families.one(
             "pilot_proxy_convergence_time",

@@ -259,17 +259,6 @@ impl Model {
         self.slices.get(key).into_iter().flat_map(OrdMap::values)
     }
 
-    /// The slices whose endpoints should get the service's traffic.
-    ///
-    /// A dual-stack service has each pod twice, once a family. Only the family of its first
-    /// virtual address counts (IPv4 where it has none), or the other where that has no endpoint.
-    pub fn primary_slices(&self, service: &Service) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        let prefers_ipv4 = service.cluster_ips().first().is_none_or(IpAddr::is_ipv4);
-        let preferred = self.slices(&service.key).any(|slice| slice.has_family(prefers_ipv4));
-        let family = prefers_ipv4 == preferred;
-        self.slices(&service.key).filter(move |slice| slice.has_family(family))
-    }
-
     /// Every service that has slices, whether or not there is a Service of that name, in order.
     pub fn sliced_services(&self) -> impl Iterator<Item = &ServiceKey> {
         self.slices.keys()
@@ -340,14 +329,6 @@ impl Model {
             }
         }
         dirty.insert(owner);
-    }
-}
-
-impl EndpointSlice {
-    /// Whether an endpoint is IPv4 (`true`) or IPv6. Kubernetes keeps slices to one family.
-    fn has_family(&self, ipv4: bool) -> bool {
-        let mut endpoints = self.subsets.iter().flat_map(|subset| &subset.endpoints);
-        endpoints.any(|endpoint| endpoint.address.is_ipv4() == ipv4)
     }
 }
 

@@ -59,6 +59,7 @@ pub struct TypeStatus {
 pub enum SyncState {
     /// Never asked for or nothing sent yet.
     NotSent,
+    /// All was acknowledged, or brought along from another stream so that nothing had to be sent.
     Synced,
     /// Sent and not yet acknowledged.
     Stale,
@@ -70,7 +71,7 @@ impl TypeStatus {
     pub fn state(&self) -> SyncState {
         if self.last_error.is_some() {
             SyncState::Error
-        } else if self.nonce_sent == 0 {
+        } else if self.nonce_sent == 0 && self.set.is_none() {
             SyncState::NotSent
         } else if self.nonce_sent == self.nonce_acked {
             SyncState::Synced

@@ -48,6 +48,8 @@ pub struct Publisher {
     model: Model,
     builder: Builder,
     dirty: BTreeSet<ServiceKey>,
+    /// When the first change came that is not published yet.
+    since: Option<Instant>,
     synced: bool,
     timing: Timing,
     /// When clusters may go that lost their routes with the snapshot of a generation.
@@ -73,6 +75,7 @@ impl Publisher {
             model: Model::default(),
             builder: Builder::new(domain),
             dirty: BTreeSet::new(),
+            since: None,
             synced: false,
             timing,
             burials: VecDeque::new(),
@@ -148,6 +151,9 @@ impl Publisher {
             );
         }
         self.model.apply(change, &mut self.dirty);
+        if !self.dirty.is_empty() {
+            self.since.get_or_insert_with(Instant::now);
+        }
     }
 
     fn take_waiting(&mut self, changes: &mut mpsc::Receiver<Change>) {
@@ -163,7 +169,8 @@ impl Publisher {
         let begun = Instant::now();
         let dirty = std::mem::take(&mut self.dirty);
         self.builder.update(&self.model, &dirty);
-        let snapshot = self.builder.snapshot(&self.leases.keys());
+        let mut snapshot = self.builder.snapshot(&self.leases.keys());
+        snapshot.since = self.since.take().map(Instant::into_std);
         // Copies are O(1); readers never wait for the writer.
         self.models.send_replace(self.model.clone());
         let generation = snapshot.generation;

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use imbl::OrdMap;
@@ -95,6 +96,8 @@ pub struct View {
 pub struct Snapshot {
     /// Counts up with every snapshot cut by this process; for people and ordering, not content.
     pub generation: u64,
+    /// When the first of the changes that are new in it came from the source.
+    pub since: Option<Instant>,
     pub views: HashMap<ViewKey, Arc<View>>,
 }
 

@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 mod page;
+mod visitor;
 
 /// A call that takes longer than this has failed.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -81,6 +82,15 @@ struct Args {
     #[arg(long, default_value_t = 9080)]
     service_port: u16,
 
+    /// Instead of playing workloads, ask for SERVICE:PORT/PATH again and again (repeatable) and print
+    /// one line of JSON for each answer
+    #[arg(long, conflicts_with_all = ["workloads", "address"])]
+    visit: Vec<String>,
+
+    /// Pause between two visits, in milliseconds
+    #[arg(long, default_value_t = 50)]
+    every_ms: u64,
+
     /// Name to answer with, where there is a better one than the workload's
     #[arg(long, env = "POD_NAME")]
     pod_name: Option<String>,
@@ -102,6 +112,10 @@ async fn main() -> Result<()> {
     let args = Args::parse();
     let chosen = |name: &str| args.workloads.is_empty() || args.workloads.iter().any(|w| w == name);
     let client = Client::builder(TokioExecutor::new()).build_http();
+    if !args.visit.is_empty() {
+        let every = Duration::from_millis(args.every_ms);
+        return visitor::run(&client, args.proxy.as_deref(), &args.visit, every).await;
+    }
 
     // All addresses are bound before anything is served: a taken port ends it with nothing half up.
     let mut listeners = Vec::new();
@@ -259,28 +273,40 @@ impl Workload {
     async fn call(&self, service: &str, path: &str, headers: &HeaderMap) -> Result<Value, String> {
         let host = format!("{service}:{}", self.service_port);
         let place = self.proxy.as_deref().unwrap_or(&host);
-        let mut request = Request::get(format!("http://{place}{path}")).header(header::HOST, &host);
-        for name in TRACE_HEADERS {
-            for value in headers.get_all(name) {
-                request = request.header(name, value);
-            }
-        }
-        let request = request.body(Empty::new()).map_err(|error| error.to_string())?;
-        let answered = async {
-            let response = self.client.request(request).await.map_err(|error| error.to_string())?;
-            let status = response.status();
-            let body =
-                response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
-            if !status.is_success() {
-                return Err(format!("{status}: {}", String::from_utf8_lossy(&body)));
-            }
-            serde_json::from_slice(&body).map_err(|error| error.to_string())
-        };
-        let why = match tokio::time::timeout(CALL_TIMEOUT, answered).await {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(why)) => why,
-            Err(_) => format!("no answer in {} s", CALL_TIMEOUT.as_secs()),
+        let why = match ask(&self.client, place, &host, path, headers).await {
+            Ok((status, body)) if status.is_success() => match serde_json::from_slice(&body) {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error.to_string(),
+            },
+            Ok((status, body)) => format!("{status}: {}", String::from_utf8_lossy(&body)),
+            Err(why) => why,
         };
         Err(format!("{host} by {place}: {why}"))
     }
+}
+
+/// The answer to one GET for `host`, sent to `place`, with the trace of `headers`.
+async fn ask(
+    client: &Client<HttpConnector, Empty<Bytes>>,
+    place: &str,
+    host: &str,
+    path: &str,
+    headers: &HeaderMap,
+) -> Result<(StatusCode, Bytes), String> {
+    let mut request = Request::get(format!("http://{place}{path}")).header(header::HOST, host);
+    for name in TRACE_HEADERS {
+        for value in headers.get_all(name) {
+            request = request.header(name, value);
+        }
+    }
+    let request = request.body(Empty::new()).map_err(|error| error.to_string())?;
+    let answered = async {
+        let response = client.request(request).await.map_err(|error| format!("{error:?}"))?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(|error| error.to_string())?;
+        Ok((status, body.to_bytes()))
+    };
+    tokio::time::timeout(CALL_TIMEOUT, answered)
+        .await
+        .unwrap_or_else(|_| Err(format!("no answer in {} s", CALL_TIMEOUT.as_secs())))
 }

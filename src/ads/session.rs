@@ -23,6 +23,9 @@ mod tests;
 
 use state::{Kind, TypeState};
 
+/// How many CDS responses in a row may go before changed listeners and routes do.
+const ROUNDS: u32 = 4;
+
 /// What one stream may ask for.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -95,6 +98,8 @@ pub struct Session {
     nonce: u64,
     types: [TypeState; ResourceType::COUNT],
     unserved: Vec<Unserved>,
+    /// CDS responses that went out while changed listeners or routes waited.
+    rounds_waited: u32,
 }
 
 /// A type that is well-formed and not served: a set that is always empty (rule 16).
@@ -119,7 +124,8 @@ impl Session {
         let none = interner.intern(false, Vec::new());
         let types = std::array::from_fn(|_| TypeState::new(none.clone()));
         let unserved = Vec::new();
-        Self { delta, only, limits, interner, frames, nonce, types, unserved }
+        let rounds_waited = 0;
+        Self { delta, only, limits, interner, frames, nonce, types, unserved, rounds_waited }
     }
 
     /// Takes a request in; what it leads to comes out of [`Self::poll`].
@@ -179,23 +185,37 @@ impl Session {
     ///
     /// Types go in the order CDS, EDS, LDS, RDS, and clusters that only vanish go last, so that
     /// nothing refers to what is not there (rule 18). Order is of sends: no type waits for another
-    /// type's ACK. The one exception is that changed listeners and routes wait while a changed CDS
-    /// response cannot be sent because the one before it is unanswered.
+    /// type's ACK. The one exception is that changed listeners and routes wait for the answer to a
+    /// CDS response that adds clusters: Envoy gives it once those are warm, and a route that came
+    /// sooner would answer 503 until then (seen under load). The wait ends with the ACK timeout,
+    /// and in a mesh that never rests there is always another such response, so after a few rounds
+    /// they go first.
     pub fn poll(&mut self, view: &View) -> Option<Response> {
-        use ResourceType::{Cluster, Listener, Route};
+        use ResourceType::{Cluster, Endpoint, Listener, Route};
         let referrers_behind = self.is_behind(Listener, view) || self.is_behind(Route, view);
-        let clusters_held = self.types[Cluster.index()].is_holding_additions(view.set(Cluster));
-        for of in ResourceType::IN_ORDER {
+        if !referrers_behind {
+            self.rounds_waited = 0;
+        }
+        let clusters_warming = self.types[Cluster.index()].is_adding(view.set(Cluster));
+        let order = if self.rounds_waited > ROUNDS && !clusters_warming {
+            [Listener, Route, Cluster, Endpoint]
+        } else {
+            ResourceType::IN_ORDER
+        };
+        for of in order {
             let state = &self.types[of.index()];
             let wait = match of {
                 Cluster => referrers_behind && state.only_removes(view.set(of)),
-                Listener | Route => clusters_held && !state.is_asked(),
-                ResourceType::Endpoint => false,
+                Listener | Route => clusters_warming && !state.is_asked(),
+                Endpoint => false,
             };
             if wait {
                 continue;
             }
             if let Some(response) = self.poll_type(of, view) {
+                if of == Cluster && referrers_behind {
+                    self.rounds_waited += 1;
+                }
                 return Some(response);
             }
         }
@@ -216,6 +236,16 @@ impl Session {
     /// Whether anything of this type has been asked for on this stream.
     pub fn is_open(&self, of: ResourceType) -> bool {
         self.types[of.index()].is_open()
+    }
+
+    /// What is asked for of this type.
+    pub fn subscription(&self, of: ResourceType) -> &Arc<Subscription> {
+        self.types[of.index()].subscription()
+    }
+
+    /// The set that the proxy has been brought to, or that it brought along; `None` if neither.
+    pub fn held(&self, of: ResourceType) -> Option<&Arc<TypeSet>> {
+        self.types[of.index()].sent.as_ref()
     }
 
     /// Whether the stream speaks the delta variant.

@@ -101,6 +101,7 @@ pub(super) fn serve(
     mut requests: Streaming<Bytes>,
 ) -> impl Stream<Item = Result<Bytes, Status>> + Send {
     async_stream::try_stream! {
+        let _open = OpenStream::new(&shared.metrics);
         let limit = shared.limits.streams_per_peer;
         let registration = shared.proxies.register(peer, method.delta, limit).map_err(|error| {
             warn!(%error, "stream refused");
@@ -136,6 +137,22 @@ pub(super) fn serve(
     }
 }
 
+/// Counts a stream for as long as it is open, however it ends.
+struct OpenStream(Arc<Metrics>);
+
+impl OpenStream {
+    fn new(metrics: &Arc<Metrics>) -> Self {
+        metrics.stream_opened();
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.stream_closed();
+    }
+}
+
 /// A stream past its first request.
 struct AdsStream {
     shared: Arc<Shared>,
@@ -148,6 +165,9 @@ struct AdsStream {
     budget: Budget,
     /// When each type's response was sent.
     sent_at: [Option<Instant>; ResourceType::COUNT],
+    /// When there last was something to do, and since when if a change of the source was the cause.
+    woken: Instant,
+    since: Option<std::time::Instant>,
 }
 
 async fn begin(
@@ -205,6 +225,8 @@ async fn begin(
         lease,
         budget: Budget::new(shared.limits.requests_per_second),
         sent_at: Default::default(),
+        woken: Instant::now(),
+        since: None,
     };
     stream.take(&request)?;
     Ok(Some(stream))
@@ -220,14 +242,19 @@ impl AdsStream {
             // A proxy that asks goes before one that is merely told (it may be starting).
             request = requests.message() => {
                 let Some(request) = request? else { return Ok(false) };
+                (self.woken, self.since) = (Instant::now(), None);
                 let request = decode(request, self.session.is_delta())?;
                 self.take(&request)?;
             }
             changed = self.snapshots.changed() => {
                 changed.map_err(|_| going_away())?;
                 let snapshot = self.snapshots.borrow_and_update().clone();
-                if let Some(view) = snapshot.and_then(|all| all.views.get(self.lease.key()).cloned()) {
-                    self.view = view;
+                self.woken = Instant::now();
+                if let Some(snapshot) = snapshot {
+                    self.since = snapshot.since;
+                    if let Some(view) = snapshot.views.get(self.lease.key()) {
+                        self.view = view.clone();
+                    }
                 }
             }
             of = wait_until(overdue) => {
@@ -264,7 +291,10 @@ impl AdsStream {
             }
         })?;
         match of {
-            Some(of) => self.note_request(of, meaning),
+            Some(of) => {
+                self.note_request(of, meaning);
+                self.note_held(of);
+            }
             None => debug!(
                 proxy = self.connection.connection_id(),
                 type_url = request.common().type_url,
@@ -282,7 +312,7 @@ impl AdsStream {
             Meaning::Stale => metrics.expired_nonce(of),
             Meaning::Ack { nonce } => {
                 if let Some(sent) = self.sent_at[of.index()].take() {
-                    metrics.convergence(sent.elapsed());
+                    metrics.ack_time(of, sent.elapsed());
                 }
                 self.connection.update(|status| {
                     let one = &mut status.types[of.index()];
@@ -310,9 +340,28 @@ impl AdsStream {
         }
     }
 
+    /// What a request alone makes known: names that are wanted no more, and what a proxy brought
+    /// along from another stream, which no response will tell of.
+    fn note_held(&self, of: ResourceType) {
+        let (subscription, held) = (self.session.subscription(of), self.session.held(of));
+        self.connection.update(|status| {
+            let one = &mut status.types[of.index()];
+            one.subscription = Some(subscription.clone());
+            if let (None, Some(held)) = (&one.set, held) {
+                one.version = held.version().to_string();
+                one.set = Some(held.clone());
+            }
+        });
+    }
+
     fn note_sent(&mut self, response: &Response) {
         let Some(of) = response.of else { return };
-        self.shared.metrics.push(of, response.frame.len());
+        let metrics = &self.shared.metrics;
+        metrics.push(of, response.frame.len());
+        metrics.push_time(of, self.woken.elapsed());
+        if let Some(since) = self.since {
+            metrics.convergence(since.elapsed());
+        }
         self.sent_at[of.index()] = Some(Instant::now());
         self.connection.update(|status| {
             let one = &mut status.types[of.index()];

@@ -1,1 +1,133 @@
+use std::collections::BTreeMap;
+use std::time::SystemTime;
 
+use prometheus_client::encoding::text;
+use tokio::sync::watch;
+
+use super::scrape::Scrape;
+use super::*;
+use crate::model::{Model, Scope, ServiceKey};
+use crate::proxies::Proxies;
+use crate::source::health::Health;
+
+fn page(registry: &Registry) -> String {
+    let mut page = String::new();
+    text::encode(&mut page, registry).unwrap();
+    page
+}
+
+fn has(page: &str, line: &str) {
+    assert!(page.lines().any(|own| own == line), "no {line} in\n{page}");
+}
+
+#[test]
+fn counts_under_istios_names() {
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
+    has(&page(&registry), "pilot_xds_pushes{type=\"rds\"} 0");
+
+    metrics.push(ResourceType::Endpoint, 20_000);
+    metrics.push_time(ResourceType::Endpoint, Duration::from_millis(2));
+    metrics.ack_time(ResourceType::Cluster, Duration::from_millis(20));
+    metrics.reject(ResourceType::Listener);
+    metrics.expired_nonce(ResourceType::Route);
+    metrics.request(ResourceType::Cluster);
+    metrics.stream_opened();
+    metrics.stream_opened();
+    metrics.stream_closed();
+    metrics.snapshot_cut(Duration::from_millis(3));
+    metrics.convergence(Duration::from_millis(300));
+    metrics.inbound(&Change::ServiceGone(ServiceKey::new("a", "b")));
+    metrics.inbound(&Change::Slices(Scope::All, Vec::new()));
+    metrics.inbound(&Change::Synced);
+
+    let page = page(&registry);
+    for line in [
+        "# TYPE pilot_xds_pushes unknown",
+        "pilot_xds_pushes{type=\"eds\"} 1",
+        "pilot_xds_config_size_bytes_bucket{le=\"10000.0\",type=\"eds\"} 0",
+        "pilot_xds_config_size_bytes_bucket{le=\"100000.0\",type=\"eds\"} 1",
+        "pilot_xds_push_time_count{type=\"eds\"} 1",
+        "pilothouse_ack_seconds_bucket{le=\"0.01\",type=\"cds\"} 0",
+        "pilothouse_ack_seconds_bucket{le=\"0.025\",type=\"cds\"} 1",
+        "pilot_total_xds_rejects{type=\"lds\"} 1",
+        "pilot_xds_expired_nonce{type=\"rds\"} 1",
+        "pilothouse_xds_requests_total{type=\"cds\"} 1",
+        "pilothouse_streams_opened_total 2",
+        "pilothouse_streams_closed_total 1",
+        "pilothouse_snapshots_total 1",
+        "pilothouse_snapshot_seconds_count 1",
+        "pilot_proxy_convergence_time_sum 0.3",
+        "pilot_inbound_updates{type=\"svcdelete\"} 1",
+        "pilot_inbound_updates{type=\"eds\"} 0",
+    ] {
+        has(&page, line);
+    }
+}
+
+#[test]
+fn a_flood_of_version_names_ends_in_other() {
+    let proxies = Arc::new(Proxies::default());
+    let streams: Vec<_> = (0..100)
+        .map(|number| {
+            let stream = proxies.register(None, false, 1000).unwrap();
+            stream.connection.update(|status| {
+                status.identity = Some(crate::proxies::ProxyIdentity {
+                    node_id: "x".into(),
+                    name: "x".into(),
+                    cluster: "x".into(),
+                    view: crate::view::ViewKey {
+                        kind: crate::view::ProxyKind::DEFAULT_STANDALONE,
+                        namespace: None,
+                    },
+                    user_agent: format!("made-up/{number}").into(),
+                    locality: "".into(),
+                });
+            });
+            stream
+        })
+        .collect();
+    let page = page(&registry_of(proxies));
+    let lines: Vec<_> = page.lines().filter(|line| line.starts_with("pilot_xds{")).collect();
+    assert_eq!(lines.len(), 17);
+    assert!(lines.contains(&"pilot_xds{version=\"other\"} 84"), "{lines:?}");
+    has(&page, &format!("pilothouse_proxies{{kind=\"standalone\"}} {}", streams.len()));
+}
+
+#[test]
+fn the_documentation_lists_what_there_is() {
+    let page = page(&registry_of(Arc::default()));
+    let mut served = BTreeMap::new();
+    for line in page.lines().filter_map(|line| line.strip_prefix("# HELP ")) {
+        let (name, help) = line.split_once(' ').unwrap();
+        assert!(served.insert(name, help.to_owned()).is_none(), "{name} twice");
+    }
+    let documented: BTreeMap<&str, String> = include_str!("../../docs/metrics.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `"))
+        .map(|row| {
+            let cells: Vec<_> = row.split(" | ").collect();
+            let name = cells[0].trim_end_matches('`');
+            // Counters of our own are served with the suffix, and described without it.
+            let name = name.strip_suffix("_total").unwrap_or(name);
+            (name, cells[2].trim_end_matches(" |").to_owned())
+        })
+        .collect();
+    assert_eq!(documented, served, "docs/metrics.md and the help texts differ");
+}
+
+/// Everything that the program registers, with one watch.
+fn registry_of(proxies: Arc<Proxies>) -> Registry {
+    let mut registry = Registry::default();
+    let _ = Metrics::new(&mut registry);
+    let health = Arc::new(Health::default());
+    health.expect("Service");
+    registry.register_collector(Box::new(Scrape {
+        proxies,
+        health,
+        model: watch::channel(Model::default()).1,
+        snapshot: watch::channel(None).1,
+        started: SystemTime::now(),
+    }));
+    registry
+}

@@ -142,25 +142,6 @@ fn a_relist_of_one_namespace_leaves_the_others_alone() {
 }
 
 #[test]
-fn one_family_of_a_dual_stack_service_counts() {
-    let mut model = Model::default();
-    let mut reviews = service("shop", "reviews", 80);
-    apply(&mut model, Change::Slice(slice("shop", "v4", "reviews", &["10.0.0.1"])));
-    apply(&mut model, Change::Slice(slice("shop", "v6", "reviews", &["fd00::1"])));
-    let names = |model: &Model, service: &Service| -> Vec<String> {
-        model.primary_slices(service).map(|slice| slice.name.to_string()).collect()
-    };
-    assert_eq!(names(&model, &reviews), ["v4"]);
-    reviews.kind = ServiceKind::Headless;
-    assert_eq!(names(&model, &reviews), ["v4"]);
-    let (v6, v4) = ("fd00::96".parse().unwrap(), Ipv4Addr::new(10, 96, 0, 1).into());
-    reviews.kind = ServiceKind::ClusterIp(vec![v6, v4]);
-    assert_eq!(names(&model, &reviews), ["v6"]);
-    apply(&mut model, Change::SliceGone { namespace: "shop".into(), name: "v6".into() });
-    assert_eq!(names(&model, &reviews), ["v4"], "better the other family than nothing");
-}
-
-#[test]
 fn a_copy_does_not_see_later_changes() {
     let mut model = Model::default();
     apply(&mut model, Change::Service(service("shop", "a", 80)));

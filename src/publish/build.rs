@@ -153,7 +153,11 @@ impl Builder {
             }
         }
         let views = needed.iter().filter_map(|key| Some((key.clone(), self.view(key)?)));
-        Snapshot { generation: self.generation, views: views.collect::<HashMap<_, _>>() }
+        Snapshot {
+            generation: self.generation,
+            since: None,
+            views: views.collect::<HashMap<_, _>>(),
+        }
     }
 
     /// TCP listeners that a service does not get because another one has their name.

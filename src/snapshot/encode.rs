@@ -178,9 +178,15 @@ pub struct FrameKey {
 /// What has been made of a set so far; dies with the set.
 #[derive(Debug, Default)]
 pub struct FrameCache {
-    // Std mutex, held for a look-up; the building happens outside, once, behind the OnceLock.
-    frames: Mutex<(HashMap<FrameKey, Arc<OnceLock<Frame>>>, usize)>,
+    // Std mutexes, held for a look-up; the building happens outside, once, behind the OnceLock.
+    frames: Mutex<Frames>,
     diffs: Mutex<HashMap<u64, Arc<OnceLock<Diff>>>>,
+}
+
+#[derive(Debug, Default)]
+struct Frames {
+    by_key: HashMap<FrameKey, Arc<OnceLock<Frame>>>,
+    bytes: usize,
 }
 
 impl TypeSet {
@@ -188,7 +194,7 @@ impl TypeSet {
     pub fn frame(&self, key: FrameKey, build: impl FnOnce() -> Frame) -> Frame {
         let cell = {
             let mut guard = self.frames.frames.lock().unwrap_or_else(PoisonError::into_inner);
-            guard.0.entry(key).or_default().clone()
+            guard.by_key.entry(key).or_default().clone()
         };
         let mut built = 0;
         let frame = cell
@@ -200,9 +206,9 @@ impl TypeSet {
             .clone();
         if built > 0 {
             let mut guard = self.frames.frames.lock().unwrap_or_else(PoisonError::into_inner);
-            guard.1 += built;
-            if guard.1 > CACHED_BYTES {
-                *guard = Default::default();
+            guard.bytes += built;
+            if guard.bytes > CACHED_BYTES {
+                *guard = Frames::default();
             }
         }
         frame

@@ -1,8 +1,8 @@
 //! Files of Kubernetes manifests as a source: the default that needs no cluster.
 //!
-//! Whatever happens to the files, everything is read again as a whole ([`folder`]) and sent as two
+//! Whatever happens to the files, everything is read again as a whole (`folder`) and sent as two
 //! complete lists, of which the model takes what really differs; files with the same content are
-//! not parsed again. What cannot be read or is wrong keeps its last good state. [`watch`] says when
+//! not parsed again. What cannot be read or is wrong keeps its last good state. `watch` says when
 //! to look. Reading is blocking work and done off the async workers.
 
 use std::collections::BTreeMap;
@@ -85,7 +85,7 @@ pub async fn run(
 
 async fn follow(config: Config, changes: Sender<Change>, health: Arc<Health>) {
     let mut reading = (Folder::new(config.paths), Watch::new());
-    let mut reporter = Reporter { health: health.clone(), known: BTreeMap::new(), polling: None };
+    let mut reporter = Reporter::new(health.clone());
     let mut synced = false;
     loop {
         let read = tokio::task::spawn_blocking(move || {
@@ -107,12 +107,7 @@ async fn follow(config: Config, changes: Sender<Change>, health: Arc<Health>) {
             reporter.report(&outcome);
         }
         reporter.report_watch(watch.trouble());
-        for (path, read) in &outcome.paths {
-            match read {
-                Ok(()) => health.contact(path),
-                Err(error) => health.failed(path, error),
-            }
-        }
+        reporter.report_paths(&outcome.paths);
         if outcome.changed && send(outcome.lists, &changes).await.is_err() {
             return;
         }
@@ -155,10 +150,33 @@ struct Reporter {
     health: Arc<Health>,
     /// What is left out, and why.
     known: BTreeMap<String, String>,
+    /// Paths that cannot be read, and why.
+    lost: BTreeMap<String, String>,
     polling: Option<String>,
 }
 
 impl Reporter {
+    fn new(health: Arc<Health>) -> Self {
+        Self { health, known: BTreeMap::new(), lost: BTreeMap::new(), polling: None }
+    }
+
+    fn report_paths(&mut self, paths: &[(String, Result<(), String>)]) {
+        for (path, read) in paths {
+            match read {
+                Ok(()) => {
+                    self.health.contact(path);
+                    self.lost.remove(path);
+                }
+                Err(error) => {
+                    self.health.failed(path, error);
+                    if self.lost.insert(path.clone(), error.clone()).as_ref() != Some(error) {
+                        warn!(%path, %error, "cannot read the manifests");
+                    }
+                }
+            }
+        }
+    }
+
     fn report(&mut self, outcome: &Outcome) {
         let new =
             outcome.rejected.iter().filter(|(place, why)| self.known.get(*place) != Some(why));

@@ -1,9 +1,10 @@
 //! The Kubernetes API as a source: one watch per kind and namespace.
 //!
-//! kube's watcher lists, watches and resumes; here its events become changes ([`events`]), its
-//! failures become health, and what it cannot get out of by itself is put right: it is restarted
-//! when it would resume for ever from a version that the server does not have. No pods, no
-//! secrets: Services and EndpointSlices (or Endpoints, where the server is too old) and no more.
+//! kube's watcher lists, watches and resumes; here its events become changes (`events`), its
+//! failures become health. After an outage it is started anew instead of resumed: a server that
+//! came back with another history (a restored backup) would accept the old position and stay silent
+//! for ever. No pods, no secrets: Services and EndpointSlices (or Endpoints, where the server is too
+//! old) and no more.
 //! Objects are converted as they arrive and dropped, so what the model has no use for is never kept.
 
 use std::sync::Arc;
@@ -13,11 +14,12 @@ use std::time::Duration;
 use futures::{StreamExt, pin_mut};
 use k8s_openapi::api::core::v1::{Endpoints, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Api;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, DefaultBackoff, Event, watcher};
-use kube::{Api, Client};
 use tokio::sync::mpsc::Sender;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -28,11 +30,15 @@ mod client;
 mod errors;
 mod events;
 
+use client::Server;
 use events::{Ingest, Watched};
 
 /// Stands in the health's list of watches until the API server has been found and asked what it
 /// has.
 const SEARCH: &str = "API server";
+
+/// How soon after a list another one may be made without a pause.
+const RELIST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Which kind tells the endpoints.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,9 +102,9 @@ async fn watch_all(mut config: Config, changes: Sender<Change>, health: Arc<Heal
     for scope in &scopes {
         health.expect(&watch_name::<Service>(scope));
     }
-    let (client, slices) = find_server(&config, &health).await;
+    let (server, slices) = find_server(&config, &health).await;
     let mut plan = Plan {
-        client,
+        server,
         watch_timeout: config.watch_timeout,
         changes,
         health: health.clone(),
@@ -118,31 +124,34 @@ async fn watch_all(mut config: Config, changes: Sender<Change>, health: Arc<Heal
     }
 }
 
-/// Tries until there is a client whose server says whether it has EndpointSlices.
-async fn find_server(config: &Config, health: &Health) -> (Client, bool) {
+/// Tries until there is a server, and it has said whether it has EndpointSlices.
+async fn find_server(config: &Config, health: &Health) -> (Server, bool) {
     let mut backoff = DefaultBackoff::default();
+    let mut last = String::new();
     loop {
         let error = match client::connect(config).await {
-            Ok(client) => match config.endpoints {
-                EndpointsKind::Slices => return (client, true),
-                EndpointsKind::Endpoints => return (client, false),
-                EndpointsKind::Auto => match client::has_endpoint_slices(&client).await {
+            Ok(server) => match config.endpoints {
+                EndpointsKind::Slices => return (server, true),
+                EndpointsKind::Endpoints => return (server, false),
+                EndpointsKind::Auto => match client::has_endpoint_slices(&server.client).await {
                     Ok(has) => {
                         if !has {
                             info!("the API server has no EndpointSlices, so Endpoints are watched");
                         }
-                        return (client, has);
+                        return (server, has);
                     }
-                    Err(error) => format!(
-                        "{}: {}",
-                        client::describe(config),
-                        errors::explain(&error, "the API's discovery")
-                    ),
+                    Err(error) => {
+                        let text = errors::explain(&error, &server.url, "the API's discovery");
+                        format!("{text} ({})", client::describe(config))
+                    }
                 },
             },
             Err(error) => error,
         };
-        warn!(%error, "cannot reach the API server yet; trying on");
+        if error != last {
+            warn!(%error, "cannot use the API server yet; trying on");
+            last.clone_from(&error);
+        }
         health.failed(SEARCH, error);
         pause(&mut backoff).await;
     }
@@ -162,7 +171,7 @@ fn watch_name<K: Watched>(scope: &Scope) -> String {
 
 /// What all watches share.
 struct Plan {
-    client: Client,
+    server: Server,
     watch_timeout: Duration,
     changes: Sender<Change>,
     health: Arc<Health>,
@@ -175,7 +184,7 @@ impl Plan {
     fn watch<K: Watched>(&mut self, scope: Scope) {
         let name: Arc<str> = watch_name::<K>(&scope).into();
         self.health.expect(&name);
-        let client = client::observed(&self.client, self.health.clone(), name.clone());
+        let client = client::observed(&self.server.client, self.health.clone(), name.clone());
         let api: Api<K> = match &scope {
             Scope::All => Api::all(client),
             Scope::Namespace(namespace) => Api::namespaced(client, namespace),
@@ -186,10 +195,12 @@ impl Plan {
         let watch = Watch {
             ingest: Ingest::new(scope, self.health.clone()),
             name,
+            url: self.server.url.clone(),
             changes: self.changes.clone(),
             health: self.health.clone(),
             unlisted: self.unlisted.clone(),
             backoff: DefaultBackoff::default(),
+            last_list: None,
             last_warning: None,
         };
         self.watches.spawn(watch.run(api, settings));
@@ -199,11 +210,13 @@ impl Plan {
 /// One watch, for as long as the process wants it.
 struct Watch<K: Watched> {
     name: Arc<str>,
+    url: Arc<str>,
     ingest: Ingest<K>,
     changes: Sender<Change>,
     health: Arc<Health>,
     unlisted: Arc<AtomicUsize>,
     backoff: DefaultBackoff,
+    last_list: Option<Instant>,
     last_warning: Option<String>,
 }
 
@@ -221,7 +234,13 @@ impl<K: Watched> Watch<K> {
                     }
                     Err(error) => {
                         self.report(&error);
-                        pause(&mut self.backoff).await;
+                        // The server has forgotten our position, which is normal: list at once,
+                        // but not in a circle.
+                        let soon = errors::is_expired(&error)
+                            && self.last_list.is_none_or(|last| last.elapsed() > RELIST_PAUSE);
+                        if !soon {
+                            pause(&mut self.backoff).await;
+                        }
                         if errors::needs_new_list(&error) {
                             // The old state is kept until the new list is complete.
                             break;
@@ -235,12 +254,17 @@ impl<K: Watched> Watch<K> {
     /// Sends what the event means; waits where the model is behind. Fails when nobody listens.
     async fn take(&mut self, event: Event<K>) -> Result<(), ()> {
         let listed = matches!(event, Event::InitDone);
-        // Not Init: it comes before each attempt to list, so it says nothing of success.
-        if listed || matches!(event, Event::Apply(_) | Event::Delete(_)) {
+        if listed {
+            self.last_list = Some(Instant::now());
+        }
+        let watching = matches!(event, Event::Apply(_) | Event::Delete(_));
+        if watching {
+            // Not at the end of a list: where listing works and watching does not, the pauses
+            // between the lists must grow. (They shrink by themselves after two good minutes.)
             self.backoff.reset();
-            if self.last_warning.take().is_some() {
-                info!(watch = %self.name, "the watch is well again");
-            }
+        }
+        if (listed || watching) && self.last_warning.take().is_some() {
+            info!(watch = %self.name, "the watch is well again");
         }
         if let Some(change) = self.ingest.take(event) {
             self.changes.send(change).await.map_err(drop)?;
@@ -261,7 +285,7 @@ impl<K: Watched> Watch<K> {
     }
 
     fn report(&mut self, error: &watcher::Error) {
-        let text = errors::explain_watch(error, K::URL_PATH_SEGMENT, K::RESOURCE);
+        let text = errors::explain_watch(error, &self.url, K::URL_PATH_SEGMENT, K::RESOURCE);
         if errors::is_expired(error) {
             // Normal after a long pause: the server has forgotten our version. Listed anew.
             debug!(watch = %self.name, error = %text, "listing anew");

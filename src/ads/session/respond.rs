@@ -39,12 +39,16 @@ impl TypeState {
         !self.is_asked() && !self.is_rejected() && !self.sent.as_ref().is_some_and(changed)
     }
 
-    /// An unanswered response keeps additions or changes from being sent.
-    pub(super) fn is_holding_additions(&self, now: &Arc<TypeSet>) -> bool {
+    /// Clusters that were not there before are on their way: in a response that is not answered
+    /// yet, or in `now` while that response keeps it from being sent. A cluster that only changes
+    /// does not count, the proxy goes on with the old one until the new one is warm.
+    pub(super) fn is_adding(&self, now: &Arc<TypeSet>) -> bool {
+        let adds = |from: &Arc<TypeSet>, to: &Arc<TypeSet>| {
+            to.diff_from(from).changed.iter().any(|resource| from.get(&resource.name).is_none())
+        };
         self.awaits().is_some()
-            && self.sent.as_ref().is_some_and(|sent| {
-                sent.id() != now.id() && !now.diff_from(sent).changed.is_empty()
-            })
+            && (self.outstanding.steps.iter().any(|step| adds(&step.from, &step.to))
+                || self.sent.as_ref().is_some_and(|sent| adds(sent, now)))
     }
 
     /// EDS: a CDS response went out that told this.

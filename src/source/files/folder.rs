@@ -2,14 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::super::convert::Converter;
-use super::parse::{self, Id, Object, Parsed};
+use super::parse::{self, Id, Job, Object, Parsed};
 use crate::model::{EndpointSlice, Service, ServiceKey};
+
+/// More would not help: the rest of a start takes as long.
+const MAX_THREADS: usize = 8;
 
 /// The files of all paths, as they were when they were last good.
 #[derive(Debug)]
@@ -17,7 +21,8 @@ pub(super) struct Folder {
     paths: Vec<PathBuf>,
     /// By absolute path, so that one that is given twice is read once.
     files: BTreeMap<PathBuf, File>,
-    converter: Converter,
+    /// One for each thread that parses.
+    converters: Vec<Converter>,
     /// Paths that were read at least once.
     read_once: BTreeSet<PathBuf>,
     first: bool,
@@ -74,10 +79,11 @@ pub(super) struct Outcome {
 
 impl Folder {
     pub(super) fn new(paths: Vec<PathBuf>) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
         Self {
             paths,
             files: BTreeMap::new(),
-            converter: Converter::default(),
+            converters: std::iter::repeat_with(Converter::default).take(threads).collect(),
             read_once: BTreeSet::new(),
             first: true,
         }
@@ -92,7 +98,7 @@ impl Folder {
     pub(super) fn read(&mut self) -> Outcome {
         let mut outcome =
             Outcome { changed: std::mem::take(&mut self.first), ..Outcome::default() };
-        let (mut seen, mut lost) = (BTreeSet::new(), BTreeSet::new());
+        let (mut seen, mut lost, mut jobs) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
         for root in self.paths.clone() {
             let listed = list(&root);
             match &listed {
@@ -101,7 +107,7 @@ impl Folder {
                     for file in files {
                         let key = std::path::absolute(file).unwrap_or_else(|_| file.clone());
                         if seen.insert(key.clone()) {
-                            outcome.changed |= self.read_file(key, file, &root);
+                            outcome.changed |= self.read_file(key, file, &root, &mut jobs);
                         }
                     }
                 }
@@ -114,6 +120,13 @@ impl Folder {
             });
             outcome.paths.push((root.display().to_string(), read));
         }
+        for (key, parsed) in parse::parse_all(jobs, &mut self.converters) {
+            let file = self.files.entry(key).or_default();
+            match parsed {
+                Ok(parsed) => file.replace(parsed),
+                Err(error) => file.trouble = Some(error),
+            }
+        }
         let before = self.files.len();
         self.files.retain(|key, file| seen.contains(key) || lost.contains(&file.root));
         outcome.changed |= self.files.len() != before;
@@ -124,10 +137,10 @@ impl Folder {
         outcome
     }
 
-    /// Whether something is different now.
-    fn read_file(&mut self, key: PathBuf, path: &Path, root: &Path) -> bool {
+    /// Whether something is different now. What has to be parsed is added to `jobs`.
+    fn read_file(&mut self, key: PathBuf, path: &Path, root: &Path, jobs: &mut Vec<Job>) -> bool {
         let shown = path.display().to_string();
-        let file = self.files.entry(key).or_default();
+        let file = self.files.entry(key.clone()).or_default();
         (file.shown, file.root) = (shown, root.to_owned());
         let bytes = match fs::read(path) {
             Ok(bytes) => bytes,
@@ -146,13 +159,11 @@ impl Folder {
         }
         file.hash = hash;
         if is_kustomization(path) {
-            file.skipped = BTreeMap::from([("Kustomization".to_owned(), 1)]);
+            let skipped = BTreeMap::from([("Kustomization".to_owned(), 1)]);
+            file.replace(Parsed { skipped, ..Parsed::default() });
             return true;
         }
-        match parse::parse(path, &bytes, &mut self.converter) {
-            Ok(parsed) => file.replace(parsed),
-            Err(error) => file.trouble = Some(error),
-        }
+        jobs.push(Job { path: key, bytes });
         true
     }
 
@@ -220,31 +231,41 @@ impl Folder {
 const STILL_SERVED: &str = " (the last good version is still served)";
 
 impl File {
-    /// Takes the new documents over; a bad one brings its last good version along.
+    /// Takes the new documents over; a bad one brings its last good version along. One that does
+    /// not say (well) which object it is may be any of those that are missing now, so all of them
+    /// stay: stale is better than empty.
     fn replace(&mut self, parsed: Parsed) {
-        let mut before: BTreeMap<Id, Object> = std::mem::take(&mut self.documents)
-            .into_iter()
-            .rev() // of two with one name, the first counts
-            .filter_map(|document| document.id.zip(document.object))
-            .collect();
-        self.documents = parsed
-            .documents
-            .into_iter()
-            .map(|document| {
-                let mut place = format!("{}, {}", self.shown, document.place);
-                if let Some(id) = &document.id {
-                    place = format!("{place}, {id}");
+        let mut before: BTreeMap<Id, Document> = BTreeMap::new();
+        for mut document in std::mem::take(&mut self.documents) {
+            document.error = None;
+            let good = document.object.is_some();
+            if let Some(id) = document.id.clone().filter(|_| good) {
+                before.entry(id).or_insert(document);
+            }
+        }
+        let mut nameless = false;
+        for new in parsed.documents {
+            let mut place = format!("{}, {}", self.shown, new.place);
+            if let Some(id) = &new.id {
+                place = format!("{place}, {id}");
+            }
+            let last = new.id.as_ref().and_then(|id| before.remove(id));
+            let (object, error) = match new.object {
+                Ok(object) => (Some(object), None),
+                Err(error) => {
+                    nameless |= new.id.is_none() || error.field.starts_with("metadata");
+                    (last.and_then(|last| last.object), Some(error.to_string()))
                 }
-                let (object, error) = match document.object {
-                    Ok(object) => (Some(object), None),
-                    Err(error) => {
-                        let kept = document.id.as_ref().and_then(|id| before.remove(id));
-                        (kept, Some(error.to_string()))
-                    }
-                };
-                Document { place, id: document.id, object, error, note: document.note }
-            })
-            .collect();
+            };
+            self.documents.push(Document { place, id: new.id, object, error, note: new.note });
+        }
+        if nameless {
+            self.documents.extend(before.into_values().map(|mut left| {
+                left.note =
+                    Some("not in the file any more, but kept until its errors are gone".into());
+                left
+            }));
+        }
         self.skipped = parsed.skipped;
         self.trouble = None;
     }
@@ -281,3 +302,6 @@ fn is_manifest(path: &Path) -> bool {
 fn is_kustomization(path: &Path) -> bool {
     path.file_stem().is_some_and(|name| name.eq_ignore_ascii_case("kustomization"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use serde::de::DeserializeOwned;
@@ -60,6 +61,51 @@ pub(super) struct Parsed {
     pub(super) documents: Vec<Document>,
     /// Kinds that nothing is done with, and how often they came.
     pub(super) skipped: BTreeMap<String, u64>,
+}
+
+/// A file to parse.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) path: PathBuf,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// Parses many files on as many threads as there are converters: YAML is read at some 10 MB/s and
+/// core, and a start with a large mesh waits for nothing else. In the order of the jobs.
+pub(super) fn parse_all(
+    jobs: Vec<Job>,
+    converters: &mut [Converter],
+) -> Vec<(PathBuf, Result<Parsed, String>)> {
+    let threads = converters.len().min(jobs.len());
+    let mut done: Vec<_> = jobs.iter().map(|job| (job.path.clone(), None)).collect();
+    let queue = Mutex::new(jobs.into_iter().enumerate());
+    let work = |converter: &mut Converter| {
+        let mut results = Vec::new();
+        loop {
+            // Nothing panics while holding it.
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((index, job)) = next else { return results };
+            results.push((index, parse(&job.path, &job.bytes, converter)));
+        }
+    };
+    let results = std::thread::scope(|scope| {
+        let others: Vec<_> = converters
+            .iter_mut()
+            .take(threads)
+            .map(|converter| scope.spawn(|| work(converter)))
+            .collect();
+        let joined = others.into_iter().map(|thread| thread.join());
+        joined.collect::<Result<Vec<_>, _>>()
+    });
+    match results {
+        Ok(results) => {
+            for (index, result) in results.into_iter().flatten() {
+                done[index].1 = Some(result);
+            }
+        }
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+    done.into_iter().filter_map(|(path, result)| Some((path, result?))).collect()
 }
 
 /// Reads a file by its ending: JSON, else YAML. Documents with errors are among the result; an

@@ -1,1 +1,255 @@
+use std::collections::BTreeSet;
+use std::os::unix::fs::symlink;
+use std::path::Path;
 
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::model::Model;
+
+/// How long anything may take before the test fails. Less than [`SAFETY`], so that a change which
+/// the kernel did not tell is a failure.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A running source and the model that it feeds.
+struct Running {
+    changes: mpsc::Receiver<Change>,
+    model: Model,
+    synced: usize,
+    health: Arc<Health>,
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    fn start(paths: &[&Path]) -> Self {
+        let (sender, changes) = mpsc::channel(4);
+        let (health, shutdown) = (Arc::new(Health::default()), CancellationToken::new());
+        let config = Config { paths: paths.iter().map(|path| (*path).to_owned()).collect() };
+        let task = tokio::spawn(run(config, sender, health.clone(), shutdown.clone()));
+        Self { changes, model: Model::default(), synced: 0, health, shutdown, task }
+    }
+
+    fn ports(&self) -> Vec<u16> {
+        self.model.services().map(|service| service.ports[0].port).collect()
+    }
+
+    /// Takes changes until the services have exactly these ports.
+    async fn until(&mut self, ports: &[u16]) {
+        while self.ports() != ports || self.synced == 0 {
+            match timeout(DEADLINE, self.changes.recv()).await {
+                Ok(Some(Change::Synced)) => self.synced += 1,
+                Ok(Some(change)) => self.model.apply(change, &mut BTreeSet::new()),
+                _ => panic!("the ports are {:?} and not {ports:?}", self.ports()),
+            }
+        }
+    }
+
+    async fn until_health(&mut self, what: &str, holds: impl Fn(&Health) -> bool) {
+        let latest = Instant::now() + DEADLINE;
+        while !holds(&self.health) {
+            assert!(Instant::now() < latest, "never: {what}");
+            if let Ok(Some(change)) = timeout(Duration::from_millis(10), self.changes.recv()).await
+            {
+                self.model.apply(change, &mut BTreeSet::new());
+            }
+        }
+    }
+
+    async fn end(self) {
+        self.shutdown.cancel();
+        timeout(DEADLINE, self.task).await.expect("it ends").expect("without a panic");
+    }
+}
+
+fn service(port: u16) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: a}}, spec: {{ports: [{{port: {port}}}]}}}}\n"
+    )
+}
+
+fn temp() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn write(path: &Path, text: &str) {
+    fs::write(path, text).expect("a written file");
+}
+
+#[test]
+fn a_path_that_does_not_exist_is_refused_at_the_start() {
+    let dir = temp();
+    let config = |path: &Path| Config { paths: vec![dir.path().to_owned(), path.to_owned()] };
+    assert!(check(&config(dir.path())).is_ok());
+    let missing = dir.path().join("typo");
+    let error = check(&config(&missing)).expect_err("no such folder").to_string();
+    assert!(
+        error.starts_with(&format!("--manifests {}: No such file", missing.display())),
+        "{error}"
+    );
+    let device = check(&config(Path::new("/dev/null"))).expect_err("a device").to_string();
+    assert!(device.ends_with("neither a file nor a folder"), "{device}");
+}
+
+#[tokio::test]
+async fn an_empty_folder_is_synced_and_then_filled() {
+    let dir = temp();
+    let mut running = Running::start(&[dir.path()]);
+    running.until(&[]).await;
+    assert_eq!(running.health.waiting_for(), None);
+    write(&dir.path().join("a.yaml"), &service(80));
+    running.until(&[80]).await;
+    write(&dir.path().join("a.yaml"), &service(81));
+    running.until(&[81]).await;
+    fs::remove_file(dir.path().join("a.yaml")).expect("removed");
+    running.until(&[]).await;
+    assert_eq!(running.synced, 1);
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_file_replaced_by_renaming_again_and_again() {
+    let dir = temp();
+    let (file, new) = (dir.path().join("mesh.yaml"), dir.path().join("mesh.yaml~"));
+    write(&file, &service(80));
+    for given in [file.as_path(), dir.path()] {
+        let mut running = Running::start(&[given]);
+        let start = if given == dir.path() { 83 } else { 80 };
+        running.until(&[start]).await;
+        for port in [81, 82, 83] {
+            write(&new, &service(port));
+            fs::rename(&new, &file).expect("renamed");
+            running.until(&[port]).await;
+        }
+        running.end().await;
+    }
+}
+
+/// As kubelet mounts a ConfigMap: names lead through `..data` to a folder with a date.
+#[tokio::test]
+async fn a_configmap_swapped_by_its_symlink() {
+    let dir = temp();
+    let put = |revision: &str, port| {
+        let folder = dir.path().join(format!("..{revision}"));
+        fs::create_dir(&folder).expect("a folder");
+        write(&folder.join("mesh.yaml"), &service(port));
+        symlink(format!("..{revision}"), dir.path().join("..data_tmp")).expect("a link");
+        fs::rename(dir.path().join("..data_tmp"), dir.path().join("..data")).expect("swapped");
+    };
+    put("1", 80);
+    let file = dir.path().join("mesh.yaml");
+    symlink("..data/mesh.yaml", &file).expect("a link");
+    for (given, from) in [(dir.path(), 80), (file.as_path(), 90)] {
+        let mut running = Running::start(&[given]);
+        running.until(&[from]).await;
+        for port in [from + 1, from + 2] {
+            put(&port.to_string(), port);
+            running.until(&[port]).await;
+        }
+        running.end().await;
+        put(&format!("{from}-end"), 90);
+    }
+}
+
+#[tokio::test]
+async fn a_file_behind_symlinks_and_a_folder_that_is_one() {
+    let (dir, elsewhere) = (temp(), temp());
+    let target = elsewhere.path().join("real.yaml");
+    write(&target, &service(80));
+    let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+    fs::create_dir(&one).expect("a folder");
+    fs::create_dir(&two).expect("a folder");
+    symlink(&target, one.join("a.yaml")).expect("a link");
+    write(&two.join("a.yaml"), &service(90));
+    let current = dir.path().join("current");
+    symlink("one", &current).expect("a link");
+    let mut running = Running::start(&[&current]);
+    running.until(&[80]).await;
+    write(&target, &service(81));
+    running.until(&[81]).await;
+    symlink("two", dir.path().join("next")).expect("a link");
+    fs::rename(dir.path().join("next"), &current).expect("swapped");
+    running.until(&[90]).await;
+    write(&two.join("a.yaml"), &service(91));
+    running.until(&[91]).await;
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_path_that_is_missing_holds_the_start_and_its_loss_changes_nothing() {
+    let dir = temp();
+    let late = dir.path().join("deep/late");
+    let mut running = Running::start(&[&late]);
+    let said = "not listed yet";
+    running
+        .until_health("the missing path is told", |health| {
+            health.waiting_for().is_some_and(|why| why.contains(said) && why.contains("No such"))
+        })
+        .await;
+    fs::create_dir_all(&late).expect("folders");
+    write(&late.join("a.yaml"), &service(80));
+    running.until(&[80]).await;
+    assert_eq!(running.health.waiting_for(), None);
+
+    fs::remove_dir_all(dir.path().join("deep")).expect("removed");
+    let watch = late.display().to_string();
+    running
+        .until_health("the loss is told", |health| health.watches()[&watch].last_error.is_some())
+        .await;
+    assert_eq!(running.ports(), [80]);
+    fs::create_dir_all(&late).expect("folders");
+    write(&late.join("b.yaml"), &service(81));
+    running.until(&[81]).await;
+    assert_eq!(running.health.watches()[&watch].last_error, None);
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_bad_file_stands_in_the_health_until_it_is_good() {
+    let dir = temp();
+    let file = dir.path().join("a.yaml");
+    write(&file, &service(80));
+    let mut running = Running::start(&[dir.path()]);
+    running.until(&[80]).await;
+    write(&file, "a: [");
+    running.until_health("the error", |health| health.rejections().len() == 1).await;
+    assert_eq!(running.ports(), [80]);
+    write(&file, &service(81));
+    running.until(&[81]).await;
+    assert!(running.health.rejections().is_empty());
+    running.end().await;
+}
+
+#[tokio::test]
+async fn reading_does_not_wake_itself() {
+    let dir = temp();
+    write(&dir.path().join("a.yaml"), &service(80));
+    let mut watch = Watch::new();
+    let paths = vec![dir.path().to_owned()];
+    let mut folder = Folder::new(paths.clone());
+    for _ in 0..3 {
+        watch.follow(&paths);
+        assert_eq!(watch.trouble(), None);
+        folder.read();
+        // Longer than the kernel needs to tell; a wake-up would come within microseconds.
+        let woken = timeout(Duration::from_millis(100), watch.woken()).await;
+        assert!(woken.is_err(), "reading was taken for a change");
+    }
+    write(&dir.path().join("a.yaml"), &service(81));
+    timeout(DEADLINE, watch.woken()).await.expect("a change wakes");
+}
+
+#[tokio::test]
+async fn neighbours_do_not_wake_a_single_file() {
+    let dir = temp();
+    let file = dir.path().join("a.yaml");
+    write(&file, &service(80));
+    let mut watch = Watch::new();
+    watch.follow(std::slice::from_ref(&file));
+    write(&dir.path().join("other.log"), "noise");
+    assert!(timeout(Duration::from_millis(100), watch.woken()).await.is_err());
+    write(&file, &service(81));
+    timeout(DEADLINE, watch.woken()).await.expect("a change wakes");
+}

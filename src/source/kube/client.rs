@@ -17,13 +17,20 @@ use super::{Config, errors};
 /// How long to wait for a connection to the API server.
 const CONNECT: Duration = Duration::from_secs(10);
 
+/// An API server that may or may not be there.
+pub(super) struct Server {
+    pub(super) client: Client,
+    /// For messages.
+    pub(super) url: Arc<str>,
+}
+
 /// A client for the cluster that the operator means: by `--context` or `KUBECONFIG` if there is
 /// one of them, since that was said on purpose; else for the cluster that we run in; else by
 /// `~/.kube/config`.
 ///
 /// Fails with a sentence for people when there is no usable configuration; the server itself has
 /// not been asked for anything yet.
-pub(super) async fn connect(config: &Config) -> Result<Client, String> {
+pub(super) async fn connect(config: &Config) -> Result<Server, String> {
     let from_file = config.context.is_some() || std::env::var_os("KUBECONFIG").is_some();
     let in_cluster = if from_file { None } else { kube::Config::incluster().ok() };
     let mut settings = match in_cluster {
@@ -42,7 +49,9 @@ pub(super) async fn connect(config: &Config) -> Result<Client, String> {
     settings.reset_reader_on_write = true;
     // Watches are retried with their own backoff, and health is to see every failure.
     settings.default_retry = false;
+    let url = settings.cluster_url.to_string().into();
     Client::try_from(settings)
+        .map(|client| Server { client, url })
         .map_err(|error| format!("{}: {}", describe(config), errors::chain(&error)))
 }
 

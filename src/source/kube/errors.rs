@@ -20,19 +20,24 @@ pub(super) fn chain(error: &dyn StdError) -> String {
     text
 }
 
-/// A failed request for `what`.
-pub(super) fn explain(error: &kube::Error, what: &str) -> String {
+/// A failed request for `what` to the server at `url`.
+pub(super) fn explain(error: &kube::Error, url: &str, what: &str) -> String {
     match error {
         kube::Error::Api(status) => explain_status(status, what, what),
-        other => chain(other),
+        other => format!("{}, from {url}", chain(other)),
     }
 }
 
 /// A failed watch of `plural` (`services`), which RBAC calls `resource`.
-pub(super) fn explain_watch(error: &watcher::Error, plural: &str, resource: &str) -> String {
+pub(super) fn explain_watch(
+    error: &watcher::Error,
+    url: &str,
+    plural: &str,
+    resource: &str,
+) -> String {
     match status_of(error) {
         Some(status) => explain_status(status, plural, resource),
-        None => chain(error),
+        None => format!("{}, from {url}", chain(error)),
     }
 }
 
@@ -66,11 +71,18 @@ pub(super) fn is_expired(error: &watcher::Error) -> bool {
     status_of(error).is_some_and(|status| status.code == 410)
 }
 
-/// Whether the watcher would try for ever to resume from a version that the server does not have:
-/// one too old told by the HTTP status, or one too new, as after the restore of a backup.
+/// Whether to list anew instead of resuming when the server is back. kube's watcher would resume,
+/// but a server whose history is shorter now (restored from a backup, set up anew) takes a position
+/// in the future for good and sends nothing from then on. An outage comes before that, so whoever
+/// failed to start a watch lists again; one who was refused (401, 403, 429) need not.
 pub(super) fn needs_new_list(error: &watcher::Error) -> bool {
-    let watcher::Error::WatchStartFailed(kube::Error::Api(status)) = error else { return false };
-    status.code == 410 || status.message.contains("resource version")
+    match error {
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) => {
+            status.code == 410 || status.code >= 500
+        }
+        watcher::Error::WatchStartFailed(_) => true,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -84,17 +96,21 @@ mod tests {
     #[test]
     fn forbidden_says_which_rights_are_needed() {
         let error = watcher::Error::InitialListFailed(kube::Error::Api(status(403, "no!")));
-        let text = explain_watch(&error, "services", "services");
+        let text = explain_watch(&error, "https://api", "services", "services");
         assert!(text.contains("get, list and watch on services"), "{text}");
         assert!(text.contains("no!"), "{text}");
     }
 
     #[test]
-    fn a_version_that_the_server_lacks_needs_a_new_list() {
+    fn an_outage_or_a_forgotten_position_needs_a_new_list() {
         let failed = |status| watcher::Error::WatchStartFailed(kube::Error::Api(status));
         assert!(needs_new_list(&failed(status(410, "too old"))));
         assert!(needs_new_list(&failed(status(504, "Too large resource version: 900"))));
-        assert!(!needs_new_list(&failed(status(504, "timeout"))));
+        assert!(needs_new_list(&failed(status(503, "starting"))));
+        let refused = kube::Error::Service("connection refused".into());
+        assert!(needs_new_list(&watcher::Error::WatchStartFailed(refused)));
+        // Listing anew all the time would not help against a missing right to watch.
+        assert!(!needs_new_list(&failed(status(403, "no!"))));
         // As an event of the watch, kube's watcher lists anew by itself.
         assert!(!needs_new_list(&watcher::Error::WatchError(status(410, "too old"))));
         assert!(is_expired(&watcher::Error::WatchError(status(410, "too old"))));

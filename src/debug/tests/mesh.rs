@@ -1,0 +1,154 @@
+//! The pages about the mesh and where it comes from.
+
+use super::*;
+
+#[tokio::test]
+async fn registryz_has_the_fields_of_istios_service() {
+    let fixture = Fixture::new();
+    fixture.fill_model();
+    let page = fixture.json("/debug/registryz").await;
+    let names: Vec<_> = page
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|service| service["hostname"].as_str().unwrap())
+        .collect();
+    let expected = ["alias", "bare", "empty", "reviews"];
+    assert_eq!(names, expected.map(|name| format!("{name}.default.svc.cluster.local")));
+    assert_eq!(
+        page[3],
+        json!({
+            "Attributes":
+                { "ServiceRegistry": "Kubernetes", "Name": "reviews", "Namespace": "default" },
+            "ports": [{ "name": "http", "port": 9080, "protocol": "HTTP" }],
+            "creationTime": "2026-01-02T03:04:05Z",
+            "hostname": "reviews.default.svc.cluster.local",
+            "clusterVIPs": { "Addresses": { "Kubernetes": ["10.0.0.1"] } },
+            "defaultAddress": "10.0.0.1",
+            "Resolution": 0,
+            "MeshExternal": false,
+            "ResourceVersion": "7",
+        })
+    );
+    assert_eq!(page[0]["Resolution"], 4);
+    assert_eq!(page[0]["Attributes"]["ExternalName"], "example.com");
+    assert_eq!(page[1]["Resolution"], 2);
+    assert_eq!(page[1]["clusterVIPs"], json!({ "Addresses": {} }));
+}
+
+#[tokio::test]
+async fn endpointz_shows_all_slices_by_host_and_namespace() {
+    let fixture = Fixture::new();
+    fixture.fill_model();
+    let page = fixture.json("/debug/endpointz").await;
+    let hosts: Vec<_> = page.as_object().unwrap().keys().cloned().collect();
+    let expected = ["bare", "nobody", "reviews"];
+    assert_eq!(hosts, expected.map(|name| format!("{name}.default.svc.cluster.local")));
+    let shards = &page["reviews.default.svc.cluster.local"]["default"];
+    assert_eq!(shards["ServiceAccounts"], json!({}));
+    let endpoints = shards["Shards"]["Kubernetes/Kubernetes"].as_array().unwrap();
+    let told: Vec<_> =
+        endpoints.iter().map(|one| (&one["Addresses"][0], &one["HealthStatus"])).collect();
+    let expected = [(json!("127.0.0.7"), json!(2)), (json!("127.0.0.8"), json!(0))];
+    assert_eq!(told[..2], expected.each_ref().map(|(address, health)| (address, health)));
+    assert_eq!(
+        endpoints[2],
+        json!({
+            "Addresses": ["127.0.0.9"],
+            "ServicePortName": "http",
+            "EndpointPort": 80,
+            "Locality": { "Label": "/zone-a", "ClusterID": "Kubernetes" },
+            "HealthStatus": 1,
+            "NodeName": "node-1",
+            "SliceName": "reviews-abc",
+        })
+    );
+    assert_eq!(page, fixture.json("/debug/endpointShardz").await);
+}
+
+#[tokio::test]
+async fn push_status_says_what_is_wrong_now() {
+    let mut fixture = Fixture::new();
+    fixture.fill_model();
+    send(fixture.connect("reviews.default", false));
+    fixture.state.health.rejected("bad.yaml#2", Some("port 70000 is out of range".to_owned()));
+    fixture.state.health.failed("EndpointSlice", "connection refused");
+    let page = fixture.json("/debug/push_status").await;
+    assert_eq!(
+        page,
+        json!({
+            "pilot_xds_lds_reject": {
+                "reviews.default-1":
+                    { "proxy": "reviews.default", "message": "cannot bind '0.0.0.0:80'" },
+            },
+            "pilot_eds_no_instances": {
+                "outbound|9080||empty.default.svc.cluster.local":
+                    { "message": "no endpoint is ready" },
+                "outbound|9080||bare.default.svc.cluster.local":
+                    { "message": "no endpoint with a port named \"grpc\" is ready" },
+            },
+            "pilothouse_source_rejected_objects":
+                { "bad.yaml#2": { "message": "port 70000 is out of range" } },
+            "pilothouse_watch_errors": { "EndpointSlice": { "message": "connection refused" } },
+        })
+    );
+}
+
+#[tokio::test]
+async fn sourcez_shows_watches_and_what_was_left_out() {
+    let fixture = Fixture::new();
+    fixture.state.health.expect("Service");
+    fixture.state.health.synced("EndpointSlice");
+    fixture.state.health.failed("EndpointSlice", "gone");
+    fixture.state.health.rejected("a.yaml", Some("no YAML".to_owned()));
+    fixture.state.health.replace_skipped([("Deployment".to_owned(), 4)].into());
+    let page = fixture.json("/debug/sourcez").await;
+    assert_eq!(page["ready"], false);
+    assert_eq!(page["waitingFor"], "not listed yet: Service");
+    let watches = &page["watches"];
+    assert_eq!(watches[1], json!({ "name": "Service", "synced": false, "errors": 0 }));
+    assert_eq!(watches[0]["name"], "EndpointSlice");
+    assert_eq!(watches[0]["synced"], true);
+    assert_eq!(watches[0]["lastError"], "gone");
+    assert!(watches[0]["ageSeconds"].as_f64().unwrap() >= 0.0);
+    assert_eq!(page["rejected"], json!({ "a.yaml": "no YAML" }));
+    assert_eq!(page["skipped"], json!({ "Deployment": 4 }));
+    assert!(page.get("snapshot").is_none());
+
+    let key = ViewKey { kind: ProxyKind::Sidecar, namespace: Some("default".into()) };
+    let views = [(key, Arc::new(View::new(sets())))].into();
+    fixture.snapshot.send_replace(Some(Arc::new(Snapshot { generation: 3, since: None, views })));
+    let page = fixture.json("/debug/sourcez").await;
+    assert_eq!(page["snapshot"]["generation"], 3);
+    let view = &page["snapshot"]["views"][0];
+    assert_eq!(view["view"], "sidecar in namespace default");
+    assert_eq!(view["resources"], json!({ "cds": 2, "eds": 2, "lds": 2, "rds": 2 }));
+}
+
+/// The descriptors cover whatever the translation puts into an `Any`.
+#[test]
+fn every_resource_that_is_made_can_be_shown() {
+    let fixture = Fixture::new();
+    fixture.fill_model();
+    let model = fixture.state.model();
+    let mut builder = crate::publish::Builder::new("cluster.local");
+    builder.update(&model, &model.services().map(|service| service.key.clone()).collect());
+    let kinds = [
+        ProxyKind::Sidecar,
+        ProxyKind::BoundSidecar,
+        ProxyKind::Router,
+        ProxyKind::DEFAULT_STANDALONE,
+    ];
+    let views = kinds.map(|kind| ViewKey { kind, namespace: Some("default".into()) });
+    let snapshot = builder.snapshot(&views.into());
+    assert_eq!(snapshot.views.len(), 4);
+    for view in snapshot.views.values() {
+        for of in ResourceType::IN_ORDER {
+            for resource in view.set(of).iter() {
+                let shown =
+                    crate::descriptors::to_json(of.type_url(), resource.value()).to_string();
+                assert!(!shown.contains("\"problem\""), "{}: {shown}", resource.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Holds who may use whom, by reading the `use crate::` lines (and `crate::` paths) of each module.
+
+// A test that cannot read the sources has failed.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+/// Module and what it may use. What is not here may be used by nobody but `app`, `cli`, `main`.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("names", &[]),
+    ("view", &[]),
+    ("wire", &[]),
+    ("version", &[]),
+    ("descriptors", &[]),
+    ("model", &[]),
+    ("source", &["model", "names"]),
+    ("translate", &["model", "names", "view"]),
+    ("snapshot", &["names", "view", "subscription"]),
+    ("subscription", &[]),
+    ("publish", &["model", "translate", "snapshot", "view", "names", "metrics"]),
+    ("ads", &["snapshot", "subscription", "view", "names", "proxies", "metrics"]),
+    ("proxies", &["snapshot", "subscription", "view", "names"]),
+    // Readers of everything, writers of nothing.
+    ("metrics", &["model", "names", "proxies", "snapshot", "source", "version"]),
+    (
+        "debug",
+        &[
+            "descriptors",
+            "metrics",
+            "model",
+            "names",
+            "proxies",
+            "snapshot",
+            "source",
+            "subscription",
+            "version",
+            "view",
+        ],
+    ),
+    (
+        "app",
+        &[
+            "ads",
+            "debug",
+            "descriptors",
+            "metrics",
+            "proxies",
+            "publish",
+            "snapshot",
+            "source",
+            "subscription",
+            "version",
+            "view",
+        ],
+    ),
+    ("cli", &["ads", "app", "names", "publish", "source"]),
+];
+
+#[test]
+fn modules_use_only_what_they_may() {
+    let allowed: BTreeMap<_, _> = MAY_USE.iter().copied().collect();
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut problems = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (module, file) in files(&src) {
+        if module == "main" || module == "lib" {
+            continue;
+        }
+        let Some(may_use) = allowed.get(module.as_str()) else {
+            problems.push(format!("module {module} is not in the list of tests/architecture.rs"));
+            continue;
+        };
+        seen.insert(module.clone());
+        for used in uses(&fs::read_to_string(&file).unwrap()) {
+            if used != module && !may_use.contains(&used.as_str()) {
+                problems.push(format!("{}: {module} must not use {used}", file.display()));
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+    assert_eq!(seen.len(), allowed.len(), "a module of the list is gone: {seen:?}");
+}
+
+/// Top-level module and file, for every Rust file that is not a test.
+fn files(src: &Path) -> Vec<(String, std::path::PathBuf)> {
+    let mut found = Vec::new();
+    let mut folders = vec![src.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.file_stem().is_some_and(|name| name == "tests") {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|kind| kind == "rs") {
+                let inside = path.strip_prefix(src).unwrap();
+                let first = inside.iter().next().unwrap().to_string_lossy();
+                found.push((first.trim_end_matches(".rs").to_owned(), path));
+            }
+        }
+    }
+    found
+}
+
+/// The modules behind `crate::`, up to the file's inline tests; comments and docs do not count.
+fn uses(text: &str) -> BTreeSet<String> {
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    lines
+        .flat_map(|line| line.split("crate::").skip(1))
+        .map(|rest| {
+            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+            rest[..end].to_owned()
+        })
+        .collect()
+}

@@ -1,0 +1,396 @@
+//! Against a real API server alone (no pods, no kubelet), with the project's binary and a real Envoy
+//! beside it: what depends on the API's version and on rights.
+
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::harness::{Kubectl, Process, get, json, until};
+
+/// Without slices the server's own informer of them never gets in sync; everything else serves.
+const READY: &str = "/readyz?exclude=informer-sync";
+
+/// etcd and kube-apiserver of their own, with two users: `admin` and `pilot`, who has no rights yet.
+struct ApiServer {
+    dir: TempDir,
+    admin: Kubectl,
+    _server: Process,
+    _etcd: Process,
+}
+
+impl ApiServer {
+    async fn start(extra: &[&str]) -> Self {
+        let dir = TempDir::new().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let (client, peer, port) = (free_port(), free_port(), free_port());
+        let (client, peer) =
+            (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+        let etcd = Process::start(
+            Command::new(program("etcd"))
+                .args(["--unsafe-no-fsync", "--data-dir"])
+                .arg(path("etcd"))
+                .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+                .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+                .args(["--initial-cluster", &format!("default={peer}")]),
+            path("etcd.log"),
+        );
+        let key = path("sa.key");
+        let made =
+            Command::new("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048").output().await;
+        assert!(made.expect("openssl is installed").status.success());
+        std::fs::write(
+            path("tokens.csv"),
+            "admin-token,admin,admin,\"system:masters\"\npilot-token,pilot,pilot\n",
+        )
+        .unwrap();
+        for user in ["admin", "pilot"] {
+            let config = json!({
+                "apiVersion": "v1", "kind": "Config", "current-context": "test",
+                "clusters": [{ "name": "test", "cluster": {
+                    "server": format!("https://127.0.0.1:{port}"),
+                    "certificate-authority": path("apiserver.crt"),
+                }}],
+                "users": [{ "name": user, "user": { "token": format!("{user}-token") } }],
+                "contexts": [{ "name": "test", "context": { "cluster": "test", "user": user } }],
+            });
+            std::fs::write(path(user), config.to_string()).unwrap();
+        }
+        let server = Process::start(
+            Command::new(program("kube-apiserver"))
+                .args(["--bind-address=127.0.0.1", "--service-cluster-ip-range=10.96.0.0/16"])
+                .args([
+                    "--service-account-issuer=https://kubernetes.default.svc",
+                    "--authorization-mode=RBAC",
+                ])
+                .args(["--disable-admission-plugins=ServiceAccount"])
+                .args([format!("--etcd-servers={client}"), format!("--secure-port={port}")])
+                .arg(format!("--cert-dir={}", dir.path().display()))
+                .arg(format!("--service-account-key-file={}", key.display()))
+                .arg(format!("--service-account-signing-key-file={}", key.display()))
+                .arg(format!("--token-auth-file={}", path("tokens.csv").display()))
+                .args(extra),
+            path("apiserver.log"),
+        );
+        let admin = Kubectl::with_kubeconfig(&path("admin"));
+        until("the API server", async || {
+            let ready = admin.attempt(&["get", "--raw", READY]).await;
+            ready.map_err(|error| {
+                let log = server.log();
+                format!("{error}; its log ends: {}", &log[log.len().saturating_sub(2000)..])
+            })
+        })
+        .await;
+        Self { dir, admin, _server: server, _etcd: etcd }
+    }
+
+    fn kubeconfig(&self, user: &str) -> PathBuf {
+        self.dir.path().join(user)
+    }
+
+    /// Allows `pilot` what the project's own manifests allow, everywhere or in one namespace.
+    async fn allow(&self, namespace: Option<&str>) {
+        let file = if namespace.is_some() {
+            "manifests/namespaced/role.yaml"
+        } else {
+            "manifests/cluster-role.yaml"
+        };
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        self.admin.run(&["apply", "-f", &path.display().to_string()]).await;
+        let (kind, role) = match namespace {
+            Some(_) => ("rolebinding", "istio-pilot"),
+            None => ("clusterrolebinding", "istio-pilot-istio-system"),
+        };
+        let patch = json!([{ "op": "replace", "path": "/subjects",
+            "value": [{ "kind": "User", "name": "pilot", "apiGroup": "rbac.authorization.k8s.io" }] }]);
+        let namespace = namespace.unwrap_or("default");
+        self.admin
+            .run(&["-n", namespace, "patch", kind, role, "--type=json", "-p", &patch.to_string()])
+            .await;
+    }
+
+    /// A service `name` whose only endpoint has this address.
+    async fn service(&self, namespace: &str, name: &str, address: &str) {
+        let labels = json!({ "kubernetes.io/service-name": name });
+        self.admin
+            .apply(&[
+                json!({
+                    "apiVersion": "v1", "kind": "Service", "metadata": { "name": name, "namespace": namespace },
+                    "spec": { "ports": [{ "name": "http", "port": 9080 }] },
+                }),
+                json!({
+                    "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+                    "metadata": { "name": format!("{name}-1"), "namespace": namespace, "labels": labels },
+                    "ports": [{ "name": "http", "port": 9080 }],
+                    "endpoints": [{ "addresses": [address], "conditions": { "ready": true } }],
+                }),
+            ])
+            .await;
+    }
+}
+
+fn program(name: &str) -> PathBuf {
+    let folder = std::env::var_os("KUBEBUILDER_ASSETS");
+    PathBuf::from(folder.expect("KUBEBUILDER_ASSETS names a folder with etcd and kube-apiserver"))
+        .join(name)
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// The control plane as a process, watching as `pilot`.
+struct Pilot {
+    process: Process,
+    grpc: u16,
+    debug: String,
+    monitoring: String,
+}
+
+impl Pilot {
+    fn start(server: &ApiServer, name: &str, arguments: &[&str]) -> Self {
+        let (grpc, debug, monitoring) = (free_port(), free_port(), free_port());
+        let process = Process::start(
+            Command::new(env!("CARGO_BIN_EXE_pilothouse"))
+                .args(["serve", "--source", "kube"])
+                .args(["--grpc-addr", &format!("127.0.0.1:{grpc}")])
+                .args(["--http-addr", &format!("127.0.0.1:{debug}")])
+                .args(["--monitoring-addr", &format!("127.0.0.1:{monitoring}")])
+                .args(arguments)
+                .env("KUBECONFIG", server.kubeconfig("pilot")),
+            server.dir.path().join(format!("{name}.log")),
+        );
+        let (debug, monitoring) =
+            (format!("http://127.0.0.1:{debug}"), format!("http://127.0.0.1:{monitoring}"));
+        Self { process, grpc, debug, monitoring }
+    }
+
+    /// Waits until `/ready` has this status and a text that `wanted` accepts.
+    async fn ready(&self, status: u16, wanted: impl Fn(&str) -> bool) {
+        until(&format!("/ready {status}"), async || {
+            let (seen, text) = get(&format!("{}/ready", self.monitoring))
+                .await
+                .map_err(|error| format!("{error}; its log: {}", self.process.log()))?;
+            if seen == status && wanted(&text) { Ok(()) } else { Err(format!("{seen} {text}")) }
+        })
+        .await;
+    }
+
+    /// Waits until endpointz shows exactly these addresses, of all services but the API server's own.
+    async fn has_endpoints(&self, wanted: &[&str]) {
+        let wanted: BTreeSet<&str> = wanted.iter().copied().collect();
+        until(&format!("the endpoints {wanted:?}"), async || {
+            let page = json(&format!("{}/debug/endpointz", self.debug)).await?;
+            let mut shown = BTreeSet::new();
+            for (host, namespaces) in page.as_object().into_iter().flatten() {
+                if !host.starts_with("kubernetes.default.") {
+                    collect_addresses(namespaces, &mut shown);
+                }
+            }
+            if shown == wanted.iter().map(|one| (*one).to_owned()).collect() {
+                Ok(())
+            } else {
+                Err(page.to_string())
+            }
+        })
+        .await;
+    }
+}
+
+fn collect_addresses(value: &Value, into: &mut BTreeSet<String>) {
+    for (key, value) in value.as_object().into_iter().flatten() {
+        if key == "Addresses" {
+            into.extend(
+                value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned),
+            );
+        }
+        collect_addresses(value, into);
+    }
+    for value in value.as_array().into_iter().flatten() {
+        collect_addresses(value, into);
+    }
+}
+
+/// A real Envoy with the sample bootstrap, and its admin page.
+struct Envoy {
+    process: Process,
+    admin: String,
+}
+
+impl Envoy {
+    fn start(server: &ApiServer, pilot: &Pilot) -> Self {
+        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/envoy/standalone.yaml");
+        let (admin, listener) = (free_port(), free_port());
+        let bootstrap = std::fs::read_to_string(sample)
+            .unwrap()
+            .replace(
+                "address: istio-pilot.istio-system, port_value: 15010",
+                &format!("address: 127.0.0.1, port_value: {}", pilot.grpc),
+            )
+            .replace("port_value: 15000", &format!("port_value: {admin}"))
+            .replace("LISTEN_ADDRESS: 0.0.0.0", "LISTEN_ADDRESS: 127.0.0.1")
+            .replace("LISTEN_PORT: 15080", &format!("LISTEN_PORT: {listener}"));
+        let config = server.dir.path().join("envoy.yaml");
+        std::fs::write(&config, bootstrap).unwrap();
+        let envoy =
+            std::env::var("PILOTHOUSE_ENVOY").expect("PILOTHOUSE_ENVOY names an Envoy: make envoy");
+        let process = Process::start(
+            Command::new(envoy).arg("-c").arg(config).args([
+                "--disable-hot-restart",
+                "--concurrency",
+                "1",
+            ]),
+            server.dir.path().join("envoy.log"),
+        );
+        Self { process, admin: format!("http://127.0.0.1:{admin}") }
+    }
+
+    /// Waits until Envoy has exactly these endpoints in its clusters for services.
+    async fn has_endpoints(&self, wanted: &[&str]) {
+        let wanted: BTreeSet<String> = wanted.iter().map(|one| (*one).to_owned()).collect();
+        until(&format!("Envoy's endpoints {wanted:?}"), async || {
+            let (_, text) = get(&format!("{}/clusters", self.admin)).await?;
+            // outbound|9080||reviews.default.svc.cluster.local::10.0.0.1:9080::hostname::
+            let shown: BTreeSet<String> = text
+                .lines()
+                .filter(|line| {
+                    line.starts_with("outbound|") && !line.contains("||kubernetes.default.")
+                })
+                .filter_map(|line| {
+                    line.split("::").nth(1)?.strip_suffix(":9080").map(str::to_owned)
+                })
+                .collect();
+            if shown == wanted {
+                Ok(())
+            } else {
+                Err(format!("{text}; its log: {}", self.process.log()))
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs an API server: make test-cluster"]
+async fn endpoints_serve_where_there_are_no_slices() {
+    let server = ApiServer::start(&["--runtime-config=discovery.k8s.io/v1=false"]).await;
+    server.allow(None).await;
+    let endpoints = |address: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Endpoints", "metadata": { "name": "reviews", "namespace": "default" },
+            "subsets": [{ "addresses": [{ "ip": address }], "ports": [{ "name": "http", "port": 9080 }] }],
+        })
+    };
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "reviews", "namespace": "default" },
+        "spec": { "ports": [{ "name": "http", "port": 9080 }] },
+    });
+    server.admin.apply(&[service, endpoints("10.1.0.1")]).await;
+
+    let pilot = Pilot::start(&server, "pilot", &[]);
+    pilot.ready(200, |_| true).await;
+    let envoy = Envoy::start(&server, &pilot);
+    envoy.has_endpoints(&["10.1.0.1"]).await;
+
+    server.admin.apply(&[endpoints("10.1.0.2")]).await;
+    envoy.has_endpoints(&["10.1.0.2"]).await;
+    pilot.has_endpoints(&["10.1.0.2"]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs an API server: make test-cluster"]
+async fn endpoints_are_read_instead_of_slices_if_told_so() {
+    let server = ApiServer::start(&[]).await;
+    server.allow(None).await;
+    server.service("default", "by-slice", "10.1.0.1").await;
+    server
+        .admin
+        .apply(&[
+            json!({
+                "apiVersion": "v1", "kind": "Service", "metadata": { "name": "by-endpoints", "namespace": "default" },
+                "spec": { "ports": [{ "name": "http", "port": 9080 }] },
+            }),
+            json!({
+                "apiVersion": "v1", "kind": "Endpoints", "metadata": { "name": "by-endpoints", "namespace": "default" },
+                "subsets": [{ "addresses": [{ "ip": "10.1.0.2" }], "ports": [{ "name": "http", "port": 9080 }] }],
+            }),
+        ])
+        .await;
+    let pilot = Pilot::start(&server, "pilot", &["--endpoints", "endpoints"]);
+    pilot.ready(200, |_| true).await;
+    pilot.has_endpoints(&["10.1.0.2"]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs an API server: make test-cluster"]
+async fn namespaces_that_are_left_out_need_no_rights_and_are_not_served() {
+    let server = ApiServer::start(&[]).await;
+    server.admin.run(&["create", "namespace", "other"]).await;
+    server.allow(Some("default")).await;
+    server.service("default", "reviews", "10.1.0.1").await;
+    server.service("other", "reviews", "10.1.0.2").await;
+
+    let pilot = Pilot::start(&server, "pilot", &["--namespace", "default"]);
+    pilot.ready(200, |_| true).await;
+    let envoy = Envoy::start(&server, &pilot);
+    envoy.has_endpoints(&["10.1.0.1"]).await;
+
+    // A change in each: once the one that counts is there, so would be the other.
+    server.service("other", "ratings", "10.1.0.4").await;
+    server.service("default", "ratings", "10.1.0.3").await;
+    envoy.has_endpoints(&["10.1.0.1", "10.1.0.3"]).await;
+    pilot.has_endpoints(&["10.1.0.1", "10.1.0.3"]).await;
+
+    // With the same rights all namespaces cannot be watched, and it says what is missing.
+    let greedy = Pilot::start(&server, "greedy", &[]);
+    greedy
+        .ready(503, |text| text.contains("services") && text.to_lowercase().contains("forbidden"))
+        .await;
+}
+
+#[tokio::test]
+#[ignore = "needs an API server: make test-cluster"]
+async fn rights_taken_away_take_no_configuration_away() {
+    let server = ApiServer::start(&[]).await;
+    server.allow(None).await;
+    server.service("default", "reviews", "10.1.0.1").await;
+    let pilot = Pilot::start(&server, "pilot", &[]);
+    pilot.ready(200, |_| true).await;
+
+    server.admin.run(&["delete", "clusterrolebinding", "istio-pilot-istio-system"]).await;
+    // A watch keeps its rights until it is asked for anew; then the pages say what is wrong.
+    until("sourcez to say what is forbidden", async || {
+        let page = json(&format!("{}/debug/sourcez", pilot.debug)).await?;
+        let watches = page["watches"].as_array().cloned().unwrap_or_default();
+        let forbidden = |watch: &Value| {
+            watch["lastError"]
+                .as_str()
+                .is_some_and(|error| error.to_lowercase().contains("forbidden"))
+        };
+        if !watches.is_empty() && watches.iter().all(forbidden) {
+            Ok(())
+        } else {
+            Err(page.to_string())
+        }
+    })
+    .await;
+    // Stale is better than empty: it stays ready, and an Envoy that comes now is served.
+    pilot.ready(200, |_| true).await;
+    let envoy = Envoy::start(&server, &pilot);
+    envoy.has_endpoints(&["10.1.0.1"]).await;
+
+    // One that starts now has nothing to serve, does not claim to, and says why.
+    let late = Pilot::start(&server, "late", &[]);
+    late.ready(503, |text| text.contains("services") && text.to_lowercase().contains("forbidden"))
+        .await;
+
+    // Given back, everything goes on by itself.
+    server.service("default", "ratings", "10.1.0.2").await;
+    server.allow(None).await;
+    late.ready(200, |_| true).await;
+    late.has_endpoints(&["10.1.0.1", "10.1.0.2"]).await;
+    envoy.has_endpoints(&["10.1.0.1", "10.1.0.2"]).await;
+}

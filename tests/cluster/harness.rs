@@ -1,0 +1,204 @@
+//! kubectl, processes that end with the test, HTTP, and waiting for what must become true.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+/// What takes seconds on an idle machine may take this long on a busy one.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
+
+/// Polls `check` until it gives a value; past the deadline panics with what it said last.
+pub(crate) async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Result<T, String>) -> T {
+    let start = Instant::now();
+    loop {
+        match check().await {
+            Ok(value) => return value,
+            Err(seen) if start.elapsed() > DEADLINE => {
+                panic!("waited {DEADLINE:?} for {what}; last seen: {seen}")
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+const RUNNING: &str = "--field-selector=status.phase=Running";
+
+/// A kubectl for the cluster that `KUBECONFIG` names, or for another one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Kubectl {
+    arguments: Vec<String>,
+}
+
+impl Kubectl {
+    pub(crate) fn with_kubeconfig(path: &std::path::Path) -> Self {
+        Self { arguments: vec![format!("--kubeconfig={}", path.display())] }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("kubectl");
+        command.args(&self.arguments).args(arguments);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// What kubectl prints, or what it says went wrong.
+    pub(crate) async fn attempt(&self, arguments: &[&str]) -> Result<String, String> {
+        let output = self.command(arguments).output().await.expect("kubectl is installed");
+        let said = String::from_utf8_lossy(if output.status.success() {
+            &output.stdout
+        } else {
+            &output.stderr
+        });
+        let said = said.trim().to_owned();
+        if output.status.success() {
+            Ok(said)
+        } else {
+            Err(format!("kubectl {arguments:?}: {said}"))
+        }
+    }
+
+    pub(crate) async fn run(&self, arguments: &[&str]) -> String {
+        self.attempt(arguments).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    pub(crate) async fn json(&self, arguments: &[&str]) -> Value {
+        let printed = self.run(&[arguments, &["-o", "json"]].concat()).await;
+        serde_json::from_str(&printed).expect("kubectl -o json prints JSON")
+    }
+
+    /// `kubectl apply` of these objects.
+    pub(crate) async fn apply(&self, objects: &[Value]) {
+        let list = serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": objects });
+        let mut command = self.command(&["apply", "-f", "-"]);
+        let mut child = command.stdin(Stdio::piped()).spawn().expect("kubectl is installed");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        stdin.write_all(list.to_string().as_bytes()).await.expect("kubectl reads");
+        drop(stdin);
+        let output = child.wait_with_output().await.expect("kubectl runs");
+        assert!(
+            output.status.success(),
+            "kubectl apply: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    /// Names of the pods that a selector finds, that run and are not on their way out, sorted.
+    pub(crate) async fn pods(&self, namespace: &str, selector: &str) -> Vec<String> {
+        let list = self.json(&["-n", namespace, "get", "pods", "-l", selector, RUNNING]).await;
+        let mut names: Vec<String> = list["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+            .filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned))
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The lines that a kubectl command prints for as long as it runs; it ends when dropped.
+    pub(crate) fn follow(&self, arguments: &[&str]) -> (Child, Lines<BufReader<ChildStdout>>) {
+        // Nobody reads what it says on the side, so that must not fill a pipe.
+        let mut child =
+            self.command(arguments).stderr(Stdio::inherit()).spawn().expect("kubectl is installed");
+        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        (child, lines)
+    }
+
+    /// `kubectl port-forward` to a pod's port, on a port that kubectl chooses; an error where the pod
+    /// does not run.
+    pub(crate) async fn forward(
+        &self,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+    ) -> Result<Forward, String> {
+        let to = format!(":{port}");
+        let (child, mut lines) =
+            self.follow(&["-n", namespace, "port-forward", &format!("pod/{pod}"), &to]);
+        // Forwarding from 127.0.0.1:40123 -> 8080
+        let line = lines.next_line().await.expect("kubectl prints text");
+        let local = line.as_ref().and_then(|line| line.split_whitespace().nth(2));
+        let local = local.ok_or_else(|| format!("kubectl port-forward to {pod} said {line:?}"))?;
+        let base = format!("http://{local}");
+        // It prints a line for each connection.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Ok(Forward { base, _child: child })
+    }
+}
+
+/// A port of a pod, reachable here while this lives.
+#[derive(Debug)]
+pub(crate) struct Forward {
+    base: String,
+    _child: Child,
+}
+
+impl Forward {
+    pub(crate) async fn json(&self, path: &str) -> Result<Value, String> {
+        json(&format!("{}{path}", self.base)).await
+    }
+}
+
+/// Status and body of a GET, or why there is no answer.
+pub(crate) async fn get(url: &str) -> Result<(u16, String), String> {
+    // A client of its own: a test's runtime takes its connections along when it ends.
+    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let answered = async {
+        let uri = url.parse().map_err(|error| format!("{url}: {error}"))?;
+        let response = client.get(uri).await.map_err(|error| format!("{url}: {error:?}"))?;
+        let status = response.status().as_u16();
+        let body =
+            response.into_body().collect().await.map_err(|error| format!("{url}: {error}"))?;
+        Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
+    };
+    let limit = Duration::from_secs(10);
+    tokio::time::timeout(limit, answered).await.unwrap_or_else(|_| Err(format!("{url}: no answer")))
+}
+
+/// The JSON of a page that must answer 200.
+pub(crate) async fn json(url: &str) -> Result<Value, String> {
+    match get(url).await? {
+        (200, body) => {
+            serde_json::from_str(&body).map_err(|error| format!("{url}: {error}: {body}"))
+        }
+        (status, body) => Err(format!("{url}: {status} {body}")),
+    }
+}
+
+/// A process of a test, its output in a file that a failure can show; it ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Process {
+    _child: Child,
+    log: std::path::PathBuf,
+}
+
+impl Process {
+    pub(crate) fn start(command: &mut Command, log: std::path::PathBuf) -> Self {
+        let file = std::fs::File::create(&log).expect("the log's folder exists");
+        let error_file = file.try_clone().expect("a file can be shared");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file)
+            .stderr(error_file)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Self { _child: child, log }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}

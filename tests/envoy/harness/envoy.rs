@@ -1,0 +1,216 @@
+//! A real Envoy with one of the project's own sample bootstraps.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::process::Process;
+use super::{DEADLINE, eventually, http, places, same};
+
+/// How it speaks to the control plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wire {
+    Sotw,
+    Delta,
+}
+
+/// Which bootstrap of `examples/envoy` it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sample {
+    Standalone,
+    Sidecar,
+    Bound,
+    Router,
+}
+
+#[derive(Debug)]
+pub(crate) struct Envoy {
+    process: Process,
+    folder: TempDir,
+    pub(crate) admin: SocketAddr,
+    /// Where the standalone listener is.
+    pub(crate) listener: SocketAddr,
+}
+
+impl Envoy {
+    /// Starts and is live: it has what it waits for at its start.
+    pub(crate) async fn start(sample: Sample, wire: Wire, control: SocketAddr) -> Self {
+        Self::start_with(sample, wire, control, &[]).await
+    }
+
+    /// The same with pieces of the sample replaced; each must be there once.
+    pub(crate) async fn start_with(
+        sample: Sample,
+        wire: Wire,
+        control: SocketAddr,
+        replace: &[(&str, &str)],
+    ) -> Self {
+        let listener = SocketAddr::new(places::address(), places::port());
+        let folder = TempDir::new().expect("a temporary folder");
+        let bootstrap = bootstrap(sample, wire, control, listener, replace);
+        std::fs::write(folder.path().join("envoy.yaml"), bootstrap).expect("it is writable");
+        let process = run(folder.path());
+        let mut envoy = Self { process, folder, admin: listener, listener };
+        envoy.becomes_live().await;
+        envoy
+    }
+
+    /// Ends it and starts it with the same bootstrap.
+    pub(crate) async fn restart(&mut self) {
+        self.process.kill();
+        std::fs::remove_file(self.folder.path().join("admin")).expect("it was written");
+        self.process = run(self.folder.path());
+        self.becomes_live().await;
+    }
+
+    async fn becomes_live(&mut self) {
+        let file = self.folder.path().join("admin");
+        self.admin = eventually(DEADLINE, "Envoy's admin address", async || {
+            if let Some(status) = self.process.status() {
+                panic!("Envoy ended with {status}");
+            }
+            let text = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
+            text.parse().map_err(|_| format!("{text:?}"))
+        })
+        .await;
+        eventually(DEADLINE, "Envoy to be live", async || {
+            let answer = self.page("/ready").await?;
+            same(answer.body.trim(), "LIVE")
+        })
+        .await;
+    }
+
+    pub(crate) async fn page(&self, path: &str) -> Result<http::Answer, String> {
+        http::get(&format!("http://{}{path}", self.admin), None).await
+    }
+
+    pub(crate) async fn json(&self, path: &str) -> Result<Value, String> {
+        http::json(&format!("http://{}{path}", self.admin)).await
+    }
+
+    /// Its configuration with endpoints.
+    pub(crate) async fn config_dump(&self) -> Result<Value, String> {
+        self.json("/config_dump?include_eds").await
+    }
+
+    /// Statistics by name, those that `filter` (a regular expression) matches.
+    pub(crate) async fn stats(&self, filter: &str) -> Result<BTreeMap<String, u64>, String> {
+        let page = self.json(&format!("/stats?format=json&filter={filter}")).await?;
+        let all = page["stats"].as_array().ok_or_else(|| format!("no stats: {page}"))?;
+        let number = |one: &Value| Some((one["name"].as_str()?.to_owned(), one["value"].as_u64()?));
+        Ok(all.iter().filter_map(number).collect())
+    }
+
+    pub(crate) async fn stat(&self, name: &str) -> Result<u64, String> {
+        let stats = self.stats(&format!("^{}$", name.replace('.', "\\."))).await?;
+        stats.get(name).copied().ok_or_else(|| format!("there is no {name}"))
+    }
+
+    /// The endpoints that each cluster of a service has in `/clusters`, as `address:port`.
+    pub(crate) async fn clusters(&self) -> Result<BTreeMap<String, BTreeSet<String>>, String> {
+        let page = self.json("/clusters?format=json").await?;
+        let all = page["cluster_statuses"].as_array().ok_or_else(|| format!("{page}"))?;
+        let of = |cluster: &Value| {
+            let name = cluster["name"].as_str().filter(|name| name.starts_with("outbound|"))?;
+            let hosts = cluster["host_statuses"].as_array().into_iter().flatten();
+            let addresses = hosts.filter_map(|host| super::dump::address(&host["address"]));
+            Some((name.to_owned(), addresses.collect()))
+        };
+        Ok(all.iter().filter_map(of).collect())
+    }
+
+    /// A GET through the listener at `at` for this Host.
+    pub(crate) async fn fetch_at(
+        &self,
+        at: SocketAddr,
+        host: &str,
+    ) -> Result<http::Answer, String> {
+        http::get(&format!("http://{at}/"), Some(host)).await
+    }
+
+    /// A GET through the standalone listener for this Host.
+    pub(crate) async fn fetch(&self, host: &str) -> Result<http::Answer, String> {
+        self.fetch_at(self.listener, host).await
+    }
+
+    /// Nothing happened that must never happen: no fetch timed out, nothing was rejected, nothing
+    /// deprecated was used.
+    pub(crate) async fn assert_untroubled(&self) {
+        let stats = self.stats("(init_fetch_timeout|update_rejected)$").await.expect("its stats");
+        assert!(stats.contains_key("cluster_manager.cds.init_fetch_timeout"), "{stats:?}");
+        assert!(stats.contains_key("listener_manager.lds.init_fetch_timeout"), "{stats:?}");
+        let troubled: Vec<_> = stats.iter().filter(|(_, count)| **count != 0).collect();
+        assert!(troubled.is_empty(), "{troubled:?}");
+        let deprecated = self.stat("runtime.deprecated_feature_use").await;
+        assert_eq!(deprecated, Ok(0), "deprecated features are used");
+        let log = self.process.lines();
+        let said: Vec<_> =
+            log.iter().filter(|line| line.to_ascii_lowercase().contains("deprecated")).collect();
+        assert!(said.is_empty(), "{said:#?}");
+    }
+}
+
+fn run(folder: &Path) -> Process {
+    let mut command = Command::new(program());
+    command.current_dir(folder);
+    command.args(["-c", "envoy.yaml", "--admin-address-path", "admin", "--disable-hot-restart"]);
+    command.args(["--concurrency", "1", "--log-level", "warning"]);
+    Process::start("envoy", &mut command)
+}
+
+/// The Envoy that `make envoy` installs, or the one that the environment names.
+fn program() -> PathBuf {
+    let installed = || concat!(env!("CARGO_MANIFEST_DIR"), "/.tools/venv/bin/envoy").into();
+    let program = std::env::var_os("PILOTHOUSE_ENVOY").map_or_else(installed, PathBuf::from);
+    assert!(
+        program.exists(),
+        "there is no Envoy at {}: run `make envoy`, or let PILOTHOUSE_ENVOY name one",
+        program.display()
+    );
+    program
+}
+
+fn bootstrap(
+    sample: Sample,
+    wire: Wire,
+    control: SocketAddr,
+    listener: SocketAddr,
+    replace: &[(&str, &str)],
+) -> String {
+    let file = match sample {
+        Sample::Standalone => "standalone",
+        Sample::Sidecar => "sidecar",
+        Sample::Bound => "bound",
+        Sample::Router => "router",
+    };
+    let path = format!("{}/examples/envoy/{file}.yaml", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).expect("the sample is there");
+    let upstream = format!("address: {}, port_value: {}", control.ip(), control.port());
+    let address = format!("LISTEN_ADDRESS: {}", listener.ip());
+    let port = format!("LISTEN_PORT: {}", listener.port());
+    let mut pieces = vec![
+        ("address: istio-pilot.istio-system, port_value: 15010", &*upstream),
+        ("port_value: 15000", "port_value: 0"),
+    ];
+    if wire == Wire::Delta {
+        pieces.push(("api_type: GRPC", "api_type: DELTA_GRPC"));
+    }
+    if sample == Sample::Standalone {
+        pieces.push(("LISTEN_ADDRESS: 0.0.0.0", &address));
+        pieces.push(("LISTEN_PORT: 15080", &port));
+    }
+    pieces.extend(replace);
+    pieces.into_iter().fold(text, |text, (from, to)| {
+        assert_eq!(text.matches(from).count(), 1, "{path} has {from:?} once");
+        text.replace(from, to)
+    })
+}
+
+/// The address of a workload as dumps have it.
+pub(crate) fn endpoint(address: IpAddr) -> String {
+    SocketAddr::new(address, super::backends::target_port()).to_string()
+}

@@ -1,0 +1,53 @@
+//! One GET at a time, each over a connection of its own.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+
+/// Longer than anything here takes, shorter than a deadline.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
+}
+
+/// The answer to a GET of `url`, with another Host than the URL's if one is given.
+pub(crate) async fn get(url: &str, host: Option<&str>) -> Result<Answer, String> {
+    let client = Client::builder(TokioExecutor::new())
+        .pool_max_idle_per_host(0)
+        .build_http::<Empty<Bytes>>();
+    let mut request = http::Request::get(url);
+    if let Some(host) = host {
+        request = request.header(http::header::HOST, host);
+    }
+    let request = request.body(Empty::new()).map_err(|error| format!("{url}: {error}"))?;
+    let answer = async {
+        let response = client.request(request).await.map_err(|error| explain(&error))?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.map_err(|error| error.to_string())?;
+        let body = String::from_utf8_lossy(&body.to_bytes()).into_owned();
+        Ok(Answer { status, body })
+    };
+    tokio::time::timeout(PATIENCE, answer).await.map_err(|_| "no answer in 5 s".to_owned())?
+}
+
+/// The JSON of a page that must be there.
+pub(crate) async fn json(url: &str) -> Result<Value, String> {
+    let answer = get(url, None).await?;
+    if answer.status != 200 {
+        return Err(format!("{url}: {} {}", answer.status, answer.body));
+    }
+    serde_json::from_str(&answer.body).map_err(|error| format!("{url}: {error}: {}", answer.body))
+}
+
+/// With its causes: the error itself says "client error" and little else.
+pub(crate) fn explain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

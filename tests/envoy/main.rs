@@ -1,0 +1,16 @@
+//! The real program and a real Envoy: what users run, on this machine alone.
+//!
+//! Envoy is the one that `make envoy` installs; `PILOTHOUSE_ENVOY` names another. Tests that
+//! depend on the wire's variant run once with the state of the world and once with delta.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
+
+mod bound;
+mod changes;
+mod harness;
+mod outage;
+mod process;
+mod rejected;
+mod sidecar;
+mod standalone;
+mod wire;

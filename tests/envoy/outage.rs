@@ -1,0 +1,77 @@
+//! The control plane goes away and comes back while requests run.
+
+use rustix::process::Signal;
+
+use crate::harness::backends::Backend;
+use crate::harness::envoy::{Sample, Wire};
+use crate::harness::lab::Lab;
+use crate::harness::load::Load;
+use crate::harness::manifests::Service;
+use crate::harness::{DEADLINE, eventually, on_both_wires, same};
+
+on_both_wires!(no_request_fails, what_changed_meanwhile_arrives);
+
+async fn no_request_fails(wire: Wire) {
+    let backends = [Backend::http("one").await, Backend::http("two").await];
+    let service = Service::new("steady", "http", 80).with(&backends);
+    let mut lab = Lab::start(Sample::Standalone, wire, std::slice::from_ref(&service)).await;
+    lab.answered_by("steady", &["one", "two"]).await;
+    let load = Load::start(lab.envoy.listener, "steady", &[200]);
+    load.goes_on(10).await;
+
+    for signal in [Signal::TERM, Signal::KILL] {
+        lab.control.stop(signal).await;
+        connection(&lab, 0).await;
+        load.goes_on(100).await;
+        lab.control.start_again().await;
+        connection(&lab, 1).await;
+        load.goes_on(20).await;
+        lab.is_synced(&["lds"]).await;
+        lab.agrees().await;
+    }
+    lab.manifests.put(&service.clone().with(&backends[..1]));
+    lab.answered_by("steady", &["one"]).await;
+    load.assert_flawless();
+    lab.assert_untroubled().await;
+}
+
+async fn what_changed_meanwhile_arrives(wire: Wire) {
+    let (one, two) = (Backend::http("one").await, Backend::http("two").await);
+    let kept = Service::new("kept", "http", 80).with([&one]);
+    let moved = Service::new("moved", "http", 80).with([&one]);
+    let upgraded = Service::new("upgraded", "http", 80).with([&one]);
+    let gone = Service::new("gone", "http", 80).with([&one]);
+    let services = [kept, moved.clone(), upgraded.clone(), gone.clone()];
+    let mut lab = Lab::start(Sample::Standalone, wire, &services).await;
+    for service in ["kept", "moved", "upgraded", "gone"] {
+        lab.answered_by(service, &["one"]).await;
+    }
+    let load = Load::start(lab.envoy.listener, "kept", &[200]);
+
+    lab.control.stop(Signal::TERM).await;
+    lab.manifests.put(&moved.with([&two]));
+    lab.manifests.put(&upgraded.with_port_name("http2"));
+    lab.manifests.put(&Service::new("new", "http", 80).with([&two]));
+    lab.manifests.delete(&gone);
+    lab.control.start_again().await;
+    connection(&lab, 1).await;
+
+    lab.answered_by("moved", &["two"]).await;
+    lab.answered_by("new", &["two"]).await;
+    lab.answers("gone", 404).await;
+    eventually(DEADLINE, "HTTP/2 upstream", async || {
+        same(lab.envoy.fetch("upgraded").await?.body.as_str(), "one HTTP/2.0")
+    })
+    .await;
+    load.assert_flawless();
+    lab.agrees().await;
+    lab.assert_untroubled().await;
+}
+
+/// Waits until Envoy's stream to the control plane is open (1) or closed (0).
+async fn connection(lab: &Lab, wanted: u64) {
+    eventually(DEADLINE, &format!("control_plane.connected_state {wanted}"), async || {
+        same(lab.envoy.stat("control_plane.connected_state").await?, wanted)
+    })
+    .await;
+}
