@@ -79,7 +79,7 @@ impl Told {
             // "Everything" does not say what vanished since.
             let mut removing = self.steps.drain(..).filter(|step| step.removals);
             let first = removing.next();
-            let last = removing.last();
+            let last = removing.next_back();
             self.steps.extend(first.map(|first| match last {
                 Some(last) => Step { to: last.to, ..first },
                 None => first,
@@ -286,9 +286,7 @@ impl TypeState {
         }
 
         if first {
-            // Clusters may have been sent before this type was opened; of those, "has it already"
-            // does not count.
-            if request.initial_versions.is_empty() || self.warming.all {
+            if request.initial_versions.is_empty() {
                 self.asked.all = true;
                 self.reply = wildcard;
                 self.asked.names.extend(self.vanished(&request.initial_versions, now));
