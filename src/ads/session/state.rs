@@ -77,7 +77,8 @@ impl Told {
         if self.steps.len() > STEPS {
             self.all = true;
             // "Everything" does not say what vanished since.
-            let mut removing = self.steps.drain(..).filter(|step| step.removals);
+            let steps = std::mem::take(&mut self.steps);
+            let mut removing = steps.into_iter().filter(|step| step.removals);
             let first = removing.next();
             let last = removing.next_back();
             self.steps.extend(first.map(|first| match last {
