@@ -20,6 +20,7 @@ mod respond;
 mod state;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use state::{Kind, TypeState};
 

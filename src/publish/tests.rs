@@ -6,8 +6,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
-use proptest::prelude::*;
-use proptest::sample::subsequence;
 use prost::Message;
 
 use super::Builder;
@@ -18,6 +16,8 @@ use crate::model::{
 use crate::names::ResourceType;
 use crate::snapshot::{Snapshot, View};
 use crate::view::{ProxyKind, ViewKey};
+
+mod random;
 
 const DOMAIN: &str = "cluster.local";
 
@@ -344,151 +344,4 @@ fn a_change_of_endpoints_touches_nothing_else() {
     }
     let (before, after) = (before.set(ResourceType::Endpoint), after.set(ResourceType::Endpoint));
     assert_eq!(after.diff_from(before).changed.len(), 1);
-}
-
-// === whatever the order ===
-
-fn some_key() -> impl Strategy<Value = ServiceKey> {
-    (prop_oneof![Just("one"), Just("two")], prop_oneof![Just("a"), Just("b"), Just("c")])
-        .prop_map(|(namespace, name)| key(namespace, name))
-}
-
-fn some_service() -> impl Strategy<Value = Service> {
-    let addresses = subsequence(vec!["10.1.0.1", "10.1.0.2", "fd00::1"], 0..3);
-    let kind = prop_oneof![
-        4 => addresses.prop_map(|addresses| at(&addresses)),
-        1 => Just(ServiceKind::Headless),
-        1 => Just(ServiceKind::ExternalName("elsewhere.example".into())),
-    ];
-    let protocol = prop_oneof![Just(Protocol::Http), Just(Protocol::Grpc), Just(Protocol::Tcp)];
-    let ports = subsequence(vec![80u16, 90, 15001], 0..4);
-    (some_key(), kind, ports, [protocol.clone(), protocol.clone(), protocol]).prop_map(
-        |(key, kind, ports, protocols)| {
-            let ports: Vec<_> = ports.into_iter().zip(protocols).collect();
-            service(&key, kind, &ports)
-        },
-    )
-}
-
-fn some_slice() -> impl Strategy<Value = EndpointSlice> {
-    // The name alone is the identity in a namespace, so slices also move between services.
-    let name = prop_oneof![Just("s1"), Just("s2"), Just("s3")];
-    let ports = subsequence(vec![80u16, 90], 0..3);
-    (some_key(), name, ports, subsequence(vec![1u8, 2, 3], 0..4))
-        .prop_map(|(key, name, ports, hosts)| slice(&key, name, &ports, &hosts))
-}
-
-fn some_change() -> impl Strategy<Value = Change> {
-    prop_oneof![
-        4 => some_service().prop_map(Change::Service),
-        2 => some_key().prop_map(Change::ServiceGone),
-        4 => some_slice().prop_map(Change::Slice),
-        1 => some_slice().prop_map(|slice| Change::SliceGone {
-            namespace: slice.service.namespace,
-            name: slice.name,
-        }),
-    ]
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Change(Change),
-    Update,
-    /// With the views that somebody needs now.
-    Snapshot(Vec<usize>),
-    Bury,
-}
-
-fn some_steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        8 => some_change().prop_map(Step::Change),
-        2 => Just(Step::Update),
-        3 => subsequence((0..views().len()).collect::<Vec<_>>(), 0..=views().len())
-            .prop_map(Step::Snapshot),
-        1 => Just(Step::Bury),
-    ];
-    proptest::collection::vec(step, 0..40)
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
-
-    #[test]
-    fn service_by_service_equals_everything_at_once(steps in some_steps()) {
-        let all = views();
-        let mut mesh = Mesh::new();
-        for step in steps {
-            match step {
-                Step::Change(change) => mesh.apply(change),
-                Step::Update => mesh.update(),
-                Step::Snapshot(needed) => {
-                    let needed: Vec<_> = needed.into_iter().map(|at| all[at].clone()).collect();
-                    let snapshot = mesh.snapshot(&needed);
-                    prop_assert_eq!(snapshot.views.len(), needed.len());
-                }
-                Step::Bury => mesh.builder.bury(u64::MAX),
-            }
-        }
-        mesh.update();
-        mesh.builder.bury(u64::MAX);
-        let snapshot = mesh.snapshot(&all);
-        prop_assert_eq!(content(&snapshot), content(&mesh.built_at_once(&all)));
-        // Envoy rejects a table that has a domain twice.
-        for (key, view) in &snapshot.views {
-            for one in view.set(ResourceType::Route).iter() {
-                let domains = domains(view, &one.name);
-                let unique: BTreeSet<_> = domains.iter().collect();
-                prop_assert_eq!(unique.len(), domains.len(), "{} {}: {:?}", key, &one.name, domains);
-            }
-        }
-    }
-
-    #[test]
-    fn replicas_agree_whatever_the_order(
-        services in proptest::collection::vec(some_service(), 0..8),
-        slices in proptest::collection::vec(some_slice(), 0..8),
-        shuffled in any::<u64>(),
-        detour in proptest::collection::vec(some_change(), 0..8),
-        pause in 1usize..5,
-    ) {
-        let all = views();
-        // The end state, an object each.
-        let mut model = Model::default();
-        let mut dirty = BTreeSet::new();
-        let changes = services.into_iter().map(Change::Service);
-        for change in changes.chain(slices.into_iter().map(Change::Slice)) {
-            model.apply(change, &mut dirty);
-        }
-        let services: Vec<_> = model.services().map(|one| (**one).clone()).collect();
-        let keys: Vec<_> = model.sliced_services().cloned().collect();
-        let slices: Vec<EndpointSlice> =
-            keys.iter().flat_map(|key| model.slices(key)).map(|one| (**one).clone()).collect();
-
-        // One replica lists it in one go, the other has seen other times and gets it piece by piece.
-        let everything = crate::model::Scope::All;
-        let mut one = Mesh::of(vec![
-            Change::Services(everything.clone(), services.clone()),
-            Change::Slices(everything.clone(), slices.clone()),
-        ]);
-        let mut pieces: Vec<Change> = services.iter().cloned().map(Change::Service).collect();
-        pieces.extend(slices.iter().cloned().map(Change::Slice));
-        let mut seed = shuffled;
-        for at in (1..pieces.len()).rev() {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            pieces.swap(at, (seed >> 33) as usize % (at + 1));
-        }
-        let mut other = Mesh::of(detour);
-        other.snapshot(&all);
-        for (at, change) in pieces.into_iter().enumerate() {
-            other.apply(change);
-            if at % pause == 0 {
-                other.snapshot(&all);
-            }
-        }
-        other.apply(Change::Services(everything.clone(), services));
-        other.apply(Change::Slices(everything, slices));
-        other.update();
-        other.builder.bury(u64::MAX);
-        prop_assert_eq!(content(&one.snapshot(&all)), content(&other.snapshot(&all)));
-    }
 }

@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::state::{Answer, Kind, Step, Told, TypeState};
+use super::state::{Answer, Kind, TypeState};
+use super::told::{Step, Told};
 use crate::snapshot::encode::{Frame, FrameBuilder, FrameKey};
 use crate::snapshot::{Resource, TypeSet, Version};
 use crate::subscription::Subscription;

@@ -130,7 +130,7 @@ impl Client {
     pub(super) fn open(&mut self, of: ResourceType) -> Sent {
         let one = &mut self.types[of.index()];
         if !one.open && one.names.is_empty() {
-            one.wildcard = of.is_full_state();
+            one.wildcard = self.delta && of.is_full_state();
         }
         self.ask(of)
     }
