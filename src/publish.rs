@@ -4,7 +4,7 @@
 //! pace, so a single change is as fast as it can be and a storm costs no more than one snapshot a
 //! pace. Nothing is published before every watch has listed once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +52,8 @@ pub struct Publisher {
     since: Option<Instant>,
     synced: bool,
     timing: Timing,
+    /// When clusters may go that lost their routes with the snapshot of a generation.
+    burials: VecDeque<(Instant, u64)>,
     leases: Arc<Leases>,
     metrics: Arc<Metrics>,
     models: watch::Sender<Model>,
@@ -76,6 +78,7 @@ impl Publisher {
             since: None,
             synced: false,
             timing,
+            burials: VecDeque::new(),
             leases,
             metrics,
             models,
@@ -88,11 +91,11 @@ impl Publisher {
     pub async fn run(mut self, mut changes: mpsc::Receiver<Change>, shutdown: CancellationToken) {
         let leases = self.leases.clone();
         let mut last_cut: Option<Instant> = None;
-        // When to cut next, and when clusters without a service may go.
+        // When to cut next.
         let mut due: Option<Instant> = None;
-        let mut burial: Option<Instant> = None;
         let mut source_lives = true;
         loop {
+            let burial = self.burials.front().map(|(at, _)| *at);
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 change = changes.recv(), if source_lives => match change {
@@ -111,8 +114,9 @@ impl Publisher {
                 }
                 () = until(due), if due.is_some() => {}
                 () = until(burial), if burial.is_some() => {
-                    self.builder.bury();
-                    burial = None;
+                    if let Some((_, generation)) = self.burials.pop_front() {
+                        self.builder.bury(generation);
+                    }
                     due.get_or_insert_with(Instant::now);
                 }
             }
@@ -133,9 +137,6 @@ impl Publisher {
             self.cut();
             last_cut = Some(Instant::now());
             due = None;
-            if self.builder.has_dying() && burial.is_none() {
-                burial = Some(Instant::now() + self.timing.linger);
-            }
         }
     }
 
@@ -173,6 +174,9 @@ impl Publisher {
         // Copies are O(1); readers never wait for the writer.
         self.models.send_replace(self.model.clone());
         let generation = snapshot.generation;
+        if self.builder.has_dying(generation) {
+            self.burials.push_back((Instant::now() + self.timing.linger, generation));
+        }
         let published = self.snapshots.send_if_modified(|current| {
             let same = current.as_ref().is_some_and(|current| is_same(current, &snapshot));
             if !same {

@@ -34,7 +34,8 @@ pub struct Builder {
     addresses: BTreeMap<IpAddr, BTreeSet<ServiceKey>>,
     /// Clusters without a service. Routes to them go first, they follow with [`Self::bury`], so
     /// that no request is on its way to a cluster that is not there (make before break).
-    dying: BTreeSet<Arc<str>>,
+    /// With the generation of the first snapshot that has no routes to them.
+    dying: BTreeMap<Arc<str>, u64>,
     kinds: BTreeMap<ProxyKind, KindState>,
     /// The listeners of standalone proxies, by where they listen.
     standalone: BTreeMap<ProxyKind, Arc<TypeSet>>,
@@ -55,7 +56,7 @@ impl Builder {
             endpoints: nothing,
             known: BTreeMap::new(),
             addresses: BTreeMap::new(),
-            dying: BTreeSet::new(),
+            dying: BTreeMap::new(),
             kinds: BTreeMap::new(),
             standalone: BTreeMap::new(),
         }
@@ -105,7 +106,7 @@ impl Builder {
             }
             for name in before.into_iter().flat_map(|before| before.clusters) {
                 if !names.contains(&name) {
-                    self.dying.insert(name);
+                    self.dying.insert(name, self.generation + 1);
                 }
             }
             if let Some(service) = service {
@@ -118,15 +119,16 @@ impl Builder {
         self.reroute(&reroute);
     }
 
-    /// Some clusters have no service any more and wait for [`Self::bury`].
-    pub fn has_dying(&self) -> bool {
-        !self.dying.is_empty()
+    /// Some clusters lost their routes with the snapshot of this generation and wait for
+    /// [`Self::bury`].
+    pub fn has_dying(&self, generation: u64) -> bool {
+        self.dying.values().any(|since| *since == generation)
     }
 
-    /// Takes the clusters away that lost their service before the last snapshot.
-    pub fn bury(&mut self) {
-        let dying = std::mem::take(&mut self.dying);
-        let gone: Vec<_> = dying.into_iter().map(|name| (name, None)).collect();
+    /// Takes the clusters away that lost their routes with this generation's snapshot or before.
+    pub fn bury(&mut self, generation: u64) {
+        let due = self.dying.extract_if(.., |_, since| *since <= generation);
+        let gone: Vec<_> = due.map(|(name, _)| (name, None)).collect();
         self.clusters = self.clusters.with(gone.clone());
         self.endpoints = self.endpoints.with(gone);
     }

@@ -155,6 +155,15 @@ fn rule_19_endpoints_that_went_before_the_cluster_do_not_count() {
 fn rule_19_many_changes_while_endpoints_are_held() {
     for mut peer in both() {
         peer.publish("eds b=2");
+        peer.publish("cds a=2");
+        peer.ack("cds");
+        peer.publish("cds b=2");
+        peer.ack("cds");
+        assert_eq!(peer.ack("eds"), ["eds a=1 b=2"]);
+    }
+    // However long it takes.
+    for mut peer in both() {
+        peer.publish("eds b=2");
         for content in 2..30 {
             peer.publish(&format!("cds a={content}"));
             peer.ack("cds");

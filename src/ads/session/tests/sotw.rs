@@ -211,6 +211,11 @@ fn rule_22_sotw_the_version_of_a_subscription_is_a_function_of_what_it_sees() {
     peer.ack("eds");
     peer.ask("eds a b c");
     assert_eq!(peer.last("eds").version, version(&peer, &["a", "b", "c"]));
+    peer.ack("eds");
+    // One vanishes, which is not told, and another one changes.
+    assert_eq!(peer.publish("eds -c"), SILENCE);
+    assert_eq!(peer.publish("eds a=3"), ["eds a=3"]);
+    assert_eq!(peer.last("eds").version, version(&peer, &["a", "b", "c"]));
 }
 
 #[test]
