@@ -282,7 +282,7 @@ impl Client {
                 if !known || one.version_of.as_ref() != Some(&one.names) {
                     one.version = if wrong { "wrong" } else { "" }.to_owned();
                 }
-                if order % 2 == 0 {
+                if order.is_multiple_of(2) {
                     one.nonce.clear();
                 }
                 sent.push(self.ask(of));
