@@ -189,7 +189,7 @@ async fn begin(
                 "no request within {} s of opening the stream (--first-request-timeout)",
                 limit.as_secs_f64()
             ))
-        })??,
+        })?.map_err(with_flag)?,
     };
     let Some(first) = first else { return Ok(None) };
     let request = decode(first, method.delta)?;
@@ -246,7 +246,7 @@ impl AdsStream {
             () = self.shared.shutdown.cancelled() => return Err(going_away()),
             // A proxy that asks goes before one that is merely told (it may be starting).
             request = requests.message() => {
-                let Some(request) = request? else { return Ok(false) };
+                let Some(request) = request.map_err(with_flag)? else { return Ok(false) };
                 (self.woken, self.since) = (Instant::now(), None);
                 let request = decode(request, self.session.is_delta())?;
                 self.take(&request)?;
@@ -413,6 +413,16 @@ async fn built_view(
 
 fn decode(message: Bytes, delta: bool) -> Result<Request, Status> {
     Request::decode(message, delta).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+/// tonic says how long a request was and may be, not who decides that.
+fn with_flag(status: Status) -> Status {
+    match status.code() {
+        tonic::Code::OutOfRange => {
+            Status::out_of_range(format!("{} (--max-request-bytes)", status.message()))
+        }
+        _ => status,
+    }
 }
 
 fn going_away() -> Status {

@@ -118,7 +118,7 @@ impl Mesh {
     }
 
     /// What a builder makes that sees everything at once, as it is now.
-    fn built_anew(&self, views: &[ViewKey]) -> Snapshot {
+    fn built_at_once(&self, views: &[ViewKey]) -> Snapshot {
         let mut builder = Builder::new(DOMAIN);
         let services = self.model.services().map(|service| service.key.clone());
         builder.update(&self.model, &services.collect());
@@ -432,7 +432,7 @@ proptest! {
         mesh.update();
         mesh.builder.bury(u64::MAX);
         let snapshot = mesh.snapshot(&all);
-        prop_assert_eq!(content(&snapshot), content(&mesh.built_anew(&all)));
+        prop_assert_eq!(content(&snapshot), content(&mesh.built_at_once(&all)));
         // Envoy rejects a table that has a domain twice.
         for (key, view) in &snapshot.views {
             for one in view.set(ResourceType::Route).iter() {

@@ -444,6 +444,7 @@ impl Run {
             if !one.open || one.doubt || one.spoiled {
                 continue;
             }
+            assert!(one.heard || !one.is_wildcard(of, delta), "{}: no answer", of.short());
             for name in NAMES {
                 let (has, is) = (one.view.get(name).map(|(content, _)| content), world.get(name));
                 if !one.wants(of, delta, name) {

@@ -42,6 +42,8 @@ pub(super) struct Type {
     version_of: Option<BTreeSet<String>>,
     /// It rejected a response, so what it has need not be what there is until content changes.
     pub(super) doubt: bool,
+    /// It was told something on this stream, or said itself what it has.
+    pub(super) heard: bool,
     /// Somebody else spoke in its name.
     pub(super) spoiled: bool,
 }
@@ -199,6 +201,7 @@ impl Client {
         }
         let one = &mut self.types[of.index()];
         one.nonce = got.nonce.clone();
+        one.heard = true;
         one.doubt |= !good;
         let error =
             (!good).then(|| rpc::Status { code: 13, message: "bad".to_owned(), details: vec![] });
@@ -265,6 +268,7 @@ impl Client {
                 || !one.names.is_empty()
                 || (!delta && !one.named);
             one.missing.clear();
+            one.heard = false;
             if !was_open || !wanted {
                 one.view.clear();
                 one.version.clear();
@@ -282,6 +286,7 @@ impl Client {
                 if !known || one.version_of.as_ref() != Some(&one.names) {
                     one.version = if wrong { "wrong" } else { "" }.to_owned();
                 }
+                one.heard = !one.version.is_empty();
                 if order.is_multiple_of(2) {
                     one.nonce.clear();
                 }
@@ -303,6 +308,7 @@ impl Client {
                 }
                 initial.insert("x".to_owned(), "1".to_owned());
             }
+            one.heard = !initial.is_empty();
             let asked = self.ask(of);
             let mut request = DeltaDiscoveryRequest::decode(&*asked.bytes).expect("own request");
             request.initial_resource_versions = initial;

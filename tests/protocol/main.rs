@@ -1,0 +1,11 @@
+//! What needs a wire: the whole control plane in this process, over real gRPC with the client that
+//! tonic generates. The rules themselves are tested in `src/ads/session/tests.rs`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
+
+mod docs;
+mod harness;
+mod limits;
+mod peers;
+mod replicas;
+mod services;
