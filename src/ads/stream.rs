@@ -14,7 +14,7 @@ use futures::Stream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::codec::{DecodeBuf, Decoder};
+use tonic::codec::{BufferSettings, DecodeBuf, Decoder};
 use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
@@ -82,6 +82,11 @@ impl Decoder for RawDecoder {
 
     fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
         Ok(Some(from.copy_to_bytes(from.remaining())))
+    }
+
+    /// Small: most requests are ACKs, and ten thousand idle streams hold this each.
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(512, 32 << 10)
     }
 }
 

@@ -229,7 +229,9 @@ impl TypeState {
         }
 
         if first {
-            if request.initial_versions.is_empty() {
+            // Clusters may have been sent before this type was opened; of those, "has it already"
+            // does not count.
+            if request.initial_versions.is_empty() || self.warming.all {
                 self.asked.all = true;
                 self.reply = wildcard;
                 self.asked.names.extend(self.vanished(&request.initial_versions, now));

@@ -52,14 +52,12 @@ impl Told {
         if self.steps.len() > STEPS {
             self.all = true;
             // "Everything" does not say what vanished since.
-            let steps = std::mem::take(&mut self.steps);
-            let mut removing = steps.into_iter().filter(|step| step.removals);
-            let first = removing.next();
-            let last = removing.next_back();
-            self.steps.extend(first.map(|first| match last {
-                Some(last) => Step { to: last.to, ..first },
-                None => first,
-            }));
+            let mut steps = std::mem::take(&mut self.steps);
+            steps.retain(|step| step.removals);
+            if let (Some(first), Some(last)) = (steps.first(), steps.last()) {
+                let to = last.to.clone();
+                self.steps.push(Step { to, ..first.clone() });
+            }
         }
     }
 }
