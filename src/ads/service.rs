@@ -66,13 +66,9 @@ impl<const NAME: usize> Discovery<NAME> {
         match name.strip_suffix(noun) {
             Some("Stream") => Ok(Method { delta: false, only }),
             Some("Delta") => Ok(Method { delta: true, only }),
-            _ if name == format!("Fetch{}", noun.to_ascii_lowercase())
-                || name == format!("Fetch{noun}") =>
-            {
-                Err(Status::unimplemented(format!(
-                    "unary {name} is not served: open Stream{noun} or Delta{noun} instead"
-                )))
-            }
+            Some("Fetch") => Err(Status::unimplemented(format!(
+                "unary {name} is not served: open Stream{noun} or Delta{noun} instead"
+            ))),
             _ => Err(Status::unimplemented(format!("there is no method {path}"))),
         }
     }

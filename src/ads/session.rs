@@ -234,11 +234,6 @@ impl Session {
         self.types[of.index()].awaits()
     }
 
-    /// Whether anything of this type has been asked for on this stream.
-    pub fn is_open(&self, of: ResourceType) -> bool {
-        self.types[of.index()].is_open()
-    }
-
     /// What is asked for of this type.
     pub fn subscription(&self, of: ResourceType) -> &Arc<Subscription> {
         self.types[of.index()].subscription()

@@ -95,10 +95,6 @@ impl TypeState {
         &self.subscription
     }
 
-    pub(super) fn is_open(&self) -> bool {
-        self.open
-    }
-
     pub(super) fn is_asked(&self) -> bool {
         self.reply || self.asked.is_something()
     }
