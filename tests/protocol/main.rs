@@ -9,3 +9,4 @@ mod limits;
 mod peers;
 mod replicas;
 mod services;
+mod storms;
