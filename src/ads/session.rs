@@ -190,10 +190,13 @@ impl Session {
     /// CDS response that adds clusters: Envoy gives it once those are warm, and a route that came
     /// sooner would answer 503 until then (seen under load). The wait ends with the ACK timeout,
     /// and in a mesh that never rests there is always another such response, so after a few rounds
-    /// they go first.
+    /// they go first. Those that were asked for on this stream wait if the client came back with
+    /// what it had, and never if it starts: Envoy then asks for them when its clusters are warm.
     pub fn poll(&mut self, view: &View) -> Option<Response> {
         use ResourceType::{Cluster, Endpoint, Listener, Route};
-        let referrers_behind = self.is_behind(Listener, view) || self.is_behind(Route, view);
+        let referrers_behind = [Listener, Route]
+            .into_iter()
+            .any(|of| self.is_behind(of, view) || self.types[of.index()].catches_up());
         if !referrers_behind {
             self.rounds_waited = 0;
         }
@@ -207,7 +210,7 @@ impl Session {
             let state = &self.types[of.index()];
             let wait = match of {
                 Cluster => referrers_behind && state.only_removes(view.set(of)),
-                Listener | Route => clusters_warming && !state.is_asked(),
+                Listener | Route => clusters_warming && (!state.is_asked() || state.catches_up()),
                 Endpoint => false,
             };
             if wait {
@@ -279,7 +282,7 @@ impl Session {
         let subscription = state.subscription().clone();
         if of == ResourceType::Cluster {
             let [clusters, endpoints, ..] = &mut self.types;
-            endpoints.warm(clusters.last_told());
+            endpoints.warm(clusters.last_told(), now);
         }
         Some(Response { of: Some(of), frame, nonce, set: now.clone(), subscription })
     }

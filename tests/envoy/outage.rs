@@ -9,7 +9,12 @@ use crate::harness::load::Load;
 use crate::harness::manifests::Service;
 use crate::harness::{DEADLINE, eventually, on_both_wires, same};
 
-on_both_wires!(no_request_fails, what_changed_meanwhile_arrives);
+on_both_wires!(
+    no_request_fails,
+    what_changed_meanwhile_arrives,
+    a_port_that_moves_meanwhile_costs_no_request,
+    all_clusters_may_go_and_one_return,
+);
 
 async fn no_request_fails(wire: Wire) {
     let backends = [Backend::http("one").await, Backend::http("two").await];
@@ -64,6 +69,50 @@ async fn what_changed_meanwhile_arrives(wire: Wire) {
     })
     .await;
     load.assert_flawless();
+    lab.agrees().await;
+    lab.assert_untroubled().await;
+}
+
+async fn a_port_that_moves_meanwhile_costs_no_request(wire: Wire) {
+    let backend = Backend::http("one").await;
+    let service = |port| Service::new("moving", "http", port).with([&backend]);
+    let mut lab = Lab::start(Sample::Standalone, wire, &[service(8000)]).await;
+    lab.answered_by("moving", &["one"]).await;
+    // The bare name follows the only port from one cluster to the next. In the state of the world
+    // the old one vanishes with the very response that brings the new one, which is not warm then.
+    let expected: &[u16] = if wire == Wire::Delta { &[200] } else { &[200, 503] };
+    let load = Load::start(lab.envoy.listener, "moving", expected);
+
+    for port in 8001..8006 {
+        lab.control.stop(Signal::KILL).await;
+        connection(&lab, 0).await;
+        lab.manifests.put(&service(port));
+        lab.control.start_again().await;
+        lab.answered_by(&format!("moving:{port}"), &["one"]).await;
+        lab.answered_by("moving", &["one"]).await;
+        load.goes_on(10).await;
+    }
+    load.assert_flawless();
+    lab.agrees().await;
+    assert_eq!(lab.envoy.clusters().await.unwrap().len(), 1, "those before are gone");
+    lab.assert_untroubled().await;
+}
+
+async fn all_clusters_may_go_and_one_return(wire: Wire) {
+    let backend = Backend::http("one").await;
+    let service = Service::new("passing", "http", 80).with([&backend]);
+    let mut lab = Lab::start(Sample::Standalone, wire, std::slice::from_ref(&service)).await;
+    lab.answered_by("passing", &["one"]).await;
+    lab.manifests.delete(&service);
+    eventually(DEADLINE, "no cluster", async || same(lab.envoy.clusters().await?.len(), 0)).await;
+    // It comes back with an empty list of endpoints, which is not a wildcard (rule 6).
+    lab.control.stop(Signal::TERM).await;
+    connection(&lab, 0).await;
+    lab.control.start_again().await;
+    connection(&lab, 1).await;
+    lab.is_synced(&["lds", "rds"]).await;
+    lab.manifests.put(&service);
+    lab.answered_by("passing", &["one"]).await;
     lab.agrees().await;
     lab.assert_untroubled().await;
 }

@@ -127,6 +127,123 @@ fn rule_18_an_unanswered_cds_holds_nothing_if_no_cluster_is_missing() {
     }
 }
 
+/// A peer whose service moved to another cluster while it had no stream.
+fn moved(mut peer: Peer) -> Peer {
+    peer.change("cds c=1 -b eds c=1 -b rds r=2 lds l=2");
+    peer.reconnect();
+    peer
+}
+
+#[test]
+fn rule_18_delta_a_client_that_comes_back_gets_routes_after_new_clusters() {
+    let mut peer = moved(settled(Peer::delta(WORLD)));
+    assert_eq!(peer.reopen("cds"), ["cds c=1"], "its route still leads to b");
+    assert_eq!(peer.reopen("eds a b"), ["eds -b"]);
+    peer.ack("eds");
+    assert_eq!(peer.reopen("lds"), SILENCE, "c is not warm");
+    assert_eq!(peer.reopen("rds r"), SILENCE);
+    assert_eq!(peer.subscribe("eds c"), ["eds c=1"], "never held");
+    peer.ack("eds");
+    assert_eq!(peer.ack("cds"), ["lds l=2", "rds r=2", "cds -b"]);
+    for of in ["cds", "lds", "rds"] {
+        assert_eq!(peer.ack(of), SILENCE);
+    }
+}
+
+#[test]
+fn rule_18_delta_clusters_that_vanished_meanwhile_go_after_what_refers_to_them() {
+    let mut peer = settled(Peer::delta(WORLD));
+    peer.change("cds -b eds -b rds r=2");
+    peer.reconnect();
+    // Nothing to add. With its ACK the client has opened its other types.
+    assert_eq!(peer.reopen("cds"), ["cds"]);
+    assert_eq!(peer.reopen("rds r"), ["rds r=2"]);
+    assert_eq!(peer.ack("cds"), ["cds -b"]);
+    assert_eq!(peer.ack("cds"), SILENCE);
+    assert_eq!(peer.publish("cds b=1"), ["cds b=1"]);
+
+    // It returns before the removal could go.
+    let mut peer = settled(Peer::delta(WORLD));
+    peer.change("cds -b");
+    peer.reconnect();
+    assert_eq!(peer.reopen("cds"), ["cds"]);
+    peer.change("cds b=2");
+    assert_eq!(peer.ack("cds"), ["cds b=2"]);
+
+    // Nobody ever answers.
+    let mut peer = settled(Peer::delta(WORLD));
+    peer.change("cds -b");
+    peer.reconnect();
+    peer.reopen("cds");
+    let nonce = peer.session.awaits(ResourceType::Cluster).unwrap();
+    peer.session.overdue(ResourceType::Cluster, nonce);
+    assert_eq!(peer.drain(), ["cds -b"]);
+}
+
+#[test]
+fn rule_18_sotw_a_client_that_comes_back_gets_routes_after_its_clusters() {
+    let mut peer = moved(settled(Peer::sotw(WORLD)));
+    assert_eq!(peer.ask("cds"), ["cds a=1 c=1"]);
+    assert_eq!(peer.ask("eds a b"), ["eds a=1"]);
+    assert_eq!(peer.ask("lds"), SILENCE);
+    assert_eq!(peer.ask("rds r"), SILENCE);
+    peer.ack("eds");
+    assert_eq!(peer.ask("eds a b c"), ["eds c=1"]);
+    assert_eq!(peer.ack("cds"), ["lds l=2", "rds r=2"]);
+
+    // Without any change of clusters there is nothing to wait for.
+    peer.ack("lds");
+    peer.ack("rds");
+    peer.change("rds r=3");
+    peer.reconnect();
+    assert_eq!(peer.ask("cds"), SILENCE);
+    assert_eq!(peer.ask("rds r"), ["rds r=3"]);
+}
+
+#[test]
+fn rule_18_a_client_that_starts_waits_for_nothing() {
+    for mut peer in [Peer::sotw(WORLD), Peer::delta(WORLD)] {
+        for wanted in ["cds", "eds a b", "lds", "rds r"] {
+            assert_eq!(peer.open(wanted).len(), 1, "{wanted}, and nothing is ACKed");
+        }
+    }
+    // Nor does one that comes back wait for what it did not have.
+    let mut peer = moved(settled(Peer::delta(WORLD)));
+    peer.change("rds s=1");
+    peer.reopen("cds");
+    assert_eq!(peer.reopen("rds r s"), ["rds r=2 s=1"]);
+    let mut peer = moved(settled(Peer::delta(WORLD)));
+    peer.change("rds s=1");
+    peer.reopen("cds");
+    assert_eq!(peer.reopen("rds r"), SILENCE);
+    assert_eq!(peer.subscribe("rds s"), ["rds r=2 s=1"]);
+}
+
+#[test]
+fn rule_18_a_client_that_comes_back_does_not_wait_for_ever() {
+    let open = |peer: &mut Peer, wanted: &str| match peer.is_delta() {
+        true => peer.reopen(wanted),
+        false => peer.ask(wanted),
+    };
+    for mut peer in both().map(moved) {
+        open(&mut peer, "cds");
+        assert_eq!(open(&mut peer, "rds r"), SILENCE);
+        // New clusters all the time.
+        let rounds = (1..10).take_while(|round| {
+            peer.change(&format!("cds d{round}=1"));
+            peer.ack("cds").iter().all(|said| said != "rds r=2")
+        });
+        assert!((1..9).contains(&rounds.count()));
+    }
+    for mut peer in both().map(moved) {
+        open(&mut peer, "cds");
+        assert_eq!(open(&mut peer, "rds r"), SILENCE);
+        let nonce = peer.session.awaits(ResourceType::Cluster).unwrap();
+        peer.session.overdue(ResourceType::Cluster, nonce);
+        assert_eq!(peer.drain()[0], "rds r=2");
+    }
+}
+
 #[test]
 fn rule_19_a_changed_cluster_gets_its_endpoints_again_after_it() {
     for mut peer in both() {
