@@ -147,6 +147,9 @@ impl Session {
         if sent > limit {
             return Err(Refusal::TooManyNames { got: sent, limit });
         }
+        if of == Some(ResourceType::Endpoint) {
+            self.expect_warming();
+        }
         let (state, kind, now) = match of {
             Some(of) => (&mut self.types[of.index()], Kind::new(Some(of), delta), view.set(of)),
             None => {
@@ -250,6 +253,17 @@ impl Session {
     /// Whether the stream speaks the delta variant.
     pub fn is_delta(&self) -> bool {
         self.delta
+    }
+
+    /// A delta client that opens endpoints before clusters may have a cluster that was warming when
+    /// its last stream broke: Envoy does not ask for clusters before that one is warm, and says of
+    /// its endpoints that it has them, although it waits for them to come again (seen with 1.40).
+    /// So whatever it brings along does not count (rule 19).
+    fn expect_warming(&mut self) {
+        let [clusters, endpoints, ..] = &mut self.types;
+        if self.delta && self.only.is_none() && !clusters.open && !endpoints.open {
+            endpoints.warming.all = true;
+        }
     }
 
     fn is_behind(&self, of: ResourceType, view: &View) -> bool {

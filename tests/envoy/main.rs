@@ -8,6 +8,7 @@
 mod bound;
 mod changes;
 mod harness;
+mod interrupted;
 mod outage;
 mod process;
 mod rejected;

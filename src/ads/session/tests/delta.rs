@@ -191,16 +191,16 @@ fn rule_13_delta_a_removal_is_repeated_for_a_name_that_is_subscribed_again() {
     peer.ack("eds");
     peer.publish("eds -b");
     peer.ack("eds");
-    peer.reconnect();
+    peer.only(ResourceType::Endpoint);
     // Envoy leaves out of its versions what it knows to be gone, and subscribes all the same.
     assert_eq!(peer.reopen("eds a b"), ["eds -b"]);
     peer.ack("eds");
     // Brought along and not subscribed: not asked for, whatever became of it.
-    peer.reconnect();
+    peer.only(ResourceType::Endpoint);
     assert_eq!(peer.reopen("eds b"), ["eds -b"]);
     // Everything that it had is gone.
     peer.change("eds -a");
-    peer.reconnect();
+    peer.only(ResourceType::Endpoint);
     assert_eq!(peer.reopen("eds a"), ["eds -a"]);
 }
 

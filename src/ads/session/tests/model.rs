@@ -436,3 +436,22 @@ proptest! {
         run(true, takes_parts, focus, ops);
     }
 }
+
+/// A sequence that chance seldom finds: a stream that breaks between a changed cluster and its
+/// endpoints.
+#[test]
+fn model_a_cluster_still_warming_when_the_stream_breaks() {
+    for delta in [false, true] {
+        let both = vec![((0, 0), Some(0)), ((1, 0), Some(0))];
+        let ops = vec![
+            Op::Publish(both),
+            Op::Open(0),
+            Op::Subscribe((1, 0)),
+            Op::Settle,
+            Op::Publish(vec![((0, 0), Some(1))]),
+            Op::Receive,
+            Op::Reconnect { order: 0, wrong: false },
+        ];
+        run(delta, true, Focus::Warming, ops);
+    }
+}
