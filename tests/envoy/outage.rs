@@ -3,10 +3,11 @@
 use rustix::process::Signal;
 
 use crate::harness::backends::Backend;
-use crate::harness::envoy::{Sample, Wire};
+use crate::harness::control_plane::ControlPlane;
+use crate::harness::envoy::{Envoy, Sample, Wire};
 use crate::harness::lab::Lab;
 use crate::harness::load::Load;
-use crate::harness::manifests::Service;
+use crate::harness::manifests::{Manifests, Service};
 use crate::harness::{DEADLINE, eventually, on_both_wires, same};
 
 on_both_wires!(
@@ -14,6 +15,7 @@ on_both_wires!(
     what_changed_meanwhile_arrives,
     a_port_that_moves_meanwhile_costs_no_request,
     all_clusters_may_go_and_one_return,
+    a_frozen_envoy_is_dropped_and_may_come_back,
 );
 
 async fn no_request_fails(wire: Wire) {
@@ -113,6 +115,30 @@ async fn all_clusters_may_go_and_one_return(wire: Wire) {
     lab.is_synced(&["lds", "rds"]).await;
     lab.manifests.put(&service);
     lab.answered_by("passing", &["one"]).await;
+    lab.agrees().await;
+    lab.assert_untroubled().await;
+}
+
+async fn a_frozen_envoy_is_dropped_and_may_come_back(wire: Wire) {
+    let (one, two) = (Backend::http("one").await, Backend::http("two").await);
+    let service = Service::new("steady", "http", 80);
+    let manifests = Manifests::new(&[service.clone().with([&one])]);
+    let folder = manifests.path().to_str().unwrap();
+    let arguments = ["--manifests", folder, "--keepalive", "1500ms"];
+    let control = ControlPlane::start_with(&arguments, &[]).await;
+    control.becomes_ready().await;
+    let envoy = Envoy::start(Sample::Standalone, wire, control.grpc).await;
+    let lab = Lab { envoy, control, manifests };
+    lab.answered_by("steady", &["one"]).await;
+
+    lab.envoy.signal(Signal::STOP);
+    eventually(DEADLINE, "no stream to be left", async || {
+        same(lab.control.debug("syncz").await?.as_array().map(Vec::len), Some(0))
+    })
+    .await;
+    lab.manifests.put(&service.with([&two]));
+    lab.envoy.signal(Signal::CONT);
+    lab.answered_by("steady", &["two"]).await;
     lab.agrees().await;
     lab.assert_untroubled().await;
 }
