@@ -187,8 +187,8 @@ impl Session {
     /// The next response, or `None` while there is nothing to send. Call until `None` after every
     /// request and every new snapshot.
     ///
-    /// Types go in the order CDS, EDS, LDS, RDS, and clusters that only vanish go last, so that
-    /// nothing refers to what is not there (rule 18). Order is of sends: no type waits for another
+    /// Types go in the order CDS, EDS, LDS, RDS, and clusters that vanish go last, with a response
+    /// of their own, so that nothing refers to what is not there (rule 18). Order is of sends: no type waits for another
     /// type's ACK. The one exception is that changed listeners and routes wait for the answer to a
     /// CDS response that adds clusters: Envoy gives it once those are warm, and a route that came
     /// sooner would answer 503 until then (seen under load). The wait ends with the ACK timeout,
@@ -219,7 +219,9 @@ impl Session {
             if wait {
                 continue;
             }
-            if let Some(response) = self.poll_type(of, view) {
+            let kept = (of == Cluster && referrers_behind)
+                .then(|| self.types[of.index()].without_removals(view.set(of)));
+            if let Some(response) = self.poll_type(of, kept.as_ref().unwrap_or(view.set(of))) {
                 if of == Cluster && referrers_behind {
                     self.rounds_waited += 1;
                 }
@@ -287,8 +289,8 @@ impl Session {
         }
     }
 
-    fn poll_type(&mut self, of: ResourceType, view: &View) -> Option<Response> {
-        let (kind, now) = (Kind::new(Some(of), self.delta), view.set(of));
+    fn poll_type(&mut self, of: ResourceType, now: &Arc<TypeSet>) -> Option<Response> {
+        let kind = Kind::new(Some(of), self.delta);
         let state = &mut self.types[of.index()];
         let frame = state.respond(kind, of.type_url(), now, &self.frames)?;
         let nonce = next_nonce(&mut self.nonce);

@@ -43,6 +43,12 @@ impl TypeState {
         !self.is_asked() && diff.changed.is_empty() && !tells_again
     }
 
+    /// The set to go to while something may still refer to what vanished: `now`, and with it what
+    /// was sent and is in it no more.
+    pub(super) fn without_removals(&self, now: &Arc<TypeSet>) -> Arc<TypeSet> {
+        self.sent.as_ref().map_or_else(|| now.clone(), |sent| now.keeping(sent))
+    }
+
     /// Clusters that were not there before are on their way: in a response that is not answered
     /// yet, or in `now` while that response keeps it from being sent. A cluster that only changes
     /// does not count, the proxy goes on with the old one until the new one is warm.
@@ -86,7 +92,9 @@ impl TypeState {
         let mut told = std::mem::take(&mut self.asked);
         told.put_before(std::mem::take(&mut self.warming));
         if self.answer != Answer::Nothing {
-            told.names.append(&mut self.vanished);
+            // What returned is told as a change.
+            let vanished = std::mem::take(&mut self.vanished).into_iter();
+            told.names.extend(vanished.filter(|name| now.get(name).is_none()));
         }
         if !behind && !self.reply && !told.is_something() {
             return None;

@@ -1,5 +1,7 @@
 //! The order among types, and clusters that wait for their endpoints.
 
+use std::sync::Arc;
+
 use super::harness::{Peer, SILENCE};
 use crate::names::ResourceType;
 
@@ -124,6 +126,51 @@ fn rule_18_an_unanswered_cds_holds_nothing_if_no_cluster_is_missing() {
     for mut peer in both() {
         peer.publish("cds a=2");
         assert_eq!(peer.publish("lds l=2 rds r=2"), ["lds l=2", "rds r=2"]);
+    }
+}
+
+#[test]
+fn rule_18_clusters_that_vanish_where_others_are_added_go_after_the_routes() {
+    // A proxy that was silent sees all of it in one step.
+    let mut peer = settled(Peer::delta(WORLD));
+    assert_eq!(peer.publish("cds c=1 -b rds r=2"), ["cds c=1"]);
+    assert_eq!(peer.ack("cds"), ["rds r=2", "cds -b"]);
+    assert_eq!(peer.ack("cds"), SILENCE);
+    let mut peer = settled(Peer::sotw(WORLD));
+    assert_eq!(peer.publish("cds c=1 -b rds r=2"), ["cds a=1 b=1 c=1"], "absence would delete");
+    assert_eq!(peer.ack("cds"), ["rds r=2", "cds a=1 c=1"]);
+    assert_eq!(peer.ack("cds"), SILENCE);
+
+    // However many steps, and whatever becomes of them.
+    let mut peer = settled(Peer::delta(WORLD));
+    peer.publish("cds c=1 -b rds r=2");
+    peer.change("cds d=1 -a");
+    assert_eq!(peer.ack("cds"), ["cds d=1"]);
+    peer.change("cds e=1 a=2 b=2");
+    assert_eq!(peer.nack("cds"), ["cds a=2 b=2 d=1 e=1", "eds a=1 b=1"]);
+    assert_eq!(peer.ack("cds"), ["rds r=2"]);
+    peer.ack("eds");
+    peer.ack("rds");
+    assert_eq!(peer.publish("cds f=bad -a rds r=3"), ["cds f=bad"]);
+    assert_eq!(peer.nack("cds"), ["rds r=3", "cds f=bad -a"], "what vanished is a change");
+    assert_eq!(peer.nack("cds"), SILENCE);
+    assert_eq!(peer.publish("cds f=2"), ["cds f=2 -a"]);
+}
+
+#[test]
+fn rule_18_what_is_kept_for_a_while_is_shared() {
+    for mut one in both() {
+        let mut other = one.twin();
+        for wanted in ["cds", "eds a b", "lds", "rds r"] {
+            other.open(wanted);
+            other.ack(&wanted[..3]);
+        }
+        one.change("cds c=1 -b rds r=2");
+        other.sets = one.sets.each_ref().map(Arc::clone);
+        for peer in [&mut one, &mut other] {
+            assert_eq!(peer.drain().len(), 1);
+        }
+        assert_eq!(one.last("cds").head.as_ptr(), other.last("cds").head.as_ptr());
     }
 }
 
