@@ -13,6 +13,8 @@ mod on_demand;
 mod outage;
 mod process;
 mod rejected;
+mod replicas;
 mod sidecar;
 mod standalone;
+mod unserved;
 mod wire;

@@ -170,6 +170,7 @@ async fn too_much_of_anything_is_refused_by_the_name_of_its_flag() {
 
     let mut client = Client::open(control.grpc).await;
     client.ask(SECRET).await;
+    client.response().await.expect("that there is none");
     client.send(request(&format!("{SECRET}2"))).await;
     let status = client.end().await;
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
