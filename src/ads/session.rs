@@ -219,8 +219,8 @@ impl Session {
             if wait {
                 continue;
             }
-            let kept = (of == Cluster && referrers_behind)
-                .then(|| self.types[of.index()].without_removals(view.set(of)));
+            let kept = (of == Cluster && referrers_behind && state.awaits().is_none())
+                .then(|| state.without_removals(view.set(of)));
             if let Some(response) = self.poll_type(of, kept.as_ref().unwrap_or(view.set(of))) {
                 if of == Cluster && referrers_behind {
                     self.rounds_waited += 1;

@@ -35,6 +35,14 @@ async fn no_request_fails(wire: Wire) {
         load.goes_on(20).await;
         lab.is_synced(&["lds"]).await;
         lab.agrees().await;
+        // Another process, and the same versions: what Envoy has is not sent again.
+        let spared: &[&str] = match wire {
+            Wire::Sotw => &["cds", "lds"],
+            Wire::Delta => &["cds", "eds", "lds", "rds"],
+        };
+        let sync = lab.control.sync().await.unwrap();
+        let sent = |of: &&str| sync.count(of, "responses") != Ok(0);
+        assert!(!spared.iter().any(sent), "{}", sync.0);
     }
     lab.manifests.put(&service.clone().with(&backends[..1]));
     lab.answered_by("steady", &["one"]).await;

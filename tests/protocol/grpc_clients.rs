@@ -26,7 +26,7 @@ struct Shop {
 }
 
 impl Shop {
-    /// Nothing is published yet.
+    /// Nothing is known yet.
     async fn closed() -> Self {
         let server = Scripted::start().await;
         let client = CCore::start(server.grpc);
@@ -63,11 +63,16 @@ impl Shop {
         self.client.call(TARGET, &format!("/{cluster}/Who"), b"").await
     }
 
-    /// Waits until calls for the cluster are answered by its workload.
+    /// Waits until calls for the cluster are answered by its own workload.
     async fn answered(&self, cluster: &str) {
-        eventually(&format!("an answer by {cluster}"), async || {
+        self.answered_by(cluster, cluster).await;
+    }
+
+    /// Waits until calls for the cluster are answered by this workload.
+    async fn answered_by(&self, cluster: &str, workload: &str) {
+        eventually(&format!("{workload} to answer for {cluster}"), async || {
             match self.call(cluster).await.who() {
-                Ok(who) if who == cluster => Ok(()),
+                Ok(who) if who == workload => Ok(()),
                 other => Err(format!("{other:?}")),
             }
         })
@@ -106,11 +111,7 @@ async fn rule_15_a_grpc_client_names_its_node_once_and_is_served_all_types() {
     let sent = |of| shop.server.status(of).unwrap().sent;
     let before = [CDS, LDS, RDS].map(sent);
     shop.server.publish([endpoints("one", shop.ports[1])]);
-    eventually("the other workload", async || {
-        let answer = shop.call("one").await;
-        if answer.who() == Ok("two") { Ok(()) } else { Err(format!("{answer:?}")) }
-    })
-    .await;
+    shop.answered_by("one", "two").await;
     assert_eq!([CDS, LDS, RDS].map(sent), before);
 }
 
@@ -129,11 +130,7 @@ async fn rule_02_and_03_a_grpc_client_rejects_one_cluster_and_uses_the_other() {
 
     // Nothing is said again while nothing changes, whatever else goes on.
     shop.server.publish([endpoints("one", shop.ports[1])]);
-    eventually("the other workload", async || {
-        let answer = shop.call("one").await;
-        if answer.who() == Ok("two") { Ok(()) } else { Err(format!("{answer:?}")) }
-    })
-    .await;
+    shop.answered_by("one", "two").await;
     let now = shop.server.status(CDS).unwrap();
     assert_eq!((now.sent, now.nacks), (rejected.sent, rejected.nacks));
 
@@ -168,11 +165,7 @@ async fn rule_07_for_a_grpc_client_absence_deletes() {
     // Endpoints cannot be taken away but with their cluster: leaving them out is no change.
     let before = shop.server.status(EDS).unwrap().sent;
     shop.server.publish([Change::gone(EDS, "one"), endpoints("two", shop.ports[0])]);
-    eventually("the other workload", async || {
-        let answer = shop.call("two").await;
-        if answer.who() == Ok("one") { Ok(()) } else { Err(format!("{answer:?}")) }
-    })
-    .await;
+    shop.answered_by("two", "one").await;
     assert!(shop.server.status(EDS).unwrap().sent > before);
     shop.answered("one").await;
 }
@@ -200,6 +193,18 @@ async fn rule_08_what_a_grpc_client_waits_for_is_sent_when_it_is_created() {
         let (answer, ()) = tokio::join!(call, create);
         assert_eq!(answer.who(), Ok("one"), "without {} at first", missing.short());
     }
+}
+
+#[tokio::test]
+async fn rule_22_a_grpc_client_goes_on_and_finds_the_control_plane_again() {
+    let mut shop = Shop::open().await;
+    shop.server = shop.server.restart().await;
+    shop.answered("one").await;
+    // Nothing is served before everything is known; then it follows changes again.
+    shop.server.publish(shop.all());
+    shop.server.publish([endpoints("one", shop.ports[1])]);
+    shop.answered_by("one", "two").await;
+    shop.answered("two").await;
 }
 
 const AGGREGATED: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService";

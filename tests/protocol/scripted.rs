@@ -41,7 +41,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::harness::{CDS, EDS, LDS, RDS};
+use crate::harness::{CDS, EDS, LDS, RDS, in_time};
 
 type Sets = [Arc<TypeSet>; ResourceType::COUNT];
 
@@ -55,6 +55,26 @@ pub(crate) struct Scripted {
 
 impl Scripted {
     pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::over(listener)
+    }
+
+    /// Ends, and starts where it was with nothing to serve.
+    pub(crate) async fn restart(self) -> Self {
+        let address = self.grpc;
+        drop(self);
+        let free = async {
+            loop {
+                match TcpListener::bind(address).await {
+                    Ok(listener) => return listener,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                }
+            }
+        };
+        Self::over(in_time("the server to let go of its address", free).await)
+    }
+
+    fn over(listener: TcpListener) -> Self {
         let (snapshots, following) = watch::channel(None);
         let proxies = Arc::<Proxies>::default();
         let stop = CancellationToken::new();
@@ -71,14 +91,11 @@ impl Scripted {
         let descriptors = pilothouse::descriptors::encoded();
         let keepalive = Duration::from_secs(30);
         let server = AdsServer::new(Arc::new(shared), descriptors, keepalive).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let grpc = listener.local_addr().unwrap();
         tokio::spawn(server.run(listener, stop.clone()));
         let sets = Mutex::new(std::array::from_fn(|_| Arc::default()));
         let _stop = stop.drop_guard();
-        let scripted = Self { grpc, proxies, snapshots, sets, _stop };
-        scripted.publish([]);
-        scripted
+        Self { grpc, proxies, snapshots, sets, _stop }
     }
 
     /// Puts some resources and takes others away in one snapshot.

@@ -289,7 +289,7 @@ impl TypeState {
                 self.vanished.insert(name.into());
                 continue;
             }
-            self.asked.adds |= !brought.contains_key(name);
+            self.asked.adds |= now.get(name).is_some() && !brought.contains_key(name);
             self.asked.names.insert(shared_name(now, name));
         }
         // Something must be answered before, so that the client has opened its other types by
