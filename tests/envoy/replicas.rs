@@ -54,8 +54,8 @@ async fn rule_13_two_processes_agree_on_every_version() {
     let [a, b, c] = ["a", "b", "c"].map(|name| Service::new(name, "http", 80).with(&backends));
     let endpoints = [&a, &b, &c].map(Service::cluster);
     // One finds everything as it is; the other one was there while it became so.
-    let (at_once, in_steps) =
-        (Manifests::new(&[a.clone(), b.clone(), c.clone()]), Manifests::new(&[c.clone()]));
+    let at_once = Manifests::new(&[a.clone(), b.clone(), c.clone()]);
+    let in_steps = Manifests::new(std::slice::from_ref(&c));
     let one = ControlPlane::start(at_once.path()).await;
     let other = ControlPlane::start(in_steps.path()).await;
     let wanted = versions(one.grpc, &endpoints).await;

@@ -34,6 +34,8 @@ struct Line {
     control: SocketAddr,
     /// Responses of this type do not get through.
     held: Arc<Mutex<Option<&'static str>>>,
+    /// Nothing gets through to Envoy for now.
+    paused: Arc<watch::Sender<bool>>,
     /// Counts the cuts.
     cuts: Arc<watch::Sender<usize>>,
     /// Types as Envoy opened them on the newest stream.
@@ -47,6 +49,7 @@ impl Relay {
         let line = Line {
             control,
             held: Arc::default(),
+            paused: Arc::new(watch::Sender::new(false)),
             cuts: Arc::new(watch::Sender::new(0)),
             opened: Arc::default(),
         };
@@ -61,6 +64,11 @@ impl Relay {
     /// From here on, no response of this type gets through.
     pub(crate) fn hold(&self, type_url: &'static str) {
         *self.line.held.lock().expect("nobody panics here") = Some(type_url);
+    }
+
+    /// Lets responses wait, or go on their way again.
+    pub(crate) fn pause(&self, paused: bool) {
+        self.line.paused.send_replace(paused);
     }
 
     /// Ends every stream; on the next one everything gets through.
@@ -124,6 +132,14 @@ impl Line {
         let passed = responses.filter(move |response| {
             let held = held.lock().expect("nobody panics here");
             response.as_ref().map_or(true, |response| Some(type_of(response)) != *held)
+        });
+        let paused = self.paused.clone();
+        let passed = passed.then(move |response| {
+            let mut paused = paused.subscribe();
+            async move {
+                _ = paused.wait_for(|paused| !paused).await;
+                response
+            }
         });
         let cut = async move { _ = cut.changed().await };
         Response::new(Box::pin(futures::StreamExt::take_until(passed, Box::pin(cut))))
