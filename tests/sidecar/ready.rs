@@ -47,6 +47,7 @@ async fn carries_load_through_an_outage(xds: &str) {
     agent.becomes_ready().await;
     assert_eq!(http::get(&through_envoy, None).await.unwrap().status, 200);
     agent.says("Envoy proxy is ready").await;
+    assert_eq!(control.sync().await.unwrap().0["protocol"], xds);
 
     let load = Load::start(bound, "steady", &[200]);
     load.goes_on(20).await;
