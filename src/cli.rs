@@ -10,6 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::ads::session;
 use crate::ads::stream;
+use crate::agent;
 use crate::app;
 use crate::names;
 use crate::publish::Timing;
@@ -28,6 +29,10 @@ pub enum Command {
     /// Serve Envoys: watch Services and their endpoints, push CDS, EDS, LDS and RDS over ADS.
     #[command(after_help = EXAMPLES)]
     Serve(Box<Serve>),
+    /// Run an Envoy beside a workload: write its bootstrap, start it, answer for its readiness.
+    Agent(Box<agent::Args>),
+    #[command(hide = true)]
+    Tether(Box<agent::Tether>),
 }
 
 const EXAMPLES: &str = "Examples:
@@ -343,7 +348,9 @@ mod tests {
 
     fn serve(arguments: &[&str]) -> Result<app::Config, clap::Error> {
         let arguments = ["pilothouse", "serve"].iter().chain(arguments);
-        let Command::Serve(serve) = Cli::try_parse_from(arguments)?.command;
+        let Command::Serve(serve) = Cli::try_parse_from(arguments)?.command else {
+            panic!("these are the arguments of serve");
+        };
         serve.config()
     }
 

@@ -9,6 +9,9 @@
 //!                                                            debug, metrics, CLI ┘
 //! ```
 //!
+//! The sidecar's side is another house in the same binary: `agent` runs an Envoy, and meets the
+//! control plane over the network only.
+//!
 //! Each state has one writer: `publish` owns the model and cuts snapshots, a stream owns its
 //! session. `tests/architecture.rs` holds who may use whom.
 
@@ -34,6 +37,8 @@ pub mod debug;
 pub mod descriptors;
 pub mod metrics;
 pub mod version;
+
+pub mod agent;
 
 pub mod app;
 pub mod cli;

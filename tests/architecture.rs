@@ -55,7 +55,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "view",
         ],
     ),
-    ("cli", &["ads", "app", "names", "publish", "source"]),
+    // The sidecar's side.
+    ("agent", &["descriptors", "names", "version"]),
+    ("cli", &["ads", "agent", "app", "names", "publish", "source"]),
 ];
 
 #[test]
