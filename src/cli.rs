@@ -11,6 +11,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::ads::session;
 use crate::ads::stream;
 use crate::app;
+use crate::iptables;
 use crate::names;
 use crate::publish::Timing;
 use crate::source::{files, kube};
@@ -28,6 +29,8 @@ pub enum Command {
     /// Serve Envoys: watch Services and their endpoints, push CDS, EDS, LDS and RDS over ADS.
     #[command(after_help = EXAMPLES)]
     Serve(Box<Serve>),
+    #[command(after_help = IPTABLES_EXAMPLES)]
+    Iptables(Box<iptables::Args>),
 }
 
 const EXAMPLES: &str = "Examples:
@@ -36,6 +39,13 @@ const EXAMPLES: &str = "Examples:
   pilothouse serve --source kube --namespace shop     one namespace of it
 
 Every flag can be given as an environment variable; the command line wins.";
+
+const IPTABLES_EXAMPLES: &str = "Examples:
+  pilothouse iptables --dry-run                       show the rules that capture everything
+  pilothouse iptables -x 10.0.0.0/8 -o 3306           all but a range and a port
+  pilothouse iptables --clean                         as if it had never run
+
+Lists are separated by commas. Flags and chains are Istio's; without flags everything is captured.";
 
 /// The kinds of source that are named by `--source`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -343,8 +353,10 @@ mod tests {
 
     fn serve(arguments: &[&str]) -> Result<app::Config, clap::Error> {
         let arguments = ["pilothouse", "serve"].iter().chain(arguments);
-        let Command::Serve(serve) = Cli::try_parse_from(arguments)?.command;
-        serve.config()
+        match Cli::try_parse_from(arguments)?.command {
+            Command::Serve(serve) => serve.config(),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

@@ -36,4 +36,8 @@ pub mod metrics;
 pub mod version;
 
 pub mod app;
+
+// The sidecar's side of the house: no module above is used by these, and they by none.
+pub mod iptables;
+
 pub mod cli;

@@ -6,17 +6,35 @@ use std::process::ExitCode;
 use clap::Parser;
 use pilothouse::app;
 use pilothouse::cli::{Cli, Command, LogFormat, Serve};
+use pilothouse::iptables;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let Command::Serve(serve) = Cli::parse().command;
+    match Cli::parse().command {
+        Command::Serve(serve) => serve_proxies(&serve),
+        Command::Iptables(args) => done(iptables::run(&args)),
+    }
+}
+
+/// For commands that do one thing and end: what went wrong goes to standard error.
+fn done(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("error: {problem:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve_proxies(serve: &Serve) -> ExitCode {
     let config = match serve.config() {
         Ok(config) => config,
         Err(usage) => usage.exit(),
     };
-    if let Err(problem) = start_logging(&serve) {
+    if let Err(problem) = start_logging(serve) {
         eprintln!("error: --log {:?}: {problem}", serve.log);
         return ExitCode::from(2);
     }

@@ -55,7 +55,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "view",
         ],
     ),
-    ("cli", &["ads", "app", "names", "publish", "source"]),
+    // The sidecar's side: the control plane is met over the network only.
+    ("iptables", &["names"]),
+    ("cli", &["ads", "app", "iptables", "names", "publish", "source"]),
 ];
 
 #[test]
