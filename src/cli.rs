@@ -11,10 +11,10 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::ads::session;
 use crate::ads::stream;
 use crate::app;
-use crate::iptables;
 use crate::names;
 use crate::publish::Timing;
 use crate::source::{files, kube};
+use crate::{inject, iptables};
 
 /// A small, very fast Pilot: the control plane that Envoys ask what the mesh looks like.
 #[derive(Debug, Parser)]
@@ -29,6 +29,8 @@ pub enum Command {
     /// Serve Envoys: watch Services and their endpoints, push CDS, EDS, LDS and RDS over ADS.
     #[command(after_help = EXAMPLES)]
     Serve(Box<Serve>),
+    #[command(after_help = INJECT_EXAMPLES)]
+    Inject(Box<inject::Args>),
     #[command(after_help = IPTABLES_EXAMPLES)]
     Iptables(Box<iptables::Args>),
 }
@@ -39,6 +41,15 @@ const EXAMPLES: &str = "Examples:
   pilothouse serve --source kube --namespace shop     one namespace of it
 
 Every flag can be given as an environment variable; the command line wins.";
+
+const INJECT_EXAMPLES: &str = "Examples:
+  pilothouse inject -f bookinfo.yaml | kubectl apply -f -
+  kubectl get deployment reviews-v1 -o yaml | pilothouse inject -f - | kubectl apply -f -
+
+Left alone, and said so: pods on their node's network, pods with the label or annotation
+sidecar.istio.io/inject: \"false\", pods that have their sidecar. Istio's annotations
+traffic.sidecar.istio.io/... (includeInboundPorts, excludeOutboundIPRanges and so on) and
+sidecar.istio.io/... (proxyImage, proxyCPU, logLevel, interceptionMode and so on) count.";
 
 const IPTABLES_EXAMPLES: &str = "Examples:
   pilothouse iptables --dry-run                       show the rules that capture everything

@@ -38,6 +38,7 @@ pub mod version;
 pub mod app;
 
 // The sidecar's side of the house: no module above is used by these, and they by none.
+pub mod inject;
 pub mod iptables;
 
 pub mod cli;

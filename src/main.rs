@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use pilothouse::app;
 use pilothouse::cli::{Cli, Command, LogFormat, Serve};
-use pilothouse::iptables;
+use pilothouse::{inject, iptables};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
@@ -14,6 +14,7 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(serve) => serve_proxies(&serve),
+        Command::Inject(args) => done(inject::run(&args)),
         Command::Iptables(args) => done(iptables::run(&args)),
     }
 }

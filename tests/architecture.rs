@@ -57,7 +57,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     // The sidecar's side: the control plane is met over the network only.
     ("iptables", &["names"]),
-    ("cli", &["ads", "app", "iptables", "names", "publish", "source"]),
+    ("inject", &["iptables", "names"]),
+    ("cli", &["ads", "app", "inject", "iptables", "names", "publish", "source"]),
 ];
 
 #[test]

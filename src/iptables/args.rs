@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::{Args as ClapArgs, Parser as _, ValueEnum};
 
 use super::{Capture, Cidr, Selection};
 
@@ -99,7 +99,29 @@ pub struct Args {
     pub(super) clean: bool,
 }
 
+/// The flags on their own.
+#[derive(Debug, clap::Parser)]
+#[command(no_binary_name = true)]
+struct Alone {
+    #[command(flatten)]
+    args: Args,
+}
+
 impl Args {
+    /// Whether a flag may have this value.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(flag: &str, value: &str) -> Result<(), String> {
+        match Alone::try_parse_from([flag, value]) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let source = std::error::Error::source(&error).map(ToString::to_string);
+                Err(source.unwrap_or_else(|| error.kind().to_string()))
+            }
+        }
+    }
+
     pub(super) fn capture(&self) -> Capture {
         let Redirect = self.istio_inbound_interception_mode;
         Capture {
