@@ -14,7 +14,8 @@ use crate::app;
 use crate::names;
 use crate::publish::Timing;
 use crate::source::{files, kube};
-use crate::{inject, iptables};
+use crate::inject;
+use crate::iptables;
 
 /// A small, very fast Pilot: the control plane that Envoys ask what the mesh looks like.
 #[derive(Debug, Parser)]
