@@ -10,12 +10,13 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::ads::session;
 use crate::ads::stream;
+use crate::agent;
 use crate::app;
+use crate::inject;
+use crate::iptables;
 use crate::names;
 use crate::publish::Timing;
 use crate::source::{files, kube};
-use crate::inject;
-use crate::iptables;
 
 /// A small, very fast Pilot: the control plane that Envoys ask what the mesh looks like.
 #[derive(Debug, Parser)]
@@ -30,6 +31,10 @@ pub enum Command {
     /// Serve Envoys: watch Services and their endpoints, push CDS, EDS, LDS and RDS over ADS.
     #[command(after_help = EXAMPLES)]
     Serve(Box<Serve>),
+    /// Run an Envoy beside a workload: write its bootstrap, start it, answer for its readiness.
+    Agent(Box<agent::Args>),
+    #[command(hide = true)]
+    Tether(Box<agent::Tether>),
     #[command(after_help = INJECT_EXAMPLES)]
     Inject(Box<inject::Args>),
     #[command(after_help = IPTABLES_EXAMPLES)]
@@ -365,10 +370,10 @@ mod tests {
 
     fn serve(arguments: &[&str]) -> Result<app::Config, clap::Error> {
         let arguments = ["pilothouse", "serve"].iter().chain(arguments);
-        match Cli::try_parse_from(arguments)?.command {
-            Command::Serve(serve) => serve.config(),
-            other => panic!("{other:?}"),
-        }
+        let Command::Serve(serve) = Cli::try_parse_from(arguments)?.command else {
+            panic!("these are the arguments of serve");
+        };
+        serve.config()
     }
 
     #[test]

@@ -56,9 +56,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // The sidecar's side: the control plane is met over the network only.
+    ("agent", &["descriptors", "names", "version"]),
     ("iptables", &["names"]),
     ("inject", &["iptables", "names"]),
-    ("cli", &["ads", "app", "inject", "iptables", "names", "publish", "source"]),
+    ("cli", &["ads", "agent", "app", "inject", "iptables", "names", "publish", "source"]),
 ];
 
 #[test]
