@@ -11,7 +11,7 @@ use bytes::Bytes;
 use pilothouse::model::{Change, Model, Scope};
 use pilothouse::names::ResourceType;
 use pilothouse::publish::Builder;
-use pilothouse::snapshot::encode::{Frame, FrameBuilder};
+use pilothouse::snapshot::encode::FrameBuilder;
 use pilothouse::snapshot::{Resource, TypeSet, View};
 use pilothouse::view::ViewKey;
 use tokio::io::AsyncWriteExt;
@@ -172,7 +172,7 @@ impl Mesh {
         } else {
             self.frames.sotw(of.type_url(), version, all)
         };
-        [&frame.head[..], &Frame::tail(1)[..]].concat()
+        frame.pieces(1).collect::<Vec<_>>().concat()
     }
 }
 
