@@ -84,9 +84,8 @@ fn one_change(criterion: &mut Criterion) {
             let Some(service) = mesh.model.service(key) else { return };
             bencher.iter(|| {
                 let slices = mesh.model.slices(key).map(|slice| &**slice);
-                let clusters: Vec<_> = clusters::of_service(service, "cluster.local").collect();
-                let endpoints: Vec<_> =
-                    endpoints::of_service(service, slices, "cluster.local").collect();
+                let clusters = clusters::of_service(service, "cluster.local");
+                let endpoints = endpoints::of_service(service, slices, "cluster.local");
                 black_box((clusters, endpoints))
             });
         });
@@ -121,7 +120,7 @@ fn session_step(criterion: &mut Criterion) {
         let frames = Arc::new(FrameBuilder::new("bench"));
         let interner = Arc::new(Interner::default());
         let mut session = Session::new(true, None, Limits::default(), interner, frames, 1);
-        let mut step = |session: &mut Session, view: &View, first: Option<&Request>| {
+        let step = |session: &mut Session, view: &View, first: Option<&Request>| {
             if let Some(request) = first {
                 session.request(request, view).ok();
             }
