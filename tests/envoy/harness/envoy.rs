@@ -174,7 +174,7 @@ fn run(folder: &Path) -> Process {
 }
 
 /// The Envoy that `make envoy` installs, or the one that the environment names.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let installed = || concat!(env!("CARGO_MANIFEST_DIR"), "/.tools/venv/bin/envoy").into();
     let program = std::env::var_os("PILOTHOUSE_ENVOY").map_or_else(installed, PathBuf::from);
     assert!(
