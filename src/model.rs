@@ -5,7 +5,7 @@
 //! downstream works on those alone. The maps are persistent ([`imbl`]), so a reader (the debug
 //! pages) gets a consistent copy in O(1) while the one writer, `publish`, goes on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -114,6 +114,8 @@ pub struct Service {
     /// TCP ports only (UDP and SCTP are skipped by the source), no number twice.
     pub ports: Vec<ServicePort>,
     pub export_to: ExportTo,
+    /// `trafficDistribution`: proxies use endpoints of their own zone while there are any.
+    pub prefers_own_zone: bool,
     /// RFC 3339, empty if unknown. Shown, never compared for routing.
     pub created: Arc<str>,
     /// Kubernetes' resourceVersion, empty if unknown. Shown only; not part of "did it change".
@@ -135,6 +137,8 @@ pub struct Endpoint {
     pub address: IpAddr,
     pub state: EndpointState,
     pub zone: Option<Arc<str>>,
+    /// The zones that Kubernetes means it for (hints); empty if it says nothing.
+    pub for_zones: Box<[Arc<str>]>,
     pub node: Option<Arc<str>>,
     /// The pod's own DNS label under a headless service.
     pub hostname: Option<Arc<str>>,
@@ -173,6 +177,15 @@ pub struct EndpointSlice {
     pub subsets: Vec<Subset>,
 }
 
+/// What a Node's labels say of the endpoints on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub name: Arc<str>,
+    /// `topology.kubernetes.io/zone` and `…/region`.
+    pub zone: Option<Arc<str>>,
+    pub region: Option<Arc<str>>,
+}
+
 /// How far a relist reaches: everything, or one watched namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -202,6 +215,10 @@ pub enum Change {
     /// The complete list within a scope: what is not in it is gone, in one step.
     Services(Scope, Vec<Service>),
     Slices(Scope, Vec<EndpointSlice>),
+    /// Nodes, if they are watched at all.
+    Node(Node),
+    NodeGone(Arc<str>),
+    Nodes(Vec<Node>),
     /// Every watch has listed once; before this nothing may be served.
     Synced,
 }
@@ -217,6 +234,9 @@ pub struct Model {
     /// (namespace, slice name) → service, because a deletion names the slice alone and because a
     /// slice may be moved to another service by its label.
     owners: OrdMap<(Arc<str>, Arc<str>), ServiceKey>,
+    nodes: OrdMap<Arc<str>, Node>,
+    /// The region of each zone, from the nodes; if they disagree, the first by name is believed.
+    regions: Arc<BTreeMap<Arc<str>, Arc<str>>>,
 }
 
 impl Model {
@@ -261,7 +281,41 @@ impl Model {
                     self.put_slice(slice, dirty);
                 }
             }
+            Change::Node(node) => {
+                let known = self.nodes.insert(node.name.clone(), node.clone());
+                if known.as_ref() != Some(&node) {
+                    self.find_regions(dirty);
+                }
+            }
+            Change::NodeGone(name) => {
+                if self.nodes.remove(&name).is_some() {
+                    self.find_regions(dirty);
+                }
+            }
+            Change::Nodes(list) => {
+                self.nodes = list.into_iter().map(|node| (node.name.clone(), node)).collect();
+                self.find_regions(dirty);
+            }
             Change::Synced => {}
+        }
+    }
+
+    /// The region of each zone, as far as known.
+    pub fn regions(&self) -> &BTreeMap<Arc<str>, Arc<str>> {
+        &self.regions
+    }
+
+    /// Zones hardly ever change their region, so when one does, every service may be looked at.
+    fn find_regions(&mut self, dirty: &mut BTreeSet<ServiceKey>) {
+        let mut regions = BTreeMap::new();
+        for node in self.nodes.values() {
+            if let (Some(zone), Some(region)) = (&node.zone, &node.region) {
+                regions.entry(zone.clone()).or_insert_with(|| region.clone());
+            }
+        }
+        if regions != *self.regions {
+            self.regions = Arc::new(regions);
+            dirty.extend(self.slices.keys().cloned());
         }
     }
 
@@ -360,11 +414,13 @@ impl Model {
 impl Service {
     /// Equal in all that proxies can notice.
     fn same_meaning(&self, other: &Self) -> bool {
-        let Self { key, kind, ports, export_to, created: _, resource_version: _ } = self;
+        let Self { key, kind, ports, export_to, prefers_own_zone, created: _, resource_version: _ } =
+            self;
         *key == other.key
             && *kind == other.kind
             && *ports == other.ports
             && *export_to == other.export_to
+            && *prefers_own_zone == other.prefers_own_zone
     }
 
     /// The addresses that DNS gives for the service; none if headless or an alias.

@@ -19,6 +19,7 @@ pub(crate) fn service(number: usize) -> Service {
         ports: vec![ServicePort { name: "http".into(), port: PORT, protocol: Protocol::Http }],
         created: "".into(),
         export_to: ExportTo::Everyone,
+        prefers_own_zone: false,
         resource_version: "".into(),
     }
 }
@@ -34,6 +35,7 @@ pub(crate) fn slice(number: usize, endpoints: usize, variant: usize) -> Endpoint
             state: EndpointState::Ready,
             zone: Some(zone.clone()),
             node: None,
+            for_zones: Box::default(),
             hostname: None,
         }
     });

@@ -137,6 +137,7 @@ fn service(name: &str, kind: ServiceKind, port: &str, protocol: Protocol) -> Ser
         ports: vec![ServicePort { name: port.into(), port: 9080, protocol }],
         created: "2026-01-02T03:04:05Z".into(),
         export_to: ExportTo::Everyone,
+        prefers_own_zone: false,
         resource_version: "7".into(),
     }
 }
@@ -149,6 +150,7 @@ fn slice(service: &str, port: &str, prefix: &str) -> EndpointSlice {
         state,
         zone: Some("zone-a".into()),
         node: Some("node-1".into()),
+        for_zones: Box::default(),
         hostname: None,
     });
     EndpointSlice {

@@ -15,6 +15,7 @@ fn service(namespace: &str, name: &str, port: u16) -> Service {
         ports: vec![ServicePort { name: "http".into(), port, protocol: Protocol::Http }],
         created: "".into(),
         export_to: ExportTo::Everyone,
+        prefers_own_zone: false,
         resource_version: "1".into(),
     }
 }
@@ -27,6 +28,7 @@ fn slice(namespace: &str, name: &str, owner: &str, addresses: &[&str]) -> Endpoi
             state: EndpointState::Ready,
             zone: None,
             node: None,
+            for_zones: Box::default(),
             hostname: None,
         })
         .collect();

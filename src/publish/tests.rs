@@ -19,6 +19,8 @@ use crate::view::{InboundPort, InboundProtocol, ProxyKind, ViewKey};
 
 mod inbound;
 mod random;
+mod visibility;
+mod zones;
 
 const DOMAIN: &str = "cluster.local";
 
@@ -38,6 +40,7 @@ fn service(key: &ServiceKey, kind: ServiceKind, ports: &[(u16, Protocol)]) -> Se
         ports: ports.iter().map(port).collect(),
         created: "".into(),
         export_to: ExportTo::Everyone,
+        prefers_own_zone: false,
         resource_version: "".into(),
     }
 }
@@ -56,6 +59,7 @@ fn slice(key: &ServiceKey, name: &str, ports: &[u16], hosts: &[u8]) -> EndpointS
         state: EndpointState::Ready,
         zone: None,
         node: None,
+        for_zones: Box::default(),
         hostname: None,
     };
     let endpoints = hosts.iter().map(endpoint).collect();
@@ -79,7 +83,11 @@ fn views() -> Vec<ViewKey> {
     ]
     .into_iter()
     .map(|(kind, namespace)| ViewKey::new(kind, namespace))
-    .chain([with_inbound("one", &[8080]), with_inbound("one", &[8080, 8090])])
+    .chain([with_inbound("one", &[8080]), with_inbound("two", &[8080, 8090])])
+    .chain([Some("one"), Some("two"), None].map(|namespace| ViewKey {
+        zone: Some("a".into()),
+        ..ViewKey::new(ProxyKind::Sidecar, namespace)
+    }))
     .collect()
 }
 

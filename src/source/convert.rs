@@ -85,6 +85,7 @@ impl Converter {
             kind,
             ports,
             export_to: ExportTo::Everyone,
+            prefers_own_zone: spec.traffic_distribution.as_deref().is_some_and(prefers_own_zone),
             created: created.map(|at| at.0.to_string()).unwrap_or_default().into(),
             resource_version: from.metadata.resource_version.as_deref().unwrap_or_default().into(),
         };
@@ -145,6 +146,7 @@ impl Converter {
                     address,
                     state: endpoint_state(endpoint.conditions.as_ref()),
                     zone: self.strings.optional(endpoint.zone.as_deref()),
+                    for_zones: self.for_zones(endpoint.hints.as_ref()),
                     node: self.strings.optional(endpoint.node_name.as_deref()),
                     hostname: self.strings.optional(endpoint.hostname.as_deref()),
                 }),
@@ -185,6 +187,7 @@ impl Converter {
                             address: ip,
                             state,
                             zone: None,
+                            for_zones: Box::default(),
                             node: self.strings.optional(address.node_name.as_deref()),
                             hostname: self.strings.optional(address.hostname.as_deref()),
                         }),
@@ -312,6 +315,14 @@ impl Converter {
         }
     }
 
+    /// Sorted, so that a controller that lists them in another order changes nothing.
+    fn for_zones(&mut self, hints: Option<&discovery::EndpointHints>) -> Box<[Arc<str>]> {
+        let zones = hints.into_iter().flat_map(|hints| hints.for_zones.iter().flatten());
+        let zones: BTreeSet<_> =
+            zones.filter_map(|zone| self.strings.optional(Some(&zone.name))).collect();
+        zones.into_iter().collect()
+    }
+
     fn subset(&mut self, mut ports: Vec<SlicePort>, mut endpoints: Vec<Endpoint>) -> Subset {
         ports.shrink_to_fit();
         endpoints.shrink_to_fit();
@@ -323,6 +334,12 @@ impl Converter {
 /// slash, which lets both kinds stand in one folder of manifests.
 pub(super) fn endpoints_name(service: &str) -> Arc<str> {
     format!("endpoints/{service}").into()
+}
+
+/// `PreferClose` is the old name of `PreferSameZone`; a node is within a zone, so `PreferSameNode`
+/// is served as that. Unknown values mean nothing, as the API's documentation wants it.
+fn prefers_own_zone(traffic_distribution: &str) -> bool {
+    matches!(traffic_distribution, "PreferClose" | "PreferSameZone" | "PreferSameNode")
 }
 
 /// An object without a namespace is in `default`, as for kubectl.
