@@ -10,7 +10,10 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::ads::session;
 use crate::ads::stream;
+use crate::agent;
 use crate::app;
+use crate::inject;
+use crate::iptables;
 use crate::names;
 use crate::publish::Timing;
 use crate::source::{files, kube};
@@ -28,6 +31,14 @@ pub enum Command {
     /// Serve Envoys: watch Services and their endpoints, push CDS, EDS, LDS and RDS over ADS.
     #[command(after_help = EXAMPLES)]
     Serve(Box<Serve>),
+    /// Run an Envoy beside a workload: write its bootstrap, start it, answer for its readiness.
+    Agent(Box<agent::Args>),
+    #[command(hide = true)]
+    Tether(Box<agent::Tether>),
+    #[command(after_help = INJECT_EXAMPLES)]
+    Inject(Box<inject::Args>),
+    #[command(after_help = IPTABLES_EXAMPLES)]
+    Iptables(Box<iptables::Args>),
 }
 
 const EXAMPLES: &str = "Examples:
@@ -36,6 +47,22 @@ const EXAMPLES: &str = "Examples:
   pilothouse serve --source kube --namespace shop     one namespace of it
 
 Every flag can be given as an environment variable; the command line wins.";
+
+const INJECT_EXAMPLES: &str = "Examples:
+  pilothouse inject -f bookinfo.yaml | kubectl apply -f -
+  kubectl get deployment reviews-v1 -o yaml | pilothouse inject -f - | kubectl apply -f -
+
+Left alone, and said so: pods on their node's network, pods with the label or annotation
+sidecar.istio.io/inject: \"false\", pods that have their sidecar. Istio's annotations
+traffic.sidecar.istio.io/... (includeInboundPorts, excludeOutboundIPRanges and so on) and
+sidecar.istio.io/... (proxyImage, proxyCPU, logLevel, interceptionMode and so on) count.";
+
+const IPTABLES_EXAMPLES: &str = "Examples:
+  pilothouse iptables --dry-run                       show the rules that capture everything
+  pilothouse iptables -x 10.0.0.0/8 -o 3306           all but a range and a port
+  pilothouse iptables --clean                         as if it had never run
+
+Lists are separated by commas. Flags and chains are Istio's; without flags everything is captured.";
 
 /// The kinds of source that are named by `--source`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -201,6 +228,24 @@ pub struct Serve {
     )]
     pub ack_timeout: Duration,
 
+    /// How long a proxy that has stopped reading may take nothing of a response before it is
+    /// disconnected
+    #[arg(
+        long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration,
+        env = "PILOTHOUSE_SEND_TIMEOUT", help_heading = "Limits for a proxy"
+    )]
+    pub send_timeout: Duration,
+
+    /// New proxies that are brought into sync at the same time, when many come at once; the others
+    /// wait for their turn. 0 for no limit
+    #[arg(
+        long,
+        default_value_t = 100,
+        env = "PILOTHOUSE_MAX_STARTING",
+        help_heading = "Limits for a proxy"
+    )]
+    pub max_starting: usize,
+
     /// HTTP/2 keepalive: a quiet peer is asked this often, and dropped if it does not answer within
     /// a third of it
     #[arg(
@@ -277,8 +322,10 @@ impl Serve {
                 request_bytes: self.max_request_bytes,
                 first_request: self.first_request_timeout,
                 ack: self.ack_timeout,
+                send: self.send_timeout,
                 requests_per_second: self.max_requests_per_second,
                 streams_per_peer: self.max_streams_per_peer,
+                starting: self.max_starting,
             },
             keepalive: self.keepalive,
             shutdown_timeout: self.shutdown_timeout,
@@ -307,8 +354,8 @@ impl fmt::Display for Serve {
             f,
             " domain={} grpc-addr={} http-addr={} monitoring-addr={} pace={:?} linger={:?} \
              max-request-bytes={} max-names={} max-types={} max-requests-per-second={} \
-             max-streams-per-peer={} first-request-timeout={:?} ack-timeout={:?} keepalive={:?} \
-             shutdown-timeout={:?}",
+             max-streams-per-peer={} max-starting={} first-request-timeout={:?} ack-timeout={:?} \
+             send-timeout={:?} keepalive={:?} shutdown-timeout={:?}",
             self.domain,
             self.grpc_addr,
             self.http_addr,
@@ -320,8 +367,10 @@ impl fmt::Display for Serve {
             self.max_types,
             self.max_requests_per_second,
             self.max_streams_per_peer,
+            self.max_starting,
             self.first_request_timeout,
             self.ack_timeout,
+            self.send_timeout,
             self.keepalive,
             self.shutdown_timeout,
         )
@@ -343,7 +392,9 @@ mod tests {
 
     fn serve(arguments: &[&str]) -> Result<app::Config, clap::Error> {
         let arguments = ["pilothouse", "serve"].iter().chain(arguments);
-        let Command::Serve(serve) = Cli::try_parse_from(arguments)?.command;
+        let Command::Serve(serve) = Cli::try_parse_from(arguments)?.command else {
+            panic!("these are the arguments of serve");
+        };
         serve.config()
     }
 

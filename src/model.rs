@@ -107,6 +107,22 @@ impl ExportTo {
     }
 }
 
+/// Something in a service that is wrong and therefore left out or replaced by its default, while
+/// the rest of the service is served. Shown to people, means nothing to proxies.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Flaw {
+    /// Where: the field's path, as in `metadata.annotations[pilothouse.io/retries]`.
+    pub field: Arc<str>,
+    /// What is wrong, and what is done instead.
+    pub reason: Arc<str>,
+}
+
+impl Flaw {
+    pub fn new(field: impl Into<Arc<str>>, reason: impl Into<Arc<str>>) -> Self {
+        Self { field: field.into(), reason: reason.into() }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     pub key: ServiceKey,
@@ -116,6 +132,9 @@ pub struct Service {
     pub export_to: ExportTo,
     /// `trafficDistribution`: proxies use endpoints of their own zone while there are any.
     pub prefers_own_zone: bool,
+    /// What of it is not honoured, in the order in which the source found it. A change of these
+    /// alone counts as a change, since readers must see it; proxies are not sent anything for it.
+    pub flaws: Vec<Flaw>,
     /// RFC 3339, empty if unknown. Shown, never compared for routing.
     pub created: Arc<str>,
     /// Kubernetes' resourceVersion, empty if unknown. Shown only; not part of "did it change".
@@ -145,6 +164,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// An endpoint of which nothing else is known.
+    pub fn new(address: IpAddr, state: EndpointState) -> Self {
+        Self { address, state, zone: None, for_zones: Box::default(), node: None, hostname: None }
+    }
+
     /// Whether requests may go there, if only while nothing better is left.
     pub fn is_usable(&self) -> bool {
         self.state != EndpointState::NotReady
@@ -360,6 +384,11 @@ impl Model {
         })
     }
 
+    /// What is wrong with services that are served all the same, in the order of services.
+    pub fn flaws(&self) -> impl Iterator<Item = (&Arc<Service>, &Flaw)> {
+        self.services().flat_map(|service| service.flaws.iter().map(move |flaw| (service, flaw)))
+    }
+
     pub fn service_count(&self) -> usize {
         self.services.len()
     }
@@ -412,15 +441,38 @@ impl Model {
 }
 
 impl Service {
-    /// Equal in all that proxies can notice.
+    /// A service of which nothing else is known.
+    pub fn new(key: ServiceKey, kind: ServiceKind, ports: Vec<ServicePort>) -> Self {
+        Self {
+            key,
+            kind,
+            ports,
+            export_to: ExportTo::default(),
+            prefers_own_zone: false,
+            flaws: Vec::new(),
+            created: "".into(),
+            resource_version: "".into(),
+        }
+    }
+
+    /// Equal in all that proxies can notice, or people should.
     fn same_meaning(&self, other: &Self) -> bool {
-        let Self { key, kind, ports, export_to, prefers_own_zone, created: _, resource_version: _ } =
-            self;
+        let Self {
+            key,
+            kind,
+            ports,
+            export_to,
+            prefers_own_zone,
+            flaws,
+            created: _,
+            resource_version: _,
+        } = self;
         *key == other.key
             && *kind == other.kind
             && *ports == other.ports
             && *export_to == other.export_to
             && *prefers_own_zone == other.prefers_own_zone
+            && *flaws == other.flaws
     }
 
     /// The addresses that DNS gives for the service; none if headless or an alias.

@@ -150,6 +150,10 @@ pub struct Lease {
     view: watch::Receiver<Option<Arc<ViewKey>>>,
 }
 
+/// Learns of what is assigned to a [`Lease`].
+#[derive(Debug)]
+pub struct Seated(watch::Receiver<Option<Arc<ViewKey>>>);
+
 impl Leases {
     pub fn take(self: &Arc<Self>, need: Need) -> Lease {
         let mut held = self.held();
@@ -201,10 +205,17 @@ impl Lease {
         self.view.borrow().clone()
     }
 
+    /// To wait for another view.
+    pub fn seat(&self) -> Seated {
+        Seated(self.view.clone())
+    }
+}
+
+impl Seated {
     /// Waits until another view is assigned. Cancel safe.
     pub async fn reassigned(&mut self) {
-        if self.view.changed().await.is_err() {
-            // The seat lives as long as this lease.
+        if self.0.changed().await.is_err() {
+            // The lease is gone, so there is nothing to wait for.
             std::future::pending::<()>().await;
         }
     }

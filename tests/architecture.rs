@@ -55,7 +55,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "view",
         ],
     ),
-    ("cli", &["ads", "app", "names", "publish", "source"]),
+    // The sidecar's side: the control plane is met over the network only.
+    ("agent", &["descriptors", "names", "version"]),
+    ("iptables", &["names"]),
+    ("inject", &["iptables", "names"]),
+    ("cli", &["ads", "agent", "app", "inject", "iptables", "names", "publish", "source"]),
 ];
 
 #[test]

@@ -34,15 +34,7 @@ fn service(key: &ServiceKey, kind: ServiceKind, ports: &[(u16, Protocol)]) -> Se
         port,
         protocol,
     };
-    Service {
-        key: key.clone(),
-        kind,
-        ports: ports.iter().map(port).collect(),
-        created: "".into(),
-        export_to: ExportTo::Everyone,
-        prefers_own_zone: false,
-        resource_version: "".into(),
-    }
+    Service::new(key.clone(), kind, ports.iter().map(port).collect())
 }
 
 fn at(addresses: &[&str]) -> ServiceKind {
@@ -54,14 +46,7 @@ fn slice(key: &ServiceKey, name: &str, ports: &[u16], hosts: &[u8]) -> EndpointS
         .iter()
         .map(|port| SlicePort { name: format!("p{port}").into(), port: port + 8000 })
         .collect();
-    let endpoint = |host: &u8| Endpoint {
-        address: IpAddr::from([10, 0, 0, *host]),
-        state: EndpointState::Ready,
-        zone: None,
-        node: None,
-        for_zones: Box::default(),
-        hostname: None,
-    };
+    let endpoint = |host: &u8| Endpoint::new(IpAddr::from([10, 0, 0, *host]), EndpointState::Ready);
     let endpoints = hosts.iter().map(endpoint).collect();
     EndpointSlice {
         name: name.into(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::endpoints::Place;
 use super::*;
-use crate::model::{ExportTo, Protocol, ServiceKey};
+use crate::model::{Protocol, ServiceKey};
 
 pub(super) const DOMAIN: &str = "cluster.local";
 static NO_REGIONS: BTreeMap<Arc<str>, Arc<str>> = BTreeMap::new();
@@ -26,15 +26,7 @@ pub(super) fn service(key: &str, kind: ServiceKind, ports: &[(Protocol, u16)]) -
             protocol,
         })
         .collect();
-    Service {
-        key: ServiceKey::new(namespace, name),
-        kind,
-        ports,
-        created: "".into(),
-        export_to: ExportTo::Everyone,
-        prefers_own_zone: false,
-        resource_version: "".into(),
-    }
+    Service::new(ServiceKey::new(namespace, name), kind, ports)
 }
 
 pub(super) fn cluster_ip(addresses: &[&str]) -> ServiceKind {

@@ -33,7 +33,10 @@ pub(super) fn export_to(
             "*" => everyone = true,
             "~" => return Err(format!("\"~\" (nobody) beside others{TAKEN_FOR_ALL}")),
             name if is_dns_label(name) => _ = namespaces.insert(strings.get(name)),
-            other => return Err(format!("{other:?} is no namespace, \".\", \"*\" or \"~\"{TAKEN_FOR_ALL}")),
+            other => {
+                let reason = format!("{other:?} is no namespace, \".\", \"*\" or \"~\"");
+                return Err(reason + TAKEN_FOR_ALL);
+            }
         }
     }
     Ok(if everyone { ExportTo::Everyone } else { ExportTo::Only(namespaces.into_iter().collect()) })
@@ -49,7 +52,9 @@ mod tests {
         let read = export_to(Some(text), &"shop".into(), &mut Strings::default())?;
         Ok(match read {
             ExportTo::Everyone => None,
-            ExportTo::Only(namespaces) => Some(namespaces.iter().map(ToString::to_string).collect()),
+            ExportTo::Only(namespaces) => {
+                Some(namespaces.iter().map(ToString::to_string).collect())
+            }
         })
     }
 
@@ -58,12 +63,9 @@ mod tests {
         for text in ["", " ", "*", "*,shop", "a, *"] {
             assert_eq!(read(text), Ok(None), "{text:?}");
         }
-        for (text, expected) in [
-            ("~", &[][..]),
-            (".", &["shop"]),
-            ("b,a", &["a", "b"]),
-            (" b , . ,b", &["b", "shop"]),
-        ] {
+        for (text, expected) in
+            [("~", &[][..]), (".", &["shop"]), ("b,a", &["a", "b"]), (" b , . ,b", &["b", "shop"])]
+        {
             let expected = expected.iter().map(|one| (*one).to_owned()).collect();
             assert_eq!(read(text), Ok(Some(expected)), "{text:?}");
         }
@@ -73,7 +75,9 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said_with_what_is_done_instead() {
-        for (text, part) in [("~,a", "beside"), ("a,,b", "\"\""), ("Shop", "\"Shop\""), ("**", "\"**\"")] {
+        for (text, part) in
+            [("~,a", "beside"), ("a,,b", "\"\""), ("Shop", "\"Shop\""), ("**", "\"**\"")]
+        {
             let error = read(text).unwrap_err();
             assert!(error.contains(part) && error.contains("everybody sees"), "{error}");
         }
