@@ -18,7 +18,8 @@ use pilothouse::publish::Builder;
 use pilothouse::snapshot::View;
 use pilothouse::snapshot::encode::FrameBuilder;
 use pilothouse::subscription::Interner;
-use pilothouse::translate::{clusters, endpoints};
+use pilothouse::translate::clusters;
+use pilothouse::translate::endpoints::{self, Place};
 use pilothouse::wire::DeltaDiscoveryRequest;
 use prost::Message;
 
@@ -84,9 +85,9 @@ fn one_change(criterion: &mut Criterion) {
             let Some(service) = mesh.model.service(key) else { return };
             bencher.iter(|| {
                 let slices = mesh.model.slices(key).map(|slice| &**slice);
-                let clusters: Vec<_> = clusters::of_service(service, "cluster.local").collect();
-                let endpoints: Vec<_> =
-                    endpoints::of_service(service, slices, "cluster.local").collect();
+                let clusters = clusters::of_service(service, "cluster.local");
+                let place = Place { zone: None, regions: mesh.model.regions() };
+                let endpoints = endpoints::of_service(service, slices, "cluster.local", place);
                 black_box((clusters, endpoints))
             });
         });
