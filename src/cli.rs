@@ -12,6 +12,8 @@ use crate::ads::session;
 use crate::ads::stream;
 use crate::agent;
 use crate::app;
+use crate::inject;
+use crate::iptables;
 use crate::names;
 use crate::publish::Timing;
 use crate::source::{files, kube};
@@ -33,6 +35,10 @@ pub enum Command {
     Agent(Box<agent::Args>),
     #[command(hide = true)]
     Tether(Box<agent::Tether>),
+    #[command(after_help = INJECT_EXAMPLES)]
+    Inject(Box<inject::Args>),
+    #[command(after_help = IPTABLES_EXAMPLES)]
+    Iptables(Box<iptables::Args>),
 }
 
 const EXAMPLES: &str = "Examples:
@@ -41,6 +47,22 @@ const EXAMPLES: &str = "Examples:
   pilothouse serve --source kube --namespace shop     one namespace of it
 
 Every flag can be given as an environment variable; the command line wins.";
+
+const INJECT_EXAMPLES: &str = "Examples:
+  pilothouse inject -f bookinfo.yaml | kubectl apply -f -
+  kubectl get deployment reviews-v1 -o yaml | pilothouse inject -f - | kubectl apply -f -
+
+Left alone, and said so: pods on their node's network, pods with the label or annotation
+sidecar.istio.io/inject: \"false\", pods that have their sidecar. Istio's annotations
+traffic.sidecar.istio.io/... (includeInboundPorts, excludeOutboundIPRanges and so on) and
+sidecar.istio.io/... (proxyImage, proxyCPU, logLevel, interceptionMode and so on) count.";
+
+const IPTABLES_EXAMPLES: &str = "Examples:
+  pilothouse iptables --dry-run                       show the rules that capture everything
+  pilothouse iptables -x 10.0.0.0/8 -o 3306           all but a range and a port
+  pilothouse iptables --clean                         as if it had never run
+
+Lists are separated by commas. Flags and chains are Istio's; without flags everything is captured.";
 
 /// The kinds of source that are named by `--source`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -38,7 +38,11 @@ pub mod descriptors;
 pub mod metrics;
 pub mod version;
 
-pub mod agent;
-
 pub mod app;
+
+// The sidecar's side of the house, which meets the other over the network only.
+pub mod agent;
+pub mod inject;
+pub mod iptables;
+
 pub mod cli;

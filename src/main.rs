@@ -8,6 +8,7 @@ use clap::Parser;
 use pilothouse::agent;
 use pilothouse::app;
 use pilothouse::cli::{Cli, Command, LogFormat, Serve};
+use pilothouse::{inject, iptables};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
@@ -17,6 +18,19 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => serve(*arguments),
         Command::Agent(arguments) => agent(*arguments),
         Command::Tether(tether) => tether.run(),
+        Command::Inject(arguments) => done(inject::run(&arguments)),
+        Command::Iptables(arguments) => done(iptables::run(&arguments)),
+    }
+}
+
+/// For commands that do one thing and end: what went wrong goes to standard error.
+fn done(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("error: {problem:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -55,9 +55,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "view",
         ],
     ),
-    // The sidecar's side.
+    // The sidecar's side: the control plane is met over the network only.
     ("agent", &["descriptors", "names", "version"]),
-    ("cli", &["ads", "agent", "app", "names", "publish", "source"]),
+    ("iptables", &["names"]),
+    ("inject", &["iptables", "names"]),
+    ("cli", &["ads", "agent", "app", "inject", "iptables", "names", "publish", "source"]),
 ];
 
 #[test]

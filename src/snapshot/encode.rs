@@ -181,6 +181,7 @@ pub struct FrameCache {
     // Std mutexes, held for a look-up; the building happens outside, once, behind the OnceLock.
     frames: Mutex<Frames>,
     diffs: Mutex<HashMap<u64, Arc<OnceLock<Diff>>>>,
+    kept: Mutex<HashMap<u64, Arc<TypeSet>>>,
 }
 
 #[derive(Debug, Default)]
@@ -223,6 +224,18 @@ impl TypeSet {
         };
         cell.get_or_init(|| older.diff(self));
         SharedDiff(cell)
+    }
+
+    /// This set together with what `older` has and it has not: one set for all streams that make
+    /// this step, so that their frames are shared as well.
+    pub fn keeping(self: &Arc<Self>, older: &Self) -> Arc<Self> {
+        let diff = self.diff_from(older);
+        if diff.removed.is_empty() {
+            return self.clone();
+        }
+        let mut kept = self.frames.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let removed = diff.removed.iter().map(|name| (name.clone(), older.get(name).cloned()));
+        kept.entry(older.id()).or_insert_with(|| self.with(removed)).clone()
     }
 }
 
