@@ -205,7 +205,7 @@ fn send(connection: &Connection) {
             status.nonce_sent = if of == ResourceType::Cluster { 0xab } else { 0xac };
             status.last_sent = Some(moment(1_700_000_100));
             status.last_acked = Some(moment(1_700_000_101));
-            status.version = set.version().to_string();
+            status.version = Some(set.version());
             status.set = Some(set);
             if of == ResourceType::Listener {
                 status.nacks = 1;
