@@ -18,7 +18,8 @@ use pilothouse::publish::Builder;
 use pilothouse::snapshot::View;
 use pilothouse::snapshot::encode::FrameBuilder;
 use pilothouse::subscription::Interner;
-use pilothouse::translate::{clusters, endpoints};
+use pilothouse::translate::clusters;
+use pilothouse::translate::endpoints::{self, Place};
 use pilothouse::wire::DeltaDiscoveryRequest;
 use prost::Message;
 
@@ -85,7 +86,8 @@ fn one_change(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let slices = mesh.model.slices(key).map(|slice| &**slice);
                 let clusters = clusters::of_service(service, "cluster.local");
-                let endpoints = endpoints::of_service(service, slices, "cluster.local");
+                let place = Place { zone: None, regions: mesh.model.regions() };
+                let endpoints = endpoints::of_service(service, slices, "cluster.local", place);
                 black_box((clusters, endpoints))
             });
         });

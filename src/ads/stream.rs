@@ -75,10 +75,12 @@ pub(super) fn serve(
                 Err(status)?
             }
         };
+        let mut seat = stream.lease.seat();
         loop {
             let end = {
                 // One wait for as long as there is nothing new, however often the proxy answers.
                 let mut changed = pin!(news.changed());
+                let mut reassigned = pin!(seat.reassigned());
                 loop {
                     while let Some(response) = stream.next() {
                         stream.note_sent(&response);
@@ -88,22 +90,26 @@ pub(super) fn serve(
                         }
                         outbox.taken();
                     }
-                    match stream.wait(changed.as_mut(), &mut requests).await {
+                    let woken = stream.wait(changed.as_mut(), reassigned.as_mut(), &mut requests);
+                    match woken.await {
                         Ok(Woken::Here) => {}
-                        Ok(Woken::News) => break None,
-                        Ok(Woken::Ended) => break Some(Ok(())),
-                        Err(status) => break Some(Err(status)),
+                        Ok(Woken::News) => break Ok(true),
+                        Ok(Woken::Reassigned) => break Ok(false),
+                        Ok(Woken::Ended) => break Err(Ok(())),
+                        Err(status) => break Err(Err(status)),
                     }
                 }
             };
-            let end = end.or_else(|| stream.follow(&news.borrow_and_update()).err().map(Err));
+            let end = end.and_then(|is_new| {
+                stream.follow(&news.borrow_and_update(), is_new).map_err(Err)
+            });
             match end {
-                None => {}
-                Some(Ok(())) => {
+                Ok(()) => {}
+                Err(Ok(())) => {
                     debug!(proxy = stream.connection.connection_id(), "stream ended");
                     return;
                 }
-                Some(Err(status)) => {
+                Err(Err(status)) => {
                     refused(&stream.connection, &status);
                     Err(status)?
                 }
@@ -133,6 +139,8 @@ enum Woken {
     /// A request, or the time.
     Here,
     News,
+    /// Another view is its own.
+    Reassigned,
     /// The proxy has ended the stream.
     Ended,
 }
@@ -189,7 +197,7 @@ async fn begin(
     let request = decode(first, method.delta)?;
     let invalid = |error: &dyn std::error::Error| Status::invalid_argument(error.to_string());
     let node = request.common().decode_node().map_err(|error| invalid(&error))?;
-    let identity = node::identify(node.as_ref()).map_err(|error| invalid(&error))?;
+    let (identity, need) = node::identify(node.as_ref()).map_err(|error| invalid(&error))?;
 
     if shared.snapshots.borrow().is_none() {
         return Err(Status::unavailable(
@@ -197,7 +205,7 @@ async fn begin(
              monitoring port for what is missing)",
         ));
     }
-    let lease = shared.leases.take(identity.view.clone());
+    let lease = shared.leases.take(need);
     info!(proxy = %identity.name, view = %identity.view, delta = method.delta, "proxy connected");
     connection.update(|status| status.identity = Some(identity));
     let view = built_view(news, &lease).await?;
@@ -242,6 +250,7 @@ impl AdsStream {
     async fn wait(
         &mut self,
         changed: Pin<&mut impl Future<Output = Result<(), watch::error::RecvError>>>,
+        reassigned: Pin<&mut impl Future<Output = ()>>,
         requests: &mut Requests<impl RequestBody>,
     ) -> Result<Woken, Status> {
         self.set_alarm();
@@ -258,6 +267,7 @@ impl AdsStream {
                 changed.map_err(|_| going_away())?;
                 return Ok(Woken::News);
             }
+            () = reassigned => return Ok(Woken::Reassigned),
             () = self.alarm.as_mut(), if self.alarm_set => {
                 self.alarm_set = false;
                 self.on_alarm();
@@ -270,16 +280,17 @@ impl AdsStream {
         Ok(Woken::Here)
     }
 
-    /// Goes along with what is new.
-    fn follow(&mut self, news: &News) -> Result<(), Status> {
+    /// Goes along with what is new: the snapshot (`is_new`), or the view that is this proxy's. If
+    /// that is not in the snapshot, the next one has it, and until then the one before is right.
+    fn follow(&mut self, news: &News, is_new: bool) -> Result<(), Status> {
         if news.ending {
             return Err(going_away());
         }
         self.woken = Instant::now();
         if let Some(snapshot) = &news.snapshot {
-            self.since = snapshot.since;
-            if let Some(view) = snapshot.views.get(self.lease.key()) {
-                self.view = view.clone();
+            self.since = snapshot.since.filter(|_| is_new);
+            if let Some(view) = lookup(news, &self.lease) {
+                self.view = view;
             }
         }
         Ok(())
@@ -370,12 +381,29 @@ async fn its_turn(admitted: &mut Admitted) -> Turn {
     }
 }
 
-/// The view once the publisher has built it.
+fn lookup(news: &News, lease: &Lease) -> Option<Arc<View>> {
+    news.snapshot.as_ref()?.views.get(&*lease.view()?).cloned()
+}
+
+/// The view once the publisher has assigned and built it.
 async fn built_view(news: &mut watch::Receiver<News>, lease: &Lease) -> Result<Arc<View>, Status> {
-    let view = |news: &News| news.snapshot.as_ref()?.views.get(lease.key()).cloned();
-    let built = |news: &News| news.ending || view(news).is_some();
-    let news = news.wait_for(built).await.map_err(|_| going_away())?;
-    view(&news).filter(|_| !news.ending).ok_or_else(going_away)
+    let mut seat = lease.seat();
+    loop {
+        let (view, ending) = {
+            let news = news.borrow_and_update();
+            (lookup(&news, lease), news.ending)
+        };
+        if ending {
+            return Err(going_away());
+        }
+        if let Some(view) = view {
+            return Ok(view);
+        }
+        tokio::select! {
+            changed = news.changed() => changed.map_err(|_| going_away())?,
+            () = seat.reassigned() => {}
+        }
+    }
 }
 
 fn decode(message: Bytes, delta: bool) -> Result<Request, Status> {
