@@ -11,6 +11,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::ads::session;
 use crate::ads::stream;
 use crate::app;
+use crate::doctor;
 use crate::names;
 use crate::publish::Timing;
 use crate::source::{files, kube};
@@ -28,6 +29,9 @@ pub enum Command {
     /// Serve Envoys: watch Services and their endpoints, push CDS, EDS, LDS and RDS over ADS.
     #[command(after_help = EXAMPLES)]
     Serve(Box<Serve>),
+    /// Walk the path from an Envoy to its control plane, and name the link that is broken.
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(Box<doctor::args::Args>),
 }
 
 const EXAMPLES: &str = "Examples:
@@ -36,6 +40,13 @@ const EXAMPLES: &str = "Examples:
   pilothouse serve --source kube --namespace shop     one namespace of it
 
 Every flag can be given as an environment variable; the command line wins.";
+
+const DOCTOR_EXAMPLES: &str = "Examples:
+  kubectl exec POD -c istio-proxy -- pilothouse doctor    in a pod, beside its Envoy
+  pilothouse doctor --service reviews.default:9080        and why nobody answers there
+  pilothouse doctor --no-envoy --discovery-address 127.0.0.1:15010    through a port-forward
+
+Exit code: 0 all is well, 1 something is broken, 2 it could not be told.";
 
 /// The kinds of source that are named by `--source`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -343,8 +354,10 @@ mod tests {
 
     fn serve(arguments: &[&str]) -> Result<app::Config, clap::Error> {
         let arguments = ["pilothouse", "serve"].iter().chain(arguments);
-        let Command::Serve(serve) = Cli::try_parse_from(arguments)?.command;
-        serve.config()
+        match Cli::try_parse_from(arguments)?.command {
+            Command::Serve(serve) => serve.config(),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

@@ -37,3 +37,6 @@ pub mod version;
 
 pub mod app;
 pub mod cli;
+
+// The sidecar's side, another house: the two meet only over the network.
+pub mod doctor;

@@ -11,16 +11,32 @@ use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let Command::Serve(serve) = Cli::parse().command;
+    match Cli::parse().command {
+        Command::Serve(serve) => run_server(&serve),
+        Command::Doctor(args) => match runtime() {
+            Ok(runtime) => runtime.block_on(args.run()),
+            Err(problem) => {
+                eprintln!("error: cannot start the runtime: {problem}");
+                ExitCode::from(2)
+            }
+        },
+    }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+fn run_server(serve: &Serve) -> ExitCode {
     let config = match serve.config() {
         Ok(config) => config,
         Err(usage) => usage.exit(),
     };
-    if let Err(problem) = start_logging(&serve) {
+    if let Err(problem) = start_logging(serve) {
         eprintln!("error: --log {:?}: {problem}", serve.log);
         return ExitCode::from(2);
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(problem) => {
             error!("cannot start the runtime: {problem}");

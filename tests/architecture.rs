@@ -55,7 +55,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "view",
         ],
     ),
-    ("cli", &["ads", "app", "names", "publish", "source"]),
+    ("cli", &["ads", "app", "doctor", "names", "publish", "source"]),
+    // The sidecar's side meets the control plane over the network only.
+    ("doctor", &["names", "wire"]),
 ];
 
 #[test]
