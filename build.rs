@@ -14,18 +14,22 @@ use std::process::Command;
 use prost_build::Config;
 use protox::prost::Message;
 
-/// Everything that is served, shown or may stand in an `Any` of what is served. Imports follow.
-const ENVOY: [&str; 18] = [
+/// Everything that is served, shown or may stand in an `Any` of what is served, and what a sidecar's
+/// bootstrap is made of. Imports follow.
+const ENVOY: [&str; 21] = [
     "envoy/admin/v3/config_dump.proto",
+    "envoy/config/bootstrap/v3/bootstrap.proto",
     "envoy/config/cluster/v3/cluster.proto",
     "envoy/config/endpoint/v3/endpoint.proto",
     "envoy/config/listener/v3/listener.proto",
     "envoy/config/route/v3/route.proto",
+    "envoy/extensions/clusters/dns/v3/dns_cluster.proto",
     "envoy/extensions/filters/http/router/v3/router.proto",
     "envoy/extensions/filters/listener/http_inspector/v3/http_inspector.proto",
     "envoy/extensions/filters/listener/original_dst/v3/original_dst.proto",
     "envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto",
     "envoy/extensions/filters/network/tcp_proxy/v3/tcp_proxy.proto",
+    "envoy/extensions/network/dns_resolver/cares/v3/cares_dns_resolver.proto",
     "envoy/extensions/retry/host/previous_hosts/v3/previous_hosts.proto",
     "envoy/extensions/transport_sockets/raw_buffer/v3/raw_buffer.proto",
     "envoy/extensions/upstreams/http/v3/http_protocol_options.proto",

@@ -10,8 +10,11 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::ads::session;
 use crate::ads::stream;
+use crate::agent;
 use crate::app;
 use crate::doctor;
+use crate::inject;
+use crate::iptables;
 use crate::names;
 use crate::publish::Timing;
 use crate::source::{files, kube};
@@ -32,6 +35,14 @@ pub enum Command {
     /// Walk the path from an Envoy to its control plane, and name the link that is broken.
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(Box<doctor::args::Args>),
+    /// Run an Envoy beside a workload: write its bootstrap, start it, answer for its readiness.
+    Agent(Box<agent::Args>),
+    #[command(hide = true)]
+    Tether(Box<agent::Tether>),
+    #[command(after_help = INJECT_EXAMPLES)]
+    Inject(Box<inject::Args>),
+    #[command(after_help = IPTABLES_EXAMPLES)]
+    Iptables(Box<iptables::Args>),
 }
 
 const EXAMPLES: &str = "Examples:
@@ -47,6 +58,22 @@ const DOCTOR_EXAMPLES: &str = "Examples:
   pilothouse doctor --no-envoy --discovery-address 127.0.0.1:15010    through a port-forward
 
 Exit code: 0 all is well, 1 something is broken, 2 it could not be told.";
+
+const INJECT_EXAMPLES: &str = "Examples:
+  pilothouse inject -f bookinfo.yaml | kubectl apply -f -
+  kubectl get deployment reviews-v1 -o yaml | pilothouse inject -f - | kubectl apply -f -
+
+Left alone, and said so: pods on their node's network, pods with the label or annotation
+sidecar.istio.io/inject: \"false\", pods that have their sidecar. Istio's annotations
+traffic.sidecar.istio.io/... (includeInboundPorts, excludeOutboundIPRanges and so on) and
+sidecar.istio.io/... (proxyImage, proxyCPU, logLevel, interceptionMode and so on) count.";
+
+const IPTABLES_EXAMPLES: &str = "Examples:
+  pilothouse iptables --dry-run                       show the rules that capture everything
+  pilothouse iptables -x 10.0.0.0/8 -o 3306           all but a range and a port
+  pilothouse iptables --clean                         as if it had never run
+
+Lists are separated by commas. Flags and chains are Istio's; without flags everything is captured.";
 
 /// The kinds of source that are named by `--source`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -212,6 +239,24 @@ pub struct Serve {
     )]
     pub ack_timeout: Duration,
 
+    /// How long a proxy that has stopped reading may take nothing of a response before it is
+    /// disconnected
+    #[arg(
+        long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration,
+        env = "PILOTHOUSE_SEND_TIMEOUT", help_heading = "Limits for a proxy"
+    )]
+    pub send_timeout: Duration,
+
+    /// New proxies that are brought into sync at the same time, when many come at once; the others
+    /// wait for their turn. 0 for no limit
+    #[arg(
+        long,
+        default_value_t = 100,
+        env = "PILOTHOUSE_MAX_STARTING",
+        help_heading = "Limits for a proxy"
+    )]
+    pub max_starting: usize,
+
     /// HTTP/2 keepalive: a quiet peer is asked this often, and dropped if it does not answer within
     /// a third of it
     #[arg(
@@ -288,8 +333,10 @@ impl Serve {
                 request_bytes: self.max_request_bytes,
                 first_request: self.first_request_timeout,
                 ack: self.ack_timeout,
+                send: self.send_timeout,
                 requests_per_second: self.max_requests_per_second,
                 streams_per_peer: self.max_streams_per_peer,
+                starting: self.max_starting,
             },
             keepalive: self.keepalive,
             shutdown_timeout: self.shutdown_timeout,
@@ -318,8 +365,8 @@ impl fmt::Display for Serve {
             f,
             " domain={} grpc-addr={} http-addr={} monitoring-addr={} pace={:?} linger={:?} \
              max-request-bytes={} max-names={} max-types={} max-requests-per-second={} \
-             max-streams-per-peer={} first-request-timeout={:?} ack-timeout={:?} keepalive={:?} \
-             shutdown-timeout={:?}",
+             max-streams-per-peer={} max-starting={} first-request-timeout={:?} ack-timeout={:?} \
+             send-timeout={:?} keepalive={:?} shutdown-timeout={:?}",
             self.domain,
             self.grpc_addr,
             self.http_addr,
@@ -331,8 +378,10 @@ impl fmt::Display for Serve {
             self.max_types,
             self.max_requests_per_second,
             self.max_streams_per_peer,
+            self.max_starting,
             self.first_request_timeout,
             self.ack_timeout,
+            self.send_timeout,
             self.keepalive,
             self.shutdown_timeout,
         )
@@ -354,10 +403,10 @@ mod tests {
 
     fn serve(arguments: &[&str]) -> Result<app::Config, clap::Error> {
         let arguments = ["pilothouse", "serve"].iter().chain(arguments);
-        match Cli::try_parse_from(arguments)?.command {
-            Command::Serve(serve) => serve.config(),
-            other => panic!("{other:?}"),
-        }
+        let Command::Serve(serve) = Cli::try_parse_from(arguments)?.command else {
+            panic!("these are the arguments of serve");
+        };
+        serve.config()
     }
 
     #[test]

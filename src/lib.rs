@@ -9,6 +9,9 @@
 //!                                                            debug, metrics, CLI ┘
 //! ```
 //!
+//! The sidecar's side is another house in the same binary: `agent` runs an Envoy, and meets the
+//! control plane over the network only.
+//!
 //! Each state has one writer: `publish` owns the model and cuts snapshots, a stream owns its
 //! session. `tests/architecture.rs` holds who may use whom.
 
@@ -36,7 +39,11 @@ pub mod metrics;
 pub mod version;
 
 pub mod app;
-pub mod cli;
 
-// The sidecar's side, another house: the two meet only over the network.
+// The sidecar's side of the house, which meets the other over the network only.
+pub mod agent;
 pub mod doctor;
+pub mod inject;
+pub mod iptables;
+
+pub mod cli;

@@ -3,54 +3,86 @@
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser;
+use pilothouse::agent;
 use pilothouse::app;
 use pilothouse::cli::{Cli, Command, LogFormat, Serve};
+use pilothouse::doctor;
+use pilothouse::{inject, iptables};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(serve) => run_server(&serve),
-        Command::Doctor(args) => match runtime() {
-            Ok(runtime) => runtime.block_on(args.run()),
-            Err(problem) => {
-                eprintln!("error: cannot start the runtime: {problem}");
-                ExitCode::from(2)
-            }
-        },
+        Command::Serve(arguments) => serve(*arguments),
+        Command::Agent(arguments) => agent(*arguments),
+        Command::Tether(tether) => tether.run(),
+        Command::Inject(arguments) => done(inject::run(&arguments)),
+        Command::Iptables(arguments) => done(iptables::run(&arguments)),
+        Command::Doctor(arguments) => doctor(&arguments),
     }
 }
 
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+/// For commands that do one thing and end: what went wrong goes to standard error.
+fn done(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("error: {problem:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
-fn run_server(serve: &Serve) -> ExitCode {
+fn doctor(arguments: &doctor::args::Args) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(arguments.run()),
+        Err(problem) => {
+            eprintln!("error: cannot start the runtime: {problem}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn serve(serve: Serve) -> ExitCode {
     let config = match serve.config() {
         Ok(config) => config,
         Err(usage) => usage.exit(),
     };
-    if let Err(problem) = start_logging(serve) {
+    if let Err(problem) = start_logging(&serve.log, serve.log_format) {
         eprintln!("error: --log {:?}: {problem}", serve.log);
         return ExitCode::from(2);
     }
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
-        Err(problem) => {
-            error!("cannot start the runtime: {problem}");
-            return ExitCode::FAILURE;
-        }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let Some(runtime) = said(runtime.context("cannot start the runtime")) else {
+        return ExitCode::FAILURE;
     };
     info!(version = pilothouse::version::VERSION, "pilothouse serve {serve}");
-    match runtime.block_on(run(config)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => {
-            error!("{problem:#}");
-            ExitCode::FAILURE
-        }
+    match said(runtime.block_on(run(config))) {
+        Some(()) => ExitCode::SUCCESS,
+        None => ExitCode::FAILURE,
     }
+}
+
+/// On one thread: there is one of it in every pod.
+fn agent(arguments: agent::Args) -> ExitCode {
+    if let Err(problem) = start_logging(&arguments.log, LogFormat::Text) {
+        eprintln!("error: --log {:?}: {problem}", arguments.log);
+        return ExitCode::from(2);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let Some(runtime) = said(runtime.context("cannot start the runtime")) else {
+        return ExitCode::FAILURE;
+    };
+    let ended = runtime.block_on(agent::run(arguments));
+    said(ended.map_err(Into::into)).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+/// The result, or the log says what went wrong.
+fn said<T>(result: anyhow::Result<T>) -> Option<T> {
+    result.inspect_err(|problem| error!("{problem:#}")).ok()
 }
 
 /// Serves until SIGTERM or SIGINT; a second one ends the process at once.
@@ -71,15 +103,18 @@ async fn run(config: app::Config) -> anyhow::Result<()> {
     }
 }
 
-fn start_logging(serve: &Serve) -> Result<(), tracing_subscriber::filter::ParseError> {
-    let filter = EnvFilter::try_new(&serve.log)?;
+fn start_logging(
+    log: &str,
+    format: LogFormat,
+) -> Result<(), tracing_subscriber::filter::ParseError> {
+    let filter = EnvFilter::try_new(log)?;
     // Colours are for people: in `kubectl logs` or a file they are noise.
     let wanted = std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(wanted && std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    match serve.log_format {
+    match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
     }

@@ -88,12 +88,31 @@ pub struct ServicePort {
     pub protocol: Protocol,
 }
 
+/// Something in a service that is wrong and therefore left out or replaced by its default, while
+/// the rest of the service is served. Shown to people, means nothing to proxies.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Flaw {
+    /// Where: the field's path, as in `metadata.annotations[pilothouse.io/retries]`.
+    pub field: Arc<str>,
+    /// What is wrong, and what is done instead.
+    pub reason: Arc<str>,
+}
+
+impl Flaw {
+    pub fn new(field: impl Into<Arc<str>>, reason: impl Into<Arc<str>>) -> Self {
+        Self { field: field.into(), reason: reason.into() }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     pub key: ServiceKey,
     pub kind: ServiceKind,
     /// TCP ports only (UDP and SCTP are skipped by the source), no number twice.
     pub ports: Vec<ServicePort>,
+    /// What of it is not honoured, in the order in which the source found it. A change of these
+    /// alone counts as a change, since readers must see it; proxies are not sent anything for it.
+    pub flaws: Vec<Flaw>,
     /// RFC 3339, empty if unknown. Shown, never compared for routing.
     pub created: Arc<str>,
     /// Kubernetes' resourceVersion, empty if unknown. Shown only; not part of "did it change".
@@ -121,6 +140,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// An endpoint of which nothing else is known.
+    pub fn new(address: IpAddr, state: EndpointState) -> Self {
+        Self { address, state, zone: None, node: None, hostname: None }
+    }
+
     /// Whether requests may go there, if only while nothing better is left.
     pub fn is_usable(&self) -> bool {
         self.state != EndpointState::NotReady
@@ -281,6 +305,11 @@ impl Model {
         })
     }
 
+    /// What is wrong with services that are served all the same, in the order of services.
+    pub fn flaws(&self) -> impl Iterator<Item = (&Arc<Service>, &Flaw)> {
+        self.services().flat_map(|service| service.flaws.iter().map(move |flaw| (service, flaw)))
+    }
+
     pub fn service_count(&self) -> usize {
         self.services.len()
     }
@@ -333,10 +362,22 @@ impl Model {
 }
 
 impl Service {
-    /// Equal in all that proxies can notice.
+    /// A service of which nothing else is known.
+    pub fn new(key: ServiceKey, kind: ServiceKind, ports: Vec<ServicePort>) -> Self {
+        Self {
+            key,
+            kind,
+            ports,
+            flaws: Vec::new(),
+            created: "".into(),
+            resource_version: "".into(),
+        }
+    }
+
+    /// Equal in all that proxies can notice, or people should.
     fn same_meaning(&self, other: &Self) -> bool {
-        let Self { key, kind, ports, created: _, resource_version: _ } = self;
-        *key == other.key && *kind == other.kind && *ports == other.ports
+        let Self { key, kind, ports, flaws, created: _, resource_version: _ } = self;
+        *key == other.key && *kind == other.kind && *ports == other.ports && *flaws == other.flaws
     }
 
     /// The addresses that DNS gives for the service; none if headless or an alias.

@@ -55,9 +55,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "view",
         ],
     ),
-    ("cli", &["ads", "app", "doctor", "names", "publish", "source"]),
-    // The sidecar's side meets the control plane over the network only.
+    // The sidecar's side: the control plane is met over the network only.
+    ("agent", &["descriptors", "names", "version"]),
+    ("iptables", &["names"]),
+    ("inject", &["iptables", "names"]),
     ("doctor", &["names", "wire"]),
+    ("cli", &["ads", "agent", "app", "doctor", "inject", "iptables", "names", "publish", "source"]),
 ];
 
 #[test]

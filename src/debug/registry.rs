@@ -31,6 +31,15 @@ struct RegistryService {
     mesh_external: bool,
     #[serde(rename = "ResourceVersion")]
     resource_version: String,
+    /// Ours: what of it is wrong and therefore not honoured.
+    #[serde(rename = "Flaws", skip_serializing_if = "Vec::is_empty")]
+    flaws: Vec<ServiceFlaw>,
+}
+
+#[derive(Debug, Serialize)]
+struct ServiceFlaw {
+    field: String,
+    reason: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -100,6 +109,14 @@ fn registry_service(service: &Service, domain: &str) -> RegistryService {
         resolution,
         mesh_external: matches!(service.kind, ServiceKind::ExternalName(_)),
         resource_version: service.resource_version.to_string(),
+        flaws: service
+            .flaws
+            .iter()
+            .map(|flaw| ServiceFlaw {
+                field: flaw.field.to_string(),
+                reason: flaw.reason.to_string(),
+            })
+            .collect(),
     }
 }
 

@@ -31,13 +31,7 @@ fn service(key: &ServiceKey, kind: ServiceKind, ports: &[(u16, Protocol)]) -> Se
         port,
         protocol,
     };
-    Service {
-        key: key.clone(),
-        kind,
-        ports: ports.iter().map(port).collect(),
-        created: "".into(),
-        resource_version: "".into(),
-    }
+    Service::new(key.clone(), kind, ports.iter().map(port).collect())
 }
 
 fn at(addresses: &[&str]) -> ServiceKind {
@@ -49,13 +43,7 @@ fn slice(key: &ServiceKey, name: &str, ports: &[u16], hosts: &[u8]) -> EndpointS
         .iter()
         .map(|port| SlicePort { name: format!("p{port}").into(), port: port + 8000 })
         .collect();
-    let endpoint = |host: &u8| Endpoint {
-        address: IpAddr::from([10, 0, 0, *host]),
-        state: EndpointState::Ready,
-        zone: None,
-        node: None,
-        hostname: None,
-    };
+    let endpoint = |host: &u8| Endpoint::new(IpAddr::from([10, 0, 0, *host]), EndpointState::Ready);
     let endpoints = hosts.iter().map(endpoint).collect();
     EndpointSlice {
         name: name.into(),

@@ -18,7 +18,7 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::model::{
-    Endpoint, EndpointSlice, EndpointState, Service, ServiceKey, ServiceKind, ServicePort,
+    Endpoint, EndpointSlice, EndpointState, Flaw, Service, ServiceKey, ServiceKind, ServicePort,
     SlicePort, Subset,
 };
 
@@ -81,11 +81,10 @@ impl Converter {
         }
         let created = from.metadata.creation_timestamp.as_ref();
         let value = Service {
-            key,
-            kind,
-            ports,
             created: created.map(|at| at.0.to_string()).unwrap_or_default().into(),
             resource_version: from.metadata.resource_version.as_deref().unwrap_or_default().into(),
+            flaws: flaws.iter().map(|flaw| Flaw::new(&*flaw.field, &*flaw.reason)).collect(),
+            ..Service::new(key, kind, ports)
         };
         Ok(Converted { value, flaws, notes: Vec::new() })
     }

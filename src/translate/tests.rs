@@ -19,13 +19,7 @@ pub(super) fn service(key: &str, kind: ServiceKind, ports: &[(Protocol, u16)]) -
             protocol,
         })
         .collect();
-    Service {
-        key: ServiceKey::new(namespace, name),
-        kind,
-        ports,
-        created: "".into(),
-        resource_version: "".into(),
-    }
+    Service::new(ServiceKey::new(namespace, name), kind, ports)
 }
 
 pub(super) fn cluster_ip(addresses: &[&str]) -> ServiceKind {

@@ -8,9 +8,13 @@
 mod bound;
 mod changes;
 mod harness;
+mod interrupted;
+mod on_demand;
 mod outage;
 mod process;
 mod rejected;
+mod replicas;
 mod sidecar;
 mod standalone;
+mod unserved;
 mod wire;

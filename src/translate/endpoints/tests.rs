@@ -12,11 +12,8 @@ use EndpointState::{Draining, NotReady, Ready};
 
 fn endpoint(address: &str, state: EndpointState, zone: &str) -> ModelEndpoint {
     ModelEndpoint {
-        address: address.parse().unwrap(),
-        state,
         zone: (!zone.is_empty()).then(|| zone.into()),
-        node: None,
-        hostname: None,
+        ..ModelEndpoint::new(address.parse().unwrap(), state)
     }
 }
 

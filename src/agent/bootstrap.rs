@@ -1,0 +1,382 @@
+//! Envoy's bootstrap: who it is, where the control plane is, and its own listeners for probes and
+//! Prometheus. A pure function of the configuration.
+//!
+//! Shapes are those of Istio's `envoy_bootstrap.json`, except that ADS goes straight to the control
+//! plane. How soon a repaired network is noticed, and how 10,000 sidecars are kept from coming back in
+//! the same second, is decided by the constants here.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use envoy_types::pb::envoy::config::bootstrap::v3::{Admin, Bootstrap, bootstrap};
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, CustomClusterType, DiscoveryType,
+};
+use envoy_types::pb::envoy::config::cluster::v3::{Cluster, UpstreamConnectionOptions};
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, AggregatedConfigSource, ApiConfigSource, ApiVersion, BackoffStrategy, ConfigSource,
+    GrpcService, Http2ProtocolOptions, KeepaliveSettings, Locality, Node, RetryPolicy,
+    SocketAddress, TcpKeepalive, TypedExtensionConfig, address, api_config_source, config_source,
+    grpc_service, socket_address,
+};
+use envoy_types::pb::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
+};
+use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
+use envoy_types::pb::envoy::config::metrics::v3::{StatsConfig, TagSpecifier, tag_specifier};
+use envoy_types::pb::envoy::config::route::v3::{
+    Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route, route_action,
+    route_match,
+};
+use envoy_types::pb::envoy::extensions::clusters::common::dns::v3::DnsLookupFamily;
+use envoy_types::pb::envoy::extensions::clusters::dns::v3::{DnsCluster, dns_cluster};
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, http_connection_manager, http_filter,
+};
+use envoy_types::pb::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+};
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{
+    Any, Duration, ListValue, Struct, UInt32Value, UInt64Value, Value,
+};
+use prost::{Message, Name};
+
+use super::args::Xds;
+use super::config::{Config, Discovery};
+
+/// The cluster of the control plane; Istio's name.
+pub const CONTROL_PLANE_CLUSTER: &str = "xds-grpc";
+const AGENT_CLUSTER: &str = "agent";
+const ADMIN_CLUSTER: &str = "prometheus_stats";
+
+const MS: i64 = 1_000;
+/// To the control plane: it is in the same cluster, and a packet that is dropped costs one of these.
+const CONNECT_TIMEOUT_MS: i64 = MS;
+/// Between two attempts to open the stream: Envoy waits a random time up to an interval that doubles
+/// from the first to the second of these. With the second, proxies that lost their control plane are
+/// spread over 5 s when it is back, and none is later than that.
+const STREAM_RETRY_MS: (i64, i64) = (500, 5 * MS);
+/// The same after a DNS failure.
+const DNS_RETRY_MS: (i64, i64) = (500, 2 * MS);
+/// How often the name is looked up where its answer has no TTL (with one, that counts), and what is
+/// added at random.
+const DNS_REFRESH_MS: i64 = 5 * MS;
+const DNS_JITTER_MS: i64 = MS;
+/// c-ares' own patience (5 s, doubled, four times) would be most of a minute for a silent name server.
+const DNS_TIMEOUT_S: u64 = 1;
+const DNS_TRIES: u32 = 2;
+/// A control plane that vanished without a word is noticed within 40 s.
+const KEEPALIVE_MS: (i64, i64) = (30 * MS, 10 * MS);
+
+/// The message for this configuration.
+pub fn bootstrap(config: &Config) -> Bootstrap {
+    Bootstrap {
+        node: Some(node(config)),
+        admin: Some(Admin { address: Some(tcp(config.admin)), ..Default::default() }),
+        dynamic_resources: Some(bootstrap::DynamicResources {
+            ads_config: Some(ads(config.xds)),
+            cds_config: Some(over_ads()),
+            lds_config: Some(over_ads()),
+            ..Default::default()
+        }),
+        static_resources: Some(bootstrap::StaticResources {
+            clusters: vec![
+                control_plane(config),
+                local(AGENT_CLUSTER, config.status),
+                local(ADMIN_CLUSTER, config.admin),
+            ],
+            listeners: vec![
+                page("prometheus", config.prometheus, "/stats/prometheus", ADMIN_CLUSTER),
+                page("health", config.health, "/healthz/ready", AGENT_CLUSTER),
+            ],
+            ..Default::default()
+        }),
+        stats_config: Some(stats()),
+        // A mesh has thousands of clusters, a proxy talks to a few of them.
+        deferred_stat_options: Some(bootstrap::DeferredStatOptions {
+            enable_deferred_creation_stats: true,
+        }),
+        ..Default::default()
+    }
+}
+
+fn node(config: &Config) -> Node {
+    let node = &config.node;
+    let place = Locality {
+        region: node.region.clone(),
+        zone: node.zone.clone(),
+        sub_zone: node.sub_zone.clone(),
+    };
+    Node {
+        id: node.id.clone(),
+        cluster: node.cluster.clone(),
+        locality: Some(place).filter(|place| *place != Locality::default()),
+        metadata: Some(object(&node.metadata)),
+        ..Default::default()
+    }
+}
+
+fn object(fields: &serde_json::Map<String, serde_json::Value>) -> Struct {
+    Struct { fields: fields.iter().map(|(key, one)| (key.clone(), value(one))).collect() }
+}
+
+fn value(json: &serde_json::Value) -> Value {
+    use serde_json::Value as Json;
+    let kind = match json {
+        Json::Null => Kind::NullValue(0),
+        Json::Bool(truth) => Kind::BoolValue(*truth),
+        Json::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
+        Json::String(text) => Kind::StringValue(text.clone()),
+        Json::Array(list) => {
+            Kind::ListValue(ListValue { values: list.iter().map(value).collect() })
+        }
+        Json::Object(fields) => Kind::StructValue(object(fields)),
+    };
+    Value { kind: Some(kind) }
+}
+
+/// One stream for everything, so that clusters, endpoints, listeners and routes come in order.
+fn ads(xds: Xds) -> ApiConfigSource {
+    let api = match xds {
+        Xds::Delta => api_config_source::ApiType::DeltaGrpc,
+        Xds::Sotw => api_config_source::ApiType::Grpc,
+    };
+    let (base, most) = STREAM_RETRY_MS;
+    let back_off = BackoffStrategy { base_interval: Some(ms(base)), max_interval: Some(ms(most)) };
+    let to = grpc_service::EnvoyGrpc {
+        cluster_name: CONTROL_PLANE_CLUSTER.to_owned(),
+        retry_policy: Some(RetryPolicy { retry_back_off: Some(back_off), ..Default::default() }),
+        ..Default::default()
+    };
+    ApiConfigSource {
+        api_type: api.into(),
+        transport_api_version: ApiVersion::V3.into(),
+        set_node_on_first_message_only: true,
+        grpc_services: vec![GrpcService {
+            target_specifier: Some(grpc_service::TargetSpecifier::EnvoyGrpc(to)),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+/// Without a limit: Envoy would go on with nothing after it, and call that ready.
+fn over_ads() -> ConfigSource {
+    ConfigSource {
+        resource_api_version: ApiVersion::V3.into(),
+        initial_fetch_timeout: Some(ms(0)),
+        config_source_specifier: Some(config_source::ConfigSourceSpecifier::Ads(
+            AggregatedConfigSource {},
+        )),
+        ..Default::default()
+    }
+}
+
+fn control_plane(config: &Config) -> Cluster {
+    let Discovery { host, port } = &config.discovery;
+    let found_by = match config.discovery.address() {
+        Some(_) => ClusterDiscoveryType::Type(DiscoveryType::Static.into()),
+        None => ClusterDiscoveryType::ClusterType(CustomClusterType {
+            name: "envoy.cluster.dns".to_owned(),
+            typed_config: Some(any(&by_name(&config.node.addresses))),
+        }),
+    };
+    let (interval, timeout) = KEEPALIVE_MS;
+    let keepalive = KeepaliveSettings {
+        interval: Some(ms(interval)),
+        timeout: Some(ms(timeout)),
+        ..Default::default()
+    };
+    let http2 = HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(
+            ExplicitHttpConfig {
+                protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions {
+                    connection_keepalive: Some(keepalive),
+                    ..Default::default()
+                })),
+            },
+        )),
+        ..Default::default()
+    };
+    Cluster {
+        connect_timeout: Some(ms(CONNECT_TIMEOUT_MS)),
+        cluster_discovery_type: Some(found_by),
+        typed_extension_protocol_options: HashMap::from([(
+            HttpProtocolOptions::full_name(),
+            any(&http2),
+        )]),
+        upstream_connection_options: Some(UpstreamConnectionOptions {
+            tcp_keepalive: Some(TcpKeepalive {
+                keepalive_time: Some(UInt32Value { value: 300 }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..at(CONTROL_PLANE_CLUSTER, host, *port)
+    }
+}
+
+fn by_name(own: &[IpAddr]) -> DnsCluster {
+    // Half the questions where the pod could not use half of the answers.
+    let family = match (own.iter().any(IpAddr::is_ipv4), own.iter().any(IpAddr::is_ipv6)) {
+        (true, false) => DnsLookupFamily::V4Only,
+        (false, true) => DnsLookupFamily::V6Only,
+        _ => DnsLookupFamily::All,
+    };
+    let (base, most) = DNS_RETRY_MS;
+    let resolver = CaresDnsResolverConfig {
+        query_timeout_seconds: Some(UInt64Value { value: DNS_TIMEOUT_S }),
+        query_tries: Some(number(DNS_TRIES)),
+        // A fresh source port for each question: conntrack remembers for every flow where it led, so
+        // a socket that is asked from again and again would keep leading to a kube-dns that is gone.
+        udp_max_queries: Some(number(1)),
+        reinit_channel_on_timeout: true,
+        ..Default::default()
+    };
+    DnsCluster {
+        dns_refresh_rate: Some(ms(DNS_REFRESH_MS)),
+        dns_jitter: Some(ms(DNS_JITTER_MS)),
+        respect_dns_ttl: true,
+        dns_failure_refresh_rate: Some(dns_cluster::RefreshRate {
+            base_interval: Some(ms(base)),
+            max_interval: Some(ms(most)),
+        }),
+        dns_lookup_family: family.into(),
+        typed_dns_resolver_config: Some(TypedExtensionConfig {
+            name: "envoy.network.dns_resolver.cares".to_owned(),
+            typed_config: Some(any(&resolver)),
+        }),
+        ..Default::default()
+    }
+}
+
+/// Something of this pod itself.
+fn local(name: &str, address: SocketAddr) -> Cluster {
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    Cluster {
+        connect_timeout: Some(ms(MS)),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
+        ..at(name, &ip.to_string(), address.port())
+    }
+}
+
+fn at(name: &str, host: &str, port: u16) -> Cluster {
+    let endpoint = Endpoint { address: Some(socket(host, port)), ..Default::default() };
+    let endpoint = LbEndpoint {
+        host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(endpoint)),
+        ..Default::default()
+    };
+    Cluster {
+        name: name.to_owned(),
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: name.to_owned(),
+            endpoints: vec![LocalityLbEndpoints {
+                lb_endpoints: vec![endpoint],
+                ..Default::default()
+            }],
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// A listener that answers one path, by asking a cluster, and nothing else.
+fn page(name: &str, address: SocketAddr, path: &str, cluster: &str) -> Listener {
+    let route = Route {
+        r#match: Some(RouteMatch {
+            path_specifier: Some(route_match::PathSpecifier::Path(path.to_owned())),
+            ..Default::default()
+        }),
+        action: Some(route::Action::Route(RouteAction {
+            cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(cluster.to_owned())),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let routes = RouteConfiguration {
+        name: name.to_owned(),
+        virtual_hosts: vec![VirtualHost {
+            name: name.to_owned(),
+            domains: vec!["*".to_owned()],
+            routes: vec![route],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let router = HttpFilter {
+        name: "envoy.filters.http.router".to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(any(&Router::default()))),
+        ..Default::default()
+    };
+    let manager = HttpConnectionManager {
+        stat_prefix: name.to_owned(),
+        route_specifier: Some(http_connection_manager::RouteSpecifier::RouteConfig(routes)),
+        http_filters: vec![router],
+        ..Default::default()
+    };
+    let filter = Filter {
+        name: "envoy.filters.network.http_connection_manager".to_owned(),
+        config_type: Some(filter::ConfigType::TypedConfig(any(&manager))),
+    };
+    Listener {
+        name: name.to_owned(),
+        address: Some(tcp(address)),
+        filter_chains: vec![FilterChain { filters: vec![filter], ..Default::default() }],
+        ..Default::default()
+    }
+}
+
+/// Our names have dots in them and end with `;` (`names::stat_name`), where Envoy's own patterns for
+/// these two tags end at the first dot.
+fn stats() -> StatsConfig {
+    let tag = |name: &str, pattern: &str| TagSpecifier {
+        tag_name: name.to_owned(),
+        tag_value: Some(tag_specifier::TagValue::Regex(pattern.to_owned())),
+    };
+    StatsConfig {
+        stats_tags: vec![
+            tag("envoy.cluster_name", r"^cluster\.((outbound\|[^;]*|inbound\|[^;]*|[^.;]+);?\.)"),
+            tag(
+                "envoy.http_conn_manager_prefix",
+                r"^http\.((outbound_[^;]*|inbound_[^;]*|[^.;]+);?\.)",
+            ),
+        ],
+        ..Default::default()
+    }
+}
+
+fn tcp(address: SocketAddr) -> Address {
+    socket(&address.ip().to_string(), address.port())
+}
+
+fn socket(host: &str, port: u16) -> Address {
+    Address {
+        address: Some(address::Address::SocketAddress(SocketAddress {
+            address: host.to_owned(),
+            port_specifier: Some(socket_address::PortSpecifier::PortValue(port.into())),
+            // What is for IPv6's wildcard is for both families.
+            ipv4_compat: host == "::",
+            ..Default::default()
+        })),
+    }
+}
+
+fn any<M: Message + Name>(message: &M) -> Any {
+    Any { type_url: M::type_url(), value: message.encode_to_vec() }
+}
+
+fn ms(ms: i64) -> Duration {
+    Duration { seconds: ms / 1_000, nanos: (ms % 1_000 * 1_000_000) as i32 }
+}
+
+fn number(value: u32) -> UInt32Value {
+    UInt32Value { value }
+}
