@@ -88,12 +88,32 @@ pub struct ServicePort {
     pub protocol: Protocol,
 }
 
+/// Whose proxies know of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ExportTo {
+    #[default]
+    Everyone,
+    /// Those of these namespaces, sorted; of none at all if it is empty.
+    Only(Arc<[Arc<str>]>),
+}
+
+impl ExportTo {
+    /// Whether proxies of this namespace (of none) see the service.
+    pub fn reaches(&self, namespace: Option<&str>) -> bool {
+        match self {
+            Self::Everyone => true,
+            Self::Only(namespaces) => namespaces.iter().any(|one| Some(&**one) == namespace),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     pub key: ServiceKey,
     pub kind: ServiceKind,
     /// TCP ports only (UDP and SCTP are skipped by the source), no number twice.
     pub ports: Vec<ServicePort>,
+    pub export_to: ExportTo,
     /// RFC 3339, empty if unknown. Shown, never compared for routing.
     pub created: Arc<str>,
     /// Kubernetes' resourceVersion, empty if unknown. Shown only; not part of "did it change".
@@ -186,8 +206,8 @@ pub enum Change {
     Synced,
 }
 
-/// Where slices are kept: by service, then by the slice's name.
-type SlicesOfService = OrdMap<Arc<str>, Arc<EndpointSlice>>;
+/// The slices of a service by their names. Cloning is O(1).
+pub type SlicesOfService = OrdMap<Arc<str>, Arc<EndpointSlice>>;
 
 /// All that is known of the mesh. Cloning is O(1).
 #[derive(Clone, Debug, Default)]
@@ -257,6 +277,11 @@ impl Model {
     /// The slices of a service, in the order of their names; none if it has none.
     pub fn slices(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<EndpointSlice>> {
         self.slices.get(key).into_iter().flat_map(OrdMap::values)
+    }
+
+    /// The same as they are now, to be kept.
+    pub fn slices_of(&self, key: &ServiceKey) -> SlicesOfService {
+        self.slices.get(key).cloned().unwrap_or_default()
     }
 
     /// Every service that has slices, whether or not there is a Service of that name, in order.
@@ -335,8 +360,11 @@ impl Model {
 impl Service {
     /// Equal in all that proxies can notice.
     fn same_meaning(&self, other: &Self) -> bool {
-        let Self { key, kind, ports, created: _, resource_version: _ } = self;
-        *key == other.key && *kind == other.kind && *ports == other.ports
+        let Self { key, kind, ports, export_to, created: _, resource_version: _ } = self;
+        *key == other.key
+            && *kind == other.kind
+            && *ports == other.ports
+            && *export_to == other.export_to
     }
 
     /// The addresses that DNS gives for the service; none if headless or an alias.

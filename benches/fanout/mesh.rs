@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use pilothouse::model::{
-    Endpoint, EndpointSlice, EndpointState, Protocol, Service, ServiceKey, ServiceKind,
+    Endpoint, EndpointSlice, EndpointState, ExportTo, Protocol, Service, ServiceKey, ServiceKind,
     ServicePort, SlicePort, Subset,
 };
 
@@ -18,6 +18,7 @@ pub(crate) fn service(number: usize) -> Service {
         kind: ServiceKind::ClusterIp(vec![IpAddr::V4(address)]),
         ports: vec![ServicePort { name: "http".into(), port: PORT, protocol: Protocol::Http }],
         created: "".into(),
+        export_to: ExportTo::Everyone,
         resource_version: "".into(),
     }
 }

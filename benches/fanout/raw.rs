@@ -81,7 +81,7 @@ pub(crate) fn view(options: &Options) -> Arc<View> {
     model.apply(Change::Slices(Scope::All, slices), &mut dirty);
     let mut builder = Builder::new("cluster.local");
     builder.update(&model, &dirty);
-    let key = ViewKey { kind: ProxyKind::Sidecar, namespace: Some("default".into()) };
+    let key = ViewKey::new(ProxyKind::Sidecar, Some("default"));
     let snapshot = builder.snapshot(&BTreeSet::from([key.clone()]));
     snapshot.views[&key].clone()
 }

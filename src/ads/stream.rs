@@ -195,7 +195,7 @@ async fn begin(
     let request = decode(first, method.delta)?;
     let invalid = |error: &dyn std::error::Error| Status::invalid_argument(error.to_string());
     let node = request.common().decode_node().map_err(|error| invalid(&error))?;
-    let identity = node::identify(node.as_ref()).map_err(|error| invalid(&error))?;
+    let (identity, need) = node::identify(node.as_ref()).map_err(|error| invalid(&error))?;
 
     let mut snapshots = shared.snapshots.clone();
     if snapshots.borrow_and_update().is_none() {
@@ -204,12 +204,12 @@ async fn begin(
              monitoring port for what is missing)",
         ));
     }
-    let lease = shared.leases.take(identity.view.clone());
+    let mut lease = shared.leases.take(need);
     info!(proxy = %identity.name, view = %identity.view, delta = method.delta, "proxy connected");
     connection.update(|status| status.identity = Some(identity));
     let view = tokio::select! {
         _ = shared.shutdown.cancelled() => return Err(going_away()),
-        view = built_view(&mut snapshots, &lease) => view?,
+        view = built_view(&mut snapshots, &mut lease) => view?,
     };
 
     static STREAMS: AtomicU64 = AtomicU64::new(0);
@@ -257,9 +257,14 @@ impl AdsStream {
                 self.woken = Instant::now();
                 if let Some(snapshot) = snapshot {
                     self.since = snapshot.since;
-                    if let Some(view) = snapshot.views.get(self.lease.key()) {
-                        self.view = view.clone();
-                    }
+                    self.look(&snapshot);
+                }
+            }
+            () = self.lease.reassigned() => {
+                let snapshot = self.snapshots.borrow().clone();
+                (self.woken, self.since) = (Instant::now(), None);
+                if let Some(snapshot) = snapshot {
+                    self.look(&snapshot);
                 }
             }
             of = wait_until(overdue) => {
@@ -275,6 +280,14 @@ impl AdsStream {
             }
         }
         Ok(true)
+    }
+
+    /// Takes its view from the snapshot. If it is not in there, the next one has it, and until
+    /// then the one before is right.
+    fn look(&mut self, snapshot: &Snapshot) {
+        if let Some(view) = lookup(snapshot, &self.lease) {
+            self.view = view;
+        }
     }
 
     fn take(&mut self, request: &Request) -> Result<(), Status> {
@@ -399,16 +412,25 @@ async fn wait_until(overdue: Option<(ResourceType, Instant)>) -> ResourceType {
     }
 }
 
-/// The view once the publisher has built it.
+fn lookup(snapshot: &Snapshot, lease: &Lease) -> Option<Arc<View>> {
+    snapshot.views.get(&*lease.view()?).cloned()
+}
+
+/// The view once the publisher has assigned and built it.
 async fn built_view(
     snapshots: &mut watch::Receiver<Option<Arc<Snapshot>>>,
-    lease: &Lease,
+    lease: &mut Lease,
 ) -> Result<Arc<View>, Status> {
-    let built = |snapshot: &Option<Arc<Snapshot>>| {
-        snapshot.as_ref().is_some_and(|all| all.views.contains_key(lease.key()))
-    };
-    let snapshot = snapshots.wait_for(built).await.map_err(|_| going_away())?.clone();
-    snapshot.and_then(|all| all.views.get(lease.key()).cloned()).ok_or_else(going_away)
+    loop {
+        let snapshot = snapshots.borrow_and_update().clone();
+        if let Some(view) = snapshot.and_then(|snapshot| lookup(&snapshot, lease)) {
+            return Ok(view);
+        }
+        tokio::select! {
+            changed = snapshots.changed() => changed.map_err(|_| going_away())?,
+            () = lease.reassigned() => {}
+        }
+    }
 }
 
 fn decode(message: Bytes, delta: bool) -> Result<Request, Status> {

@@ -17,8 +17,8 @@ use super::*;
 use crate::metrics::Metrics;
 use crate::metrics::scrape::Scrape;
 use crate::model::{
-    Change, Endpoint, EndpointSlice, EndpointState, Protocol, Service, ServiceKey, ServiceKind,
-    ServicePort, SlicePort, Subset,
+    Change, Endpoint, EndpointSlice, EndpointState, ExportTo, Protocol, Service, ServiceKey,
+    ServiceKind, ServicePort, SlicePort, Subset,
 };
 use crate::names::ResourceType;
 use crate::proxies::{ProxyIdentity, Registration};
@@ -82,10 +82,10 @@ impl Fixture {
             node_id: format!("sidecar~10.1.2.3~{name}~default.svc.cluster.local").into(),
             name: name.into(),
             cluster: "reviews".into(),
-            view: ViewKey {
-                kind: ProxyKind::Sidecar,
-                namespace: name.rsplit_once('.').map(|(_, namespace)| namespace.into()),
-            },
+            view: ViewKey::new(
+                ProxyKind::Sidecar,
+                name.rsplit_once('.').map(|(_, namespace)| namespace),
+            ),
             user_agent: "envoy/1.40.0".into(),
             locality: "".into(),
         };
@@ -136,6 +136,7 @@ fn service(name: &str, kind: ServiceKind, port: &str, protocol: Protocol) -> Ser
         kind,
         ports: vec![ServicePort { name: port.into(), port: 9080, protocol }],
         created: "2026-01-02T03:04:05Z".into(),
+        export_to: ExportTo::Everyone,
         resource_version: "7".into(),
     }
 }

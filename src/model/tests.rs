@@ -14,6 +14,7 @@ fn service(namespace: &str, name: &str, port: u16) -> Service {
         kind: ServiceKind::ClusterIp(vec![Ipv4Addr::new(10, 96, 0, 1).into()]),
         ports: vec![ServicePort { name: "http".into(), port, protocol: Protocol::Http }],
         created: "".into(),
+        export_to: ExportTo::Everyone,
         resource_version: "1".into(),
     }
 }

@@ -18,8 +18,8 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::model::{
-    Endpoint, EndpointSlice, EndpointState, Service, ServiceKey, ServiceKind, ServicePort,
-    SlicePort, Subset,
+    Endpoint, EndpointSlice, EndpointState, ExportTo, Service, ServiceKey, ServiceKind,
+    ServicePort, SlicePort, Subset,
 };
 
 mod intern;
@@ -84,6 +84,7 @@ impl Converter {
             key,
             kind,
             ports,
+            export_to: ExportTo::Everyone,
             created: created.map(|at| at.0.to_string()).unwrap_or_default().into(),
             resource_version: from.metadata.resource_version.as_deref().unwrap_or_default().into(),
         };

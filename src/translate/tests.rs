@@ -1,7 +1,7 @@
 //! What the tests of the parts have in common, and what holds across the parts.
 
 use super::*;
-use crate::model::{Protocol, ServiceKey};
+use crate::model::{ExportTo, Protocol, ServiceKey};
 
 pub(super) const DOMAIN: &str = "cluster.local";
 pub(super) const STANDALONE: ProxyKind = ProxyKind::DEFAULT_STANDALONE;
@@ -24,6 +24,7 @@ pub(super) fn service(key: &str, kind: ServiceKind, ports: &[(Protocol, u16)]) -
         kind,
         ports,
         created: "".into(),
+        export_to: ExportTo::Everyone,
         resource_version: "".into(),
     }
 }

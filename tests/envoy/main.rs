@@ -8,6 +8,7 @@
 mod bound;
 mod changes;
 mod harness;
+mod inbound;
 mod outage;
 mod process;
 mod rejected;
