@@ -117,7 +117,11 @@ async fn sourcez_shows_watches_and_what_was_left_out() {
 
     let key = ViewKey::new(ProxyKind::Sidecar, Some("default"));
     let views = [(key, Arc::new(View::new(sets())))].into();
-    fixture.snapshot.send_replace(Some(Arc::new(Snapshot { generation: 3, views, ..Snapshot::default() })));
+    fixture.snapshot.send_replace(Some(Arc::new(Snapshot {
+        generation: 3,
+        views,
+        ..Snapshot::default()
+    })));
     let page = fixture.json("/debug/sourcez").await;
     assert_eq!(page["snapshot"]["generation"], 3);
     let view = &page["snapshot"]["views"][0];
