@@ -121,6 +121,11 @@ pub struct Serve {
     )]
     pub endpoints: kube::EndpointsKind,
 
+    /// Watch Nodes as well, so that endpoints have the region of their zone (needs the right to list
+    /// and watch nodes)
+    #[arg(long, env = "PILOTHOUSE_WATCH_NODES", help_heading = "Kubernetes")]
+    pub watch_nodes: bool,
+
     /// How long one watch request lasts: within this and 5 s a dead connection is noticed
     #[arg(
         long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration,
@@ -228,6 +233,24 @@ pub struct Serve {
     )]
     pub ack_timeout: Duration,
 
+    /// How long a proxy that has stopped reading may take nothing of a response before it is
+    /// disconnected
+    #[arg(
+        long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration,
+        env = "PILOTHOUSE_SEND_TIMEOUT", help_heading = "Limits for a proxy"
+    )]
+    pub send_timeout: Duration,
+
+    /// New proxies that are brought into sync at the same time, when many come at once; the others
+    /// wait for their turn. 0 for no limit
+    #[arg(
+        long,
+        default_value_t = 100,
+        env = "PILOTHOUSE_MAX_STARTING",
+        help_heading = "Limits for a proxy"
+    )]
+    pub max_starting: usize,
+
     /// HTTP/2 keepalive: a quiet peer is asked this often, and dropped if it does not answer within
     /// a third of it
     #[arg(
@@ -288,6 +311,7 @@ impl Serve {
                 context: self.context.clone(),
                 namespaces: self.namespace.clone(),
                 endpoints: self.endpoints,
+                nodes: self.watch_nodes,
                 watch_timeout: self.watch_timeout,
             }),
             (None, paths) => app::Source::Files(files::Config { paths: paths.to_vec() }),
@@ -304,8 +328,10 @@ impl Serve {
                 request_bytes: self.max_request_bytes,
                 first_request: self.first_request_timeout,
                 ack: self.ack_timeout,
+                send: self.send_timeout,
                 requests_per_second: self.max_requests_per_second,
                 streams_per_peer: self.max_streams_per_peer,
+                starting: self.max_starting,
             },
             keepalive: self.keepalive,
             shutdown_timeout: self.shutdown_timeout,
@@ -319,6 +345,9 @@ impl fmt::Display for Serve {
         match self.source {
             Some(Source::Kube) => {
                 write!(f, "source=kube endpoints={:?}", self.endpoints)?;
+                if self.watch_nodes {
+                    write!(f, " watch-nodes")?;
+                }
                 write!(f, " watch-timeout={:?}", self.watch_timeout)?;
                 if let Some(context) = &self.context {
                     write!(f, " context={context}")?;
@@ -334,8 +363,8 @@ impl fmt::Display for Serve {
             f,
             " domain={} grpc-addr={} http-addr={} monitoring-addr={} pace={:?} linger={:?} \
              max-request-bytes={} max-names={} max-types={} max-requests-per-second={} \
-             max-streams-per-peer={} first-request-timeout={:?} ack-timeout={:?} keepalive={:?} \
-             shutdown-timeout={:?}",
+             max-streams-per-peer={} max-starting={} first-request-timeout={:?} ack-timeout={:?} \
+             send-timeout={:?} keepalive={:?} shutdown-timeout={:?}",
             self.domain,
             self.grpc_addr,
             self.http_addr,
@@ -347,8 +376,10 @@ impl fmt::Display for Serve {
             self.max_types,
             self.max_requests_per_second,
             self.max_streams_per_peer,
+            self.max_starting,
             self.first_request_timeout,
             self.ack_timeout,
+            self.send_timeout,
             self.keepalive,
             self.shutdown_timeout,
         )

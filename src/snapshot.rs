@@ -113,6 +113,19 @@ impl ConflictKind {
             Self::Inbound => "pilot_conflict_inbound_listener",
         }
     }
+
+    /// What that metric says.
+    pub fn help(self) -> &'static str {
+        match self {
+            Self::TcpOverTcp => {
+                "TCP services without a listener because another TCP service has it"
+            }
+            Self::TcpOverHttp => "TCP services without a listener because HTTP services have it",
+            Self::Inbound => {
+                "Ports of workloads that a service calls by another protocol than an earlier one"
+            }
+        }
+    }
 }
 
 /// What somebody does not get.

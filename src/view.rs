@@ -1,8 +1,8 @@
 //! What differs between proxies, as a key that all proxies of one sort share.
 //!
 //! Listeners depend on how traffic reaches the proxy and on the ports of the workload beside it,
-//! routes also on the namespace whose short names it may use, and everything on what that
-//! namespace may see. A view is built only when a proxy asks for it and shares everything that
+//! routes also on the namespace whose short names it may use, endpoints on the zone, and
+//! everything on what the namespace may see. A view is built only when a proxy asks for it and shares everything that
 //! does not differ.
 
 use std::collections::{BTreeSet, HashMap};
@@ -67,14 +67,17 @@ pub struct ViewKey {
     pub kind: ProxyKind,
     /// Whose services answer to their bare name; none for a proxy that lives in no namespace.
     pub namespace: Option<Arc<str>>,
+    /// Whose endpoints go first, where a service wants that.
+    pub zone: Option<Arc<str>>,
     /// Empty for a proxy that is no captured sidecar, and for one to which no service leads.
     pub inbound: InboundPorts,
 }
 
 impl ViewKey {
-    /// The view of a proxy to which no service leads.
+    /// The view of a proxy that does not say where it is, and to which no service leads.
     pub fn new(kind: ProxyKind, namespace: Option<&str>) -> Self {
-        Self { kind, namespace: namespace.map(Arc::from), inbound: InboundPorts::default() }
+        let namespace = namespace.map(Arc::from);
+        Self { kind, namespace, zone: None, inbound: InboundPorts::default() }
     }
 }
 
@@ -88,6 +91,9 @@ impl fmt::Display for ViewKey {
         }
         if let Some(namespace) = &self.namespace {
             write!(f, " in namespace {namespace}")?;
+        }
+        if let Some(zone) = &self.zone {
+            write!(f, " in zone {zone}")?;
         }
         for (at, InboundPort { port, protocol }) in self.inbound.iter().enumerate() {
             let before = if at == 0 { " with inbound" } else { "," };
@@ -144,6 +150,10 @@ pub struct Lease {
     view: watch::Receiver<Option<Arc<ViewKey>>>,
 }
 
+/// Learns of what is assigned to a [`Lease`].
+#[derive(Debug)]
+pub struct Seated(watch::Receiver<Option<Arc<ViewKey>>>);
+
 impl Leases {
     pub fn take(self: &Arc<Self>, need: Need) -> Lease {
         let mut held = self.held();
@@ -195,10 +205,17 @@ impl Lease {
         self.view.borrow().clone()
     }
 
+    /// To wait for another view.
+    pub fn seat(&self) -> Seated {
+        Seated(self.view.clone())
+    }
+}
+
+impl Seated {
     /// Waits until another view is assigned. Cancel safe.
     pub async fn reassigned(&mut self) {
-        if self.view.changed().await.is_err() {
-            // The seat lives as long as this lease.
+        if self.0.changed().await.is_err() {
+            // The lease is gone, so there is nothing to wait for.
             std::future::pending::<()>().await;
         }
     }

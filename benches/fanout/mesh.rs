@@ -4,23 +4,18 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use pilothouse::model::{
-    Endpoint, EndpointSlice, EndpointState, ExportTo, Protocol, Service, ServiceKey, ServiceKind,
+    Endpoint, EndpointSlice, EndpointState, Protocol, Service, ServiceKey, ServiceKind,
     ServicePort, SlicePort, Subset,
 };
+use pilothouse::view::{ProxyKind, ViewKey};
 
 /// All services listen here, as bookinfo's do.
 pub(crate) const PORT: u16 = 9080;
 
 pub(crate) fn service(number: usize) -> Service {
     let address = Ipv4Addr::from(0x0a60_0000 + number as u32);
-    Service {
-        key: key(number),
-        kind: ServiceKind::ClusterIp(vec![IpAddr::V4(address)]),
-        ports: vec![ServicePort { name: "http".into(), port: PORT, protocol: Protocol::Http }],
-        created: "".into(),
-        export_to: ExportTo::Everyone,
-        resource_version: "".into(),
-    }
+    let port = ServicePort { name: "http".into(), port: PORT, protocol: Protocol::Http };
+    Service::new(key(number), ServiceKind::ClusterIp(vec![IpAddr::V4(address)]), vec![port])
 }
 
 /// `variant` changes one endpoint's address.
@@ -30,11 +25,8 @@ pub(crate) fn slice(number: usize, endpoints: usize, variant: usize) -> Endpoint
         let shift = if at == 0 { variant as u32 * 0x0001_0000 } else { 0 };
         let host = 0x0a80_0000 + (number * endpoints + at) as u32 + shift;
         Endpoint {
-            address: IpAddr::V4(Ipv4Addr::from(host)),
-            state: EndpointState::Ready,
             zone: Some(zone.clone()),
-            node: None,
-            hostname: None,
+            ..Endpoint::new(IpAddr::V4(Ipv4Addr::from(host)), EndpointState::Ready)
         }
     });
     EndpointSlice {
@@ -53,4 +45,9 @@ pub(crate) fn cluster(number: usize) -> String {
 
 fn key(number: usize) -> ServiceKey {
     ServiceKey::new("default", format!("svc-{number}"))
+}
+
+/// What all sidecars of the benchmark are.
+pub(crate) fn view() -> ViewKey {
+    ViewKey::new(ProxyKind::Sidecar, Some("default"))
 }

@@ -58,7 +58,9 @@ pub fn identify(node: Option<&Node>) -> Result<(ProxyIdentity, Need), NodeError>
         (ProxyKind::Sidecar, Some(id)) => own_addresses(node, id.address),
         _ => Arc::default(),
     };
-    let view = ViewKey::new(kind, namespace.as_deref());
+    let zone =
+        node.locality.as_ref().map(|locality| &*locality.zone).filter(|zone| !zone.is_empty());
+    let view = ViewKey { zone: zone.map(Arc::from), ..ViewKey::new(kind, namespace.as_deref()) };
     let identity = ProxyIdentity {
         node_id: node.id.as_str().into(),
         name: id.as_ref().map_or(node.id.as_str(), |id| id.name).into(),
@@ -135,6 +137,7 @@ fn locality(node: &Node) -> String {
 
 #[cfg(test)]
 mod tests {
+    use envoy_types::pb::envoy::config::core::v3::Locality;
     use envoy_types::pb::google::protobuf::{Struct, Value};
 
     use super::*;
@@ -156,6 +159,17 @@ mod tests {
         let (identity, need) = identify(Some(node)).unwrap();
         assert_eq!(identity.view, need.view);
         identity
+    }
+
+    #[test]
+    fn the_zone_is_that_of_its_locality() {
+        let mut node = node("edge", &[]);
+        assert_eq!(identity(&node).view.zone, None);
+        let locality = |zone: &str| Locality { zone: zone.to_owned(), ..Default::default() };
+        node.locality = Some(locality(""));
+        assert_eq!(identity(&node).view.zone, None);
+        node.locality = Some(locality("zone-a"));
+        assert_eq!(identity(&node).view.zone.as_deref(), Some("zone-a"));
     }
 
     #[test]

@@ -147,6 +147,9 @@ impl Session {
         if sent > limit {
             return Err(Refusal::TooManyNames { got: sent, limit });
         }
+        if of == Some(ResourceType::Endpoint) {
+            self.expect_warming();
+        }
         let (state, kind, now) = match of {
             Some(of) => (&mut self.types[of.index()], Kind::new(Some(of), delta), view.set(of)),
             None => {
@@ -184,16 +187,19 @@ impl Session {
     /// The next response, or `None` while there is nothing to send. Call until `None` after every
     /// request and every new snapshot.
     ///
-    /// Types go in the order CDS, EDS, LDS, RDS, and clusters that only vanish go last, so that
-    /// nothing refers to what is not there (rule 18). Order is of sends: no type waits for another
+    /// Types go in the order CDS, EDS, LDS, RDS, and clusters that vanish go last, with a response
+    /// of their own, so that nothing refers to what is not there (rule 18). Order is of sends: no type waits for another
     /// type's ACK. The one exception is that changed listeners and routes wait for the answer to a
     /// CDS response that adds clusters: Envoy gives it once those are warm, and a route that came
     /// sooner would answer 503 until then (seen under load). The wait ends with the ACK timeout,
     /// and in a mesh that never rests there is always another such response, so after a few rounds
-    /// they go first.
+    /// they go first. Those that were asked for on this stream wait if the client came back with
+    /// what it had, and never if it starts: Envoy then asks for them when its clusters are warm.
     pub fn poll(&mut self, view: &View) -> Option<Response> {
         use ResourceType::{Cluster, Endpoint, Listener, Route};
-        let referrers_behind = self.is_behind(Listener, view) || self.is_behind(Route, view);
+        let referrers_behind = [Listener, Route]
+            .into_iter()
+            .any(|of| self.is_behind(of, view) || self.types[of.index()].catches_up());
         if !referrers_behind {
             self.rounds_waited = 0;
         }
@@ -207,13 +213,15 @@ impl Session {
             let state = &self.types[of.index()];
             let wait = match of {
                 Cluster => referrers_behind && state.only_removes(view.set(of)),
-                Listener | Route => clusters_warming && !state.is_asked(),
+                Listener | Route => clusters_warming && (!state.is_asked() || state.catches_up()),
                 Endpoint => false,
             };
             if wait {
                 continue;
             }
-            if let Some(response) = self.poll_type(of, view) {
+            let kept = (of == Cluster && referrers_behind && state.awaits().is_none())
+                .then(|| state.without_removals(view.set(of)));
+            if let Some(response) = self.poll_type(of, kept.as_ref().unwrap_or(view.set(of))) {
                 if of == Cluster && referrers_behind {
                     self.rounds_waited += 1;
                 }
@@ -249,6 +257,17 @@ impl Session {
         self.delta
     }
 
+    /// A delta client that opens endpoints before clusters may have a cluster that was warming when
+    /// its last stream broke: Envoy does not ask for clusters before that one is warm, and says of
+    /// its endpoints that it has them, although it waits for them to come again (seen with 1.40).
+    /// So whatever it brings along does not count (rule 19).
+    fn expect_warming(&mut self) {
+        let [clusters, endpoints, ..] = &mut self.types;
+        if self.delta && self.only.is_none() && !clusters.open && !endpoints.open {
+            endpoints.warming.all = true;
+        }
+    }
+
     fn is_behind(&self, of: ResourceType, view: &View) -> bool {
         self.types[of.index()].is_behind(Kind::new(Some(of), self.delta), view.set(of))
     }
@@ -270,8 +289,8 @@ impl Session {
         }
     }
 
-    fn poll_type(&mut self, of: ResourceType, view: &View) -> Option<Response> {
-        let (kind, now) = (Kind::new(Some(of), self.delta), view.set(of));
+    fn poll_type(&mut self, of: ResourceType, now: &Arc<TypeSet>) -> Option<Response> {
+        let kind = Kind::new(Some(of), self.delta);
         let state = &mut self.types[of.index()];
         let frame = state.respond(kind, of.type_url(), now, &self.frames)?;
         let nonce = next_nonce(&mut self.nonce);
@@ -279,7 +298,7 @@ impl Session {
         let subscription = state.subscription().clone();
         if of == ResourceType::Cluster {
             let [clusters, endpoints, ..] = &mut self.types;
-            endpoints.warm(clusters.last_told());
+            endpoints.warm(clusters.last_told(), now);
         }
         Some(Response { of: Some(of), frame, nonce, set: now.clone(), subscription })
     }

@@ -40,7 +40,9 @@ impl ProxyType {
     }
 }
 
+// What stands later wins, so that a manifest's own arguments can be added to.
 #[derive(Clone, Debug, clap::Args)]
+#[command(args_override_self = true)]
 pub struct Args {
     /// Name of the pod; this machine's host name if not given
     #[arg(long, env = "POD_NAME", help_heading = "Identity")]

@@ -49,28 +49,63 @@ pub(super) async fn follow(
     }
 }
 
-/// Envoy's own words about what it rejected last, if it did.
+/// Envoy's own words about what it rejects, if it does. Clusters are not shown this way: Envoy keeps
+/// such words for listeners and routes only.
 async fn rejection(admin: &Admin) -> Result<Option<Cause>, AdminError> {
     let page = admin.get("/config_dump").await?;
-    let Ok(dump) = serde_json::from_slice::<Value>(&page) else { return Ok(None) };
-    Ok(find_rejection(&dump).map(|text| Cause {
-        text,
-        fix:
-            "correct what the text names, or ask the control plane's /debug/syncz who else rejects \
-              it"
+    let Ok(dump) = serde_json::from_slice(&page) else { return Ok(None) };
+    let mut found = Vec::new();
+    rejections(&dump, &mut found);
+    let [first, rest @ ..] = found.as_slice() else { return Ok(None) };
+    let more = match rest {
+        [] => String::new(),
+        _ => format!(" (and {} more)", rest.len()),
+    };
+    Ok(Some(Cause {
+        text: format!("Envoy rejects {first}{more}"),
+        fix: "change what the text names; /debug/syncz of the control plane shows who else rejects it"
             .to_owned(),
     }))
 }
 
-/// The details of the first `error_state` in the dump.
-fn find_rejection(dump: &Value) -> Option<String> {
+/// Name and reason of everything that has an `error_state`.
+fn rejections(dump: &Value, found: &mut Vec<String>) {
     match dump {
         Value::Object(fields) => {
-            let own = fields.get("error_state").and_then(|error| error.get("details"));
-            let own = own.and_then(Value::as_str).filter(|text| !text.is_empty());
-            own.map(str::to_owned).or_else(|| fields.values().find_map(find_rejection))
+            if let Some(error) = fields.get("error_state") {
+                let name = |of: Option<&Value>| of?.get("name")?.as_str().map(str::to_owned);
+                let name = name(Some(dump)).or_else(|| name(error.get("failed_configuration")));
+                let reason = error.get("details").and_then(Value::as_str).unwrap_or_default();
+                found.push(format!("{:?}: {reason}", name.unwrap_or_default()));
+            } else {
+                fields.values().for_each(|value| rejections(value, found));
+            }
         }
-        Value::Array(items) => items.iter().find_map(find_rejection),
-        _ => None,
+        Value::Array(items) => items.iter().for_each(|item| rejections(item, found)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_rejection_is_found_wherever_it_stands() {
+        let rejected = |name: &str, text: &str| {
+            json!({
+                "name": name,
+                "error_state": { "failed_configuration": { "name": name }, "details": text },
+            })
+        };
+        let dump = json!({ "configs": [
+            { "dynamic_listeners": [{ "name": "good" }, rejected("one", "taken")] },
+            { "dynamic_route_configs": [rejected("two", "wrong")] },
+        ] });
+        let mut found = Vec::new();
+        rejections(&dump, &mut found);
+        assert_eq!(found, [r#""one": taken"#, r#""two": wrong"#]);
     }
 }

@@ -259,3 +259,64 @@ fn outgoing() -> std::io::Result<IpAddr> {
     // Addresses set aside for documentation (RFC 5737, RFC 3849).
     try_to("0.0.0.0:0", "192.0.2.1:9").or_else(|_| try_to("[::]:0", "[2001:db8::1]:9"))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn config(flags: &[&str]) -> Result<Config, ConfigError> {
+        let flags = ["agent", "--instance-ip=10.0.0.1"].iter().chain(flags);
+        Config::new(&Line::parse_from(flags).args, &BTreeMap::new())
+    }
+
+    #[test]
+    fn istios_proxy_config_counts_below_flags() {
+        let yaml = "--proxy-config={discoveryAddress: 'pilot.mesh:15010', concurrency: 3, \
+                    drainDuration: 20s, terminationDrainDuration: 7s, tracing: {zipkin: {}}}";
+        let config_of = |flags: &[&str]| config(flags).unwrap();
+        let from_yaml = config_of(&[yaml]);
+        assert_eq!(from_yaml.discovery.host, "pilot.mesh");
+        assert_eq!(from_yaml.envoy.concurrency, 3);
+        assert_eq!(from_yaml.envoy.drain_time, Duration::from_secs(20));
+        assert_eq!(from_yaml.ending, Ending::After(Duration::from_secs(7)));
+        let flags = [yaml, "--discovery-address=[fd00::1]:1", "--termination-drain-duration=1s"];
+        let from_flags = config_of(&flags);
+        assert_eq!(from_flags.discovery, Discovery { host: "fd00::1".to_owned(), port: 1 });
+        assert_eq!(from_flags.ending, Ending::After(Duration::from_secs(1)));
+        let neither = config_of(&["--exit-on-zero-active-connections"]);
+        assert_eq!(neither.discovery.host, "istio-pilot.istio-system");
+        let (at_least, at_most) = (Duration::from_secs(5), Duration::from_secs(45));
+        assert_eq!(neither.ending, Ending::WhenQuiet { at_least, at_most });
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (flag, words) in [
+            ("--discovery-address=istio-pilot", &["--discovery-address", "HOST:PORT"][..]),
+            ("--discovery-address=http://pilot:15010", &["--discovery-address", "HOST:PORT"]),
+            ("--discovery-address=::1:15010", &["HOST:PORT"]),
+            ("--discovery-address=pilot:0", &["HOST:PORT"]),
+            ("--proxy-config={discoveryAddress: x}", &["discoveryAddress", "PROXY_CONFIG"]),
+            ("--proxy-config=[", &["PROXY_CONFIG", "cannot be read"]),
+            ("--proxy-config={drainDuration: long}", &["drainDuration", "long", "5s"]),
+            ("--instance-ips=10.0.0.300", &["INSTANCE_IP", "10.0.0.300"]),
+        ] {
+            let error = config(&[flag]).unwrap_err().to_string();
+            assert!(words.iter().all(|word| error.contains(word)), "{flag}: {error}");
+        }
+    }
+
+    #[test]
+    fn both_families_are_served_where_the_pod_has_ipv6() {
+        assert_eq!(config(&[]).unwrap().status.to_string(), "0.0.0.0:15020");
+        assert_eq!(config(&["--instance-ips=fd00::1"]).unwrap().health.to_string(), "[::]:15021");
+    }
+}

@@ -85,3 +85,20 @@ fn active(page: &str, own: &[String]) -> u64 {
 fn stat_prefix(address: SocketAddr) -> String {
     format!("listener.{}.", address.to_string().replace(':', "_"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_connections_of_others_count() {
+        let own = [SocketAddr::from(([0, 0, 0, 0], 15021)), "[::]:15090".parse().unwrap()];
+        let page = "listener.0.0.0.0_15006.downstream_cx_active: 2\n\
+                    listener.0.0.0.0_15006.worker_0.downstream_cx_active: 2\n\
+                    listener.0.0.0.0_15021.downstream_cx_active: 4\n\
+                    listener.[__]_15090.downstream_cx_active: 8\n\
+                    listener.admin.downstream_cx_active: 16\n\
+                    listener.admin.main_thread.downstream_cx_active: 16\n";
+        assert_eq!(active(page, &own.map(stat_prefix)), 2);
+    }
+}

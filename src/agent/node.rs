@@ -141,3 +141,75 @@ fn parse_labels(text: &str) -> Result<Map<String, Value>, (usize, &str)> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(domain: &str, labels: &Path, environment: &[(&str, &str)]) -> Result<Node, NodeError> {
+        let identity = Identity {
+            proxy_type: ProxyType::Sidecar,
+            name: "details-0".to_owned(),
+            namespace: "shop",
+            domain,
+            addresses: vec!["10.1.2.3".parse().unwrap(), "fd00::3".parse().unwrap()],
+            labels_file: labels,
+            zone: None,
+            region: Some("north"),
+        };
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Node::new(identity, &environment.iter().map(own).collect())
+    }
+
+    #[test]
+    fn it_is_known_by_what_the_environment_says() {
+        let environment = [
+            ("ISTIO_META_CLUSTER_ID", "east"),
+            ("ISTIO_META_INTERCEPTION_MODE", "NONE"),
+            ("ISTIO_META_NAMESPACE", "not this"),
+            ("ISTIO_METAJSON_LABELS", r#"{"app": "details"}"#),
+            ("ISTIO_METAJSON_ANNOTATIONS", r#"{"one": "two"}"#),
+            ("HOME", "/"),
+        ];
+        let node = node("cluster.local", Path::new("/none"), &environment).unwrap();
+        assert_eq!(node.id, "sidecar~10.1.2.3~details-0.shop~shop.svc.cluster.local");
+        assert_eq!(node.cluster, "details.shop");
+        let wanted = json!({
+            "CLUSTER_ID": "east", "INTERCEPTION_MODE": "NONE", "NAMESPACE": "shop",
+            "NAME": "details-0", "INSTANCE_IPS": "10.1.2.3,fd00::3",
+            "LABELS": { "app": "details" }, "one": "two",
+        });
+        assert_eq!(Value::Object(node.metadata), wanted);
+    }
+
+    #[test]
+    fn istios_spelling_of_the_domain_will_do() {
+        let id = |domain| node(domain, Path::new("/none"), &[]).unwrap().id;
+        assert!(id("shop.svc.example.org").ends_with("~shop.svc.example.org"));
+        assert!(id("example.org").ends_with("~shop.svc.example.org"));
+    }
+
+    #[test]
+    fn the_downward_api_gives_labels_and_the_place() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let labels = "app.kubernetes.io/name=\"cart\"\ntopology.kubernetes.io/zone=\"z1\"\n\
+                      topology.kubernetes.io/region=\"r1\"\n";
+        std::fs::write(file.path(), labels).unwrap();
+        let node = node("cluster.local", file.path(), &[]).unwrap();
+        assert_eq!((&*node.region, &*node.zone, &*node.cluster), ("north", "z1", "cart.shop"));
+        assert_eq!(node.metadata["LABELS"]["topology.kubernetes.io/region"], "r1");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let said = |environment: &[(&str, &str)], file: &Path| {
+            node("cluster.local", file, environment).unwrap_err().to_string()
+        };
+        let error = said(&[("ISTIO_METAJSON_LABELS", "app=x")], Path::new("/none"));
+        assert!(error.starts_with("ISTIO_METAJSON_LABELS is no JSON object"), "{error}");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "app=\"x\"\nversion=v1\n").unwrap();
+        let error = said(&[], file.path());
+        assert!(error.contains("line 2") && error.contains("version=v1"), "{error}");
+    }
+}

@@ -159,3 +159,48 @@ pub async fn follow(
         tokio::time::sleep(pause).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stats(cds: [u64; 2], lds: [u64; 2]) -> Stats {
+        let updates = |[successful, rejected]: [u64; 2]| Updates { successful, rejected };
+        Stats { cds: updates(cds), lds: updates(lds), server_state: Some(0), workers_started: 1 }
+    }
+
+    #[test]
+    fn what_is_missing_is_said_in_istios_words() {
+        let said = |stats: Stats| stats.missing().unwrap_or_default();
+        assert_eq!(
+            said(stats([0, 0], [0, 0])),
+            "config not received from Pilot (is Pilot running?): \
+             cds updates: 0 successful, 0 rejected; lds updates: 0 successful, 0 rejected"
+        );
+        assert_eq!(
+            said(stats([1, 0], [0, 2])),
+            "config received from Pilot, but was rejected: \
+             cds updates: 1 successful, 0 rejected; lds updates: 0 successful, 2 rejected"
+        );
+        assert_eq!(
+            said(stats([1, 0], [0, 0])),
+            "config not fully received from Pilot: \
+             cds updates: 1 successful, 0 rejected; lds updates: 0 successful, 0 rejected"
+        );
+        let initializing = Stats { server_state: Some(3), ..stats([1, 0], [1, 0]) };
+        assert_eq!(said(initializing), "server is not live, current state is: INITIALIZING");
+        let idle = Stats { workers_started: 0, ..stats([1, 0], [1, 0]) };
+        assert_eq!(said(idle), "workers have not yet started");
+        // A rejection after a success is trouble, but the proxy serves what it has.
+        assert_eq!(stats([1, 5], [1, 5]).missing(), None);
+    }
+
+    #[test]
+    fn the_page_is_read() {
+        let page = "cluster_manager.cds.update_rejected: 2\ncluster_manager.cds.update_success: 3\n\
+                    listener_manager.lds.update_success: 4\nlistener_manager.workers_started: 1\n\
+                    server.state: 0\n";
+        assert_eq!(Stats::parse(page), stats([3, 2], [4, 0]));
+        assert_eq!(Stats::parse(""), Stats::default());
+    }
+}

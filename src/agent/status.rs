@@ -135,3 +135,48 @@ async fn only_loopback(
         false => (StatusCode::FORBIDDEN, "only from the pod itself (127.0.0.1)\n").into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use axum::body::Body;
+    use axum::http::Request;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    /// Status of a POST by somebody at `peer`, and what it led to: draining, ending.
+    async fn post_from(peer: IpAddr, path: &str) -> (u16, bool, bool) {
+        let (_state, state) = watch::channel(State::at_start());
+        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        let (ending, quit) = (CancellationToken::new(), CancellationToken::new());
+        let pages = Pages {
+            admin: Admin::new(nowhere),
+            state,
+            ending: ending.clone(),
+            quit: quit.clone(),
+            inbound_only: true,
+            failed_scrapes: Counter::default(),
+        };
+        let mut request = Request::post(path).body(Body::empty()).unwrap();
+        request.extensions_mut().insert(ConnectInfo(SocketAddr::new(peer, 40_000)));
+        let answer = router(Arc::new(pages)).oneshot(request).await.unwrap();
+        (answer.status().as_u16(), ending.is_cancelled(), quit.is_cancelled())
+    }
+
+    #[tokio::test]
+    async fn only_the_pod_itself_may_end_it() {
+        for stranger in ["10.1.2.3", "::ffff:10.1.2.3", "fd00::1"] {
+            let stranger = stranger.parse().unwrap();
+            assert_eq!(post_from(stranger, "/quitquitquit").await, (403, false, false));
+            assert_eq!(post_from(stranger, "/drain").await, (403, false, false));
+            assert_eq!(post_from(stranger, "/healthz/ready").await.0, 405);
+        }
+        for own in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            let own = own.parse().unwrap();
+            assert_eq!(post_from(own, "/quitquitquit").await, (200, false, true));
+            assert_eq!(post_from(own, "/drain").await, (200, true, false));
+        }
+    }
+}

@@ -107,3 +107,40 @@ fn name(value: &Value) -> Option<&str> {
 fn all_named(values: &[Value]) -> bool {
     values.iter().all(|value| name(value).is_some())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[track_caller]
+    fn lays(base: Value, over: Value, wanted: Value) {
+        let (Value::Object(mut base), Value::Object(over)) = (base, over) else {
+            panic!("objects are laid over objects");
+        };
+        lay_over(&mut base, over);
+        assert_eq!(Value::Object(base), wanted);
+    }
+
+    #[test]
+    fn a_file_is_laid_over() {
+        lays(
+            json!({"a": {"b": 1, "c": 2}}),
+            json!({"a": {"c": 3}}),
+            json!({"a": {"b": 1, "c": 3}}),
+        );
+        lays(json!({"a": 1, "b": 2}), json!({"a": null, "c": null}), json!({"b": 2}));
+        lays(json!({"a": [1, 2]}), json!({"a": [3]}), json!({"a": [3]}));
+        lays(json!({"a": 1}), json!({"a": {"b": {"c": null}}}), json!({"a": {"b": {}}}));
+    }
+
+    #[test]
+    fn named_things_are_merged_by_name() {
+        lays(
+            json!({"clusters": [{"name": "x", "v": 1, "w": 1}, {"name": "y"}]}),
+            json!({"clusters": [{"name": "z"}, {"name": "x", "v": 2}]}),
+            json!({"clusters": [{"name": "x", "v": 2, "w": 1}, {"name": "y"}, {"name": "z"}]}),
+        );
+    }
+}

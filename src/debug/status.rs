@@ -21,6 +21,10 @@ struct Entry {
 ///
 /// - `pilot_xds_{cds,eds,lds,rds}_reject`: streams whose last answer was a NACK
 /// - `pilot_eds_no_instances`: ports behind which nothing is ready, by cluster name
+/// - `pilothouse_service_flaws`: parts of services that are wrong and not honoured, by service and
+///   field
+/// - `pilot_conflict_…`: services that do not get a listener, or a say about a port, because others
+///   have it, by the listener's name (the workload's port) and the service
 /// - `pilothouse_source_rejected_objects`, `pilothouse_watch_errors`: see `/debug/sourcez`
 pub(super) fn push_status(
     state: &DebugState,
@@ -49,6 +53,14 @@ pub(super) fn push_status(
         };
         add("pilot_eds_no_instances", names::outbound_cluster(port.port, &host), None, message);
     }
+    for (service, flaw) in state.model().flaws() {
+        let place = format!("{}: {}", service.key, flaw.field);
+        add("pilothouse_service_flaws", place, None, flaw.reason.to_string());
+    }
+    for (conflict, text) in state.snapshot().iter().flat_map(|snapshot| &snapshot.conflicts) {
+        let key = format!("{} {}", conflict.place, conflict.loser);
+        add(conflict.kind.metric(), key, None, text.to_string());
+    }
     for (object, reason) in state.health.rejections() {
         add("pilothouse_source_rejected_objects", object, None, reason);
     }
@@ -70,6 +82,8 @@ struct Source {
     watches: Vec<Watch>,
     /// Objects left out, with the reason.
     rejected: BTreeMap<String, String>,
+    /// Objects that are used but for a part, with what was left out and why.
+    noted: BTreeMap<String, String>,
     /// Objects of kinds with which nothing is done, by kind.
     skipped: BTreeMap<String, u64>,
     services: usize,
@@ -132,6 +146,7 @@ pub(super) fn sourcez(
         waiting_for,
         watches: watches.collect(),
         rejected: state.health.rejections(),
+        noted: state.health.notes(),
         skipped: state.health.skipped(),
         services: model.service_count(),
         endpoint_slices: model.slice_count(),

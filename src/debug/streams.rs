@@ -131,7 +131,7 @@ fn resource_status(status: TypeStatus) -> ResourceStatus {
         acks: status.acks,
         nacks: status.nacks,
         acked_time: status.last_acked.map(rfc3339),
-        version: status.version,
+        version: status.version.map(|version| version.to_string()).unwrap_or_default(),
     }
 }
 

@@ -17,8 +17,8 @@ use super::*;
 use crate::metrics::Metrics;
 use crate::metrics::scrape::Scrape;
 use crate::model::{
-    Change, Endpoint, EndpointSlice, EndpointState, ExportTo, Protocol, Service, ServiceKey,
-    ServiceKind, ServicePort, SlicePort, Subset,
+    Change, Endpoint, EndpointSlice, EndpointState, Protocol, Service, ServiceKey, ServiceKind,
+    ServicePort, SlicePort, Subset,
 };
 use crate::names::ResourceType;
 use crate::proxies::{ProxyIdentity, Registration};
@@ -131,13 +131,11 @@ async fn get_from(router: &Router, path: &str, host: &str) -> (StatusCode, Strin
 }
 
 fn service(name: &str, kind: ServiceKind, port: &str, protocol: Protocol) -> Service {
+    let ports = vec![ServicePort { name: port.into(), port: 9080, protocol }];
     Service {
-        key: ServiceKey::new("default", name),
-        kind,
-        ports: vec![ServicePort { name: port.into(), port: 9080, protocol }],
         created: "2026-01-02T03:04:05Z".into(),
-        export_to: ExportTo::Everyone,
         resource_version: "7".into(),
+        ..Service::new(ServiceKey::new("default", name), kind, ports)
     }
 }
 
@@ -145,11 +143,9 @@ fn slice(service: &str, port: &str, prefix: &str) -> EndpointSlice {
     let states = [EndpointState::NotReady, EndpointState::Ready, EndpointState::Draining];
     let endpoints = states.into_iter().enumerate().map(|(at, state)| Endpoint {
         // Backwards, so that sorting shows.
-        address: format!("{prefix}{}", 9 - at).parse().unwrap(),
-        state,
         zone: Some("zone-a".into()),
         node: Some("node-1".into()),
-        hostname: None,
+        ..Endpoint::new(format!("{prefix}{}", 9 - at).parse().unwrap(), state)
     });
     EndpointSlice {
         name: format!("{service}-abc").into(),
@@ -209,7 +205,7 @@ fn send(connection: &Connection) {
             status.nonce_sent = if of == ResourceType::Cluster { 0xab } else { 0xac };
             status.last_sent = Some(moment(1_700_000_100));
             status.last_acked = Some(moment(1_700_000_101));
-            status.version = set.version().to_string();
+            status.version = Some(set.version());
             status.set = Some(set);
             if of == ResourceType::Listener {
                 status.nacks = 1;

@@ -16,7 +16,7 @@ use super::Families;
 use crate::model::Model;
 use crate::names::ResourceType;
 use crate::proxies::{Proxies, SyncState};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{ConflictKind, Snapshot};
 use crate::source::health::{Health, WatchHealth};
 use crate::version::VERSION;
 
@@ -143,6 +143,15 @@ impl Scrape {
             ConstGauge::new(model.ports_without_endpoints().count()),
         )?;
         families.one(
+            "pilothouse_service_flaws",
+            "Parts of services that are wrong and not honoured (/debug/registryz says why)",
+            ConstGauge::new(model.flaws().count()),
+        )?;
+        for kind in ConflictKind::ALL {
+            let count = snapshot.conflicts.keys().filter(|one| one.kind == kind).count();
+            families.one(kind.metric(), kind.help(), ConstGauge::new(count))?;
+        }
+        families.one(
             "pilothouse_endpoint_slices",
             "EndpointSlices (or Endpoints objects) known",
             ConstGauge::new(model.slice_count()),
@@ -191,6 +200,11 @@ impl Scrape {
             "pilothouse_source_rejected_objects",
             "Objects left out because they cannot be used (/debug/sourcez says why)",
             ConstGauge::new(self.health.rejections().len()),
+        )?;
+        families.one(
+            "pilothouse_source_noted_objects",
+            "Objects of which a part is left out (/debug/sourcez says which and why)",
+            ConstGauge::new(self.health.notes().len()),
         )?;
         families.one(
             "pilothouse_source_skipped_objects",

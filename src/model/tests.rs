@@ -9,26 +9,15 @@ fn key(namespace: &str, name: &str) -> ServiceKey {
 }
 
 fn service(namespace: &str, name: &str, port: u16) -> Service {
-    Service {
-        key: key(namespace, name),
-        kind: ServiceKind::ClusterIp(vec![Ipv4Addr::new(10, 96, 0, 1).into()]),
-        ports: vec![ServicePort { name: "http".into(), port, protocol: Protocol::Http }],
-        created: "".into(),
-        export_to: ExportTo::Everyone,
-        resource_version: "1".into(),
-    }
+    let kind = ServiceKind::ClusterIp(vec![Ipv4Addr::new(10, 96, 0, 1).into()]);
+    let ports = vec![ServicePort { name: "http".into(), port, protocol: Protocol::Http }];
+    Service::new(key(namespace, name), kind, ports)
 }
 
 fn slice(namespace: &str, name: &str, owner: &str, addresses: &[&str]) -> EndpointSlice {
     let endpoints = addresses
         .iter()
-        .map(|address| Endpoint {
-            address: address.parse().expect("an address"),
-            state: EndpointState::Ready,
-            zone: None,
-            node: None,
-            hostname: None,
-        })
+        .map(|address| Endpoint::new(address.parse().unwrap(), EndpointState::Ready))
         .collect();
     let ports = vec![SlicePort { name: "http".into(), port: 9080 }];
     let subsets = vec![Subset { ports, endpoints }];
@@ -54,6 +43,10 @@ fn only_a_real_change_of_a_service_touches_it() {
     assert!(apply(&mut model, Change::Service(first.clone())).is_empty());
     let touched = Service { resource_version: "2".into(), created: "now".into(), ..first };
     assert!(apply(&mut model, Change::Service(touched)).is_empty(), "proxies see no difference");
+    let flawed =
+        Service { flaws: vec![Flaw::new("spec", "wrong")], ..service("shop", "reviews", 80) };
+    assert_eq!(apply(&mut model, Change::Service(flawed.clone())), ["shop/reviews"]);
+    assert_eq!(model.flaws().map(|(_, flaw)| flaw).collect::<Vec<_>>(), [&flawed.flaws[0]]);
     let changed = service("shop", "reviews", 81);
     assert_eq!(apply(&mut model, Change::Service(changed)), ["shop/reviews"]);
     assert!(apply(&mut model, Change::ServiceGone(key("shop", "other"))).is_empty());

@@ -8,21 +8,30 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::kinds::{KindState, Touched};
-use super::layers::{Changes, Layers};
-use crate::model::{ExportTo, Model, Service, ServiceKey};
+use super::layers::{Changes, Layers, Own};
+use crate::model::{ExportTo, Model, Service, ServiceKey, SlicesOfService};
 use crate::names::ResourceType;
 use crate::snapshot::{Conflicts, Resource, Snapshot, TypeSet, View};
-use crate::translate::{clusters, endpoints, listeners};
+use crate::translate::{clusters, listeners};
 use crate::view::{InboundPort, InboundPorts, ProxyKind, ViewKey};
+
+mod zones;
+
+use zones::Zones;
+
+/// A zone's name.
+type Zone = Arc<str>;
 
 /// One service's clusters, and the service as it was when they were made.
 #[derive(Debug)]
 struct Known {
     service: Arc<Service>,
+    /// As they were when its endpoints were made last.
+    slices: SlicesOfService,
     clusters: Vec<Arc<str>>,
 }
 
-/// Resources of services that not everybody sees, by name.
+/// Resources that not everybody sees, by name, with who does.
 type Hidden = BTreeMap<Arc<str>, (ExportTo, Arc<Resource>)>;
 
 /// Everything that snapshots are made of.
@@ -32,8 +41,9 @@ pub struct Builder {
     generation: u64,
     clusters: Layers<InboundPorts>,
     hidden_clusters: Hidden,
-    endpoints: Layers<()>,
+    endpoints: Layers<Zone>,
     hidden_endpoints: Hidden,
+    zones: Zones,
     /// The clusters of inbound ports, made once each.
     inbound: BTreeMap<InboundPort, Arc<Resource>>,
     known: BTreeMap<ServiceKey, Known>,
@@ -65,6 +75,7 @@ impl Builder {
             hidden_clusters: Hidden::new(),
             endpoints: Layers::new(nothing),
             hidden_endpoints: Hidden::new(),
+            zones: Zones::default(),
             inbound: BTreeMap::new(),
             known: BTreeMap::new(),
             addresses: BTreeMap::new(),
@@ -79,6 +90,9 @@ impl Builder {
     pub fn update(&mut self, model: &Model, dirty: &BTreeSet<ServiceKey>) {
         let mut cluster_changes = Vec::new();
         let mut endpoint_changes = Vec::new();
+        if self.zones.regions != *model.regions() {
+            self.zones.regions = model.regions().clone();
+        }
         // Services whose listeners and routes may differ: changed ones, and those that win or
         // lose an address by it.
         let mut reroute = BTreeSet::new();
@@ -100,42 +114,34 @@ impl Builder {
                 Some(before) if !is_new => before.clusters.clone(),
                 _ => Vec::new(),
             };
+            if let Some(service) = service.filter(|_| is_new) {
+                for cluster in clusters::of_service(service, &self.domain) {
+                    let name: Arc<str> = cluster.name.as_str().into();
+                    let resource = Resource::new(ResourceType::Cluster, name.clone(), &cluster);
+                    let hidden = &mut self.hidden_clusters;
+                    cluster_changes.push(place(hidden, &service.export_to, name.clone(), resource));
+                    self.dying.remove(&name);
+                    names.push(name);
+                }
+            }
             if let Some(service) = service {
-                let export_to = &service.export_to;
-                if is_new {
-                    for cluster in clusters::of_service(service, &self.domain) {
-                        let name: Arc<str> = cluster.name.as_str().into();
-                        let resource = Resource::new(ResourceType::Cluster, name.clone(), &cluster);
-                        cluster_changes.push(place(
-                            &mut self.hidden_clusters,
-                            export_to,
-                            name.clone(),
-                            resource,
-                        ));
-                        self.dying.remove(&name);
-                        names.push(name);
-                    }
-                }
-                let slices = model.slices(key).map(|slice| &**slice);
-                let assignments = endpoints::of_service(service, slices, &self.domain);
-                for (name, assignment) in names.iter().zip(assignments) {
-                    let resource = Resource::new(ResourceType::Endpoint, name.clone(), &assignment);
-                    endpoint_changes.push(place(
-                        &mut self.hidden_endpoints,
-                        export_to,
-                        name.clone(),
-                        resource,
-                    ));
-                }
+                let slices = model.slices_of(key);
+                let assignments = self.assignments(service, &slices, None);
+                let known = Known { service: service.clone(), slices, clusters: names.clone() };
+                self.note_zones(&known, &assignments);
+                self.known.insert(key.clone(), known);
+                let hidden = &mut self.hidden_endpoints;
+                let placed = assignments
+                    .into_iter()
+                    .map(|one| place(hidden, &service.export_to, one.name.clone(), one));
+                endpoint_changes.extend(placed);
+            } else {
+                self.zones.aware.remove(key);
             }
             for name in before.into_iter().flat_map(|before| before.clusters) {
                 if !names.contains(&name) {
                     self.dying.insert(name, self.generation + 1);
                 }
-            }
-            if let Some(service) = service {
-                let known = Known { service: service.clone(), clusters: names };
-                self.known.insert(key.clone(), known);
             }
         }
         self.apply(cluster_changes, endpoint_changes);
@@ -155,6 +161,7 @@ impl Builder {
         for (name, _) in &gone {
             self.hidden_clusters.remove(name);
             self.hidden_endpoints.remove(name);
+            self.zones.own.values_mut().for_each(|zone| _ = zone.remove(name));
         }
         self.apply(gone.clone(), gone);
     }
@@ -164,19 +171,20 @@ impl Builder {
         // The layers of inbound ports have names that no service's cluster has.
         self.clusters.apply(
             clusters,
-            |namespace, name| seen(hidden, namespace, name),
+            |namespace, name| seen(hidden, Some(namespace), name),
             |_, _, _| None,
         );
-        let hidden = &self.hidden_endpoints;
+        let (hidden, zones) = (&self.hidden_endpoints, &self.zones.own);
         self.endpoints.apply(
             endpoints,
-            |namespace, name| seen(hidden, namespace, name),
-            |_, (), _| None,
+            |namespace, name| seen(hidden, Some(namespace), name),
+            |namespace, zone, name| seen(zones.get(zone)?, namespace, name),
         );
     }
 
     /// A snapshot with the views that are needed; what no view needs any more is forgotten.
     pub fn snapshot(&mut self, needed: &BTreeSet<ViewKey>) -> Snapshot {
+        self.open_zones(needed);
         self.open_clusters_and_endpoints(needed);
         let mut kinds: BTreeMap<ProxyKind, BTreeSet<_>> = BTreeMap::new();
         for key in needed {
@@ -214,7 +222,7 @@ impl Builder {
         let listeners = own.unwrap_or_else(|| kind.listeners(namespace, inbound_of(key)));
         let sets = [
             self.clusters.get(namespace, inbound_of(key)),
-            self.endpoints.get(namespace, None),
+            self.endpoints.get(namespace, key.zone.as_ref()),
             listeners,
             kind.routes(namespace),
         ];
@@ -238,13 +246,15 @@ impl Builder {
         };
         let variants = needed.iter().map(|key| (key.namespace.as_ref(), inbound_of(key)));
         let hidden = &self.hidden_clusters;
-        self.clusters.open(&variants.collect(), |namespace| all_seen(hidden, namespace), own);
-        let variants = needed.iter().map(|key| (key.namespace.as_ref(), None));
-        let hidden = &self.hidden_endpoints;
+        self.clusters.open(&variants.collect(), |namespace| all_seen(hidden, Some(namespace)), own);
+        let variants = needed.iter().map(|key| (key.namespace.as_ref(), key.zone.as_ref()));
+        let (hidden, zones) = (&self.hidden_endpoints, &self.zones.own);
         self.endpoints.open(
             &variants.collect(),
-            |namespace| all_seen(hidden, namespace),
-            |_, ()| Changes::new(),
+            |namespace| all_seen(hidden, Some(namespace)),
+            |namespace, zone| {
+                zones.get(zone).map(|own| all_seen(own, namespace)).unwrap_or_default()
+            },
         );
     }
 
@@ -360,13 +370,13 @@ fn place(
     }
 }
 
-fn seen(hidden: &Hidden, namespace: &str, name: &str) -> Option<Option<Arc<Resource>>> {
+fn seen(hidden: &Hidden, namespace: Option<&str>, name: &str) -> Own {
     let (export_to, resource) = hidden.get(name)?;
-    export_to.reaches(Some(namespace)).then(|| Some(resource.clone()))
+    export_to.reaches(namespace).then(|| Some(resource.clone()))
 }
 
-fn all_seen(hidden: &Hidden, namespace: &str) -> Changes {
-    let seen = hidden.iter().filter(|(_, (export_to, _))| export_to.reaches(Some(namespace)));
+fn all_seen(hidden: &Hidden, namespace: Option<&str>) -> Changes {
+    let seen = hidden.iter().filter(|(_, (export_to, _))| export_to.reaches(namespace));
     seen.map(|(name, (_, resource))| (name.clone(), Some(resource.clone()))).collect()
 }
 

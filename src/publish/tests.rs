@@ -19,6 +19,8 @@ use crate::view::{InboundPort, InboundProtocol, ProxyKind, ViewKey};
 
 mod inbound;
 mod random;
+mod visibility;
+mod zones;
 
 const DOMAIN: &str = "cluster.local";
 
@@ -32,14 +34,7 @@ fn service(key: &ServiceKey, kind: ServiceKind, ports: &[(u16, Protocol)]) -> Se
         port,
         protocol,
     };
-    Service {
-        key: key.clone(),
-        kind,
-        ports: ports.iter().map(port).collect(),
-        created: "".into(),
-        export_to: ExportTo::Everyone,
-        resource_version: "".into(),
-    }
+    Service::new(key.clone(), kind, ports.iter().map(port).collect())
 }
 
 fn at(addresses: &[&str]) -> ServiceKind {
@@ -51,13 +46,7 @@ fn slice(key: &ServiceKey, name: &str, ports: &[u16], hosts: &[u8]) -> EndpointS
         .iter()
         .map(|port| SlicePort { name: format!("p{port}").into(), port: port + 8000 })
         .collect();
-    let endpoint = |host: &u8| Endpoint {
-        address: IpAddr::from([10, 0, 0, *host]),
-        state: EndpointState::Ready,
-        zone: None,
-        node: None,
-        hostname: None,
-    };
+    let endpoint = |host: &u8| Endpoint::new(IpAddr::from([10, 0, 0, *host]), EndpointState::Ready);
     let endpoints = hosts.iter().map(endpoint).collect();
     EndpointSlice {
         name: name.into(),
@@ -79,7 +68,11 @@ fn views() -> Vec<ViewKey> {
     ]
     .into_iter()
     .map(|(kind, namespace)| ViewKey::new(kind, namespace))
-    .chain([with_inbound("one", &[8080]), with_inbound("one", &[8080, 8090])])
+    .chain([with_inbound("one", &[8080]), with_inbound("two", &[8080, 8090])])
+    .chain([Some("one"), Some("two"), None].map(|namespace| ViewKey {
+        zone: Some("a".into()),
+        ..ViewKey::new(ProxyKind::Sidecar, namespace)
+    }))
     .collect()
 }
 

@@ -22,6 +22,12 @@ async fn endpoints_come_and_go(wire: Wire) {
     let services = [service.clone().with([&v1, &v2])];
     let lab = Lab::start(Sample::Standalone, wire, &services).await;
     lab.answered_by("reviews", &["v1", "v2"]).await;
+    lab.is_synced(&["cds", "eds", "lds", "rds"]).await;
+    let others = async || {
+        let sync = lab.control.sync().await.unwrap();
+        ["cds", "lds", "rds"].map(|of| sync.count(of, "responses").unwrap())
+    };
+    let before = others().await;
     let load = Load::start(lab.envoy.listener, "reviews", &[200]);
 
     // As long as one endpoint is left that answers, no request fails.
@@ -45,6 +51,7 @@ async fn endpoints_come_and_go(wire: Wire) {
         same(seen, Some([endpoint(v1.address)].into()))
     })
     .await;
+    assert_eq!(others().await, before, "endpoints change nothing but themselves");
     lab.is_synced(&["cds", "eds", "lds", "rds"]).await;
     lab.agrees().await;
     lab.assert_untroubled().await;

@@ -13,6 +13,7 @@ on_both_wires!(
     a_service_without_endpoints_gets_some,
     a_restarted_envoy_has_all_again,
     http2_ports_are_spoken_to_in_http2,
+    envoy_says_who_its_control_plane_is,
 );
 
 async fn hosts_lead_to_their_workloads(wire: Wire) {
@@ -139,4 +140,11 @@ async fn http2_ports_are_spoken_to_in_http2(wire: Wire) {
         .await;
     }
     lab.assert_untroubled().await;
+}
+
+async fn envoy_says_who_its_control_plane_is(wire: Wire) {
+    let lab = Lab::start(Sample::Standalone, wire, &[]).await;
+    let stats = lab.envoy.page("/stats?type=TextReadouts&filter=control_plane.identifier").await;
+    let body = stats.unwrap().body;
+    assert!(body.contains("pilothouse") && body.contains(env!("CARGO_PKG_VERSION")), "{body}");
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -152,6 +152,15 @@ pub(crate) fn requests<T>() -> (mpsc::Sender<T>, ReceiverStream<T>) {
 
 pub(crate) async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what}: not in time"))
+}
+
+/// Looks again and again until `check` says yes; panics with what it said last.
+pub(crate) async fn eventually(what: &str, mut check: impl AsyncFnMut() -> Result<(), String>) {
+    let begun = Instant::now();
+    while let Err(seen) = check().await {
+        assert!(begun.elapsed() < PATIENCE, "waited for {what}; last seen: {seen}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 pub(crate) struct Stream<Q, R> {

@@ -3,9 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
 
+mod c_core;
 mod docs;
+mod grpc_clients;
 mod harness;
 mod limits;
 mod peers;
 mod replicas;
+mod scripted;
 mod services;

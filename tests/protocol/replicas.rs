@@ -106,6 +106,8 @@ async fn rule_13_a_delta_client_that_moves_is_sent_nothing_but_what_differs() {
     // With one difference, just that.
     drop(moved);
     let mut moved = other.delta().await;
+    let initial_resource_versions = has[&CDS].clone();
+    moved.say(DeltaDiscoveryRequest { initial_resource_versions, ..delta(CDS, &[]) }).await;
     let mut initial = has[&EDS].clone();
     initial.insert(cluster("shop"), "something else".to_owned());
     let names = names_of(EDS);

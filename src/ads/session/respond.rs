@@ -36,8 +36,17 @@ impl TypeState {
 
     /// Nothing would be added or changed by going to `now`, and nothing was asked for.
     pub(super) fn only_removes(&self, now: &Arc<TypeSet>) -> bool {
-        let changed = |sent: &Arc<TypeSet>| !now.diff_from(sent).changed.is_empty();
-        !self.is_asked() && !self.is_rejected() && !self.sent.as_ref().is_some_and(changed)
+        let Some(sent) = &self.sent else { return !self.is_asked() };
+        let diff = now.diff_from(sent);
+        // With any change, what was rejected comes along.
+        let tells_again = self.is_rejected() && !diff.removed.is_empty();
+        !self.is_asked() && diff.changed.is_empty() && !tells_again
+    }
+
+    /// The set to go to while something may still refer to what vanished: `now`, and with it what
+    /// was sent and is in it no more.
+    pub(super) fn without_removals(&self, now: &Arc<TypeSet>) -> Arc<TypeSet> {
+        self.sent.as_ref().map_or_else(|| now.clone(), |sent| now.keeping(sent))
     }
 
     /// Clusters that were not there before are on their way: in a response that is not answered
@@ -48,14 +57,16 @@ impl TypeState {
             to.diff_from(from).changed.iter().any(|resource| from.get(&resource.name).is_none())
         };
         self.awaits().is_some()
-            && (self.outstanding.steps.iter().any(|step| adds(&step.from, &step.to))
+            && (self.outstanding.adds
+                || self.outstanding.steps.iter().any(|step| adds(&step.from, &step.to))
                 || self.sent.as_ref().is_some_and(|sent| adds(sent, now)))
     }
 
     /// EDS: a CDS response went out that told this.
-    pub(super) fn warm(&mut self, clusters: &Told) {
+    pub(super) fn warm(&mut self, clusters: &Told, now: &TypeSet) {
         let mut told = clusters.clone();
         // A cluster that is gone waits for nothing.
+        told.names.retain(|name| now.get(name).is_some());
         told.steps.iter_mut().for_each(|step| step.removals = false);
         told.put_before(std::mem::take(&mut self.warming));
         told.bound();
@@ -80,6 +91,11 @@ impl TypeState {
         }
         let mut told = std::mem::take(&mut self.asked);
         told.put_before(std::mem::take(&mut self.warming));
+        if self.answer != Answer::Nothing {
+            // What returned is told as a change.
+            let vanished = std::mem::take(&mut self.vanished).into_iter();
+            told.names.extend(vanished.filter(|name| now.get(name).is_none()));
+        }
         if !behind && !self.reply && !told.is_something() {
             return None;
         }
@@ -120,6 +136,7 @@ impl TypeState {
 
     /// The frame that [`Self::respond`] gave is on its way.
     pub(super) fn sent_as(&mut self, nonce: u64) {
+        self.patient = false;
         self.nonce = nonce;
         self.answer = Answer::Awaited;
     }

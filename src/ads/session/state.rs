@@ -23,11 +23,20 @@ pub(super) struct Kind {
     pub(super) delta: bool,
     /// Knows the wildcard; in SotW, responses carry the whole set.
     pub(super) full_state: bool,
+    /// There are resources of it.
+    served: bool,
+    /// Other types refer to its resources, which should go after what refers to them.
+    referred: bool,
 }
 
 impl Kind {
     pub(super) fn new(of: Option<ResourceType>, delta: bool) -> Self {
-        Self { delta, full_state: of.is_some_and(ResourceType::is_full_state) }
+        Self {
+            delta,
+            full_state: of.is_some_and(ResourceType::is_full_state),
+            served: of.is_some(),
+            referred: of == Some(ResourceType::Cluster),
+        }
     }
 }
 
@@ -56,6 +65,12 @@ pub(super) struct TypeState {
     /// What requests ask for beyond the newest changes, whatever was sent before (rules 5, 9, 11,
     /// 12).
     pub(super) asked: Told,
+    /// The client came back with something of this type, so that what is asked can wait for the
+    /// clusters that it refers to (rule 18).
+    pub(super) patient: bool,
+    /// Delta CDS only: what a client brought along and will not find. Its routes may still lead
+    /// there, so this goes after the first answer, and after the routes (rule 18).
+    pub(super) vanished: BTreeSet<Arc<str>>,
     /// EDS only: clusters that CDS responses told of. Envoy waits for the endpoints of every
     /// changed cluster again, changed or not, and in delta does not ask for them (rule 19).
     pub(super) warming: Told,
@@ -81,6 +96,8 @@ impl TypeState {
             names_hash: None,
             reply: false,
             asked: Told::default(),
+            patient: false,
+            vanished: BTreeSet::new(),
             warming: Told::default(),
             sent: None,
             outstanding: Told::default(),
@@ -99,9 +116,14 @@ impl TypeState {
         self.reply || self.asked.is_something()
     }
 
+    /// What is asked are only the differences to what the client came back with.
+    pub(super) fn catches_up(&self) -> bool {
+        self.patient && self.is_asked()
+    }
+
     /// Names that are to be answered and that nobody else keeps: those that are not in the set.
     pub(super) fn asked_names(&self, now: &TypeSet) -> usize {
-        self.asked.names.len().saturating_sub(now.len())
+        (self.asked.names.len() + self.vanished.len()).saturating_sub(now.len())
     }
 
     pub(super) fn awaits(&self) -> Option<u64> {
@@ -125,6 +147,7 @@ impl TypeState {
     ) -> Meaning {
         let first = !std::mem::replace(&mut self.open, true);
         let repeated = self.answer == Answer::Acked && self.is_current(&request.common);
+        self.patient = first && !request.version_info.is_empty();
         // A nonce on a type's first request is of another stream (rule 1).
         let meaning = if first { Meaning::Subscribe } else { self.answer(&request.common) };
 
@@ -148,7 +171,9 @@ impl TypeState {
                 self.settle(now);
             } else {
                 self.asked.all = true;
-                self.reply = kind.full_state;
+                // What it had cannot be known, but that it had something else.
+                self.asked.adds = self.patient;
+                self.reply = kind.full_state || !kind.served && request.names.is_empty();
             }
         } else if request.common.response_nonce.is_empty() {
             self.asked.all = true;
@@ -178,6 +203,7 @@ impl TypeState {
     ) -> Meaning {
         let first = !std::mem::replace(&mut self.open, true);
         let meaning = if first { Meaning::Subscribe } else { self.answer(&request.common) };
+        self.patient = false;
 
         let (mut wildcard, mut names) = (self.subscription.is_wildcard(), None);
         if first && kind.full_state && request.subscribe.is_empty() {
@@ -230,16 +256,18 @@ impl TypeState {
             if request.initial_versions.is_empty() || self.warming.all {
                 self.asked.all = true;
                 self.reply = wildcard;
-                self.asked.names.extend(self.vanished(&request.initial_versions, now));
+                self.asked.names.extend(self.missing(&request.initial_versions, now));
             } else {
-                self.compare(&request.initial_versions, now);
+                self.compare(kind, &request.initial_versions, now);
             }
+            // Everything of a type of which there is nothing (rule 14).
+            self.reply |= !kind.served && request.subscribe.iter().all(|name| name == WILDCARD);
         }
         meaning
     }
 
     /// Compares once what the client brings along with what there is (rule 13), and forgets it.
-    fn compare(&mut self, initial: &[(String, String)], now: &Arc<TypeSet>) {
+    fn compare(&mut self, kind: Kind, initial: &[(String, String)], now: &Arc<TypeSet>) {
         let brought: std::collections::HashMap<&str, &str> =
             initial.iter().map(|(name, version)| (&**name, &**version)).collect();
         let subscription = self.subscription.clone();
@@ -256,16 +284,23 @@ impl TypeState {
         let candidates = named
             .chain(subscription.is_wildcard().then_some(everything).into_iter().flatten())
             .chain(brought.keys().copied().filter(|name| subscription.wants(name)));
-        for name in candidates {
-            if differs(name) {
-                self.asked.names.insert(shared_name(now, name));
+        for name in candidates.filter(|name| differs(name)) {
+            if kind.referred && now.get(name).is_none() && !subscription.is_named(name) {
+                self.vanished.insert(name.into());
+                continue;
             }
+            self.asked.adds |= now.get(name).is_some() && !brought.contains_key(name);
+            self.asked.names.insert(shared_name(now, name));
         }
+        // Something must be answered before, so that the client has opened its other types by
+        // the time its ACK is here.
+        self.reply = !self.vanished.is_empty();
+        self.patient = subscription.names().iter().all(|name| brought.contains_key(&**name));
         self.settle(now);
     }
 
     /// What the client brings along, wants, and will not find.
-    fn vanished(&self, initial: &[(String, String)], now: &TypeSet) -> Vec<Arc<str>> {
+    fn missing(&self, initial: &[(String, String)], now: &TypeSet) -> Vec<Arc<str>> {
         let names = initial.iter().map(|(name, _)| name.as_str());
         let gone = names.filter(|name| self.subscription.wants(name) && now.get(name).is_none());
         gone.map(Arc::from).collect()

@@ -7,3 +7,4 @@ mod nack;
 mod order;
 mod requests;
 mod sotw;
+mod warming;

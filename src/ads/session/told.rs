@@ -26,6 +26,8 @@ pub(super) struct Told {
     /// What differs along these ways.
     pub(super) steps: Vec<Step>,
     pub(super) names: BTreeSet<Arc<str>>,
+    /// A client that comes back may find here what it did not have.
+    pub(super) adds: bool,
 }
 
 impl Told {
@@ -36,6 +38,7 @@ impl Told {
     /// Puts what was told earlier before what is told here.
     pub(super) fn put_before(&mut self, earlier: Self) {
         self.all |= earlier.all;
+        self.adds |= earlier.adds;
         self.names.extend(earlier.names);
         let own = std::mem::replace(&mut self.steps, earlier.steps);
         self.steps.extend(own);

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -84,6 +85,11 @@ impl Envoy {
         .await;
     }
 
+    /// Lets it stand still, or go on (`STOP`, `CONT`).
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
     pub(crate) async fn page(&self, path: &str) -> Result<http::Answer, String> {
         http::get(&format!("http://{}{path}", self.admin), None).await
     }
@@ -137,9 +143,14 @@ impl Envoy {
         self.fetch_at(self.listener, host).await
     }
 
-    /// Nothing happened that must never happen: no fetch timed out, nothing was rejected, nothing
-    /// deprecated was used.
+    /// Nothing happened that must never happen: nothing waits for what does not come, no fetch
+    /// timed out, nothing was rejected, nothing deprecated was used.
     pub(crate) async fn assert_untroubled(&self) {
+        eventually(DEADLINE, "nothing to be warming", async || {
+            let warming = self.stats("(warming_clusters|total_listeners_warming)$").await?;
+            same(warming.into_values().collect::<Vec<_>>(), vec![0, 0])
+        })
+        .await;
         let stats = self.stats("(init_fetch_timeout|update_rejected)$").await.expect("its stats");
         assert!(stats.contains_key("cluster_manager.cds.init_fetch_timeout"), "{stats:?}");
         assert!(stats.contains_key("listener_manager.lds.init_fetch_timeout"), "{stats:?}");
@@ -163,7 +174,7 @@ fn run(folder: &Path) -> Process {
 }
 
 /// The Envoy that `make envoy` installs, or the one that the environment names.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let installed = || concat!(env!("CARGO_MANIFEST_DIR"), "/.tools/venv/bin/envoy").into();
     let program = std::env::var_os("PILOTHOUSE_ENVOY").map_or_else(installed, PathBuf::from);
     assert!(

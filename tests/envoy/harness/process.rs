@@ -47,6 +47,10 @@ impl Process {
         self.lines().join("\n")
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its status, if it has ended.
     pub(crate) fn status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("it is our child")
@@ -87,7 +91,8 @@ impl Drop for Process {
         if std::thread::panicking() {
             let lines = self.lines();
             let shown = &lines[lines.len().saturating_sub(SHOWN)..];
-            eprintln!("--- {}, last {} lines:\n{}", self.name, shown.len(), shown.join("\n"));
+            let (name, id, count) = (&self.name, self.id(), shown.len());
+            eprintln!("--- {name} (process {id}), last {count} lines:\n{}", shown.join("\n"));
         }
     }
 }

@@ -1,12 +1,14 @@
-//! The order among types, and clusters that wait for their endpoints.
+//! The order among types.
+
+use std::sync::Arc;
 
 use super::harness::{Peer, SILENCE};
 use crate::names::ResourceType;
 
-const WORLD: &str = "cds a=1 b=1 eds a=1 b=1 lds l=1 rds r=1";
+pub(super) const WORLD: &str = "cds a=1 b=1 eds a=1 b=1 lds l=1 rds r=1";
 
 /// A peer that has everything and has accepted it.
-fn settled(mut peer: Peer) -> Peer {
+pub(super) fn settled(mut peer: Peer) -> Peer {
     for wanted in ["cds", "eds a b", "lds", "rds r"] {
         peer.open(wanted);
         assert_eq!(peer.ack(&wanted[..3]), SILENCE);
@@ -14,7 +16,7 @@ fn settled(mut peer: Peer) -> Peer {
     peer
 }
 
-fn both() -> [Peer; 2] {
+pub(super) fn both() -> [Peer; 2] {
     [settled(Peer::sotw(WORLD)), settled(Peer::delta(WORLD))]
 }
 
@@ -128,170 +130,163 @@ fn rule_18_an_unanswered_cds_holds_nothing_if_no_cluster_is_missing() {
 }
 
 #[test]
-fn rule_19_a_changed_cluster_gets_its_endpoints_again_after_it() {
-    for mut peer in both() {
-        let said = peer.publish("cds a=2");
-        assert_eq!(said.len(), 2, "{said:?}");
-        assert!(said[0].starts_with("cds a=2"));
-        assert_eq!(said[1], "eds a=1", "unchanged, and only of that cluster");
-        assert_eq!(peer.ack("eds"), SILENCE);
-        assert_eq!(peer.ack("cds"), SILENCE);
-    }
-}
-
-#[test]
-fn rule_19_endpoints_that_went_before_the_cluster_do_not_count() {
-    for mut peer in both() {
-        peer.publish("eds a=2");
-        // The EDS response before is not answered: the resend follows as soon as it is.
-        let said = peer.publish("cds a=2");
-        assert_eq!(said.len(), 1, "{said:?}");
-        assert_eq!(peer.ack("eds"), ["eds a=2"]);
-        assert_eq!(peer.ack("eds"), SILENCE);
-    }
-}
-
-#[test]
-fn rule_19_many_changes_while_endpoints_are_held() {
-    for mut peer in both() {
-        peer.publish("eds b=2");
-        peer.publish("cds a=2");
-        peer.ack("cds");
-        peer.publish("cds b=2");
-        peer.ack("cds");
-        assert_eq!(peer.ack("eds"), ["eds a=1 b=2"]);
-    }
-    // However long it takes.
-    for mut peer in both() {
-        peer.publish("eds b=2");
-        for content in 2..30 {
-            peer.publish(&format!("cds a={content}"));
-            peer.ack("cds");
-        }
-        let said = peer.ack("eds");
-        assert_eq!(said.len(), 1);
-        assert!(said[0].starts_with("eds a=1"), "{said:?}");
-    }
-}
-
-#[test]
-fn rule_19_a_cluster_held_back_brings_its_endpoints_when_it_goes() {
-    for mut peer in both() {
-        peer.publish("cds a=2");
-        peer.ack("eds");
-        assert_eq!(peer.publish("cds b=2 eds b=2"), ["eds b=2"], "CDS is not answered");
-        peer.ack("eds");
-        let said = peer.ack("cds");
-        assert_eq!(said.len(), 2, "{said:?}");
-        assert_eq!(said[1], "eds b=2");
-    }
-}
-
-#[test]
-fn rule_19_a_cluster_that_returns_gets_its_endpoints() {
-    for mut peer in both() {
-        peer.publish("cds -a eds -a");
-        peer.ack("cds");
-        if peer.is_delta() {
-            peer.ack("eds");
-        }
-        let said = peer.publish("cds a=1 eds a=1");
-        assert!(said[0].starts_with("cds a=1"), "{said:?}");
-        assert_eq!(said[1..], ["eds a=1"]);
-    }
-}
-
-#[test]
-fn rule_19_a_removed_cluster_needs_no_endpoints() {
+fn rule_18_clusters_that_vanish_where_others_are_added_go_after_the_routes() {
+    // A proxy that was silent sees all of it in one step.
     let mut peer = settled(Peer::delta(WORLD));
-    // Order: the endpoints' removal need not wait for the cluster's, and is told once.
-    let said = peer.publish("cds -a eds -a");
-    assert_eq!(said, ["cds -a", "eds -a"]);
-    peer.ack("eds");
+    assert_eq!(peer.publish("cds c=1 -b rds r=2"), ["cds c=1"]);
+    assert_eq!(peer.ack("cds"), ["rds r=2", "cds -b"]);
     assert_eq!(peer.ack("cds"), SILENCE);
-    peer.publish("eds b=2");
-    peer.publish("cds -b");
-    assert_eq!(peer.ack("eds"), SILENCE, "b is no cluster any more");
-}
-
-#[test]
-fn rule_19_in_sotw_endpoints_asked_for_again_are_sent_after_the_cluster() {
     let mut peer = settled(Peer::sotw(WORLD));
-    peer.publish("cds a=2");
+    assert_eq!(peer.publish("cds c=1 -b rds r=2"), ["cds a=1 b=1 c=1"], "absence would delete");
+    assert_eq!(peer.ack("cds"), ["rds r=2", "cds a=1 c=1"]);
+    assert_eq!(peer.ack("cds"), SILENCE);
+
+    // However many steps, and whatever becomes of them.
+    let mut peer = settled(Peer::delta(WORLD));
+    peer.publish("cds c=1 -b rds r=2");
+    peer.change("cds d=1 -a");
+    assert_eq!(peer.ack("cds"), ["cds d=1"]);
+    peer.change("cds e=1 a=2 b=2");
+    assert_eq!(peer.nack("cds"), ["cds a=2 b=2 d=1 e=1", "eds a=1 b=1"]);
+    assert_eq!(peer.ack("cds"), ["rds r=2"]);
     peer.ack("eds");
-    // The request of the changed cluster looks like an ACK.
-    assert_eq!(peer.ask("eds a b"), ["eds a=1 b=1"]);
-    assert_eq!(peer.ack("eds"), SILENCE);
+    peer.ack("rds");
+    assert_eq!(peer.publish("cds f=bad -a rds r=3"), ["cds f=bad"]);
+    assert_eq!(peer.nack("cds"), ["rds r=3", "cds f=bad -a"], "what vanished is a change");
+    assert_eq!(peer.nack("cds"), SILENCE);
+    assert_eq!(peer.publish("cds f=2"), ["cds f=2 -a"]);
 }
 
 #[test]
-fn rule_19_clusters_before_endpoints_at_the_start() {
-    for mut peer in [Peer::sotw(WORLD), Peer::delta(WORLD)] {
-        assert_eq!(peer.open("cds"), ["cds a=1 b=1"]);
-        assert_eq!(peer.open("eds a b"), ["eds a=1 b=1"], "while CDS waits for its ACK");
-        assert_eq!(peer.ack("eds"), SILENCE);
-        assert_eq!(peer.ack("cds"), SILENCE, "nothing twice");
+fn rule_18_what_is_kept_for_a_while_is_shared() {
+    for mut one in both() {
+        let mut other = one.twin();
+        for wanted in ["cds", "eds a b", "lds", "rds r"] {
+            other.open(wanted);
+            other.ack(&wanted[..3]);
+        }
+        one.change("cds c=1 -b rds r=2");
+        other.sets = one.sets.each_ref().map(Arc::clone);
+        for peer in [&mut one, &mut other] {
+            assert_eq!(peer.drain().len(), 1);
+        }
+        assert_eq!(one.last("cds").head.as_ptr(), other.last("cds").head.as_ptr());
+    }
+}
+
+/// A peer whose service moved to another cluster while it had no stream.
+fn moved(mut peer: Peer) -> Peer {
+    peer.change("cds c=1 -b eds c=1 -b rds r=2 lds l=2");
+    peer.reconnect();
+    peer
+}
+
+#[test]
+fn rule_18_delta_a_client_that_comes_back_gets_routes_after_new_clusters() {
+    let mut peer = moved(settled(Peer::delta(WORLD)));
+    assert_eq!(peer.reopen("cds"), ["cds c=1"], "its route still leads to b");
+    assert_eq!(peer.reopen("eds a b"), ["eds -b"]);
+    peer.ack("eds");
+    assert_eq!(peer.reopen("lds"), SILENCE, "c is not warm");
+    assert_eq!(peer.reopen("rds r"), SILENCE);
+    assert_eq!(peer.subscribe("eds c"), ["eds c=1"], "never held");
+    peer.ack("eds");
+    assert_eq!(peer.ack("cds"), ["lds l=2", "rds r=2", "cds -b"]);
+    for of in ["cds", "lds", "rds"] {
+        assert_eq!(peer.ack(of), SILENCE);
     }
 }
 
 #[test]
-fn rule_19_delta_reconnect_with_one_changed_cluster() {
-    // In whichever order the types are opened, the changed cluster's endpoints come after it,
-    // although their version is the same, and nothing else comes.
-    let has_all = || {
-        let mut peer = settled(Peer::delta(WORLD));
-        peer.change("cds a=2");
-        peer.reconnect();
-        peer
-    };
-    let mut peer = has_all();
-    assert_eq!(peer.reopen("cds"), ["cds a=2"]);
-    assert_eq!(peer.reopen("eds a b"), ["eds a=1"]);
-    assert_eq!(peer.ack("cds"), SILENCE);
-    assert_eq!(peer.ack("eds"), SILENCE);
-
-    let mut peer = has_all();
-    assert_eq!(peer.reopen("cds"), ["cds a=2"]);
-    assert_eq!(peer.ack("cds"), SILENCE);
-    assert_eq!(peer.reopen("eds a b"), ["eds a=1"]);
-
-    let mut peer = has_all();
-    assert_eq!(peer.reopen("eds a b"), SILENCE);
-    assert_eq!(peer.reopen("cds"), ["cds a=2", "eds a=1"]);
-}
-
-#[test]
-fn rule_19_delta_clusters_that_are_told_anew_need_their_endpoints_anew() {
-    // A client that brings endpoints along but no clusters.
+fn rule_18_delta_clusters_that_vanished_meanwhile_go_after_what_refers_to_them() {
     let mut peer = settled(Peer::delta(WORLD));
-    peer.has[ResourceType::Cluster.index()].clear();
+    peer.change("cds -b eds -b rds r=2");
     peer.reconnect();
-    assert_eq!(peer.reopen("cds"), ["cds a=1 b=1"]);
-    assert_eq!(peer.reopen("eds a b"), ["eds a=1 b=1"]);
+    // Nothing to add. With its ACK the client has opened its other types.
+    assert_eq!(peer.reopen("cds"), ["cds"]);
+    assert_eq!(peer.reopen("rds r"), ["rds r=2"]);
+    assert_eq!(peer.ack("cds"), ["cds -b"]);
+    assert_eq!(peer.ack("cds"), SILENCE);
+    assert_eq!(peer.publish("cds b=1"), ["cds b=1"]);
+
+    // It returns before the removal could go.
+    let mut peer = settled(Peer::delta(WORLD));
+    peer.change("cds -b");
+    peer.reconnect();
+    assert_eq!(peer.reopen("cds"), ["cds"]);
+    peer.change("cds b=2");
+    assert_eq!(peer.ack("cds"), ["cds b=2"]);
+
+    // Nobody ever answers.
+    let mut peer = settled(Peer::delta(WORLD));
+    peer.change("cds -b");
+    peer.reconnect();
+    peer.reopen("cds");
+    let nonce = peer.session.awaits(ResourceType::Cluster).unwrap();
+    peer.session.overdue(ResourceType::Cluster, nonce);
+    assert_eq!(peer.drain(), ["cds -b"]);
 }
 
 #[test]
-fn rule_19_clusters_asked_for_by_name_get_their_endpoints() {
-    let mut peer = Peer::delta("cds a=1 eds a=1");
-    assert_eq!(peer.subscribe("eds a"), ["eds a=1"]);
+fn rule_18_sotw_a_client_that_comes_back_gets_routes_after_its_clusters() {
+    let mut peer = moved(settled(Peer::sotw(WORLD)));
+    assert_eq!(peer.ask("cds"), ["cds a=1 c=1"]);
+    assert_eq!(peer.ask("eds a b"), ["eds a=1"]);
+    assert_eq!(peer.ask("lds"), SILENCE);
+    assert_eq!(peer.ask("rds r"), SILENCE);
     peer.ack("eds");
-    assert_eq!(peer.subscribe("cds a"), ["cds a=1", "eds a=1"]);
-    peer.ack("eds");
-    peer.ack("cds");
-    assert_eq!(peer.subscribe("cds a"), ["cds a=1", "eds a=1"], "it may have lost it");
+    assert_eq!(peer.ask("eds a b c"), ["eds c=1"]);
+    assert_eq!(peer.ack("cds"), ["lds l=2", "rds r=2"]);
 
-    let mut peer = Peer::sotw("cds a=1 b=1 eds a=1 b=1");
-    peer.ask("cds a");
-    peer.ask("eds a b");
-    peer.ack("cds");
-    peer.ack("eds");
-    assert_eq!(peer.ask("cds a b"), ["cds a=1 b=1", "eds b=1"]);
+    // Without any change of clusters there is nothing to wait for.
+    peer.ack("lds");
+    peer.ack("rds");
+    peer.change("rds r=3");
+    peer.reconnect();
+    assert_eq!(peer.ask("cds"), SILENCE);
+    assert_eq!(peer.ask("rds r"), ["rds r=3"]);
 }
 
 #[test]
-fn rule_19_listeners_with_known_routes_need_nothing() {
-    for mut peer in both() {
-        assert_eq!(peer.publish("lds l=2"), ["lds l=2"]);
-        assert_eq!(peer.ack("lds"), SILENCE);
+fn rule_18_a_client_that_starts_waits_for_nothing() {
+    for mut peer in [Peer::sotw(WORLD), Peer::delta(WORLD)] {
+        for wanted in ["cds", "eds a b", "lds", "rds r"] {
+            assert_eq!(peer.open(wanted).len(), 1, "{wanted}, and nothing is ACKed");
+        }
+    }
+    // Nor does one that comes back wait for what it did not have.
+    let mut peer = moved(settled(Peer::delta(WORLD)));
+    peer.change("rds s=1");
+    peer.reopen("cds");
+    assert_eq!(peer.reopen("rds r s"), ["rds r=2 s=1"]);
+    let mut peer = moved(settled(Peer::delta(WORLD)));
+    peer.change("rds s=1");
+    peer.reopen("cds");
+    assert_eq!(peer.reopen("rds r"), SILENCE);
+    assert_eq!(peer.subscribe("rds s"), ["rds r=2 s=1"]);
+}
+
+#[test]
+fn rule_18_a_client_that_comes_back_does_not_wait_for_ever() {
+    let open = |peer: &mut Peer, wanted: &str| match peer.is_delta() {
+        true => peer.reopen(wanted),
+        false => peer.ask(wanted),
+    };
+    for mut peer in both().map(moved) {
+        open(&mut peer, "cds");
+        assert_eq!(open(&mut peer, "rds r"), SILENCE);
+        // New clusters all the time.
+        let rounds = (1..10).take_while(|round| {
+            peer.change(&format!("cds d{round}=1"));
+            peer.ack("cds").iter().all(|said| said != "rds r=2")
+        });
+        assert!((1..9).contains(&rounds.count()));
+    }
+    for mut peer in both().map(moved) {
+        open(&mut peer, "cds");
+        assert_eq!(open(&mut peer, "rds r"), SILENCE);
+        let nonce = peer.session.awaits(ResourceType::Cluster).unwrap();
+        peer.session.overdue(ResourceType::Cluster, nonce);
+        assert_eq!(peer.drain()[0], "rds r=2");
     }
 }

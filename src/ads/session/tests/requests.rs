@@ -198,6 +198,31 @@ fn rule_16_types_that_are_not_served_cost_nothing_else() {
 }
 
 #[test]
+fn rule_14_the_first_wildcard_request_of_a_type_that_is_not_served_is_answered() {
+    for mut peer in [Peer::sotw("cds a=1"), Peer::delta("cds a=1")] {
+        let mut ask = |type_url: &str, names: &[&str]| {
+            let type_url = type_url.to_owned();
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            match peer.is_delta() {
+                true => peer.raw_delta(DeltaDiscoveryRequest {
+                    type_url,
+                    resource_names_subscribe: names,
+                    ..Default::default()
+                }),
+                false => peer.raw_sotw(DiscoveryRequest {
+                    type_url,
+                    resource_names: names,
+                    ..Default::default()
+                }),
+            }
+        };
+        assert_eq!(ask(SECRETS, &[]), [SECRETS], "there is none");
+        assert_eq!(ask(SECRETS, &[]), SILENCE, "once");
+        assert_eq!(peer.publish("cds a=2"), SILENCE);
+    }
+}
+
+#[test]
 fn rule_16_the_number_of_types_is_limited() {
     let mut peer = Peer::sotw("cds a=1");
     let ask = |number: usize| {

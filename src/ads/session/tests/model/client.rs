@@ -258,6 +258,8 @@ impl Client {
     /// what it says that it has is not true.
     pub(super) fn reconnect(&mut self, order: u8, wrong: bool) -> Vec<Sent> {
         let mut sent = Vec::new();
+        // Envoy does not open clusters while one of them waits for its endpoints.
+        let order = if self.delta && !self.warming.is_empty() { order & !3 | 1 } else { order };
         for at in 0..ResourceType::COUNT {
             let of = ResourceType::IN_ORDER[(at + usize::from(order)) % ResourceType::COUNT];
             let delta = self.delta;
@@ -296,8 +298,6 @@ impl Client {
             let mut initial: std::collections::HashMap<String, String> = one
                 .view
                 .iter()
-                // Endpoints that it still waits for it does not have.
-                .filter(|(name, _)| of != ResourceType::Endpoint || !self.warming.contains(*name))
                 .map(|(name, (_, version))| (name.clone(), version.clone()))
                 .collect();
             if wrong {

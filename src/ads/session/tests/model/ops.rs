@@ -103,7 +103,7 @@ pub(super) fn ops() -> impl Strategy<Value = Vec<Op>> {
         6 => Just(Op::Receive),
         3 => Just(Op::Settle),
         1 => Just(Op::Heal),
-        1 => (0..8u8, any::<bool>()).prop_map(|(order, wrong)| Op::Reconnect { order, wrong }),
+        2 => (0..8u8, any::<bool>()).prop_map(|(order, wrong)| Op::Reconnect { order, wrong }),
         1 => of.clone().prop_map(Op::Overdue),
         1 => (of, rogue).prop_map(|(of, rogue)| Op::Rogue(of, rogue)),
     ];

@@ -18,6 +18,7 @@ pub(crate) mod manifests;
 pub(crate) mod namespace;
 pub(crate) mod places;
 pub(crate) mod process;
+pub(crate) mod relay;
 
 /// What takes a second on an idle machine may take this long on a busy one. Far below the 15 s
 /// for which Envoy waits for a resource that does not come, so that such a wait is a failure.

@@ -1,0 +1,108 @@
+//! Clusters that Envoy asks for when a request needs them (ODCDS), which it does in delta only.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+
+use crate::harness::backends::Backend;
+use crate::harness::control_plane::ControlPlane;
+use crate::harness::envoy::{Envoy, Sample, Wire};
+use crate::harness::manifests::{Manifests, Service};
+use crate::harness::{VISIBLE, eventually, http, places, same};
+
+/// Far longer than a test: whoever has to wait for it has not been answered.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A listener that sends a request to the cluster that its header names.
+fn listener(at: SocketAddr) -> String {
+    format!(
+        r#"static_resources:
+  listeners:
+    - name: on-demand
+      address: {{ socket_address: {{ address: {}, port_value: {} }} }}
+      filter_chains:
+        - filters:
+            - name: http
+              typed_config:
+                "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+                stat_prefix: on_demand
+                route_config:
+                  virtual_hosts:
+                    - name: all
+                      domains: ["*"]
+                      routes: [{{ match: {{ prefix: / }}, route: {{ cluster_header: x-cluster }} }}]
+                http_filters:
+                  - name: on-demand
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.on_demand.v3.OnDemand
+                      odcds:
+                        source: {{ resource_api_version: V3, ads: {{}} }}
+                        timeout: {}s
+                  - name: router
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+  clusters:
+    - name: xds-grpc"#,
+        at.ip(),
+        at.port(),
+        TIMEOUT.as_secs()
+    )
+}
+
+async fn get(at: SocketAddr, cluster: &str) -> Result<http::Answer, String> {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
+    let request = ::http::Request::get(format!("http://{at}/")).header("x-cluster", cluster);
+    let request = request.body(Empty::new()).unwrap();
+    let answer = async {
+        let response = client.request(request).await.map_err(|error| http::explain(&error))?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.map_err(|error| error.to_string())?;
+        Ok(http::Answer { status, body: String::from_utf8_lossy(&body.to_bytes()).into_owned() })
+    };
+    tokio::time::timeout(VISIBLE, answer).await.map_err(|_| "no answer".to_owned())?
+}
+
+/// With `beside`, Envoy has the wildcard too.
+async fn on_demand(beside: bool) {
+    let backend = Backend::http("one").await;
+    let [known, late] =
+        ["known", "late"].map(|name| Service::new(name, "http", 80).with([&backend]));
+    let manifests = Manifests::new(std::slice::from_ref(&known));
+    let control = ControlPlane::start(manifests.path()).await;
+    let at = SocketAddr::new(places::address(), places::port());
+    let listener = listener(at);
+    let mut pieces = vec![("static_resources:\n  clusters:\n    - name: xds-grpc", &*listener)];
+    if !beside {
+        pieces.push(("  cds_config: { resource_api_version: V3, ads: {} }\n", ""));
+    }
+    let envoy = Envoy::start_with(Sample::Standalone, Wire::Delta, control.grpc, &pieces).await;
+
+    let answer = get(at, &known.cluster()).await.unwrap();
+    assert_eq!((answer.status, &*answer.body), (200, "one HTTP/1.1"));
+    // That there is none is said at once (rule 9), and when there is one, it comes.
+    let begun = Instant::now();
+    assert_eq!(get(at, &late.cluster()).await.unwrap().status, 503);
+    assert!(begun.elapsed() < VISIBLE);
+    manifests.put(&late);
+    eventually(VISIBLE, "the cluster that is there now", async || {
+        same(get(at, &late.cluster()).await?.status, 200)
+    })
+    .await;
+    if !beside {
+        let clusters = envoy.clusters().await.unwrap();
+        assert_eq!(clusters.into_keys().collect::<Vec<_>>(), [known.cluster(), late.cluster()]);
+    }
+}
+
+#[tokio::test]
+async fn rule_21_clusters_on_demand_alone() {
+    on_demand(false).await;
+}
+
+#[tokio::test]
+async fn rule_21_clusters_on_demand_beside_the_wildcard() {
+    on_demand(true).await;
+}

@@ -1,0 +1,80 @@
+//! Two processes on the same input are one control plane to a proxy.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use pilothouse::names::ResourceType;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::harness::backends::Backend;
+use crate::harness::control_plane::ControlPlane;
+use crate::harness::manifests::{Manifests, Service};
+use crate::harness::{DEADLINE, eventually, same};
+
+/// The version of each type, and that of each resource in it.
+type Versions = BTreeMap<&'static str, (String, BTreeMap<String, String>)>;
+
+/// Everything that a delta client is sent, by version.
+async fn versions(control: SocketAddr, endpoints: &[String]) -> Versions {
+    let mut client =
+        AggregatedDiscoveryServiceClient::connect(format!("http://{control}")).await.unwrap();
+    let (requests, outgoing) = mpsc::channel(8);
+    let opened = client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await;
+    let mut responses = opened.unwrap().into_inner();
+    let mut versions = Versions::new();
+    for of in ResourceType::IN_ORDER {
+        let names = match of {
+            ResourceType::Endpoint => endpoints.to_vec(),
+            ResourceType::Route => vec!["http".to_owned()],
+            ResourceType::Cluster | ResourceType::Listener => Vec::new(),
+        };
+        let request = DeltaDiscoveryRequest {
+            node: Some(Node { id: "client".to_owned(), ..Default::default() }),
+            type_url: of.type_url().to_owned(),
+            resource_names_subscribe: names,
+            ..Default::default()
+        };
+        requests.send(request).await.unwrap();
+        let response = tokio::time::timeout(DEADLINE, responses.message()).await.expect("in time");
+        let response = response.unwrap().expect("the stream goes on");
+        assert_eq!(response.type_url, of.type_url());
+        let each = response.resources.into_iter().map(|one| (one.name, one.version)).collect();
+        versions.insert(of.short(), (response.system_version_info, each));
+    }
+    versions
+}
+
+#[tokio::test]
+async fn rule_13_two_processes_agree_on_every_version() {
+    let backends = [Backend::http("one").await, Backend::http("two").await];
+    let [a, b, c] = ["a", "b", "c"].map(|name| Service::new(name, "http", 80).with(&backends));
+    let endpoints = [&a, &b, &c].map(Service::cluster);
+    // One finds everything as it is; the other one was there while it became so.
+    let at_once = Manifests::new(&[a.clone(), b.clone(), c.clone()]);
+    let in_steps = Manifests::new(std::slice::from_ref(&c));
+    let one = ControlPlane::start(at_once.path()).await;
+    let other = ControlPlane::start(in_steps.path()).await;
+    let wanted = versions(one.grpc, &endpoints).await;
+    assert_eq!(wanted["eds"].1.len(), 3, "{wanted:?}");
+
+    let passing = Service::new("passing", "tcp", 81).with(&backends);
+    in_steps.put(&passing);
+    in_steps.put(&b.clone().with_port_name("http2").with_unready(&backends[0]));
+    in_steps.put(&a.clone().with(&backends[..1]));
+    let seen = async || other.debug("registryz").await.map(|page| page.to_string());
+    eventually(DEADLINE, "the passing service", async || {
+        same(seen().await?.contains("passing"), true)
+    })
+    .await;
+    in_steps.put(&b);
+    in_steps.delete(&passing);
+    in_steps.put(&a);
+    eventually(DEADLINE, "equal versions", async || {
+        same(&versions(other.grpc, &endpoints).await, &wanted)
+    })
+    .await;
+}

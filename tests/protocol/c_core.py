@@ -1,0 +1,92 @@
+"""grpcio, hence gRPC's C-core, for the tests in grpc_clients.rs: one JSON command a line on stdin,
+one JSON answer a line on stdout, with the command's id. Commands run side by side."""
+
+import json
+import queue
+import sys
+import threading
+from concurrent import futures
+
+import grpc
+
+CHANNELS = {}
+SERVERS = []
+LOCK = threading.Lock()
+
+
+def channel(target):
+    with LOCK:
+        if target not in CHANNELS:
+            CHANNELS[target] = grpc.insecure_channel(target)
+        return CHANNELS[target]
+
+
+def serve(name):
+    """A workload: answers every call with its name."""
+
+    class Handler(grpc.GenericRpcHandler):
+        def service(self, _details):
+            return grpc.unary_unary_rpc_method_handler(lambda _request, _context: name.encode())
+
+    server = grpc.server(futures.ThreadPoolExecutor(4))
+    server.add_generic_rpc_handlers((Handler(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    SERVERS.append(server)
+    return {"port": port}
+
+
+def outcome(error):
+    trailers = {key: value for key, value in error.trailing_metadata() or () if isinstance(value, str)}
+    return {"code": error.code().name, "details": error.details(), "trailers": trailers}
+
+
+def call(target, method, message, seconds, wait):
+    """A unary call. With `wait`, an unready channel is waited for."""
+    try:
+        unary = channel(target).unary_unary(method)
+        answer = unary(bytes(message), timeout=seconds, wait_for_ready=wait)
+        return {"answer": list(answer)}
+    except grpc.RpcError as error:
+        return outcome(error)
+
+
+def stream(target, method, messages, responses, seconds):
+    """Opens a stream, sends `messages`, and ends it after so many `responses`."""
+    requests = queue.SimpleQueue()
+    for message in messages:
+        requests.put(bytes(message))
+    answers = []
+    try:
+        opened = channel(target).stream_stream(method)(iter(requests.get, None), timeout=seconds)
+        for answer in opened:
+            answers.append(list(answer))
+            if len(answers) == responses:
+                requests.put(None)
+        return {"answers": answers, "code": opened.code().name, "details": opened.details()}
+    except grpc.RpcError as error:
+        return {"answers": answers, **outcome(error)}
+    finally:
+        requests.put(None)
+
+
+COMMANDS = {"serve": serve, "call": call, "stream": stream}
+
+
+def main():
+    with futures.ThreadPoolExecutor(16) as pool:
+        for line in sys.stdin:
+            command = json.loads(line)
+
+            def run(number=command.pop("id"), name=command.pop("do"), arguments=command):
+                try:
+                    answer = COMMANDS[name](**arguments)
+                except Exception as error:  # the test shows it
+                    answer = {"failed": repr(error)}
+                with LOCK:
+                    print(json.dumps({"id": number, **answer}), flush=True)
+
+            pool.submit(run)
+
+
+main()

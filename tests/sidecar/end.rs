@@ -1,0 +1,265 @@
+//! How it ends: with Envoy, by a signal, by a request.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+use crate::agent::Agent;
+use crate::harness::control_plane::ControlPlane;
+use crate::harness::load::Load;
+use crate::harness::manifests::Manifests;
+use crate::harness::process::Process;
+use crate::harness::{DEADLINE, eventually, http, places, same};
+
+/// For agents that need no control plane.
+const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+
+#[tokio::test]
+async fn an_envoy_that_is_killed_takes_the_agent_along() {
+    let mut agent = Agent::start(NOBODY, &[]);
+    agent.answers(503, "cds updates: 0 successful").await;
+    agent.envoy().await.signal(Signal::KILL);
+    assert_eq!(agent.process.end(DEADLINE).await.code(), Some(128 + 9));
+    let log = agent.process.log();
+    assert!(log.contains("Envoy ended by signal 9 (SIGKILL"), "{log}");
+}
+
+#[tokio::test]
+async fn an_agent_that_is_killed_takes_envoy_along() {
+    let mut agent = Agent::start(NOBODY, &[]);
+    agent.answers(503, "cds updates: 0 successful").await;
+    let envoy = agent.envoy().await;
+    agent.process.kill();
+    envoy.is_gone().await;
+}
+
+#[tokio::test]
+async fn an_envoy_that_ends_at_once_is_given_through() {
+    let mut agent = Agent::start_with_script(NOBODY, "echo its own words >&2; exit 3", &[]);
+    assert_eq!(agent.process.end(DEADLINE).await.code(), Some(3));
+    let log = agent.process.log();
+    assert!(log.contains("its own words") && log.contains("Envoy ended with exit code 3"), "{log}");
+    // A bootstrap that the real one refuses.
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("wrong.yaml");
+    std::fs::write(&file, "no_such_field: 1").unwrap();
+    let mut agent = Agent::start(NOBODY, &[&format!("--template={}", file.display())]);
+    assert_eq!(agent.process.end(DEADLINE).await.code(), Some(1));
+    let log = agent.process.log();
+    assert!(log.contains("no_such_field") && log.contains("Envoy ended with exit code 1"), "{log}");
+}
+
+#[tokio::test]
+async fn an_envoy_that_hangs_before_its_admin_port_is_not_ready() {
+    let flags = ["--termination-drain-duration=100ms"];
+    let mut agent = Agent::start_with_script(NOBODY, "exec sleep 1000", &flags);
+    agent.answers(503, "Envoy proxy is NOT ready: Envoy's admin (").await;
+    agent.answers(503, "does not answer: Connection refused").await;
+    agent.says("does not answer: Connection refused").await;
+    assert_eq!(agent.page("/healthz/live").await.unwrap().status, 200);
+    let metrics = agent.page("/stats/prometheus").await.unwrap().body;
+    assert!(metrics.contains("pilothouse_agent_ready 0\n"), "{metrics}");
+    let envoy = agent.envoy().await;
+    agent.process.signal(Signal::TERM);
+    assert_eq!(agent.process.end(DEADLINE).await.code(), Some(0));
+    envoy.is_gone().await;
+}
+
+#[tokio::test]
+async fn an_envoy_that_does_not_hear_is_killed() {
+    let flags = ["--termination-drain-duration=100ms"];
+    let deaf = "trap '' TERM\nwhile :; do sleep 0.1; done";
+    let mut agent = Agent::start_with_script(NOBODY, deaf, &flags);
+    agent.answers(503, "does not answer").await;
+    let envoy = agent.envoy().await;
+    agent.process.signal(Signal::TERM);
+    assert_eq!(agent.process.end(DEADLINE).await.code(), Some(0));
+    envoy.is_gone().await;
+    assert!(agent.process.log().contains("killed"), "{}", agent.process.log());
+}
+
+/// A workload whose answers take a while if the path says so, behind an inbound listener of the
+/// agent's Envoy.
+struct Inbound {
+    listener: SocketAddr,
+    template: String,
+    _folder: TempDir,
+}
+
+const SLOW: Duration = Duration::from_millis(1500);
+
+impl Inbound {
+    async fn new() -> Self {
+        let workload = TcpListener::bind((places::address(), 0)).await.unwrap();
+        let address = workload.local_addr().unwrap();
+        let slow = async || {
+            tokio::time::sleep(SLOW).await;
+            "slow"
+        };
+        let router =
+            axum::Router::new().route("/slow", axum::routing::get(slow)).fallback(async || "quick");
+        tokio::spawn(async move { axum::serve(workload, router).await });
+        let listener = SocketAddr::new(places::address(), 15006);
+        let folder = TempDir::new().unwrap();
+        let file = folder.path().join("inbound.yaml");
+        std::fs::write(&file, inbound(listener, address)).unwrap();
+        Self { listener, template: format!("--template={}", file.display()), _folder: folder }
+    }
+
+    async fn is_served(&self) {
+        eventually(DEADLINE, "the inbound listener", async || {
+            let url = format!("http://{}/", self.listener);
+            same(http::get(&url, None).await?.body.as_str(), "quick")
+        })
+        .await;
+    }
+}
+
+fn inbound(listener: SocketAddr, workload: SocketAddr) -> String {
+    let at = |address: SocketAddr| {
+        format!(
+            "{{ socket_address: {{ address: {}, port_value: {} }} }}",
+            address.ip(),
+            address.port()
+        )
+    };
+    format!(
+        r#"
+static_resources:
+  clusters:
+    - name: workload
+      type: STATIC
+      connect_timeout: 1s
+      load_assignment:
+        cluster_name: workload
+        endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {} }} }}] }}]
+  listeners:
+    - name: inbound
+      traffic_direction: INBOUND
+      address: {}
+      filter_chains:
+        - filters:
+            - name: envoy.filters.network.http_connection_manager
+              typed_config:
+                "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+                stat_prefix: inbound
+                route_config:
+                  name: inbound
+                  virtual_hosts:
+                    - name: all
+                      domains: ["*"]
+                      routes: [{{ match: {{ prefix: "/" }}, route: {{ cluster: workload }} }}]
+                http_filters:
+                  - name: envoy.filters.http.router
+                    typed_config:
+                      "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+"#,
+        at(workload),
+        at(listener)
+    )
+}
+
+#[tokio::test]
+async fn sigterm_cuts_no_request_that_fits_the_drain_time() {
+    let manifests = Manifests::new(&[]);
+    let control = ControlPlane::start(manifests.path()).await;
+    let inbound = Inbound::new().await;
+    let drain = "--termination-drain-duration=4s";
+    let mut agent = Agent::start(control.grpc, &[&inbound.template, drain]);
+    agent.becomes_ready().await;
+    inbound.is_served().await;
+    let load = Load::start(inbound.listener, "workload", &[200]);
+    load.goes_on(20).await;
+    let url = format!("http://{}/slow", inbound.listener);
+    let slow = tokio::spawn(async move { http::get(&url, None).await });
+    eventually(DEADLINE, "the slow request to be under way", async || {
+        let active = agent.stat("cluster.workload.upstream_rq_active").await?;
+        if active > 0 { Ok(()) } else { Err("none active".to_owned()) }
+    })
+    .await;
+
+    agent.process.signal(Signal::TERM);
+    // Readiness goes first; Envoy still takes what comes, until clients have heard.
+    agent.answers(503, "server is not live, current state is: DRAINING").await;
+    load.goes_on(50).await;
+    load.assert_flawless();
+    drop(load);
+    let answer = slow.await.unwrap().expect("it is answered");
+    assert_eq!((answer.status, &*answer.body), (200, "slow"));
+    assert_eq!(agent.process.end(DEADLINE).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn it_may_end_as_soon_as_nobody_is_there() {
+    let manifests = Manifests::new(&[]);
+    let control = ControlPlane::start(manifests.path()).await;
+    let inbound = Inbound::new().await;
+    let flags = [
+        &*inbound.template,
+        "--exit-on-zero-active-connections",
+        "--minimum-drain-duration=100ms",
+        "--drain-time=1h",
+    ];
+    let mut agent = Agent::start(control.grpc, &flags);
+    inbound.is_served().await;
+    let url = format!("http://{}/slow", inbound.listener);
+    let slow = tokio::spawn(async move { http::get(&url, None).await });
+    eventually(DEADLINE, "the slow request to be under way", async || {
+        same(agent.stat("cluster.workload.upstream_rq_active").await?, 1)
+    })
+    .await;
+    agent.process.signal(Signal::TERM);
+    assert_eq!(slow.await.unwrap().map(|answer| answer.body).as_deref(), Ok("slow"));
+    assert_eq!(agent.process.end(DEADLINE).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    let mut agent = Agent::start(NOBODY, &["--termination-drain-duration=1h"]);
+    agent.answers(503, "cds updates: 0 successful").await;
+    let envoy = agent.envoy().await;
+    agent.process.signal(Signal::TERM);
+    agent.says("SIGTERM: draining").await;
+    agent.process.signal(Signal::INT);
+    assert_eq!(agent.process.end(DEADLINE).await.code(), Some(1));
+    envoy.is_gone().await;
+    assert!(agent.process.log().contains("SIGINT again: ended at once"));
+}
+
+#[tokio::test]
+async fn a_request_ends_it_or_only_drains_it() {
+    let manifests = Manifests::new(&[]);
+    let control = ControlPlane::start(manifests.path()).await;
+    let mut agent = Agent::start(control.grpc, &["--termination-drain-duration=100ms"]);
+    agent.becomes_ready().await;
+    for path in ["/drain", "/quitquitquit"] {
+        assert_eq!(agent.page(path).await.unwrap().status, 405, "GET {path}");
+    }
+    assert_eq!(agent.page("/healthz/ready").await.unwrap().status, 200);
+
+    assert_eq!(post(&agent.url(15020, "/drain")).await, 200);
+    agent.answers(503, "current state is: DRAINING").await;
+    assert_eq!(agent.process.status(), None, "it only drains");
+    assert_eq!(post(&agent.url(15020, "/quitquitquit")).await, 200);
+    assert_eq!(agent.process.end(DEADLINE).await.code(), Some(0));
+}
+
+async fn post(url: &str) -> u16 {
+    use hyper_util::client::legacy::Client;
+    let client = Client::builder(hyper_util::rt::TokioExecutor::new())
+        .build_http::<http_body_util::Empty<bytes::Bytes>>();
+    let request = ::http::Request::post(url).body(Default::default()).unwrap();
+    client.request(request).await.expect("an answer").status().as_u16()
+}
+
+#[tokio::test]
+async fn what_is_not_for_people_says_so_by_failing() {
+    // Started by somebody other than the process it is to be tied to, it becomes nothing.
+    let mut command =
+        crate::harness::control_plane::pilothouse(&["tether", "1", "--", "/bin/true"]);
+    let mut process = Process::start("tether", &mut command);
+    assert_eq!(process.end(DEADLINE).await.code(), Some(1));
+}

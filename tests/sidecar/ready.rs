@@ -1,0 +1,125 @@
+//! Readiness: not before the control plane's configuration is there, and from then on whatever becomes
+//! of the control plane.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::agent::Agent;
+use crate::harness::backends::Backend;
+use crate::harness::control_plane::ControlPlane;
+use crate::harness::load::Load;
+use crate::harness::manifests::{Manifests, Service};
+use crate::harness::{DEADLINE, eventually, http, places, same, throughout};
+
+const NOTHING_YET: &str = "Envoy proxy is NOT ready: config not received from Pilot (is Pilot \
+    running?): cds updates: 0 successful, 0 rejected; lds updates: 0 successful, 0 rejected";
+
+#[tokio::test]
+async fn delta_carries_load_through_an_outage() {
+    carries_load_through_an_outage("delta").await;
+}
+
+#[tokio::test]
+async fn sotw_carries_load_through_an_outage() {
+    carries_load_through_an_outage("sotw").await;
+}
+
+async fn carries_load_through_an_outage(xds: &str) {
+    let backend = Backend::http("one").await;
+    let bound = SocketAddr::from((Ipv4Addr::LOCALHOST, places::port()));
+    let service = Service::new("steady", "http", bound.port()).with([&backend]);
+    let manifests = Manifests::new(&[service]);
+    let mut control = ControlPlane::start(manifests.path()).await;
+    control.stop(Signal::KILL).await;
+
+    let agent = Agent::start(control.grpc, &[&format!("--xds={xds}")]);
+    agent.answers(503, NOTHING_YET).await;
+    agent.says(NOTHING_YET).await;
+    assert_eq!(agent.page("/healthz/live").await.unwrap().status, 200);
+    // Envoy's own listener, which asks the agent, opens once there is something to be ready for.
+    let through_envoy = agent.url(15021, "/healthz/ready");
+    let refused = http::get(&through_envoy, None).await.unwrap_err();
+    assert!(refused.contains("refused"), "{refused}");
+
+    control.start_again().await;
+    agent.becomes_ready().await;
+    assert_eq!(http::get(&through_envoy, None).await.unwrap().status, 200);
+    agent.says("Envoy proxy is ready").await;
+    assert_eq!(control.sync().await.unwrap().0["protocol"], xds);
+
+    let load = Load::start(bound, "steady", &[200]);
+    load.goes_on(20).await;
+    for signal in [Signal::KILL, Signal::TERM] {
+        control.stop(signal).await;
+        connection(&agent, 0).await;
+        load.goes_on(50).await;
+        throughout(Duration::from_millis(300), "readiness", async || {
+            same(agent.page("/healthz/ready").await?.status, 200)
+        })
+        .await;
+        control.start_again().await;
+        connection(&agent, 1).await;
+        load.goes_on(20).await;
+    }
+    load.assert_flawless();
+    assert_eq!(agent.page("/healthz/ready").await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_rejection_is_said_in_envoys_words() {
+    let taken = SocketAddr::from((Ipv4Addr::LOCALHOST, places::port()));
+    let occupant = TcpListener::bind(taken).expect("a free port");
+    let backend = Backend::http("one").await;
+    let manifests = Manifests::new(&[Service::new("shut", "http", taken.port()).with([&backend])]);
+    let control = ControlPlane::start(manifests.path()).await;
+    let agent = Agent::start(control.grpc, &[]);
+
+    let sentence = "Envoy proxy is NOT ready: config received from Pilot, but was rejected: cds \
+                    updates: 1 successful, 0 rejected; lds updates: 0 successful, 1 rejected";
+    agent.answers(503, sentence).await;
+    // Envoy's own words, and whose they are.
+    let name = format!("127.0.0.1_{}", taken.port());
+    for words in [&*name, "Address already in use", "fix: "] {
+        agent.answers(503, words).await;
+    }
+    agent.says("Address already in use").await;
+
+    drop(occupant);
+    manifests.put(&Service::new("other", "http", places::port()).with([&backend]));
+    agent.becomes_ready().await;
+}
+
+#[tokio::test]
+async fn both_statistics_are_one_page() {
+    let manifests = Manifests::new(&[]);
+    let control = ControlPlane::start(manifests.path()).await;
+    let agent = Agent::start(control.grpc, &[]);
+    agent.becomes_ready().await;
+    for path in ["/stats/prometheus", "/metrics"] {
+        let page = agent.page(path).await.unwrap().body;
+        for sample in [
+            "pilothouse_agent_ready 1\n",
+            "envoy_server_live{} 1\n",
+            "envoy_cluster_upstream_cx_total{envoy_cluster_name=\"xds-grpc\"} 1\n",
+        ] {
+            assert!(page.contains(sample), "no {sample} in {path}:\n{page}");
+        }
+        assert!(!page.contains("# EOF"), "it is not the end");
+    }
+    let filtered = agent.page("/stats/prometheus?filter=server.live").await.unwrap().body;
+    assert!(filtered.contains("envoy_server_live{} 1\n"), "{filtered}");
+    assert!(!filtered.contains("envoy_cluster_upstream_cx_total"), "{filtered}");
+    let envoys = http::get(&agent.url(15090, "/stats/prometheus"), None).await.unwrap();
+    assert!(envoys.status == 200 && envoys.body.contains("envoy_server_live{} 1\n"));
+    assert_eq!(http::get(&agent.url(15090, "/quitquitquit"), None).await.unwrap().status, 404);
+}
+
+/// Waits until Envoy's stream to the control plane is open (1) or closed (0).
+async fn connection(agent: &Agent, wanted: u64) {
+    eventually(DEADLINE, &format!("control_plane.connected_state {wanted}"), async || {
+        same(agent.stat("control_plane.connected_state").await?, wanted)
+    })
+    .await;
+}
