@@ -18,4 +18,6 @@ mod replicas;
 mod sidecar;
 mod standalone;
 mod unserved;
+mod visibility;
 mod wire;
+mod zones;
