@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use super::aliases::Aliases;
 use super::kinds::KindState;
 use crate::model::{Model, Service, ServiceKey};
 use crate::names::ResourceType;
@@ -17,6 +18,9 @@ use crate::view::{ProxyKind, ViewKey};
 /// One service's clusters, and the service as it was when they were made.
 #[derive(Debug)]
 struct Known {
+    /// As the model has it; the same allocation as long as it has not changed.
+    source: Arc<Service>,
+    /// With its alias followed, if it is one.
     service: Arc<Service>,
     clusters: Vec<Arc<str>>,
 }
@@ -29,6 +33,7 @@ pub struct Builder {
     clusters: Arc<TypeSet>,
     endpoints: Arc<TypeSet>,
     known: BTreeMap<ServiceKey, Known>,
+    aliases: Aliases,
     /// Who claims an address: two virtual hosts with one domain would make Envoy reject the table
     /// that holds them, so the first by key has it.
     addresses: BTreeMap<IpAddr, BTreeSet<ServiceKey>>,
@@ -55,6 +60,7 @@ impl Builder {
             clusters: nothing.with(fixed),
             endpoints: nothing,
             known: BTreeMap::new(),
+            aliases: Aliases::default(),
             addresses: BTreeMap::new(),
             dying: BTreeMap::new(),
             kinds: BTreeMap::new(),
@@ -69,25 +75,31 @@ impl Builder {
         // Services whose listeners and routes may differ: changed ones, and those that win or
         // lose an address by it.
         let mut reroute = BTreeSet::new();
-        for key in dirty {
-            let service = model.service(key);
+        let changed: BTreeSet<_> =
+            dirty.iter().filter(|key| self.has_changed(model, key)).cloned().collect();
+        let aliases = self.aliases.follow(model, &changed, &self.domain);
+        for key in dirty.union(&aliases) {
+            let source = model.service(key);
             let before = self.known.remove(key);
-            let is_new = match (&before, service) {
-                (Some(before), Some(now)) => !Arc::ptr_eq(&before.service, now),
-                (None, None) => continue,
-                _ => true,
+            if before.is_none() && source.is_none() {
+                continue;
+            }
+            let is_new = changed.contains(key) || aliases.contains(key);
+            let service = match &before {
+                Some(before) if !is_new => Some(before.service.clone()),
+                _ => model.resolved(key, &self.domain),
             };
             if is_new {
                 reroute.insert(key.clone());
                 let old = before.as_ref().map(|before| before.service.cluster_ips());
-                let new = service.map(|service| service.cluster_ips());
+                let new = service.as_ref().map(|service| service.cluster_ips());
                 self.claim(key, old.unwrap_or_default(), new.unwrap_or_default(), &mut reroute);
             }
             let mut names = match &before {
                 Some(before) if !is_new => before.clusters.clone(),
                 _ => Vec::new(),
             };
-            if let Some(service) = service {
+            if let Some(service) = &service {
                 if is_new {
                     for cluster in clusters::of_service(service, &self.domain) {
                         let name: Arc<str> = cluster.name.as_str().into();
@@ -98,10 +110,15 @@ impl Builder {
                     }
                 }
                 let slices = model.slices(key).map(|slice| &**slice);
-                let assignments = endpoints::of_service(service, slices, &self.domain);
-                for (name, assignment) in names.iter().zip(assignments) {
-                    let resource = Resource::new(ResourceType::Endpoint, name.clone(), &assignment);
-                    endpoint_changes.push((name.clone(), Some(resource)));
+                let mut assignments =
+                    endpoints::of_service(service, slices, &self.domain).into_iter();
+                for name in &names {
+                    // None for a cluster that finds its endpoints by DNS; there may have been one
+                    // when it was another service's.
+                    let assignment = assignments.next().map(|assignment| {
+                        Resource::new(ResourceType::Endpoint, name.clone(), &assignment)
+                    });
+                    endpoint_changes.push((name.clone(), assignment));
                 }
             }
             for name in before.into_iter().flat_map(|before| before.clusters) {
@@ -109,14 +126,22 @@ impl Builder {
                     self.dying.insert(name, self.generation + 1);
                 }
             }
-            if let Some(service) = service {
-                let known = Known { service: service.clone(), clusters: names };
+            if let (Some(source), Some(service)) = (source, service) {
+                let known = Known { source: source.clone(), service, clusters: names };
                 self.known.insert(key.clone(), known);
             }
         }
         self.clusters = self.clusters.with(cluster_changes);
         self.endpoints = self.endpoints.with(endpoint_changes);
         self.reroute(&reroute);
+    }
+
+    fn has_changed(&self, model: &Model, key: &ServiceKey) -> bool {
+        match (self.known.get(key), model.service(key)) {
+            (Some(before), Some(now)) => !Arc::ptr_eq(&before.source, now),
+            (None, None) => false,
+            _ => true,
+        }
     }
 
     /// Some clusters lost their routes with the snapshot of this generation and wait for

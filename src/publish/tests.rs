@@ -17,6 +17,7 @@ use crate::names::ResourceType;
 use crate::snapshot::{Snapshot, View};
 use crate::view::{ProxyKind, ViewKey};
 
+mod aliases;
 mod random;
 
 const DOMAIN: &str = "cluster.local";

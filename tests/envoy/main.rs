@@ -9,6 +9,7 @@ mod bound;
 mod changes;
 mod harness;
 mod interrupted;
+mod meaning;
 mod on_demand;
 mod outage;
 mod process;
