@@ -1,13 +1,17 @@
 //! The streams that proxies hold open: gRPC below tonic's codec, the protocol above it.
 //!
-//! `request` reads, `session` decides, `stream` moves bytes, `service` speaks gRPC, `server`
-//! is the port. Uses
-//! `snapshot`, `subscription`, `view`, `proxies` and `names`; knows neither the model nor
-//! Kubernetes.
+//! `server` is the port, `connection` one TCP connection to it, `service` speaks gRPC, `requests`
+//! cuts messages off HTTP/2, `stream` moves bytes, `request` reads them and `session` decides.
+//! `admission` says who starts when, `outbox` ends readers that have stopped. Uses `snapshot`,
+//! `subscription`, `view`, `proxies` and `names`; knows neither the model nor Kubernetes.
 
+mod admission;
+mod connection;
 pub mod node;
+mod outbox;
 pub mod request;
+mod requests;
 pub mod server;
-pub mod service;
+mod service;
 pub mod session;
 pub mod stream;

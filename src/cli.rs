@@ -228,6 +228,24 @@ pub struct Serve {
     )]
     pub ack_timeout: Duration,
 
+    /// How long a proxy that has stopped reading may take nothing of a response before it is
+    /// disconnected
+    #[arg(
+        long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration,
+        env = "PILOTHOUSE_SEND_TIMEOUT", help_heading = "Limits for a proxy"
+    )]
+    pub send_timeout: Duration,
+
+    /// New proxies that are brought into sync at the same time, when many come at once; the others
+    /// wait for their turn. 0 for no limit
+    #[arg(
+        long,
+        default_value_t = 100,
+        env = "PILOTHOUSE_MAX_STARTING",
+        help_heading = "Limits for a proxy"
+    )]
+    pub max_starting: usize,
+
     /// HTTP/2 keepalive: a quiet peer is asked this often, and dropped if it does not answer within
     /// a third of it
     #[arg(
@@ -304,8 +322,10 @@ impl Serve {
                 request_bytes: self.max_request_bytes,
                 first_request: self.first_request_timeout,
                 ack: self.ack_timeout,
+                send: self.send_timeout,
                 requests_per_second: self.max_requests_per_second,
                 streams_per_peer: self.max_streams_per_peer,
+                starting: self.max_starting,
             },
             keepalive: self.keepalive,
             shutdown_timeout: self.shutdown_timeout,
@@ -334,8 +354,8 @@ impl fmt::Display for Serve {
             f,
             " domain={} grpc-addr={} http-addr={} monitoring-addr={} pace={:?} linger={:?} \
              max-request-bytes={} max-names={} max-types={} max-requests-per-second={} \
-             max-streams-per-peer={} first-request-timeout={:?} ack-timeout={:?} keepalive={:?} \
-             shutdown-timeout={:?}",
+             max-streams-per-peer={} max-starting={} first-request-timeout={:?} ack-timeout={:?} \
+             send-timeout={:?} keepalive={:?} shutdown-timeout={:?}",
             self.domain,
             self.grpc_addr,
             self.http_addr,
@@ -347,8 +367,10 @@ impl fmt::Display for Serve {
             self.max_types,
             self.max_requests_per_second,
             self.max_streams_per_peer,
+            self.max_starting,
             self.first_request_timeout,
             self.ack_timeout,
+            self.send_timeout,
             self.keepalive,
             self.shutdown_timeout,
         )

@@ -17,7 +17,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
@@ -38,6 +38,8 @@ pub struct Metrics {
     snapshot_seconds: Histogram,
     streams_opened: Counter,
     streams_closed: Counter,
+    waiting: Gauge,
+    send_timeouts: Counter,
 }
 
 #[derive(Debug)]
@@ -74,6 +76,8 @@ impl Metrics {
             snapshot_seconds: seconds(),
             streams_opened: Counter::default(),
             streams_closed: Counter::default(),
+            waiting: Gauge::default(),
+            send_timeouts: Counter::default(),
         });
         registry.register_collector(Box::new(metrics.clone()));
         metrics
@@ -119,6 +123,26 @@ impl Metrics {
         self.streams_closed.inc();
     }
 
+    /// A stream waits for its turn to be brought into sync.
+    pub fn turn_awaited(&self) {
+        self.waiting.inc();
+    }
+
+    /// It has it, or has gone.
+    pub fn turn_awaited_no_more(&self) {
+        self.waiting.dec();
+    }
+
+    /// How many streams wait for their turn.
+    pub fn turns_awaited(&self) -> i64 {
+        self.waiting.get()
+    }
+
+    /// A reader that had stopped was disconnected.
+    pub fn send_timeout(&self) {
+        self.send_timeouts.inc();
+    }
+
     /// A snapshot was published, and building it took this long.
     pub fn snapshot_cut(&self, took: Duration) {
         self.snapshots.inc();
@@ -138,7 +162,7 @@ impl Metrics {
             Change::ServiceGone(_) => (&self.services_gone, 1),
             Change::Slice(_) | Change::SliceGone { .. } => (&self.endpoints, 1),
             Change::Slices(_, list) => (&self.endpoints, list.len()),
-            Change::Synced => return,
+            Change::Node(_) | Change::NodeGone(_) | Change::Nodes(_) | Change::Synced => return,
         };
         counter.inc_by(times as u64);
     }
@@ -238,6 +262,16 @@ impl Collector for Metrics {
             "pilothouse_streams_closed",
             "xDS streams ended, for whatever reason",
             self.streams_closed.clone(),
+        )?;
+        families.one(
+            "pilothouse_waiting_streams",
+            "xDS streams that wait for their turn to be brought into sync",
+            self.waiting.clone(),
+        )?;
+        families.one(
+            "pilothouse_send_timeouts",
+            "Proxies disconnected because they had stopped reading",
+            self.send_timeouts.clone(),
         )
     }
 }

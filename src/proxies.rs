@@ -13,7 +13,7 @@ use dashmap::DashMap;
 use thiserror::Error;
 
 use crate::names::ResourceType;
-use crate::snapshot::TypeSet;
+use crate::snapshot::{TypeSet, Version};
 use crate::subscription::Subscription;
 use crate::view::ViewKey;
 
@@ -48,7 +48,7 @@ pub struct TypeStatus {
     pub last_error: Option<Arc<str>>,
     pub last_nack: Option<SystemTime>,
     /// `version_info` or `system_version_info` of the last response.
-    pub version: String,
+    pub version: Option<Version>,
     /// What has been sent, and which of it was asked for.
     pub set: Option<Arc<TypeSet>>,
     pub subscription: Option<Arc<Subscription>>,
@@ -104,10 +104,9 @@ pub struct Connection {
 impl Connection {
     /// Istio's connection id: the proxy's name and a number.
     pub fn connection_id(&self) -> String {
-        match self.status().identity {
-            Some(identity) => format!("{}-{}", identity.name, self.id),
-            None => format!("unknown-{}", self.id),
-        }
+        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = status.identity.as_ref().map_or("unknown", |identity| &identity.name);
+        format!("{name}-{}", self.id)
     }
 
     /// A consistent copy; sets and names in it are shared.

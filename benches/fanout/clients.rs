@@ -1,22 +1,22 @@
 //! Simulated sidecars: subscribe as Envoys do, ACK everything, note when things arrive.
 
-use std::io::BufRead;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::cell::RefCell;
+use std::io::{self, BufRead};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
-use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::Node;
-use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use pilothouse::names::ResourceType;
+use pilothouse::wire::{DeltaDiscoveryRequest, DiscoveryRequest};
 use prost::Message;
-use prost::encoding::{decode_key, decode_varint};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
-use crate::http2::{self, Event, Reader};
-use crate::{Cold, Options, mesh, now, say};
+use crate::http2::{self, Reader, Response};
+use crate::{Arrival, Cold, Options, mesh, now, process, say};
 
 const SOTW: &str =
     "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
@@ -28,67 +28,93 @@ const NOTHING: usize = 0;
 const ENDPOINT: usize = 1;
 const SERVICE: usize = 2;
 
+/// Connections in the making at a time: more than the kernel's queue holds would be lost and tried
+/// again after a second, which says nothing about the server.
+const CONNECTING: usize = 1000;
+
+thread_local! {
+    /// Where a thread reads into: ten thousand idle sidecars need no buffers.
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; 256 << 10]);
+}
+
 /// What all sidecars share.
 struct Fleet {
     options: Options,
-    port: u16,
     awaited: AtomicUsize,
     bytes: AtomicUsize,
+    messages: AtomicUsize,
     arrived: Mutex<Vec<f64>>,
+    /// How many arrivals are waited for.
+    target: AtomicUsize,
     more: Condvar,
+    connecting: Semaphore,
     /// Names of all clusters, encoded as the subscription of both variants (field 3).
-    names: Bytes,
+    names: Vec<u8>,
     stall: watch::Receiver<bool>,
+    /// For the curve: every EDS response of every stream.
+    recording: AtomicBool,
+    recorded: Mutex<Vec<Arrival>>,
 }
 
 pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
+    process::raise_files(options.streams)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (stall, stalled) = watch::channel(false);
     let names = (0..options.services).map(mesh::cluster).collect();
-    let names = DiscoveryRequest { resource_names: names, ..Default::default() };
     let fleet = Arc::new(Fleet {
         options: options.clone(),
-        port: options.port,
         awaited: AtomicUsize::new(NOTHING),
         bytes: AtomicUsize::new(0),
+        messages: AtomicUsize::new(0),
         arrived: Mutex::new(Vec::new()),
+        target: AtomicUsize::new(options.streams),
         more: Condvar::new(),
-        names: names.encode_to_vec().into(),
+        connecting: Semaphore::new(CONNECTING),
+        names: DiscoveryRequest { resource_names: names, ..Default::default() }.encode_to_vec(),
         stall: stalled,
+        recording: AtomicBool::new(false),
+        recorded: Mutex::new(Vec::new()),
     });
     let begun = now();
     for number in 0..options.streams {
         let fleet = fleet.clone();
         runtime.spawn(async move {
-            let run = if fleet.options.raw {
-                raw(&fleet, number).await
-            } else {
-                sidecar(&fleet, number).await
-            };
-            if let Err(problem) = run {
+            if let Err(problem) = sidecar(&fleet, number).await {
                 eprintln!("sidecar {number}: {problem:#}");
                 std::process::exit(1);
             }
         });
     }
-    let at = fleet.wait(options.streams);
-    let last = at.iter().copied().fold(0.0, f64::max);
+    let at = fleet.wait();
+    let took = at.iter().map(|at| (at - begun) * 1000.0).collect();
     let bytes = fleet.bytes.load(Ordering::Relaxed) as u64;
-    say("cold", serde_json::to_string(&Cold { ms: (last - begun) * 1000.0, bytes })?);
+    say("cold", serde_json::to_string(&Cold { took, bytes })?);
 
-    let mut reading = options.streams;
-    for line in std::io::stdin().lock().lines() {
+    for line in io::stdin().lock().lines() {
         match line?.as_str() {
             "stall" => {
                 stall.send_replace(true);
-                reading = options.streams - options.stalled;
+                fleet.target.store(options.streams - options.stalled, Ordering::SeqCst);
                 say("stalled", "");
+            }
+            "settle" => {
+                fleet.settle();
+                say("settled", fleet.bytes.load(Ordering::Relaxed));
+            }
+            "record" => {
+                fleet.recording.store(true, Ordering::SeqCst);
+                say("recording", "");
+            }
+            "recorded" => {
+                fleet.recording.store(false, Ordering::SeqCst);
+                let all = fleet.recorded.lock().map(|mut all| std::mem::take(&mut *all));
+                say("recorded", serde_json::to_string(&all.unwrap_or_default())?);
             }
             what => {
                 let awaited = if what == "await service" { SERVICE } else { ENDPOINT };
                 fleet.awaited.store(awaited, Ordering::SeqCst);
                 say("awaiting", "");
-                let at = fleet.wait(reading);
+                let at = fleet.wait();
                 fleet.awaited.store(NOTHING, Ordering::SeqCst);
                 say("arrived", serde_json::to_string(&at)?);
             }
@@ -101,14 +127,16 @@ impl Fleet {
     fn arrive(&self) {
         if let Ok(mut arrived) = self.arrived.lock() {
             arrived.push(now());
+            if arrived.len() == self.target.load(Ordering::Relaxed) {
+                self.more.notify_all();
+            }
         }
-        self.more.notify_all();
     }
 
-    /// The times of the next `count` arrivals.
-    fn wait(&self, count: usize) -> Vec<f64> {
+    /// The times at which all that read have what is awaited.
+    fn wait(&self) -> Vec<f64> {
         let Ok(mut arrived) = self.arrived.lock() else { return Vec::new() };
-        while arrived.len() < count {
+        while arrived.len() < self.target.load(Ordering::Relaxed) {
             match self.more.wait(arrived) {
                 Ok(again) => arrived = again,
                 Err(_) => return Vec::new(),
@@ -116,28 +144,64 @@ impl Fleet {
         }
         std::mem::take(&mut arrived)
     }
+
+    /// Returns once nothing has come for a while.
+    fn settle(&self) {
+        let mut before = usize::MAX;
+        loop {
+            let messages = self.messages.load(Ordering::Relaxed);
+            if messages == before {
+                return;
+            }
+            before = messages;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
 }
 
-/// Reads length-prefixed messages: four of them are the start, each further one a change.
-async fn raw(fleet: &Fleet, number: usize) -> anyhow::Result<()> {
-    let mut socket = connect(fleet.port).await?;
+/// What one sidecar knows.
+#[derive(Default)]
+struct Sidecar {
+    number: usize,
+    delta: bool,
+    got: [usize; 4],
+    /// Of what is awaited.
+    got_now: [bool; 4],
+    eds_nonce: String,
+    in_sync: bool,
+    /// Clusters that came later.
+    extra: usize,
+}
+
+async fn sidecar(fleet: &Fleet, number: usize) -> anyhow::Result<()> {
+    let delta = fleet.options.delta;
+    let mut socket = {
+        let _turn = fleet.connecting.acquire().await?;
+        connect(fleet.options.port).await?
+    };
     let mut stall = fleet.stall.clone();
-    let mut messages = 0;
-    let mut content = Vec::new();
+    let mut one = Sidecar { number, delta, ..Sidecar::default() };
+    let mut out = http2::opening(if delta { DELTA } else { SOTW });
+    http2::message(&mut out, &[&first(number, delta)]);
+    socket.write_all(&out).await?;
+    let mut reader = Reader::default();
     loop {
-        let mut len = [0; 4];
         tokio::select! {
-            read = socket.read_exact(&mut len) => { read?; }
+            ready = socket.readable() => ready?,
             () = stalled(&mut stall), if number < fleet.options.stalled => {
                 return std::future::pending().await;
             }
         }
-        content.resize(u32::from_be_bytes(len) as usize, 0);
-        socket.read_exact(&mut content).await?;
-        messages += 1;
-        fleet.bytes.fetch_add(content.len(), Ordering::Relaxed);
-        if messages >= 4 {
-            fleet.arrive();
+        let mut out = Vec::new();
+        SCRATCH.with_borrow_mut(|scratch| match socket.try_read(scratch) {
+            Ok(0) => bail!("cut by the server"),
+            Ok(read) => reader
+                .take(&scratch[..read], &mut out, |response, out| one.take(fleet, response, out)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error.into()),
+        })?;
+        if !out.is_empty() && !fleet.options.mute {
+            socket.write_all(&out).await?;
         }
     }
 }
@@ -147,122 +211,92 @@ async fn stalled(stall: &mut watch::Receiver<bool>) {
     let _ = stall.wait_for(|on| *on).await;
 }
 
-/// What one sidecar knows.
-#[derive(Default)]
-struct Sidecar {
-    delta: bool,
-    /// Responses of each type, and since something is awaited.
-    got: [usize; 4],
-    got_now: [bool; 4],
-    eds_nonce: Bytes,
-    in_sync: bool,
-    extra: usize,
-}
-
-async fn sidecar(fleet: &Fleet, number: usize) -> anyhow::Result<()> {
-    let delta = fleet.options.delta;
-    let mut socket = connect(fleet.port).await?;
-    let mut stall = fleet.stall.clone();
-    let mut one = Sidecar { delta, ..Sidecar::default() };
-    let mut out = http2::opening(if delta { DELTA } else { SOTW });
-    http2::message(&mut out, &[&first(number, delta)]);
-    let mut reader = Reader::default();
-    loop {
-        if !out.is_empty() {
-            socket.write_all(&out).await?;
-            out.clear();
-        }
-        reader.raw.reserve(64 << 10);
-        tokio::select! {
-            read = socket.read_buf(&mut reader.raw) => {
-                if read? == 0 {
-                    bail!("cut by the server");
-                }
-            }
-            () = stalled(&mut stall), if number < fleet.options.stalled => {
-                return std::future::pending().await;
-            }
-        }
-        while let Some(event) = reader.next() {
-            match event {
-                Event::Message(message) => one.take(fleet, message, &mut out)?,
-                Event::Reply(reply) => out.extend_from_slice(&reply),
-                Event::Ended(why) => bail!(why),
-            }
-        }
-    }
-}
-
 impl Sidecar {
-    fn take(&mut self, fleet: &Fleet, message: Bytes, out: &mut Vec<u8>) -> anyhow::Result<()> {
+    fn take(&mut self, fleet: &Fleet, got: Response, out: &mut Vec<u8>) -> anyhow::Result<()> {
         use ResourceType::{Cluster, Endpoint, Listener, Route};
-        fleet.bytes.fetch_add(message.len(), Ordering::Relaxed);
-        let (of, nonce) = head(message)?;
+        fleet.bytes.fetch_add(got.bytes, Ordering::Relaxed);
+        fleet.messages.fetch_add(1, Ordering::Relaxed);
+        let of = got.of.context("a response without a type")?;
+        if of == Endpoint && fleet.recording.load(Ordering::Relaxed) {
+            let arrival = Arrival { stream: self.number, version: got.version, at: now() };
+            fleet.recorded.lock().map(|mut all| all.push(arrival)).ok();
+        }
         let again = self.got[of.index()] > 0;
         self.got[of.index()] += 1;
         let names: &[u8] = if of == Endpoint && !self.delta { &fleet.names } else { &[] };
         if of == Endpoint {
-            self.eds_nonce = nonce.clone();
+            self.eds_nonce.clone_from(&got.nonce);
         }
         let extra = self.extra_names(fleet, of);
-        http2::message(out, &[names, &extra, &self.request(of, &nonce)]);
+        http2::message(out, &[names, &extra, &self.request(of, &got.nonce)]);
         match of {
             Cluster if !again => {
-                http2::message(out, &[&fleet.names, &self.request(Endpoint, b"")]);
-                http2::message(out, &[&self.request(Listener, b"")]);
+                http2::message(out, &[&fleet.names, &self.request(Endpoint, "")]);
+                http2::message(out, &[&self.request(Listener, "")]);
             }
             Cluster => {
                 self.extra += 1;
-                let extra = self.extra_names(fleet, Endpoint);
-                let names: &[u8] = if self.delta { &[] } else { &fleet.names };
-                let nonce = if self.delta { Bytes::new() } else { self.eds_nonce.clone() };
-                http2::message(out, &[names, &extra, &self.request(Endpoint, &nonce)]);
+                if self.delta {
+                    let name = mesh::cluster(fleet.options.services + self.extra - 1);
+                    let name = field(3, name.as_bytes());
+                    http2::message(out, &[&name, &self.request(Endpoint, "")]);
+                } else {
+                    let extra = self.extra_names(fleet, Endpoint);
+                    let request = self.request(Endpoint, &self.eds_nonce);
+                    http2::message(out, &[&fleet.names, &extra, &request]);
+                }
             }
             Listener if !again => {
-                let mut request = self.request(Route, b"");
-                request.extend_from_slice(&field(3, mesh::PORT.to_string().as_bytes()));
-                http2::message(out, &[&request]);
+                let name = field(3, mesh::PORT.to_string().as_bytes());
+                http2::message(out, &[&name, &self.request(Route, "")]);
             }
             _ => {}
         }
+        self.arrive(fleet, of);
+        Ok(())
+    }
 
-        let awaited = fleet.awaited.load(Ordering::SeqCst);
+    fn arrive(&mut self, fleet: &Fleet, of: ResourceType) {
         if !self.in_sync {
             if self.got.iter().all(|count| *count > 0) {
                 self.in_sync = true;
                 fleet.arrive();
             }
-        } else if awaited == ENDPOINT && of == Endpoint {
-            fleet.arrive();
-        } else if awaited == SERVICE {
-            self.got_now[of.index()] = true;
-            if self.got_now == [true, true, false, true] {
-                self.got_now = [false; 4];
-                fleet.arrive();
+            return;
+        }
+        match fleet.awaited.load(Ordering::SeqCst) {
+            ENDPOINT if of == ResourceType::Endpoint => fleet.arrive(),
+            SERVICE => {
+                self.got_now[of.index()] = true;
+                if self.got_now == [true, true, false, true] {
+                    self.got_now = [false; 4];
+                    fleet.arrive();
+                }
             }
+            _ => {}
         }
-        Ok(())
     }
 
-    /// Clusters that came later, as names of an EDS request.
+    /// Names beside those of the start that a state-of-the-world request repeats.
     fn extra_names(&self, fleet: &Fleet, of: ResourceType) -> Vec<u8> {
-        if of != ResourceType::Endpoint || (self.delta && self.extra == 0) {
-            // RDS repeats its one name in SotW.
-            let rds = of == ResourceType::Route && !self.delta;
-            return if rds { field(3, mesh::PORT.to_string().as_bytes()) } else { Vec::new() };
+        match of {
+            ResourceType::Route if !self.delta => field(3, mesh::PORT.to_string().as_bytes()),
+            ResourceType::Endpoint if !self.delta => {
+                let later = (0..self.extra).map(|at| mesh::cluster(fleet.options.services + at));
+                later.flat_map(|name| field(3, name.as_bytes())).collect()
+            }
+            _ => Vec::new(),
         }
-        let later = (0..self.extra).map(|at| mesh::cluster(fleet.options.services + at));
-        later.flat_map(|name| field(3, name.as_bytes())).collect()
     }
 
-    /// Type and nonce, in the variant's field numbers.
-    fn request(&self, of: ResourceType, nonce: &[u8]) -> Vec<u8> {
-        let (type_field, nonce_field) = if self.delta { (2, 6) } else { (4, 5) };
-        let mut out = field(type_field, of.type_url().as_bytes());
-        if !nonce.is_empty() {
-            out.extend_from_slice(&field(nonce_field, nonce));
+    /// A request without its names.
+    fn request(&self, of: ResourceType, nonce: &str) -> Vec<u8> {
+        let (type_url, response_nonce) = (of.type_url().to_owned(), nonce.to_owned());
+        if self.delta {
+            DeltaDiscoveryRequest { type_url, response_nonce, ..Default::default() }.encode_to_vec()
+        } else {
+            DiscoveryRequest { type_url, response_nonce, ..Default::default() }.encode_to_vec()
         }
-        out
     }
 }
 
@@ -273,29 +307,14 @@ fn first(number: usize, delta: bool) -> Vec<u8> {
         number >> 8 & 255,
         number & 255
     );
-    let node = Some(Node { id, cluster: "bench".to_owned(), ..Default::default() });
+    let node = Node { id, cluster: "bench".to_owned(), ..Default::default() };
+    let node = node.encode_to_vec().into();
     let type_url = ResourceType::Cluster.type_url().to_owned();
     if delta {
         DeltaDiscoveryRequest { node, type_url, ..Default::default() }.encode_to_vec()
     } else {
         DiscoveryRequest { node, type_url, ..Default::default() }.encode_to_vec()
     }
-}
-
-/// Type and nonce of a response: fields 4 and 5 in both variants.
-fn head(mut message: Bytes) -> anyhow::Result<(ResourceType, Bytes)> {
-    let (mut of, mut nonce) = (None, Bytes::new());
-    while !message.is_empty() {
-        let (number, _) = decode_key(&mut message)?;
-        let len = decode_varint(&mut message)? as usize;
-        let content = message.split_to(len);
-        match number {
-            4 => of = ResourceType::from_type_url(std::str::from_utf8(&content)?),
-            5 => nonce = content,
-            _ => {}
-        }
-    }
-    Ok((of.context("a response without a type")?, nonce))
 }
 
 fn field(number: u8, content: &[u8]) -> Vec<u8> {
@@ -312,7 +331,7 @@ async fn connect(port: u16) -> anyhow::Result<TcpStream> {
             socket.set_nodelay(true)?;
             return Ok(socket);
         }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     bail!("cannot connect to port {port}")
 }

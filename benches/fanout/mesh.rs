@@ -7,6 +7,7 @@ use pilothouse::model::{
     Endpoint, EndpointSlice, EndpointState, Protocol, Service, ServiceKey, ServiceKind,
     ServicePort, SlicePort, Subset,
 };
+use pilothouse::view::{ProxyKind, ViewKey};
 
 /// All services listen here, as bookinfo's do.
 pub(crate) const PORT: u16 = 9080;
@@ -44,4 +45,9 @@ pub(crate) fn cluster(number: usize) -> String {
 
 fn key(number: usize) -> ServiceKey {
     ServiceKey::new("default", format!("svc-{number}"))
+}
+
+/// What all sidecars of the benchmark are.
+pub(crate) fn view() -> ViewKey {
+    ViewKey::new(ProxyKind::Sidecar, Some("default"))
 }

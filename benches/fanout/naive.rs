@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
@@ -16,22 +16,25 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 use envoy_types::pb::google::protobuf::Any;
 use futures::Stream;
 use pilothouse::names::ResourceType;
-use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{Options, mesh, now, raw, say};
+use crate::raw::Mesh;
+use crate::{Options, mesh, now, process, say};
 
-/// All resources by type and name.
+type Names = BTreeSet<String>;
+
+/// Resources by type and name.
 type Resources = BTreeMap<&'static str, BTreeMap<String, Vec<u8>>>;
 
 #[derive(Debug)]
 struct Naive {
-    resources: Resources,
-    changes: broadcast::Sender<String>,
+    resources: RwLock<Resources>,
+    /// Type and names of what changed.
+    changes: broadcast::Sender<(&'static str, Arc<Names>)>,
 }
 
 /// What the generated trait, which has `&self`, can be implemented for.
@@ -39,65 +42,79 @@ struct Naive {
 struct Service(Arc<Naive>);
 
 pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
+    process::raise_files(options.streams)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let view = raw::view(options);
+    let mut mesh = Mesh::new(options);
     let mut resources = Resources::new();
     for of in ResourceType::IN_ORDER {
-        let all = view.set(of).iter().map(|one| (one.name.to_string(), one.value().to_vec()));
+        let set = mesh.view().set(of);
+        let all = set.iter().map(|one| (one.name.to_string(), one.value().to_vec()));
         resources.insert(of.type_url(), all.collect());
     }
     let (changes, _) = broadcast::channel(64);
-    let service = AggregatedDiscoveryServiceServer::new(Service(Arc::new(Naive {
-        resources,
-        changes: changes.clone(),
-    })));
-    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
-    let port = listener.local_addr()?.port();
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    runtime.spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
+    let naive = Arc::new(Naive { resources: RwLock::new(resources), changes: changes.clone() });
+    let service = AggregatedDiscoveryServiceServer::new(Service(naive.clone()));
+    let port = runtime.block_on(async {
+        let listener = process::listen()?;
+        let port = listener.local_addr()?.port();
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
+        anyhow::Ok(port)
+    })?;
     say("port", port);
     for line in std::io::stdin().lock().lines() {
-        line?;
-        say("begun", now());
-        changes.send(mesh::cluster(0))?;
+        if line?.starts_with("service") {
+            let added = mesh.add();
+            say("begun", now());
+            for (of, told) in added {
+                let names: Names = told.iter().map(|one| one.name.to_string()).collect();
+                naive.put(of, told.iter().map(|one| (one.name.to_string(), one.value().to_vec())));
+                if of != ResourceType::Endpoint {
+                    changes.send((of.type_url(), names.into()))?;
+                }
+            }
+        } else {
+            say("begun", now());
+            let names = Names::from([mesh::cluster(0)]);
+            changes.send((ResourceType::Endpoint.type_url(), names.into()))?;
+        }
     }
     Ok(())
 }
 
 impl Naive {
-    fn wanted<'a>(
-        &'a self,
-        type_url: &str,
-        names: &BTreeSet<String>,
-    ) -> impl Iterator<Item = (&'a String, &'a Vec<u8>)> {
-        let all = self.resources.get(type_url).into_iter().flatten();
-        let names = names.clone();
-        all.filter(move |(name, _)| names.is_empty() || names.contains(*name))
+    fn put(&self, of: ResourceType, told: impl Iterator<Item = (String, Vec<u8>)>) {
+        let mut all = self.resources.write().unwrap_or_else(PoisonError::into_inner);
+        all.entry(of.type_url()).or_default().extend(told);
     }
 
-    fn sotw(&self, type_url: &str, names: &BTreeSet<String>, nonce: u64) -> DiscoveryResponse {
-        let resources = self
-            .wanted(type_url, names)
-            .map(|(_, value)| Any { type_url: type_url.to_owned(), value: value.clone() });
+    /// What a response carries; everything of the type for no names.
+    fn wanted(&self, type_url: &str, names: &Names) -> Vec<(String, Any)> {
+        let all = self.resources.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(of_type) = all.get(type_url) else { return Vec::new() };
+        let any = |value: &Vec<u8>| Any { type_url: type_url.to_owned(), value: value.clone() };
+        if names.is_empty() {
+            return of_type.iter().map(|(name, value)| (name.clone(), any(value))).collect();
+        }
+        let named = names.iter().filter_map(|name| Some((name.clone(), any(of_type.get(name)?))));
+        named.collect()
+    }
+
+    fn sotw(&self, type_url: &str, names: &Names, nonce: u64) -> DiscoveryResponse {
         DiscoveryResponse {
             version_info: nonce.to_string(),
-            resources: resources.collect(),
+            resources: self.wanted(type_url, names).into_iter().map(|(_, any)| any).collect(),
             type_url: type_url.to_owned(),
             nonce: nonce.to_string(),
             ..Default::default()
         }
     }
 
-    fn delta(
-        &self,
-        type_url: &str,
-        names: &BTreeSet<String>,
-        nonce: u64,
-    ) -> DeltaDiscoveryResponse {
-        let resources = self.wanted(type_url, names).map(|(name, value)| DeltaResource {
-            name: name.clone(),
+    fn delta(&self, type_url: &str, names: &Names, nonce: u64) -> DeltaDiscoveryResponse {
+        let resources = self.wanted(type_url, names).into_iter().map(|(name, any)| DeltaResource {
+            name,
             version: nonce.to_string(),
-            resource: Some(Any { type_url: type_url.to_owned(), value: value.clone() }),
+            resource: Some(any),
             ..Default::default()
         });
         DeltaDiscoveryResponse {
@@ -107,6 +124,58 @@ impl Naive {
             nonce: nonce.to_string(),
             ..Default::default()
         }
+    }
+
+    /// One stream. `read` gives the type and names of a request, `respond` makes what is sent.
+    fn serve<Q, R>(
+        self: &Arc<Self>,
+        mut requests: Streaming<Q>,
+        read: fn(Q) -> (String, Vec<String>),
+        respond: fn(&Self, &str, &Names, u64) -> R,
+    ) -> Response<Responses<R>>
+    where
+        Q: Send + 'static,
+        R: Send + 'static,
+    {
+        let (send, receive) = mpsc::channel(16);
+        let (naive, mut changes) = (self.clone(), self.changes.subscribe());
+        tokio::spawn(async move {
+            let mut nonce = 0;
+            let mut subscribed: BTreeMap<String, Names> = BTreeMap::new();
+            loop {
+                let response = tokio::select! {
+                    request = requests.message() => {
+                        let Ok(Some(request)) = request else { return };
+                        let (type_url, names) = read(request);
+                        let first = !subscribed.contains_key(&type_url);
+                        let own = subscribed.entry(type_url.clone()).or_default();
+                        let new: Names = names.into_iter().filter(|one| !own.contains(one)).collect();
+                        if !first && new.is_empty() {
+                            continue; // an ACK
+                        }
+                        own.extend(new.iter().cloned());
+                        nonce += 1;
+                        respond(&naive, &type_url, &new, nonce)
+                    }
+                    Ok((type_url, names)) = changes.recv() => {
+                        let Some(own) = subscribed.get(type_url) else { continue };
+                        let names = match own.is_empty() {
+                            true => names,
+                            false => Arc::new(names.intersection(own).cloned().collect()),
+                        };
+                        if names.is_empty() {
+                            continue;
+                        }
+                        nonce += 1;
+                        respond(&naive, type_url, &names, nonce)
+                    }
+                };
+                if send.send(Ok(response)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Response::new(Box::pin(ReceiverStream::new(receive)))
     }
 }
 
@@ -121,67 +190,15 @@ impl AggregatedDiscoveryService for Service {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        let (send, receive) = mpsc::channel(16);
-        let mut requests = request.into_inner();
-        let naive = self.0.clone();
-        let mut changes = naive.changes.subscribe();
-        tokio::spawn(async move {
-            let mut nonce = 0;
-            loop {
-                let response = tokio::select! {
-                    request = requests.message() => {
-                        let Ok(Some(request)) = request else { return };
-                        if !request.response_nonce.is_empty() {
-                            continue;
-                        }
-                        let names = request.resource_names.into_iter().collect();
-                        nonce += 1;
-                        naive.sotw(&request.type_url, &names, nonce)
-                    }
-                    Ok(changed) = changes.recv() => {
-                        nonce += 1;
-                        naive.sotw(ResourceType::Endpoint.type_url(), &[changed].into(), nonce)
-                    }
-                };
-                if send.send(Ok(response)).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+        let read = |request: DiscoveryRequest| (request.type_url, request.resource_names);
+        Ok(self.0.serve(request.into_inner(), read, Naive::sotw))
     }
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let (send, receive) = mpsc::channel(16);
-        let mut requests = request.into_inner();
-        let naive = self.0.clone();
-        let mut changes = naive.changes.subscribe();
-        tokio::spawn(async move {
-            let mut nonce = 0;
-            loop {
-                let response = tokio::select! {
-                    request = requests.message() => {
-                        let Ok(Some(request)) = request else { return };
-                        if !request.response_nonce.is_empty() {
-                            continue;
-                        }
-                        let names = request.resource_names_subscribe.into_iter().collect();
-                        nonce += 1;
-                        naive.delta(&request.type_url, &names, nonce)
-                    }
-                    Ok(changed) = changes.recv() => {
-                        nonce += 1;
-                        naive.delta(ResourceType::Endpoint.type_url(), &[changed].into(), nonce)
-                    }
-                };
-                if send.send(Ok(response)).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+        let read = |it: DeltaDiscoveryRequest| (it.type_url, it.resource_names_subscribe);
+        Ok(self.0.serve(request.into_inner(), read, Naive::delta))
     }
 }

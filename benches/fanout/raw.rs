@@ -1,105 +1,182 @@
-//! The limit: one task a socket, writing bytes that all share. No protocol, no ACKs, no decisions;
-//! the messages are those that the real server sends.
+//! The limit: one task a socket, writing bytes that all share. No decisions: the messages are those
+//! that the real server sends, framed before anybody connects, and what clients say is read and
+//! thrown away.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::io::BufRead;
+use std::io::{self, BufRead};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use pilothouse::model::{Change, Model, Scope};
 use pilothouse::names::ResourceType;
 use pilothouse::publish::Builder;
-use pilothouse::snapshot::encode::{Frame, FrameBuilder};
-use pilothouse::snapshot::{Resource, View};
-use pilothouse::view::{ProxyKind, ViewKey};
+use pilothouse::snapshot::encode::FrameBuilder;
+use pilothouse::snapshot::{Resource, TypeSet, View};
+use pilothouse::view::ViewKey;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::broadcast;
 
-use crate::{Options, mesh, now, say};
+use crate::{Options, http2, mesh, now, process, say};
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; 64 << 10]);
+}
 
 pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
+    process::raise_files(options.streams)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let view = view(options);
-    let frames = FrameBuilder::new("bench");
-    let messages: Vec<Bytes> = ResourceType::IN_ORDER
-        .into_iter()
-        .map(|of| {
-            let mut all: Vec<&Resource> = view.set(of).iter().map(|one| &**one).collect();
-            // A sidecar asks for the clusters that have endpoints, and one route table.
-            if of == ResourceType::Route {
-                all.retain(|one| *one.name == *mesh::PORT.to_string());
-            }
-            message(&encode(&frames, options.delta, of, &all))
-        })
-        .collect();
-    let first = mesh::cluster(0);
-    let changed = view.set(ResourceType::Endpoint).get(&first);
-    let changed: Vec<&Resource> = changed.into_iter().map(|one| &**one).collect();
-    let change = message(&encode(&frames, options.delta, ResourceType::Endpoint, &changed));
+    let mut mesh = Mesh::new(options);
+    let mut start = http2::greeting();
+    for of in ResourceType::IN_ORDER {
+        let set = mesh.view().set(of).clone();
+        let all: Vec<&Resource> =
+            set.iter().map(|one| &**one).filter(|one| wanted(of, one)).collect();
+        http2::data(&mut start, &mesh.message(of, &all));
+    }
+    let first = mesh.view().set(ResourceType::Endpoint).clone();
+    let first: Vec<&Resource> =
+        first.get(&mesh::cluster(0)).into_iter().map(|one| &**one).collect();
+    let mut change = Vec::new();
+    http2::data(&mut change, &mesh.message(ResourceType::Endpoint, &first));
+    let change = Bytes::from(change);
 
     let (send, _) = broadcast::channel::<Bytes>(64);
-    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
-    let port = listener.local_addr()?.port();
-    let (messages, sender) = (Arc::new(messages), send.clone());
+    let (start, sender) = (Bytes::from(start), send.clone());
+    let (listening, port) = runtime.block_on(async {
+        let listener = process::listen()?;
+        let port = listener.local_addr()?.port();
+        anyhow::Ok((listener, port))
+    })?;
     runtime.spawn(async move {
-        while let Ok((socket, _)) = listener.accept().await {
-            tokio::spawn(write(socket, messages.clone(), sender.subscribe()));
+        while let Ok((socket, _)) = listening.accept().await {
+            tokio::spawn(serve(socket, start.clone(), sender.subscribe()));
         }
     });
     say("port", port);
-    for line in std::io::stdin().lock().lines() {
-        line?;
+    for line in io::stdin().lock().lines() {
+        let bytes = if line?.starts_with("service") { mesh.add_service() } else { change.clone() };
         say("begun", now());
-        send.send(change.clone())?;
+        send.send(bytes)?;
     }
     Ok(())
 }
 
-async fn write(
+async fn serve(
     mut socket: TcpStream,
-    start: Arc<Vec<Bytes>>,
+    start: Bytes,
     mut changes: broadcast::Receiver<Bytes>,
-) -> std::io::Result<()> {
+) -> io::Result<()> {
     socket.set_nodelay(true)?;
-    for message in start.iter() {
-        socket.write_all(message).await?;
-    }
-    while let Ok(message) = changes.recv().await {
-        socket.write_all(&message).await?;
-    }
-    Ok(())
-}
-
-/// The sidecars' view of the mesh.
-pub(crate) fn view(options: &Options) -> Arc<View> {
-    let mut model = Model::default();
-    let mut dirty = BTreeSet::new();
-    let services = (0..options.services).map(mesh::service).collect();
-    let slices = (0..options.services).map(|at| mesh::slice(at, options.endpoints, 0)).collect();
-    model.apply(Change::Services(Scope::All, services), &mut dirty);
-    model.apply(Change::Slices(Scope::All, slices), &mut dirty);
-    let mut builder = Builder::new("cluster.local");
-    builder.update(&model, &dirty);
-    let key = ViewKey { kind: ProxyKind::Sidecar, namespace: Some("default".into()) };
-    let snapshot = builder.snapshot(&BTreeSet::from([key.clone()]));
-    snapshot.views[&key].clone()
-}
-
-fn encode(frames: &FrameBuilder, delta: bool, of: ResourceType, all: &[&Resource]) -> Frame {
-    let version = pilothouse::snapshot::Version::default();
-    if delta {
-        frames.delta(of.type_url(), version, all, &[])
-    } else {
-        frames.sotw(of.type_url(), version, all)
+    socket.write_all(&start).await?;
+    drop(start);
+    loop {
+        tokio::select! {
+            message = changes.recv() => {
+                let Ok(message) = message else { return Ok(()) };
+                socket.write_all(&message).await?;
+            }
+            ready = socket.readable() => {
+                ready?;
+                match SCRATCH.with_borrow_mut(|scratch| socket.try_read(scratch)) {
+                    Ok(0) => return Ok(()),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
     }
 }
 
-/// Length and content; the content is as long as a frame with its tail.
-fn message(frame: &Frame) -> Bytes {
-    let mut out = Vec::with_capacity(frame.len() + 4);
-    out.extend_from_slice(&(frame.len() as u32).to_be_bytes());
-    out.extend_from_slice(&frame.head);
-    out.extend_from_slice(&Frame::tail(1));
-    out.into()
+/// The mesh as the real builder makes it, and the messages that tell of it.
+pub(crate) struct Mesh {
+    model: Model,
+    builder: Builder,
+    view: Arc<View>,
+    frames: FrameBuilder,
+    delta: bool,
+    services: usize,
+    endpoints: usize,
+}
+
+impl Mesh {
+    pub(crate) fn new(options: &Options) -> Self {
+        let mut mesh = Self {
+            model: Model::default(),
+            builder: Builder::new("cluster.local"),
+            view: Arc::new(View::new(std::array::from_fn(|_| Arc::default()))),
+            frames: FrameBuilder::new("bench"),
+            delta: options.delta,
+            services: options.services,
+            endpoints: options.endpoints,
+        };
+        let services = (0..options.services).map(mesh::service).collect();
+        let slices = (0..options.services).map(|at| mesh::slice(at, options.endpoints, 0));
+        let slices = slices.collect();
+        mesh.apply([Change::Services(Scope::All, services), Change::Slices(Scope::All, slices)]);
+        mesh
+    }
+
+    fn apply(&mut self, changes: impl IntoIterator<Item = Change>) {
+        let mut dirty = BTreeSet::new();
+        for change in changes {
+            self.model.apply(change, &mut dirty);
+        }
+        self.builder.update(&self.model, &dirty);
+        let key: ViewKey = mesh::view();
+        let snapshot = self.builder.snapshot(&BTreeSet::from([key.clone()]));
+        self.view = snapshot.views[&key].clone();
+    }
+
+    /// What the sidecars get.
+    pub(crate) fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// One service more; what differs by it.
+    pub(crate) fn add(&mut self) -> Vec<(ResourceType, Vec<Arc<Resource>>)> {
+        let before = self.view.clone();
+        let number = self.services;
+        self.services += 1;
+        self.apply([
+            Change::Service(mesh::service(number)),
+            Change::Slice(mesh::slice(number, self.endpoints, 0)),
+        ]);
+        let told = |of: ResourceType| {
+            let set: &TypeSet = self.view.set(of);
+            let all = of.is_full_state() && !self.delta;
+            let diff = before.set(of).diff(set);
+            let told: Vec<_> = if all { set.iter().cloned().collect() } else { diff.changed };
+            (of, told.into_iter().filter(|one| wanted(of, one)).collect())
+        };
+        use ResourceType::{Cluster, Endpoint, Route};
+        [Cluster, Endpoint, Route].map(told).into()
+    }
+
+    fn add_service(&mut self) -> Bytes {
+        let mut out = Vec::new();
+        for (of, told) in self.add() {
+            let told: Vec<&Resource> = told.iter().map(|one| &**one).collect();
+            http2::data(&mut out, &self.message(of, &told));
+        }
+        out.into()
+    }
+
+    /// A gRPC message as the real server makes it.
+    fn message(&self, of: ResourceType, all: &[&Resource]) -> Vec<u8> {
+        let version = pilothouse::snapshot::Version::default();
+        let frame = if self.delta {
+            self.frames.delta(of.type_url(), version, all, &[])
+        } else {
+            self.frames.sotw(of.type_url(), version, all)
+        };
+        frame.pieces(1).collect::<Vec<_>>().concat()
+    }
+}
+
+/// A sidecar asks for one route table only.
+fn wanted(of: ResourceType, resource: &Resource) -> bool {
+    of != ResourceType::Route || *resource.name == *mesh::PORT.to_string()
 }

@@ -1,31 +1,38 @@
 //! The real thing: publisher, sessions and gRPC server, fed with changes from standard input.
 
+use std::collections::BTreeMap;
 use std::io::BufRead;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use pilothouse::ads::server::AdsServer;
 use pilothouse::ads::stream::{Limits, Shared};
 use pilothouse::metrics::Metrics;
 use pilothouse::model::{Change, Scope};
+use pilothouse::names::ResourceType;
 use pilothouse::proxies::Proxies;
 use pilothouse::publish::{Publisher, Timing};
+use pilothouse::snapshot::Snapshot;
 use pilothouse::snapshot::encode::FrameBuilder;
 use pilothouse::subscription::Interner;
 use pilothouse::view::Leases;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Options, mesh, now, say};
+use crate::{Options, mesh, now, process, say};
+
+/// Version of the endpoints, and when the first change came that is new in it.
+type Cuts = Arc<Mutex<BTreeMap<String, f64>>>;
 
 pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
+    process::raise_files(options.streams)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let metrics = Metrics::new(&mut Registry::default());
     let leases = Arc::new(Leases::default());
+    let timing = Timing { pace: Duration::from_millis(options.pace), ..Timing::default() };
     let (publisher, _models, snapshots) =
-        Publisher::new("cluster.local", Timing::default(), leases.clone(), metrics.clone());
+        Publisher::new("cluster.local", timing, leases.clone(), metrics.clone());
     let shutdown = CancellationToken::new();
     let shared = Arc::new(Shared {
         snapshots: snapshots.clone(),
@@ -39,9 +46,12 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
     });
     let server =
         AdsServer::new(shared, pilothouse::descriptors::encoded(), Duration::from_secs(30))?;
-    let (changes, from_source) = mpsc::channel(64);
-    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
-    let port = listener.local_addr()?.port();
+    let (changes, from_source) = mpsc::channel(1024);
+    let (listener, port) = runtime.block_on(async {
+        let listener = process::listen()?;
+        let port = listener.local_addr()?.port();
+        anyhow::Ok((listener, port))
+    })?;
     runtime.spawn(server.run(listener, shutdown.clone()));
     runtime.spawn(publisher.run(from_source, shutdown));
 
@@ -51,28 +61,62 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
     changes.blocking_send(Change::Slices(Scope::All, slices))?;
     changes.blocking_send(Change::Synced)?;
     runtime.block_on(async {
-        let mut snapshots = snapshots;
+        let mut snapshots = snapshots.clone();
         snapshots.wait_for(Option::is_some).await.map(drop)
     })?;
+    let cuts = Cuts::default();
+    runtime.spawn(note_cuts(snapshots, cuts.clone()));
     say("port", port);
 
     let mut next = options.services;
     for (variant, line) in std::io::stdin().lock().lines().enumerate() {
         let line = line?;
-        match line.split_once(' ') {
-            Some(("endpoint", number)) => {
-                let number = number.parse::<usize>()? % options.services;
-                let slice = mesh::slice(number, options.endpoints, variant + 1);
+        let change = |number: usize, variant| {
+            let number = number % options.services;
+            Change::Slice(mesh::slice(number, options.endpoints, variant))
+        };
+        match line.split_whitespace().collect::<Vec<_>>()[..] {
+            ["endpoint", number] => {
+                let change = change(number.parse()?, variant + 1);
                 say("begun", now());
-                changes.blocking_send(Change::Slice(slice))?;
+                changes.blocking_send(change)?;
             }
-            Some(("service", _)) => {
+            ["service", _] => {
+                let slice = mesh::slice(next, options.endpoints, 0);
                 say("begun", now());
                 changes.blocking_send(Change::Service(mesh::service(next)))?;
+                changes.blocking_send(Change::Slice(slice))?;
                 next += 1;
+            }
+            // Endpoint changes a second, for so many seconds.
+            ["storm", rate, seconds] => {
+                let (rate, seconds): (f64, f64) = (rate.parse()?, seconds.parse()?);
+                let begun = Instant::now();
+                cuts.lock().map(|mut cuts| cuts.clear()).ok();
+                for at in 0..(rate * seconds) as usize {
+                    let due = begun + Duration::from_secs_f64(at as f64 / rate);
+                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    changes.blocking_send(change(at, (variant << 20) + at + 1))?;
+                }
+                // What is gathered still.
+                std::thread::sleep(Duration::from_millis(options.pace + 100));
+                let cuts = cuts.lock().map(|cuts| cuts.clone()).unwrap_or_default();
+                say("stormed", serde_json::to_string(&cuts)?);
             }
             _ => anyhow::bail!("what is {line:?}?"),
         }
     }
     Ok(())
+}
+
+async fn note_cuts(mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>, cuts: Cuts) {
+    while snapshots.changed().await.is_ok() {
+        let Some(snapshot) = snapshots.borrow_and_update().clone() else { continue };
+        let (Some(view), Some(since)) = (snapshot.views.get(&mesh::view()), snapshot.since) else {
+            continue;
+        };
+        let version = view.set(ResourceType::Endpoint).version().to_string();
+        let since = now() - since.elapsed().as_secs_f64();
+        cuts.lock().map(|mut cuts| cuts.insert(version, since)).ok();
+    }
 }

@@ -20,7 +20,7 @@ use libfuzzer_sys::fuzz_target;
 use pilothouse::ads::request::Request;
 use pilothouse::ads::session::{Limits, Response, Session};
 use pilothouse::names::ResourceType;
-use pilothouse::snapshot::encode::{Frame, FrameBuilder};
+use pilothouse::snapshot::encode::FrameBuilder;
 use pilothouse::snapshot::{Resource, TypeSet, View};
 use prost::Message;
 
@@ -96,8 +96,7 @@ fn well_formed(input: &mut Input<'_>, delta: bool, session: &Session) -> Vec<u8>
 }
 
 fn check(delta: bool, response: &Response) {
-    let mut bytes = response.frame.head.to_vec();
-    bytes.extend_from_slice(&Frame::tail(response.nonce));
+    let mut bytes = response.frame.pieces(response.nonce).collect::<Vec<_>>().concat();
     let message = bytes.split_off(5);
     assert_eq!(bytes[1..], (message.len() as u32).to_be_bytes());
     if !delta {

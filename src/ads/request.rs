@@ -6,7 +6,9 @@
 //! the usual case, "the same as before", in one pass. Field numbers are those of
 //! `envoy/service/discovery/v3/discovery.proto`.
 
-use bytes::{Buf, Bytes};
+use std::ops::Range;
+
+use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use prost::encoding::{WireType, decode_key, decode_varint, skip_field};
 use prost::{DecodeError, Message};
@@ -26,45 +28,78 @@ impl From<DecodeError> for Malformed {
 /// Strings of a repeated field, in the order sent, still in the request's bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
-    /// The names with their lengths, one after the other.
-    list: Vec<Bytes>,
+    /// The fields with their tags and lengths, one after the other.
+    fields: Bytes,
+    len: usize,
 }
 
 impl Names {
     pub fn iter(&self) -> impl Iterator<Item = &str> {
-        // Checked when the request was decoded.
-        self.list.iter().map(|name| std::str::from_utf8(name).unwrap_or_default())
+        let mut rest = &self.fields[..];
+        // Both were checked when the request was decoded.
+        std::iter::from_fn(move || {
+            let (_, content) = next_field(&mut rest).ok()??;
+            Some(std::str::from_utf8(content).unwrap_or_default())
+        })
     }
 
     pub fn len(&self) -> usize {
-        self.list.len()
+        self.len
     }
 
     pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
-    }
-
-    fn push(&mut self, name: Bytes) -> Result<(), Malformed> {
-        utf8(&name)?;
-        self.list.push(name);
-        Ok(())
+        self.len == 0
     }
 
     /// Equal lists in equal order have equal hashes.
     pub fn hash(&self) -> u64 {
-        let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
-        for name in &self.list {
-            hasher.update(&(name.len() as u64).to_le_bytes());
-            hasher.update(name);
-        }
-        hasher.digest()
+        xxhash_rust::xxh3::xxh3_64(&self.fields)
     }
 }
 
 impl<'a> FromIterator<&'a str> for Names {
     fn from_iter<I: IntoIterator<Item = &'a str>>(names: I) -> Self {
-        let list = names.into_iter().map(|name| Bytes::copy_from_slice(name.as_bytes())).collect();
-        Self { list }
+        let (mut fields, mut len) = (Vec::new(), 0);
+        for name in names {
+            prost::encoding::encode_key(3, WireType::LengthDelimited, &mut fields);
+            prost::encoding::encode_varint(name.len() as u64, &mut fields);
+            fields.extend_from_slice(name.as_bytes());
+            len += 1;
+        }
+        Self { fields: fields.into(), len }
+    }
+}
+
+/// Where in a message the names stand: usually in one row.
+#[derive(Default)]
+struct Run {
+    rows: Vec<Range<usize>>,
+    len: usize,
+}
+
+impl Run {
+    fn push(&mut self, field: Range<usize>, name: &[u8]) -> Result<(), Malformed> {
+        if !name.is_ascii() {
+            utf8(name)?;
+        }
+        self.len += 1;
+        match self.rows.last_mut() {
+            Some(last) if last.end == field.start => last.end = field.end,
+            _ => self.rows.push(field),
+        }
+        Ok(())
+    }
+
+    fn names(self, message: &Bytes) -> Names {
+        let fields = match &self.rows[..] {
+            [] => Bytes::new(),
+            [one] => message.slice(one.clone()),
+            more => {
+                let rows = more.iter().filter_map(|row| message.get(row.clone()));
+                rows.collect::<Vec<_>>().concat().into()
+            }
+        };
+        Names { fields, len: self.len }
     }
 }
 
@@ -140,11 +175,12 @@ impl SotwRequest {
     fn decode(message: Bytes) -> Result<Self, Malformed> {
         let mut request = Self::default();
         let common = &mut request.common;
-        fields(message, |number, content| {
+        let mut names = Run::default();
+        fields(&message, |number, field, content| {
             match number {
                 1 => request.version_info = string(content)?,
-                2 => common.node = Some(content),
-                3 => request.names.push(content)?,
+                2 => common.node = Some(message.slice_ref(content)),
+                3 => names.push(field, content)?,
                 4 => common.type_url = string(content)?,
                 5 => common.response_nonce = string(content)?,
                 6 => common.error = Some(status_text(content)?),
@@ -152,6 +188,7 @@ impl SotwRequest {
             }
             Ok(())
         })?;
+        request.names = names.names(&message);
         Ok(request)
     }
 }
@@ -160,12 +197,13 @@ impl DeltaRequest {
     fn decode(message: Bytes) -> Result<Self, Malformed> {
         let mut request = Self::default();
         let common = &mut request.common;
-        fields(message, |number, content| {
+        let (mut subscribe, mut unsubscribe) = (Run::default(), Run::default());
+        fields(&message, |number, field, content| {
             match number {
-                1 => common.node = Some(content),
+                1 => common.node = Some(message.slice_ref(content)),
                 2 => common.type_url = string(content)?,
-                3 => request.subscribe.push(content)?,
-                4 => request.unsubscribe.push(content)?,
+                3 => subscribe.push(field, content)?,
+                4 => unsubscribe.push(field, content)?,
                 5 => request.initial_versions.push(map_entry(content)?),
                 6 => common.response_nonce = string(content)?,
                 7 => common.error = Some(status_text(content)?),
@@ -173,47 +211,56 @@ impl DeltaRequest {
             }
             Ok(())
         })?;
+        request.subscribe = subscribe.names(&message);
+        request.unsubscribe = unsubscribe.names(&message);
         Ok(request)
     }
 }
 
-/// Calls `take` with every length-delimited field; others are skipped, as protobuf wants of fields
-/// that one does not know.
-fn fields(
-    mut message: Bytes,
-    mut take: impl FnMut(u32, Bytes) -> Result<(), Malformed>,
+/// Calls `take` with every length-delimited field: number, place in the message, content. Others
+/// are skipped, as protobuf wants of fields that one does not know.
+fn fields<'a>(
+    message: &'a [u8],
+    mut take: impl FnMut(u32, Range<usize>, &'a [u8]) -> Result<(), Malformed>,
 ) -> Result<(), Malformed> {
-    while message.has_remaining() {
-        let (number, wire_type) = decode_key(&mut message)?;
-        if wire_type == WireType::LengthDelimited {
-            take(number, length_delimited(&mut message)?)?;
-        } else {
-            skip_field(wire_type, number, &mut message, Default::default())?;
-        }
+    let mut rest = message;
+    loop {
+        // A field that is skipped on the way is taken along; reading the names skips it again.
+        let start = message.len() - rest.len();
+        let Some((number, content)) = next_field(&mut rest)? else { return Ok(()) };
+        take(number, start..message.len() - rest.len(), content)?;
     }
-    Ok(())
 }
 
-fn length_delimited(message: &mut Bytes) -> Result<Bytes, Malformed> {
-    let len = decode_varint(message)?;
-    match usize::try_from(len) {
-        Ok(len) if len <= message.remaining() => Ok(message.split_to(len)),
-        _ => Err(Malformed("a field is longer than the message".to_owned())),
+/// The next length-delimited field, or `None` at the end.
+fn next_field<'a>(rest: &mut &'a [u8]) -> Result<Option<(u32, &'a [u8])>, Malformed> {
+    while !rest.is_empty() {
+        let (number, wire_type) = decode_key(rest)?;
+        if wire_type == WireType::LengthDelimited {
+            let len = decode_varint(rest)?;
+            let content = usize::try_from(len).ok().and_then(|len| rest.split_at_checked(len));
+            let (content, after) = content
+                .ok_or_else(|| Malformed("a field is longer than the message".to_owned()))?;
+            *rest = after;
+            return Ok(Some((number, content)));
+        }
+        skip_field(wire_type, number, rest, Default::default())?;
     }
+    Ok(None)
 }
 
 fn utf8(content: &[u8]) -> Result<&str, Malformed> {
     std::str::from_utf8(content).map_err(|_| Malformed("a string is not UTF-8".to_owned()))
 }
 
-fn string(content: Bytes) -> Result<String, Malformed> {
-    utf8(&content).map(str::to_owned)
+fn string(content: &[u8]) -> Result<String, Malformed> {
+    utf8(content).map(str::to_owned)
 }
 
 /// A protobuf map's entry: key = 1, value = 2.
-fn map_entry(content: Bytes) -> Result<(String, String), Malformed> {
+fn map_entry(content: &[u8]) -> Result<(String, String), Malformed> {
     let (mut key, mut value) = (String::new(), String::new());
-    fields(content, |number, content| {
+    fields(content, |number, _, content| {
         match number {
             1 => key = string(content)?,
             2 => value = string(content)?,
@@ -226,11 +273,11 @@ fn map_entry(content: Bytes) -> Result<(String, String), Malformed> {
 
 /// The message of a `google.rpc.Status`. Its code says nothing that one could rely on: Envoy sends
 /// 13, gRPC 3 (rule 2). A status that does not even parse is still a NACK.
-fn status_text(content: Bytes) -> Result<String, Malformed> {
+fn status_text(content: &[u8]) -> Result<String, Malformed> {
     let mut text = String::new();
-    fields(content, |number, content| {
+    fields(content, |number, _, content| {
         if number == 2 {
-            text = String::from_utf8_lossy(&content).into_owned();
+            text = String::from_utf8_lossy(content).into_owned();
         }
         Ok(())
     })?;
@@ -285,6 +332,19 @@ mod tests {
         assert_eq!(got.initial_versions, [("c".to_owned(), "1".to_owned())]);
         // An empty status is a NACK all the same.
         assert_eq!(got.common.error.as_deref(), Some(""));
+    }
+
+    #[test]
+    fn names_need_not_stand_in_a_row() {
+        // b, a type, an unknown number, a
+        let message = b"\x1a\x01b\x22\x01t\x78\x07\x1a\x02\xc3\xa4\x78\x07";
+        let Ok(Request::Sotw(got)) = Request::decode(Bytes::from_static(message), false) else {
+            panic!("did not decode")
+        };
+        assert_eq!((text(&got.names), got.names.len()), (vec!["b", "ä"], 2));
+        assert_eq!(got.common.type_url, "t");
+        let same: Names = ["b", "a"].into_iter().collect();
+        assert_eq!((text(&same), same.len()), (vec!["b", "a"], 2));
     }
 
     #[test]

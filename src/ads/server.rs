@@ -1,26 +1,33 @@
 //! The gRPC server: every discovery service, health and reflection on one port.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tonic::server::NamedService;
-use tonic::transport::Server;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 use tracing::warn;
 
-use super::service::{Aggregated, Clusters, Endpoints, Listeners, Routes};
-use super::stream::Shared;
+use super::connection::{self, Control};
+use super::service::{AGGREGATED, Service};
+use super::stream::{Context, News, Shared};
+
+/// How often turns and send deadlines are looked at, at most.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// What there is to serve, not yet on a port.
 #[derive(Debug)]
 pub struct AdsServer {
-    router: Router,
-    health: HealthReporter,
     shared: Arc<Shared>,
+    others: Routes,
+    health: HealthReporter,
+    keepalive: Duration,
 }
 
 impl AdsServer {
@@ -39,38 +46,104 @@ impl AdsServer {
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
         let (health, health_service) = health_reporter();
-        let router = Server::builder()
-            .http2_keepalive_interval(Some(keepalive))
-            .http2_keepalive_timeout(Some(keepalive / 3))
-            .add_service(Aggregated::new(shared.clone()))
-            .add_service(Clusters::new(shared.clone()))
-            .add_service(Endpoints::new(shared.clone()))
-            .add_service(Listeners::new(shared.clone()))
-            .add_service(Routes::new(shared.clone()))
-            .add_service(health_service)
+        let others = Routes::new(health_service)
             .add_service(describe().build_v1()?)
-            .add_service(describe().build_v1alpha()?);
-        Ok(Self { router, health, shared })
+            .add_service(describe().build_v1alpha()?)
+            .prepare();
+        Ok(Self { shared, others, health, keepalive })
     }
 
     /// Serves until `stop`; then no new connection is taken, and it returns when the last stream
     /// has ended.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let served =
-            self.router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
-        let health = stop.run_until_cancelled(report_health(self.health, self.shared));
-        let (served, _) = tokio::join!(served, health);
-        if let Err(error) = served {
-            warn!(%error, "the gRPC server ended");
+        let (news, follow) = watch::channel(News::default());
+        let streams = Arc::new(Context::new(self.shared.clone(), follow));
+        let health = stop.run_until_cancelled(report_health(self.health, &self.shared));
+        let looked = stop.run_until_cancelled(look(&streams));
+        let service = |peer, control| Service {
+            streams: streams.clone(),
+            others: self.others.clone(),
+            peer,
+            control,
+        };
+        let http2 = connection::http2(self.keepalive);
+        let accepted = accept(listener, &stop, |socket, peer, control: Arc<Control>| {
+            connection::serve(http2.clone(), socket, peer, service(peer, control.clone()), control)
+        });
+        tokio::join!(accepted, tell(&self.shared, &news), health, looked);
+    }
+}
+
+/// Takes connections until `stop`, then waits until the last one has ended.
+async fn accept<F>(
+    listener: TcpListener,
+    stop: &CancellationToken,
+    serve: impl Fn(TcpStream, SocketAddr, Arc<Control>) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut connections = JoinSet::new();
+    let mut controls: HashMap<Id, Arc<Control>> = HashMap::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((socket, peer)) => {
+                    let control = Arc::new(Control::new());
+                    let task = connections.spawn(serve(socket, peer, control.clone()));
+                    controls.insert(task.id(), control);
+                }
+                Err(error) => {
+                    warn!(%error, "cannot take a connection (too many open files? see ulimit -n)");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(ended) = connections.join_next_with_id() => {
+                let id = ended.map_or_else(|failed| failed.id(), |(id, ())| id);
+                controls.remove(&id);
+            }
         }
+    }
+    drop(listener);
+    controls.values().for_each(|control| control.end());
+    while connections.join_next().await.is_some() {}
+}
+
+/// Hands snapshots on to the streams, and that it is time to go: they wait for one thing only.
+async fn tell(shared: &Shared, news: &watch::Sender<News>) {
+    let mut snapshots = shared.snapshots.clone();
+    snapshots.mark_changed();
+    loop {
+        tokio::select! {
+            biased;
+            () = shared.shutdown.cancelled() => break,
+            changed = snapshots.changed() => match changed {
+                Ok(()) => {
+                    let snapshot = snapshots.borrow_and_update().clone();
+                    news.send_modify(|news| news.snapshot = snapshot);
+                }
+                // The publisher has gone: a shutdown.
+                Err(_) => break,
+            }
+        }
+    }
+    news.send_modify(|news| news.ending = true);
+}
+
+/// Ends the turns and connections that have lasted too long.
+async fn look(streams: &Context) {
+    let mut look = tokio::time::interval(LOOK.min(streams.send_timeout() / 4));
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        streams.look();
     }
 }
 
 /// Not serving until there is a first snapshot (gRPC health checking protocol).
-async fn report_health(health: HealthReporter, shared: Arc<Shared>) {
+async fn report_health(health: HealthReporter, shared: &Shared) {
     let say = async |status| {
-        for service in ["", Aggregated::NAME] {
+        for service in ["", AGGREGATED] {
             health.set_service_status(service, status).await;
         }
     };

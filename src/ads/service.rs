@@ -1,10 +1,11 @@
 //! gRPC below tonic's codec: which method was called, headers, trailers, early errors.
 //!
 //! tonic's generated services encode every response for every stream. Here a response is bytes
-//! that all streams share, so the service is made by hand: `Streaming` decodes what comes, and the
-//! stream of shared bytes is the body of what goes.
+//! that all streams share, so the service is made by hand, and nothing stands between it and
+//! hyper. Health and reflection are tonic's own.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::{Ready, ready};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -13,27 +14,26 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::Stream;
-use http::HeaderMap;
+use futures::future::{BoxFuture, Either};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame};
-use tonic::server::NamedService;
-use tonic::transport::server::TcpConnectInfo;
-use tonic::{Code, Status, Streaming};
-use tower::Service;
+use hyper::body::Incoming;
+use tonic::{Code, Status};
+use tower::Service as _;
 
-use crate::ads::stream::{self, Method, RawDecoder, Shared};
+use super::connection::Control;
+use super::requests::Requests;
+use super::stream::{self, Context as Streams, Method};
 use crate::names::ResourceType;
 
-const GRPC: http::HeaderValue = http::HeaderValue::from_static("application/grpc");
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
-/// The aggregated discovery service, or the service of a single type.
-#[derive(Clone, Debug)]
-pub struct Discovery<const NAME: usize> {
-    shared: Arc<Shared>,
-}
+/// The aggregated service's name, which health checks may ask for.
+pub(super) const AGGREGATED: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 
-/// Names of the services and what they serve.
+/// Names of the discovery services, what their methods end in, and what they serve.
 const SERVICES: [(&str, &str, Option<ResourceType>); 5] = [
-    ("envoy.service.discovery.v3.AggregatedDiscoveryService", "AggregatedResources", None),
+    (AGGREGATED, "AggregatedResources", None),
     ("envoy.service.cluster.v3.ClusterDiscoveryService", "Clusters", Some(ResourceType::Cluster)),
     (
         "envoy.service.endpoint.v3.EndpointDiscoveryService",
@@ -48,100 +48,120 @@ const SERVICES: [(&str, &str, Option<ResourceType>); 5] = [
     ("envoy.service.route.v3.RouteDiscoveryService", "Routes", Some(ResourceType::Route)),
 ];
 
-pub type Aggregated = Discovery<0>;
-pub type Clusters = Discovery<1>;
-pub type Endpoints = Discovery<2>;
-pub type Listeners = Discovery<3>;
-pub type Routes = Discovery<4>;
-
-impl<const NAME: usize> Discovery<NAME> {
-    pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
-    }
-
-    /// What the last part of the path calls.
-    fn method(path: &str) -> Result<Method, Status> {
-        let (_, noun, only) = SERVICES[NAME];
-        let name = path.rsplit('/').next().unwrap_or_default();
-        match name.strip_suffix(noun) {
-            Some("Stream") => Ok(Method { delta: false, only }),
-            Some("Delta") => Ok(Method { delta: true, only }),
-            Some("Fetch") => Err(Status::unimplemented(format!(
-                "unary {name} is not served: open Stream{noun} or Delta{noun} instead"
-            ))),
-            _ => Err(Status::unimplemented(format!("there is no method {path}"))),
-        }
-    }
+/// Everything that one connection may call.
+#[derive(Clone, Debug)]
+pub(super) struct Service {
+    pub(super) streams: Arc<Streams>,
+    /// Health and reflection, and the answer to what does not exist.
+    pub(super) others: tonic::service::Routes,
+    pub(super) peer: SocketAddr,
+    pub(super) control: Arc<Control>,
 }
 
-impl<const NAME: usize> NamedService for Discovery<NAME> {
-    const NAME: &'static str = SERVICES[NAME].0;
-}
-
-impl<const NAME: usize> Service<http::Request<tonic::body::Body>> for Discovery<NAME> {
-    type Response = http::Response<tonic::body::Body>;
+impl hyper::service::Service<Request<Incoming>> for Service {
+    type Response = Response<Answer>;
     type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
+    type Future = Either<
+        Ready<Result<Self::Response, Infallible>>,
+        BoxFuture<'static, Result<Self::Response, Infallible>>,
+    >;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
-        let method = match Self::method(request.uri().path()) {
-            Ok(method) => method,
-            Err(status) => return ready(Ok(status.into_http())),
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let Some(method) = method(request.uri().path()) else {
+            let answer = self.others.clone().call(request.map(tonic::body::Body::new));
+            let answer = async { answer.await.map(|answer| answer.map(Answer::Other)) };
+            return Either::Right(Box::pin(answer));
         };
-        if let Some(encoding) =
-            request.headers().get("grpc-encoding").filter(|it| *it != "identity")
-        {
+        let answer = method.and_then(|method| self.discover(method, request));
+        Either::Left(ready(Ok(answer.unwrap_or_else(|status| status.into_http::<Answer>()))))
+    }
+}
+
+impl Service {
+    fn discover(
+        &self,
+        method: Method,
+        request: Request<Incoming>,
+    ) -> Result<Response<Answer>, Status> {
+        let encoding = request.headers().get("grpc-encoding");
+        if let Some(encoding) = encoding.filter(|it| *it != "identity") {
             let mut status = Status::unimplemented(format!(
                 "requests compressed as {encoding:?} are not accepted, send them uncompressed"
             ));
             let identity = tonic::metadata::MetadataValue::from_static("identity");
             status.metadata_mut().insert("grpc-accept-encoding", identity);
-            return ready(Ok(status.into_http()));
+            return Err(status);
         }
-        let peer = peer(&request);
-        let limit = self.shared.limits.request_bytes;
-        let requests = Streaming::new_request(RawDecoder, request.into_body(), None, Some(limit));
-        let responses = stream::serve(self.shared.clone(), method, peer, requests);
-        let body = GrpcBody { responses: Some(Box::pin(responses)) };
-        let mut response = http::Response::new(tonic::body::Body::new(body));
+        let requests = Requests::new(request.into_body(), self.streams.request_bytes());
+        let (streams, control) = (self.streams.clone(), self.control.clone());
+        let responses = stream::serve(streams, method, self.peer, control, requests);
+        let mut response = Response::new(Answer::Stream(Some(Box::pin(responses))));
         response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC);
-        ready(Ok(response))
+        Ok(response)
     }
 }
 
-fn peer<B>(request: &http::Request<B>) -> Option<SocketAddr> {
-    request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr)
+/// What a path calls: nothing of ours, or a method, or one that we do not have.
+fn method(path: &str) -> Option<Result<Method, Status>> {
+    let (service, name) = path.strip_prefix('/')?.split_once('/')?;
+    let (_, noun, only) = *SERVICES.iter().find(|(own, ..)| *own == service)?;
+    Some(match name.strip_suffix(noun) {
+        Some("Stream") => Ok(Method { delta: false, only }),
+        Some("Delta") => Ok(Method { delta: true, only }),
+        Some("Fetch") => Err(Status::unimplemented(format!(
+            "unary {name} is not served: open Stream{noun} or Delta{noun} instead"
+        ))),
+        _ => Err(Status::unimplemented(format!("there is no method {path}"))),
+    })
 }
 
-/// Data frames as they come, then the trailers that say how the stream ended.
-struct GrpcBody<S> {
-    responses: Option<Pin<Box<S>>>,
+type Responses = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
+
+/// A response's body.
+pub(super) enum Answer {
+    /// Data frames as they come, then the trailers that say how the stream ended.
+    Stream(Option<Responses>),
+    Other(tonic::body::Body),
 }
 
-impl<S: Stream<Item = Result<Bytes, Status>>> Body for GrpcBody<S> {
+impl Default for Answer {
+    /// Of an error, which is said in the headers.
+    fn default() -> Self {
+        Self::Stream(None)
+    }
+}
+
+impl Body for Answer {
     type Data = Bytes;
-    type Error = Status;
+    type Error = Box<dyn Error + Send + Sync>;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Some(responses) = &mut self.responses else { return Poll::Ready(None) };
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let responses = match &mut *self {
+            Self::Stream(Some(responses)) => responses,
+            Self::Stream(None) => return Poll::Ready(None),
+            Self::Other(body) => {
+                return Pin::new(body).poll_frame(context).map_err(Into::into);
+            }
+        };
         let status = match std::task::ready!(responses.as_mut().poll_next(context)) {
             Some(Ok(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
             Some(Err(status)) => status,
             None => Status::new(Code::Ok, ""),
         };
         // The generator is done: what it holds (session, registration, lease) goes now.
-        self.responses = None;
+        *self = Self::Stream(None);
         let mut trailers = HeaderMap::new();
-        Poll::Ready(Some(match status.add_header(&mut trailers) {
-            Ok(()) => Ok(Frame::trailers(trailers)),
-            Err(status) => Err(status),
-        }))
+        let written = status.add_header(&mut trailers);
+        Poll::Ready(Some(written.map(|()| Frame::trailers(trailers)).map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Stream(responses) => responses.is_none(),
+            Self::Other(body) => body.is_end_stream(),
+        }
     }
 }

@@ -4,30 +4,40 @@
 //! peer that does not read holds the frame in flight and nothing else, and no channel stands
 //! between a snapshot and the socket.
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures::Stream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::codec::{BufferSettings, DecodeBuf, Decoder};
-use tonic::{Status, Streaming};
+use tonic::Status;
 use tracing::{debug, info, warn};
 
+use crate::ads::admission::{Admission, QUIET, Turn};
+use crate::ads::connection::Control;
 use crate::ads::node;
+use crate::ads::outbox::Outboxes;
 use crate::ads::request::Request;
-use crate::ads::session::{self, Meaning, Refusal, Response, Session};
+use crate::ads::requests::{RequestBody, Requests};
+use crate::ads::session::{self, Refusal, Session};
 use crate::metrics::Metrics;
 use crate::names::ResourceType;
 use crate::proxies::{Connection, Proxies};
-use crate::snapshot::encode::{Frame, FrameBuilder};
+use crate::snapshot::encode::FrameBuilder;
 use crate::snapshot::{Snapshot, View};
 use crate::subscription::Interner;
 use crate::view::{Lease, Leases};
+
+mod budget;
+mod note;
+
+use budget::Budget;
 
 /// What one peer may do, each with a flag.
 #[derive(Clone, Debug)]
@@ -39,10 +49,14 @@ pub struct Limits {
     pub first_request: Duration,
     /// Until newer content is sent although the last response of the type was not answered.
     pub ack: Duration,
+    /// Until a reader that takes nothing of a response is disconnected.
+    pub send: Duration,
     /// Requests per second on one stream, averaged over ten seconds.
     pub requests_per_second: u32,
     /// Streams from one IP address; 0 for no limit.
     pub streams_per_peer: usize,
+    /// New streams that are brought into sync at the same time; 0 for no limit.
+    pub starting: usize,
 }
 
 impl Default for Limits {
@@ -52,8 +66,10 @@ impl Default for Limits {
             request_bytes: 4 << 20,
             first_request: Duration::from_secs(10),
             ack: Duration::from_secs(30),
+            send: Duration::from_secs(60),
             requests_per_second: 500,
             streams_per_peer: 0,
+            starting: 100,
         }
     }
 }
@@ -72,21 +88,42 @@ pub struct Shared {
     pub shutdown: CancellationToken,
 }
 
-/// Hands a message on as it came.
-#[derive(Debug, Default)]
-pub(super) struct RawDecoder;
+/// What streams wait for: one thing, because each thing that ten thousand streams wait for is a
+/// list of ten thousand under a lock.
+#[derive(Clone, Debug, Default)]
+pub(super) struct News {
+    pub(super) snapshot: Option<Arc<Snapshot>>,
+    /// The control plane is shutting down.
+    pub(super) ending: bool,
+}
 
-impl Decoder for RawDecoder {
-    type Item = Bytes;
-    type Error = Status;
+/// [`Shared`], and what the server adds to it.
+#[derive(Debug)]
+pub(super) struct Context {
+    shared: Arc<Shared>,
+    news: watch::Receiver<News>,
+    admission: Arc<Admission>,
+    outboxes: Arc<Outboxes>,
+}
 
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(from.copy_to_bytes(from.remaining())))
+impl Context {
+    pub(super) fn new(shared: Arc<Shared>, news: watch::Receiver<News>) -> Self {
+        let admission = Admission::new(shared.limits.starting, shared.metrics.clone());
+        Self { shared, news, admission: Arc::new(admission), outboxes: Arc::new(Outboxes::new()) }
     }
 
-    /// Small: most requests are ACKs, and ten thousand idle streams hold this each.
-    fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(512, 32 << 10)
+    pub(super) fn request_bytes(&self) -> usize {
+        self.shared.limits.request_bytes
+    }
+
+    pub(super) fn send_timeout(&self) -> Duration {
+        self.shared.limits.send
+    }
+
+    /// Ends what has lasted too long; to be called now and then.
+    pub(super) fn look(&self) {
+        self.admission.expire();
+        self.outboxes.cut_stalled(self.shared.limits.send, &self.shared.metrics);
     }
 }
 
@@ -100,20 +137,26 @@ pub(super) struct Method {
 
 /// The response body of one stream: pieces of gRPC messages, then how it ended.
 pub(super) fn serve(
-    shared: Arc<Shared>,
+    context: Arc<Context>,
     method: Method,
-    peer: Option<SocketAddr>,
-    mut requests: Streaming<Bytes>,
+    peer: SocketAddr,
+    control: Arc<Control>,
+    mut requests: Requests<impl RequestBody>,
 ) -> impl Stream<Item = Result<Bytes, Status>> + Send {
     async_stream::try_stream! {
+        let shared = &context.shared;
         let _open = OpenStream::new(&shared.metrics);
         let limit = shared.limits.streams_per_peer;
-        let registration = shared.proxies.register(peer, method.delta, limit).map_err(|error| {
-            warn!(%error, "stream refused");
-            Status::resource_exhausted(error.to_string())
-        })?;
-        let mut stream = match begin(&shared, method, &registration.connection, &mut requests).await
-        {
+        let registration =
+            shared.proxies.register(Some(peer), method.delta, limit).map_err(|error| {
+                warn!(%error, "stream refused");
+                Status::resource_exhausted(error.to_string())
+            })?;
+        let outbox = context.outboxes.open(&registration.connection, &control);
+        let mut news = context.news.clone();
+        // Boxed, as is what comes of it: the room for both would be part of every idle stream.
+        let begun = begin(&context, method, &registration.connection, &mut news, &mut requests);
+        let mut stream = match Box::pin(begun).await {
             Ok(Some(stream)) => stream,
             Ok(None) => return,
             Err(status) => {
@@ -121,19 +164,41 @@ pub(super) fn serve(
                 Err(status)?
             }
         };
+        let mut seat = stream.lease.seat();
         loop {
-            while let Some(response) = stream.session.poll(&stream.view) {
-                stream.note_sent(&response);
-                yield response.frame.head;
-                yield Frame::tail(response.nonce);
-            }
-            match stream.wait(&mut requests).await {
-                Ok(true) => {}
-                Ok(false) => {
+            let end = {
+                // One wait for as long as there is nothing new, however often the proxy answers.
+                let mut changed = pin!(news.changed());
+                let mut reassigned = pin!(seat.reassigned());
+                loop {
+                    while let Some(response) = stream.next() {
+                        stream.note_sent(&response);
+                        for piece in response.frame.pieces(response.nonce) {
+                            outbox.put();
+                            yield piece;
+                        }
+                        outbox.taken();
+                    }
+                    let woken = stream.wait(changed.as_mut(), reassigned.as_mut(), &mut requests);
+                    match woken.await {
+                        Ok(Woken::Here) => {}
+                        Ok(Woken::News) => break Ok(true),
+                        Ok(Woken::Reassigned) => break Ok(false),
+                        Ok(Woken::Ended) => break Err(Ok(())),
+                        Err(status) => break Err(Err(status)),
+                    }
+                }
+            };
+            let end = end.and_then(|is_new| {
+                stream.follow(&news.borrow_and_update(), is_new).map_err(Err)
+            });
+            match end {
+                Ok(()) => {}
+                Err(Ok(())) => {
                     debug!(proxy = stream.connection.connection_id(), "stream ended");
                     return;
                 }
-                Err(status) => {
+                Err(Err(status)) => {
                     refused(&stream.connection, &status);
                     Err(status)?
                 }
@@ -158,59 +223,81 @@ impl Drop for OpenStream {
     }
 }
 
+/// What a stream was woken by.
+enum Woken {
+    /// A request, or the time.
+    Here,
+    News,
+    /// Another view is its own.
+    Reassigned,
+    /// The proxy has ended the stream.
+    Ended,
+}
+
+/// Whether this stream may be brought into sync.
+enum Admitted {
+    Waiting(Pin<Box<dyn Future<Output = Turn> + Send>>),
+    /// Until it is in sync.
+    Starting(#[expect(dead_code, reason = "held, and given back when dropped")] Turn),
+    Done,
+}
+
 /// A stream past its first request.
 struct AdsStream {
-    shared: Arc<Shared>,
+    context: Arc<Context>,
     connection: Arc<Connection>,
     session: Session,
     view: Arc<View>,
-    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     /// Keeps the view built.
     lease: Lease,
     budget: Budget,
+    admitted: Admitted,
     /// When each type's response was sent.
     sent_at: [Option<Instant>; ResourceType::COUNT],
+    /// Goes off when an answer may be overdue, or a starting stream has been quiet. One timer that
+    /// is left alone until then: to set it anew for every response would cost more than the
+    /// response.
+    alarm: Pin<Box<Sleep>>,
+    alarm_set: bool,
     /// When there last was something to do, and since when if a change of the source was the cause.
     woken: Instant,
     since: Option<std::time::Instant>,
 }
 
 async fn begin(
-    shared: &Arc<Shared>,
+    context: &Arc<Context>,
     method: Method,
     connection: &Arc<Connection>,
-    requests: &mut Streaming<Bytes>,
-) -> Result<Option<AdsStream>, Status> {
+    news: &mut watch::Receiver<News>,
+    requests: &mut Requests<impl RequestBody>,
+) -> Result<Option<Box<AdsStream>>, Status> {
+    let shared = &context.shared;
     let limit = shared.limits.first_request;
     let first = tokio::select! {
-        _ = shared.shutdown.cancelled() => return Err(going_away()),
-        first = timeout(limit, requests.message()) => first.map_err(|_| {
+        _ = news.wait_for(|news| news.ending) => return Err(going_away()),
+        first = timeout(limit, requests.next()) => first.map_err(|_| {
             Status::deadline_exceeded(format!(
                 "no request within {} s of opening the stream (--first-request-timeout)",
                 limit.as_secs_f64()
             ))
-        })?.map_err(with_flag)?,
+        })??,
     };
     let Some(first) = first else { return Ok(None) };
     let request = decode(first, method.delta)?;
     let invalid = |error: &dyn std::error::Error| Status::invalid_argument(error.to_string());
     let node = request.common().decode_node().map_err(|error| invalid(&error))?;
-    let identity = node::identify(node.as_ref()).map_err(|error| invalid(&error))?;
+    let (identity, need) = node::identify(node.as_ref()).map_err(|error| invalid(&error))?;
 
-    let mut snapshots = shared.snapshots.clone();
-    if snapshots.borrow_and_update().is_none() {
+    if shared.snapshots.borrow().is_none() {
         return Err(Status::unavailable(
             "not ready: the source has not been listed completely yet (see /ready on the \
              monitoring port for what is missing)",
         ));
     }
-    let lease = shared.leases.take(identity.view.clone());
+    let lease = shared.leases.take(need);
     info!(proxy = %identity.name, view = %identity.view, delta = method.delta, "proxy connected");
     connection.update(|status| status.identity = Some(identity));
-    let view = tokio::select! {
-        _ = shared.shutdown.cancelled() => return Err(going_away()),
-        view = built_view(&mut snapshots, &lease) => view?,
-    };
+    let view = built_view(news, &lease).await?;
 
     static STREAMS: AtomicU64 = AtomicU64::new(0);
     let session = Session::new(
@@ -221,67 +308,135 @@ async fn begin(
         shared.frames.clone(),
         nonce_seed(STREAMS.fetch_add(1, Ordering::Relaxed)),
     );
-    let mut stream = AdsStream {
-        shared: shared.clone(),
+    let mut stream = Box::new(AdsStream {
+        context: context.clone(),
         connection: connection.clone(),
         session,
         view,
-        snapshots,
         lease,
         budget: Budget::new(shared.limits.requests_per_second),
+        admitted: Admitted::Waiting(Box::pin(context.admission.clone().turn())),
         sent_at: Default::default(),
+        alarm: Box::pin(sleep(Duration::ZERO)),
+        alarm_set: false,
         woken: Instant::now(),
         since: None,
-    };
+    });
     stream.take(&request)?;
     Ok(Some(stream))
 }
 
 impl AdsStream {
-    /// Waits for something to do; `false` when the proxy has ended the stream.
-    async fn wait(&mut self, requests: &mut Streaming<Bytes>) -> Result<bool, Status> {
-        let overdue = self.next_overdue();
+    /// What to send now.
+    fn next(&mut self) -> Option<session::Response> {
+        match self.admitted {
+            Admitted::Waiting(_) => None,
+            Admitted::Starting(_) | Admitted::Done => self.session.poll(&self.view),
+        }
+    }
+
+    /// Waits for something to do.
+    async fn wait(
+        &mut self,
+        changed: Pin<&mut impl Future<Output = Result<(), watch::error::RecvError>>>,
+        reassigned: Pin<&mut impl Future<Output = ()>>,
+        requests: &mut Requests<impl RequestBody>,
+    ) -> Result<Woken, Status> {
+        self.set_alarm();
         tokio::select! {
             biased;
-            () = self.shared.shutdown.cancelled() => return Err(going_away()),
             // A proxy that asks goes before one that is merely told (it may be starting).
-            request = requests.message() => {
-                let Some(request) = request.map_err(with_flag)? else { return Ok(false) };
+            request = requests.next() => {
+                let Some(request) = request? else { return Ok(Woken::Ended) };
                 (self.woken, self.since) = (Instant::now(), None);
                 let request = decode(request, self.session.is_delta())?;
                 self.take(&request)?;
             }
-            changed = self.snapshots.changed() => {
+            changed = changed => {
                 changed.map_err(|_| going_away())?;
-                let snapshot = self.snapshots.borrow_and_update().clone();
-                self.woken = Instant::now();
-                if let Some(snapshot) = snapshot {
-                    self.since = snapshot.since;
-                    if let Some(view) = snapshot.views.get(self.lease.key()) {
-                        self.view = view.clone();
-                    }
-                }
+                return Ok(Woken::News);
             }
-            of = wait_until(overdue) => {
-                if let Some(nonce) = self.session.awaits(of) {
-                    warn!(
-                        proxy = self.connection.connection_id(), r#type = of.short(),
-                        "neither ACK nor NACK in {:?}, sending newer content all the same",
-                        self.shared.limits.ack,
-                    );
-                    self.session.overdue(of, nonce);
-                }
-                self.sent_at[of.index()] = None;
+            () = reassigned => return Ok(Woken::Reassigned),
+            () = self.alarm.as_mut(), if self.alarm_set => {
+                self.alarm_set = false;
+                self.on_alarm();
+            }
+            turn = its_turn(&mut self.admitted) => {
+                self.woken = Instant::now();
+                self.admitted = Admitted::Starting(turn);
             }
         }
-        Ok(true)
+        Ok(Woken::Here)
+    }
+
+    /// Goes along with what is new: the snapshot (`is_new`), or the view that is this proxy's. If
+    /// that is not in the snapshot, the next one has it, and until then the one before is right.
+    fn follow(&mut self, news: &News, is_new: bool) -> Result<(), Status> {
+        if news.ending {
+            return Err(going_away());
+        }
+        self.woken = Instant::now();
+        if let Some(snapshot) = &news.snapshot {
+            self.since = snapshot.since.filter(|_| is_new);
+            if let Some(view) = lookup(news, &self.lease) {
+                self.view = view;
+            }
+        }
+        Ok(())
+    }
+
+    /// The types whose answer is awaited, and when that becomes too long.
+    fn awaited(&self) -> impl Iterator<Item = (ResourceType, Instant)> {
+        let limit = self.context.shared.limits.ack;
+        ResourceType::IN_ORDER
+            .into_iter()
+            .filter(|of| self.session.awaits(*of).is_some())
+            .filter_map(move |of| Some((of, self.sent_at[of.index()]? + limit)))
+    }
+
+    fn set_alarm(&mut self) {
+        if self.alarm_set {
+            return;
+        }
+        let overdue = self.awaited().map(|(_, at)| at).min();
+        let quiet = match (&self.admitted, overdue) {
+            (Admitted::Starting(_), None) => Some(self.woken + QUIET),
+            (Admitted::Starting(_), Some(_)) => Some(Instant::now() + QUIET),
+            _ => None,
+        };
+        if let Some(at) = overdue.into_iter().chain(quiet).min() {
+            self.alarm.as_mut().reset(at);
+            self.alarm_set = true;
+        }
+    }
+
+    fn on_alarm(&mut self) {
+        let now = Instant::now();
+        let overdue: Vec<_> = self.awaited().filter(|(_, at)| *at <= now).collect();
+        for (of, _) in overdue {
+            if let Some(nonce) = self.session.awaits(of) {
+                warn!(
+                    proxy = self.connection.connection_id(),
+                    r#type = of.short(),
+                    "neither ACK nor NACK in {:?}, sending newer content all the same",
+                    self.context.shared.limits.ack,
+                );
+                self.session.overdue(of, nonce);
+            }
+            self.sent_at[of.index()] = None;
+        }
+        let quiet = self.awaited().next().is_none() && self.woken + QUIET <= now;
+        if matches!(self.admitted, Admitted::Starting(_)) && quiet {
+            self.admitted = Admitted::Done;
+        }
     }
 
     fn take(&mut self, request: &Request) -> Result<(), Status> {
-        if !self.budget.take() {
+        let limits = &self.context.shared.limits;
+        if !self.budget.take(self.woken) {
             return Err(Status::resource_exhausted(format!(
                 "more than {} requests a second (--max-requests-per-second)",
-                self.shared.limits.requests_per_second
+                limits.requests_per_second
             )));
         }
         let (of, meaning) = self.session.request(request, &self.view).map_err(|refusal| {
@@ -296,10 +451,7 @@ impl AdsStream {
             }
         })?;
         match of {
-            Some(of) => {
-                self.note_request(of, meaning);
-                self.note_held(of);
-            }
+            Some(of) => self.note_request(of, meaning),
             None => debug!(
                 proxy = self.connection.connection_id(),
                 type_url = request.common().type_url,
@@ -308,121 +460,43 @@ impl AdsStream {
         }
         Ok(())
     }
+}
 
-    fn note_request(&mut self, of: ResourceType, meaning: Meaning) {
-        let metrics = &self.shared.metrics;
-        metrics.request(of);
-        match meaning {
-            Meaning::Subscribe => {}
-            Meaning::Stale => metrics.expired_nonce(of),
-            Meaning::Ack { nonce } => {
-                if let Some(sent) = self.sent_at[of.index()].take() {
-                    metrics.ack_time(of, sent.elapsed());
-                }
-                self.connection.update(|status| {
-                    let one = &mut status.types[of.index()];
-                    one.acks += 1;
-                    one.nonce_acked = nonce;
-                    one.last_acked = Some(SystemTime::now());
-                    one.last_error = None;
-                });
-            }
-            Meaning::Nack { nonce: _, error } => {
-                self.sent_at[of.index()] = None;
-                metrics.reject(of);
-                warn!(
-                    proxy = self.connection.connection_id(),
-                    r#type = of.short(),
-                    "rejected: {error}"
-                );
-                self.connection.update(|status| {
-                    let one = &mut status.types[of.index()];
-                    one.nacks += 1;
-                    one.last_error = Some(error.into());
-                    one.last_nack = Some(SystemTime::now());
-                });
-            }
-        }
-    }
-
-    /// What a request alone makes known: names that are wanted no more, and what a proxy brought
-    /// along from another stream, which no response will tell of.
-    fn note_held(&self, of: ResourceType) {
-        let (subscription, held) = (self.session.subscription(of), self.session.held(of));
-        self.connection.update(|status| {
-            let one = &mut status.types[of.index()];
-            one.subscription = Some(subscription.clone());
-            if let (None, Some(held)) = (&one.set, held) {
-                one.version = held.version().to_string();
-                one.set = Some(held.clone());
-            }
-        });
-    }
-
-    fn note_sent(&mut self, response: &Response) {
-        let Some(of) = response.of else { return };
-        let metrics = &self.shared.metrics;
-        metrics.push(of, response.frame.len());
-        metrics.push_time(of, self.woken.elapsed());
-        if let Some(since) = self.since {
-            metrics.convergence(since.elapsed());
-        }
-        self.sent_at[of.index()] = Some(Instant::now());
-        self.connection.update(|status| {
-            let one = &mut status.types[of.index()];
-            one.sent += 1;
-            one.nonce_sent = response.nonce;
-            one.last_sent = Some(SystemTime::now());
-            one.version = response.frame.version.to_string();
-            one.set = Some(response.set.clone());
-            one.subscription = Some(response.subscription.clone());
-        });
-    }
-
-    /// The type whose answer is awaited longest, and when that becomes too long.
-    fn next_overdue(&self) -> Option<(ResourceType, Instant)> {
-        let awaited = ResourceType::IN_ORDER
-            .into_iter()
-            .filter(|of| self.session.awaits(*of).is_some())
-            .filter_map(|of| Some((of, self.sent_at[of.index()]? + self.shared.limits.ack)));
-        awaited.min_by_key(|(_, at)| *at)
+/// The turn, once it is there; never for a stream that does not wait for one.
+async fn its_turn(admitted: &mut Admitted) -> Turn {
+    match admitted {
+        Admitted::Waiting(turn) => turn.await,
+        Admitted::Starting(_) | Admitted::Done => std::future::pending().await,
     }
 }
 
-async fn wait_until(overdue: Option<(ResourceType, Instant)>) -> ResourceType {
-    match overdue {
-        Some((of, at)) => {
-            sleep_until(at).await;
-            of
-        }
-        None => std::future::pending().await,
-    }
+fn lookup(news: &News, lease: &Lease) -> Option<Arc<View>> {
+    news.snapshot.as_ref()?.views.get(&*lease.view()?).cloned()
 }
 
-/// The view once the publisher has built it.
-async fn built_view(
-    snapshots: &mut watch::Receiver<Option<Arc<Snapshot>>>,
-    lease: &Lease,
-) -> Result<Arc<View>, Status> {
-    let built = |snapshot: &Option<Arc<Snapshot>>| {
-        snapshot.as_ref().is_some_and(|all| all.views.contains_key(lease.key()))
-    };
-    let snapshot = snapshots.wait_for(built).await.map_err(|_| going_away())?.clone();
-    snapshot.and_then(|all| all.views.get(lease.key()).cloned()).ok_or_else(going_away)
+/// The view once the publisher has assigned and built it.
+async fn built_view(news: &mut watch::Receiver<News>, lease: &Lease) -> Result<Arc<View>, Status> {
+    let mut seat = lease.seat();
+    loop {
+        let (view, ending) = {
+            let news = news.borrow_and_update();
+            (lookup(&news, lease), news.ending)
+        };
+        if ending {
+            return Err(going_away());
+        }
+        if let Some(view) = view {
+            return Ok(view);
+        }
+        tokio::select! {
+            changed = news.changed() => changed.map_err(|_| going_away())?,
+            () = seat.reassigned() => {}
+        }
+    }
 }
 
 fn decode(message: Bytes, delta: bool) -> Result<Request, Status> {
     Request::decode(message, delta).map_err(|error| Status::invalid_argument(error.to_string()))
-}
-
-/// tonic says how long a request was and may be, not who decides that.
-fn with_flag(status: Status) -> Status {
-    match status.code() {
-        tonic::Code::OutOfRange => {
-            Status::out_of_range(format!("{} (--max-request-bytes)", status.message()))
-        }
-        _ => status,
-    }
 }
 
 fn going_away() -> Status {
@@ -452,25 +526,40 @@ fn nonce_seed(stream: u64) -> u64 {
     xxhash_rust::xxh3::xxh3_64(&seed)
 }
 
-/// A token bucket that holds ten seconds' worth: an Envoy with many clusters starts in bursts.
-#[derive(Debug)]
-struct Budget {
-    per_second: f64,
-    left: f64,
-    at: Instant,
-}
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
 
-impl Budget {
-    fn new(per_second: u32) -> Self {
-        let per_second = f64::from(per_second);
-        Self { per_second, left: per_second * 10.0, at: Instant::now() }
-    }
+    use super::*;
 
-    fn take(&mut self) -> bool {
-        let now = Instant::now();
-        let gained = now.duration_since(self.at).as_secs_f64() * self.per_second;
-        self.left = (self.left + gained).min(self.per_second * 10.0) - 1.0;
-        self.at = now;
-        self.left >= 0.0
+    /// Ten thousand of them are open at once; whoever adds to them should know.
+    #[test]
+    fn what_a_stream_holds_does_not_grow_unseen() {
+        let (_, snapshots) = watch::channel(None);
+        let (_, news) = watch::channel(News::default());
+        let shared = Shared {
+            snapshots,
+            leases: Arc::default(),
+            interner: Arc::default(),
+            frames: Arc::new(FrameBuilder::new("test")),
+            proxies: Arc::default(),
+            metrics: Metrics::new(&mut Registry::default()),
+            limits: Limits::default(),
+            shutdown: CancellationToken::new(),
+        };
+        let requests = Requests::new(http_body_util::Empty::new(), 1);
+        let method = Method { delta: true, only: None };
+        let peer = ([127, 0, 0, 1], 1).into();
+        let context = Arc::new(Context::new(Arc::new(shared), news));
+        let responses = serve(context, method, peer, Arc::new(Control::new()), requests);
+        let sizes = [
+            ("the response body", size_of_val(&responses), 1024),
+            ("the stream in it", size_of::<AdsStream>(), 2048),
+            ("of that, the session", size_of::<Session>(), 1664),
+            ("what is shown of it", size_of::<Connection>(), 1024),
+        ];
+        for (what, size, limit) in sizes {
+            assert!(size <= limit, "{what}: {size} bytes, not more than {limit}: {sizes:?}");
+        }
     }
 }

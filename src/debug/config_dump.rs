@@ -68,8 +68,8 @@ impl Serialize for Section {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("@type", &format!("type.googleapis.com/envoy.admin.v3.{message}"))?;
         // The other two messages have no such field.
-        if self.of.is_full_state() && !self.status.version.is_empty() {
-            map.serialize_entry("versionInfo", &self.status.version)?;
+        if let Some(version) = self.status.version.filter(|_| self.of.is_full_state()) {
+            map.serialize_entry("versionInfo", &version.to_string())?;
         }
         map.serialize_entry(list, &Entries(self))?;
         map.end()

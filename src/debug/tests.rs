@@ -83,10 +83,10 @@ impl Fixture {
             node_id: format!("sidecar~10.1.2.3~{name}~default.svc.cluster.local").into(),
             name: name.into(),
             cluster: "reviews".into(),
-            view: ViewKey {
-                kind: ProxyKind::Sidecar,
-                namespace: name.rsplit_once('.').map(|(_, namespace)| namespace.into()),
-            },
+            view: ViewKey::new(
+                ProxyKind::Sidecar,
+                name.rsplit_once('.').map(|(_, namespace)| namespace),
+            ),
             user_agent: "envoy/1.40.0".into(),
             locality: "".into(),
         };
@@ -206,7 +206,7 @@ fn send(connection: &Connection) {
             status.nonce_sent = if of == ResourceType::Cluster { 0xab } else { 0xac };
             status.last_sent = Some(moment(1_700_000_100));
             status.last_acked = Some(moment(1_700_000_101));
-            status.version = set.version().to_string();
+            status.version = Some(set.version());
             status.set = Some(set);
             if of == ResourceType::Listener {
                 status.nacks = 1;

@@ -32,6 +32,13 @@ pub const TAIL_BYTES: usize = 2 + NONCE_DIGITS;
 /// gRPC's message prefix: compression flag and length.
 const PREFIX_BYTES: usize = 5;
 
+/// What a peer's HTTP/2 takes in one frame unless it says otherwise, and Envoy does not.
+const DATA_FRAME: usize = 16_384;
+/// What is worth less than a frame, and a write to the socket, of its own.
+const COPIED: usize = 4096;
+/// A slow reader is one that takes less than this within the send deadline.
+const PIECE: usize = 16 * DATA_FRAME;
+
 /// Frames of one set are forgotten together once they take more than this, bytes: building one
 /// again is a copy, keeping every one would grow with the number of different subscriptions.
 const CACHED_BYTES: usize = 16 << 20;
@@ -77,12 +84,19 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// The nonce field that follows `head`.
-    pub fn tail(nonce: u64) -> Bytes {
-        let mut tail = Vec::with_capacity(TAIL_BYTES);
-        tail.extend_from_slice(&[NONCE, NONCE_DIGITS as u8]);
-        tail.extend_from_slice(format!("{nonce:016x}").as_bytes());
-        tail.into()
+    /// The whole message with this nonce. What is shared comes as slices of `head`; its last few
+    /// bytes are copied to the nonce's, so that most responses are one DATA frame and one write.
+    /// In more than one piece, so that a reader's progress can be seen.
+    pub fn pieces(&self, nonce: u64) -> impl Iterator<Item = Bytes> + use<> {
+        let full = self.head.len() / DATA_FRAME * DATA_FRAME;
+        let shared = if self.head.len() - full <= COPIED { full } else { self.head.len() };
+        let mut last = Vec::with_capacity(self.head.len() - shared + TAIL_BYTES);
+        last.extend_from_slice(self.head.get(shared..).unwrap_or_default());
+        put_tail(&mut last, nonce);
+        let head = self.head.clone();
+        let starts = (0..shared).step_by(PIECE);
+        let pieces = starts.map(move |at| head.slice(at..shared.min(at + PIECE)));
+        pieces.chain([Bytes::from(last)])
     }
 
     /// Bytes on the stream, prefix and tail included.
@@ -252,6 +266,12 @@ impl std::ops::Deref for SharedDiff {
     }
 }
 
+fn put_tail(into: &mut Vec<u8>, nonce: u64) {
+    into.extend_from_slice(&[NONCE, NONCE_DIGITS as u8]);
+    let digit = |at: usize| b"0123456789abcdef"[(nonce >> (60 - 4 * at)) as usize & 15];
+    into.extend((0..NONCE_DIGITS).map(digit));
+}
+
 fn header_len(content: usize) -> usize {
     1 + encoded_len_varint(content as u64)
 }
@@ -285,8 +305,7 @@ mod tests {
     }
 
     fn message(frame: &Frame, nonce: u64) -> Vec<u8> {
-        let mut bytes = frame.head.to_vec();
-        bytes.extend_from_slice(&Frame::tail(nonce));
+        let mut bytes = frame.pieces(nonce).collect::<Vec<_>>().concat();
         let len = u32::from_be_bytes(bytes[1..5].try_into().unwrap()) as usize;
         assert_eq!((bytes[0], len), (0, bytes.len() - 5), "gRPC prefix");
         bytes.split_off(5)
@@ -316,6 +335,25 @@ mod tests {
         let entry = delta.resources.first().unwrap();
         assert_eq!((entry.name.as_str(), &entry.version), ("a", &resource.version.to_string()));
         assert_eq!(entry.resource.as_ref().unwrap(), any);
+    }
+
+    #[test]
+    fn a_message_is_few_pieces_and_shares_all_but_its_end() {
+        let pieces = |len: usize| {
+            let head = Bytes::from(vec![b'x'; len]);
+            let frame = Frame { head, version: Version(0), resources: 0, removed: 0 };
+            let pieces: Vec<Bytes> = frame.pieces(0xfedc_ba98_7654_3210).collect();
+            let all = pieces.concat();
+            assert_eq!(all.len(), frame.len());
+            assert!(all.ends_with(b"\x2a\x10fedcba9876543210"));
+            pieces.iter().map(Bytes::len).collect::<Vec<_>>()
+        };
+        assert_eq!(pieces(100), [118]);
+        assert_eq!(pieces(COPIED), [COPIED + 18]);
+        assert_eq!(pieces(COPIED + 1), [COPIED + 1, 18]);
+        assert_eq!(pieces(DATA_FRAME + 7), [DATA_FRAME, 25]);
+        assert_eq!(pieces(2 * PIECE + 7), [PIECE, PIECE, 25]);
+        assert_eq!(pieces(PIECE - 1), [PIECE - 1, 18]);
     }
 
     #[test]

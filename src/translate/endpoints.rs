@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU64;
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::{Locality, Metadata};
 use envoy_types::pb::envoy::config::endpoint::v3::endpoint::AdditionalAddress;
@@ -16,6 +17,11 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
 };
 
 use envoy_types::pb::google::protobuf::{Struct, Value, value};
+
+mod place;
+
+use place::Nearness;
+pub use place::{Place, depends_on_zone};
 
 use super::{HOSTNAME_KEY, SUBSET_NAMESPACE, number, served_ports, tcp_address};
 use crate::model::{EndpointSlice, EndpointState, IpFamily, Service, ServiceKind};
@@ -33,6 +39,9 @@ struct Candidate<'a> {
     zone_unknown: bool,
     /// Empty if unknown.
     zone: &'a str,
+    unhinted: bool,
+    /// The zones that Kubernetes means it for; empty if it says nothing.
+    for_zones: &'a [Arc<str>],
     hostname_unknown: bool,
     /// Empty if unknown.
     hostname: &'a str,
@@ -49,10 +58,13 @@ type Seconds = BTreeMap<NonZeroU64, (IpAddr, u16)>;
 /// dual-stack pod would count twice: the first of the service's families (by its addresses if it
 /// does not say, else IPv4) in which there is something to use. Where the service is for both, the
 /// other address of the same pod stands beside the first, for Envoy to try if that does not answer.
+///
+/// `place` is the proxy's; see [`place`] for what follows from it.
 pub fn of_service<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice>,
     domain: &str,
+    place: Place<'_>,
 ) -> Vec<ClusterLoadAssignment> {
     let host = names::host(&service.key.name, &service.key.namespace, domain);
     // What DNS says of a name outside is the cluster's own to find out.
@@ -72,7 +84,15 @@ pub fn of_service<'a>(
             keep_usable(&mut candidates, &families);
             ClusterLoadAssignment {
                 cluster_name: names::outbound_cluster(port.port, &host),
-                endpoints: by_locality(&candidates, &seconds, by_name),
+                endpoints: by_locality(
+                    &candidates,
+                    Nearness::of(&candidates, service, place.zone),
+                    place.regions,
+                    |one| {
+                        let second = one.pod.and_then(|pod| seconds.get(&pod));
+                        lb_endpoint(one, second, by_name)
+                    },
+                ),
                 ..Default::default()
             }
         })
@@ -89,6 +109,8 @@ fn of_port<'a>(slices: &[&'a EndpointSlice], port_name: &str) -> Vec<Candidate<'
                 state: endpoint.state,
                 zone_unknown: endpoint.zone.is_none(),
                 zone: endpoint.zone.as_deref().unwrap_or_default(),
+                unhinted: endpoint.for_zones.is_empty(),
+                for_zones: &endpoint.for_zones,
                 hostname_unknown: endpoint.hostname.is_none(),
                 hostname: endpoint.hostname.as_deref().unwrap_or_default(),
                 pod: endpoint.pod,
@@ -142,30 +164,32 @@ fn seconds(candidates: &[Candidate<'_>], families: &[IpFamily]) -> Seconds {
     pods.into_iter().filter_map(second).collect()
 }
 
-/// `candidates` are sorted by address and stay so within each zone; zones are sorted by name, the
-/// unknown one first.
-fn by_locality(
-    candidates: &[Candidate<'_>],
-    seconds: &Seconds,
-    by_name: bool,
+/// `candidates` are sorted by address and stay so within each zone; zones are sorted by priority
+/// and name, the unknown one first. A zone may stand in both priorities if hints divide it.
+fn by_locality<'a>(
+    candidates: &[Candidate<'a>],
+    nearness: Nearness<'_>,
+    regions: &BTreeMap<Arc<str>, Arc<str>>,
+    endpoint: impl Fn(&Candidate<'a>) -> LbEndpoint,
 ) -> Vec<LocalityLbEndpoints> {
-    let mut zones: Vec<(&str, Vec<LbEndpoint>)> = Vec::new();
+    let mut zones: BTreeMap<(u32, &str), Vec<LbEndpoint>> = BTreeMap::new();
     for candidate in candidates {
-        let second = candidate.pod.and_then(|pod| seconds.get(&pod));
-        let endpoint = lb_endpoint(candidate, second, by_name);
-        match zones.binary_search_by_key(&candidate.zone, |(zone, _)| zone) {
-            Ok(at) => zones[at].1.push(endpoint),
-            Err(at) => zones.insert(at, (candidate.zone, vec![endpoint])),
-        }
+        let group = zones.entry((nearness.priority(candidate), candidate.zone)).or_default();
+        group.push(endpoint(candidate));
     }
     zones
         .into_iter()
-        .map(|(zone, lb_endpoints)| LocalityLbEndpoints {
-            locality: Some(Locality { zone: zone.to_owned(), ..Default::default() }),
+        .map(|((priority, zone), lb_endpoints)| LocalityLbEndpoints {
+            locality: Some(Locality {
+                region: regions.get(zone).map(|region| (**region).to_owned()).unwrap_or_default(),
+                zone: zone.to_owned(),
+                ..Default::default()
+            }),
             load_balancing_weight: Some(number(
                 u32::try_from(lb_endpoints.len()).unwrap_or(u32::MAX),
             )),
             lb_endpoints,
+            priority,
             ..Default::default()
         })
         .collect()

@@ -14,7 +14,6 @@ use envoy_types::pb::envoy::config::listener::v3::{
 use envoy_types::pb::envoy::extensions::filters::http::header_to_metadata::v3::Config as HeaderToMetadata;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
-use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds, http_connection_manager, http_filter,
 };
@@ -32,9 +31,12 @@ use crate::model::{Service, ServiceKind, ServicePort};
 use crate::names;
 use crate::view::ProxyKind;
 
-/// Where iptables redirects to; Istio's numbers.
+mod inbound;
+
+pub use inbound::virtual_inbound;
+
+/// Where iptables redirects outgoing connections to; Istio's number.
 const OUTBOUND_CAPTURE_PORT: u16 = 15001;
-const INBOUND_CAPTURE_PORT: u16 = 15006;
 
 const EVERYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -42,7 +44,7 @@ const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// The listeners that do not depend on any service.
 pub fn fixed(kind: &ProxyKind) -> Vec<Listener> {
     match *kind {
-        ProxyKind::Sidecar => vec![virtual_outbound(), virtual_inbound()],
+        ProxyKind::Sidecar => vec![virtual_outbound(), virtual_inbound(&[])],
         ProxyKind::BoundSidecar | ProxyKind::Router => Vec::new(),
         ProxyKind::Standalone { address, port } => {
             let mut listener = outbound(address, port);
@@ -152,23 +154,6 @@ fn virtual_outbound() -> Listener {
     }
 }
 
-fn virtual_inbound() -> Listener {
-    Listener {
-        name: names::VIRTUAL_INBOUND_LISTENER.to_owned(),
-        address: Some(tcp_address(EVERYWHERE, INBOUND_CAPTURE_PORT)),
-        traffic_direction: TrafficDirection::Inbound.into(),
-        listener_filters: vec![listener_filter(
-            "envoy.filters.listener.original_dst",
-            any(&OriginalDst::default()),
-        )],
-        filter_chains: vec![
-            black_hole("virtualInbound-blackhole", INBOUND_CAPTURE_PORT),
-            tcp_chain("virtualInbound", names::INBOUND_PASSTHROUGH_CLUSTER),
-        ],
-        ..Default::default()
-    }
-}
-
 /// Named after its place, without filter chains yet.
 fn outbound(address: IpAddr, port: u16) -> Listener {
     Listener {
@@ -210,7 +195,7 @@ fn http(manager: HttpConnectionManager) -> Filter {
     network_filter("envoy.filters.network.http_connection_manager", &manager)
 }
 
-/// What all HTTP listeners have in common. Theirs to add is `use_remote_address`: true where
+/// What all outbound HTTP listeners have in common. Theirs to add is `use_remote_address`: true where
 /// requests come from outside, so that the peer counts as the client, and `x-forwarded-for` and
 /// Envoy's own headers are not taken at their word.
 fn manager(listener: &str, table: &str) -> HttpConnectionManager {
@@ -225,6 +210,14 @@ fn manager(listener: &str, table: &str) -> HttpConnectionManager {
             http_filter(POD_NAME_FILTER, any(&HeaderToMetadata::default())),
             http_filter("envoy.filters.http.router", any(&Router::default())),
         ],
+        ..bare_manager()
+    }
+}
+
+/// What is the same in both directions.
+fn bare_manager() -> HttpConnectionManager {
+    HttpConnectionManager {
+        http_filters: vec![http_filter("envoy.filters.http.router", any(&Router::default()))],
         normalize_path: Some(BoolValue { value: true }),
         // Streams may be quiet for as long as they like.
         stream_idle_timeout: Some(seconds(0)),

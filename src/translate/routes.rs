@@ -38,6 +38,9 @@ use crate::model::{Service, ServiceKind, Tuning};
 use crate::names;
 use crate::view::ProxyKind;
 
+mod inbound;
+
+pub use inbound::inbound;
 /// Attempts after the first unless the service says otherwise.
 const RETRIES: u32 = 2;
 

@@ -8,6 +8,7 @@
 mod bound;
 mod changes;
 mod harness;
+mod inbound;
 mod interrupted;
 mod meaning;
 mod on_demand;

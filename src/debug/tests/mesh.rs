@@ -115,9 +115,13 @@ async fn sourcez_shows_watches_and_what_was_left_out() {
     assert_eq!(page["skipped"], json!({ "Deployment": 4 }));
     assert!(page.get("snapshot").is_none());
 
-    let key = ViewKey { kind: ProxyKind::Sidecar, namespace: Some("default".into()) };
+    let key = ViewKey::new(ProxyKind::Sidecar, Some("default"));
     let views = [(key, Arc::new(View::new(sets())))].into();
-    fixture.snapshot.send_replace(Some(Arc::new(Snapshot { generation: 3, since: None, views })));
+    fixture.snapshot.send_replace(Some(Arc::new(Snapshot {
+        generation: 3,
+        views,
+        ..Snapshot::default()
+    })));
     let page = fixture.json("/debug/sourcez").await;
     assert_eq!(page["snapshot"]["generation"], 3);
     let view = &page["snapshot"]["views"][0];
@@ -139,7 +143,7 @@ fn every_resource_that_is_made_can_be_shown() {
         ProxyKind::Router,
         ProxyKind::DEFAULT_STANDALONE,
     ];
-    let views = kinds.map(|kind| ViewKey { kind, namespace: Some("default".into()) });
+    let views = kinds.map(|kind| ViewKey::new(kind, Some("default")));
     let snapshot = builder.snapshot(&views.into());
     assert_eq!(snapshot.views.len(), 4);
     for view in snapshot.views.values() {

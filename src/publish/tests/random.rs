@@ -1,15 +1,17 @@
 //! Random histories: what is published follows from how things are, not from how they came to be.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::num::NonZeroU64;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 
 use super::{DOMAIN, Mesh, at, content, domains, key, service, slice, views};
 use crate::model::{
-    Balance, Change, EndpointSlice, EndpointState, Flaw, IpFamily, Model, Protocol, Scope, Service,
-    ServiceKey, ServiceKind, Tuning,
+    Balance, Change, EndpointSlice, EndpointState, ExportTo, Flaw, IpFamily, Model, Protocol,
+    Scope, Service, ServiceKey, ServiceKind, Tuning,
 };
 use crate::names::ResourceType;
 
@@ -44,14 +46,26 @@ fn some_service() -> impl Strategy<Value = Service> {
     let protocol = prop_oneof![Just(Protocol::Http), Just(Protocol::Grpc), Just(Protocol::Tcp)];
     let ports = subsequence(vec![80u16, 90, 15001], 0..4);
     let families = subsequence(vec![IpFamily::V4, IpFamily::V6], 0..=2);
-    let more = (families, some_tuning(), any::<bool>());
-    (some_key(), kind, ports, [protocol.clone(), protocol.clone(), protocol], more).prop_map(
-        |(key, kind, ports, protocols, (families, tuning, flawed))| {
+    let protocols = [protocol.clone(), protocol.clone(), protocol];
+    let more = (families, some_tuning(), any::<bool>(), some_export_to(), any::<bool>());
+    (some_key(), kind, ports, protocols, more).prop_map(
+        |(key, kind, ports, protocols, (families, tuning, flawed, export_to, prefers_own_zone))| {
             let ports: Vec<_> = ports.into_iter().zip(protocols).collect();
             let flaws = if flawed { vec![Flaw::new("spec", "wrong")] } else { Vec::new() };
-            Service { families, tuning: Box::new(tuning), flaws, ..service(&key, kind, &ports) }
+            let tuning = Box::new(tuning);
+            let plain = service(&key, kind, &ports);
+            Service { families, tuning, flaws, export_to, prefers_own_zone, ..plain }
         },
     )
+}
+
+fn some_export_to() -> impl Strategy<Value = ExportTo> {
+    prop_oneof![
+        3 => Just(ExportTo::Everyone),
+        2 => subsequence(vec!["one", "two"], 0..3).prop_map(|namespaces| {
+            ExportTo::Only(namespaces.into_iter().map(Arc::from).collect())
+        }),
+    ]
 }
 
 fn some_slice() -> impl Strategy<Value = EndpointSlice> {
@@ -63,6 +77,9 @@ fn some_slice() -> impl Strategy<Value = EndpointSlice> {
         |(key, name, ports, hosts, [v6, named, draining])| {
             let mut slice = slice(&key, name, &ports, &hosts);
             for (host, endpoint) in hosts.iter().zip(&mut slice.subsets[0].endpoints) {
+                // The zone follows from the address, as in life.
+                let first = endpoint.address == IpAddr::from([10, 0, 0, 1]);
+                endpoint.zone = first.then(|| "a".into());
                 endpoint.pod = NonZeroU64::new((*host).into());
                 endpoint.hostname = named.then(|| format!("pod-{host}").into());
                 if v6 {

@@ -15,7 +15,6 @@ use prost::Message;
 use crate::ads::session::Response;
 use crate::names::ResourceType;
 use crate::snapshot::Resource;
-use crate::snapshot::encode::Frame;
 
 /// One response, decoded.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -93,9 +92,7 @@ fn unpack(any: &Any) -> (String, String) {
 }
 
 pub(in super::super) fn decode(delta: bool, response: &Response) -> Got {
-    let head = response.frame.head.clone();
-    let mut bytes = head.to_vec();
-    bytes.extend_from_slice(&Frame::tail(response.nonce));
+    let mut bytes = response.frame.pieces(response.nonce).collect::<Vec<_>>().concat();
     let prefix: Vec<u8> = bytes.drain(..5).collect();
     assert_eq!(prefix[0], 0, "not compressed");
     assert_eq!(prefix[1..], (bytes.len() as u32).to_be_bytes(), "gRPC length");
@@ -110,7 +107,7 @@ pub(in super::super) fn decode(delta: bool, response: &Response) -> Got {
             nonce: message.nonce,
             control_plane: message.control_plane.unwrap_or_default().identifier,
             removed: Vec::new(),
-            head,
+            head: response.frame.head.clone(),
         };
     }
     let message = DeltaDiscoveryResponse::decode(&*bytes).unwrap();
@@ -129,6 +126,6 @@ pub(in super::super) fn decode(delta: bool, response: &Response) -> Got {
         nonce: message.nonce,
         control_plane: message.control_plane.unwrap_or_default().identifier,
         removed: message.removed_resources,
-        head,
+        head: response.frame.head.clone(),
     }
 }
