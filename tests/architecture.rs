@@ -14,7 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("wire", &[]),
     ("version", &[]),
     ("descriptors", &[]),
-    ("model", &[]),
+    ("model", &["names"]),
     ("source", &["model", "names"]),
     ("translate", &["model", "names", "view"]),
     ("snapshot", &["names", "view", "subscription"]),

@@ -11,6 +11,8 @@ use tokio::process::Command;
 
 use crate::harness::{Kubectl, Process, get, json, until};
 
+mod controllers;
+
 /// Without slices the server's own informer of them never gets in sync; everything else serves.
 const READY: &str = "/readyz?exclude=informer-sync";
 
@@ -259,9 +261,7 @@ impl Envoy {
                 .filter(|line| {
                     line.starts_with("outbound|") && !line.contains("||kubernetes.default.")
                 })
-                .filter_map(|line| {
-                    line.split("::").nth(1)?.strip_suffix(":9080").map(str::to_owned)
-                })
+                .filter_map(|line| Some(line.split("::").nth(1)?.rsplit_once(':')?.0.to_owned()))
                 .collect();
             if shown == wanted {
                 Ok(())

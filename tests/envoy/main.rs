@@ -10,6 +10,7 @@ mod changes;
 mod harness;
 mod inbound;
 mod interrupted;
+mod meaning;
 mod on_demand;
 mod outage;
 mod process;
