@@ -2,7 +2,8 @@
 //! answers for its readiness and sees to its end.
 //!
 //! Another house than the control plane, which it meets over the network only: of the rest of the
-//! crate it uses `names`, `descriptors` (to write protoJSON) and `version`.
+//! crate it uses `names`, `descriptors` (to write protoJSON), `version`, and `doctor` to find out why the
+//! proxy is not ready.
 //!
 //! ```text
 //! flags, ISTIO_META_* ──> config ──> bootstrap ──> envoy-rev.json ──> Envoy ──ADS──> control plane
@@ -114,7 +115,7 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         let readiness = async {
             tokio::join!(
                 readiness::follow(admin.clone(), state, causes),
-                cause::follow(admin.clone(), states, cause),
+                cause::follow(&config, states, cause),
             );
         };
         tokio::join!(status::serve(listener, pages), readiness, reap::reap(pid));

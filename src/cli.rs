@@ -12,6 +12,7 @@ use crate::ads::session;
 use crate::ads::stream;
 use crate::agent;
 use crate::app;
+use crate::doctor;
 use crate::inject;
 use crate::iptables;
 use crate::names;
@@ -39,6 +40,9 @@ pub enum Command {
     Inject(Box<inject::Args>),
     #[command(after_help = IPTABLES_EXAMPLES)]
     Iptables(Box<iptables::Args>),
+    /// Walk the path from an Envoy to its control plane, and name the link that is broken.
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(Box<doctor::args::Args>),
 }
 
 const EXAMPLES: &str = "Examples:
@@ -63,6 +67,13 @@ const IPTABLES_EXAMPLES: &str = "Examples:
   pilothouse iptables --clean                         as if it had never run
 
 Lists are separated by commas. Flags and chains are Istio's; without flags everything is captured.";
+
+const DOCTOR_EXAMPLES: &str = "Examples:
+  kubectl exec POD -c istio-proxy -- pilothouse doctor    in a pod, beside its Envoy
+  pilothouse doctor --service reviews.default:9080        and why nobody answers there
+  pilothouse doctor --no-envoy --discovery-address 127.0.0.1:15010    through a port-forward
+
+Exit code: 0 all is well, 1 something is broken, 2 it could not be told.";
 
 /// The kinds of source that are named by `--source`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

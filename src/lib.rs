@@ -46,3 +46,6 @@ pub mod inject;
 pub mod iptables;
 
 pub mod cli;
+
+// The sidecar's side, another house: the two meet only over the network.
+pub mod doctor;

@@ -56,10 +56,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // The sidecar's side: the control plane is met over the network only.
-    ("agent", &["descriptors", "names", "version"]),
+    ("agent", &["descriptors", "doctor", "names", "version"]),
+    ("doctor", &["names", "wire"]),
     ("iptables", &["names"]),
     ("inject", &["iptables", "names"]),
-    ("cli", &["ads", "agent", "app", "inject", "iptables", "names", "publish", "source"]),
+    ("cli", &["ads", "agent", "app", "doctor", "inject", "iptables", "names", "publish", "source"]),
 ];
 
 #[test]
