@@ -42,10 +42,8 @@ pub mod app;
 
 // The sidecar's side of the house, which meets the other over the network only.
 pub mod agent;
+pub mod doctor;
 pub mod inject;
 pub mod iptables;
 
 pub mod cli;
-
-// The sidecar's side, another house: the two meet only over the network.
-pub mod doctor;

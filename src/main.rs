@@ -8,7 +8,8 @@ use clap::Parser;
 use pilothouse::agent;
 use pilothouse::app;
 use pilothouse::cli::{Cli, Command, LogFormat, Serve};
-use pilothouse::{doctor, inject, iptables};
+use pilothouse::doctor;
+use pilothouse::{inject, iptables};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
@@ -18,9 +19,9 @@ fn main() -> ExitCode {
         Command::Serve(arguments) => serve(*arguments),
         Command::Agent(arguments) => agent(*arguments),
         Command::Tether(tether) => tether.run(),
-        Command::Doctor(arguments) => doctor(*arguments),
         Command::Inject(arguments) => done(inject::run(&arguments)),
         Command::Iptables(arguments) => done(iptables::run(&arguments)),
+        Command::Doctor(arguments) => doctor(&arguments),
     }
 }
 
@@ -31,6 +32,16 @@ fn done(result: anyhow::Result<()>) -> ExitCode {
         Err(problem) => {
             eprintln!("error: {problem:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+fn doctor(arguments: &doctor::args::Args) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(arguments.run()),
+        Err(problem) => {
+            eprintln!("error: cannot start the runtime: {problem}");
+            ExitCode::from(2)
         }
     }
 }
@@ -67,16 +78,6 @@ fn agent(arguments: agent::Args) -> ExitCode {
     };
     let ended = runtime.block_on(agent::run(arguments));
     said(ended.map_err(Into::into)).map_or(ExitCode::FAILURE, ExitCode::from)
-}
-
-fn doctor(arguments: doctor::args::Args) -> ExitCode {
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(arguments.run()),
-        Err(problem) => {
-            eprintln!("error: cannot start the runtime: {problem}");
-            ExitCode::from(2)
-        }
-    }
 }
 
 /// The result, or the log says what went wrong.

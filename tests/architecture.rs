@@ -57,9 +57,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     // The sidecar's side: the control plane is met over the network only.
     ("agent", &["descriptors", "doctor", "names", "version"]),
-    ("doctor", &["names", "wire"]),
     ("iptables", &["names"]),
     ("inject", &["iptables", "names"]),
+    ("doctor", &["names", "wire"]),
     ("cli", &["ads", "agent", "app", "doctor", "inject", "iptables", "names", "publish", "source"]),
 ];
 

@@ -8,6 +8,7 @@
 mod bound;
 mod changes;
 mod harness;
+mod inbound;
 mod interrupted;
 mod on_demand;
 mod outage;
@@ -17,4 +18,6 @@ mod replicas;
 mod sidecar;
 mod standalone;
 mod unserved;
+mod visibility;
 mod wire;
+mod zones;
