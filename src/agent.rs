@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::process::Signal as Send;
+use rustix::process;
 use serde_json::{Map, Value};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -151,7 +151,7 @@ async fn live(
         () = drain::drain(admin, config) => {}
         name = signals.next() => {
             error!("{name} again: ended at once");
-            envoy.signal(Send::KILL);
+            envoy.signal(process::Signal::KILL);
             _ = envoy.ended().await;
             return Ok(1);
         }
@@ -161,10 +161,10 @@ async fn live(
             return Ok(code);
         }
     }
-    envoy.signal(Send::TERM);
+    envoy.signal(process::Signal::TERM);
     if tokio::time::timeout(LAST_SECOND, envoy.ended()).await.is_err() {
         warn!("Envoy has not ended within {LAST_SECOND:?} of SIGTERM: killed");
-        envoy.signal(Send::KILL);
+        envoy.signal(process::Signal::KILL);
         _ = envoy.ended().await;
     }
     info!("ended");
