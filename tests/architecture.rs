@@ -56,7 +56,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // The sidecar's side: the control plane is met over the network only.
-    ("agent", &["descriptors", "names", "version"]),
+    ("agent", &["descriptors", "doctor", "names", "version"]),
     ("iptables", &["names"]),
     ("inject", &["iptables", "names"]),
     ("doctor", &["names", "wire"]),
