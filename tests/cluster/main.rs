@@ -8,4 +8,5 @@
 
 mod api_server;
 mod deployed;
+mod doctor;
 mod harness;

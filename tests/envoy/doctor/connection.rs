@@ -8,6 +8,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::{doctor, to};
 use crate::harness::control_plane::ControlPlane;
+use crate::harness::envoy::{Envoy, Sample, Wire};
 use crate::harness::manifests::{Manifests, Service};
 use crate::harness::places;
 
@@ -114,15 +115,25 @@ async fn a_stopped_control_plane() {
 
 #[tokio::test]
 async fn a_control_plane_without_a_snapshot() {
-    let manifests = Manifests::new(&[]);
-    let missing = manifests.path().join("missing");
-    let control = ControlPlane::start_with(&["--manifests", missing.to_str().unwrap()], &[]).await;
+    // Its API server is nowhere to be found.
+    let folder = tempfile::TempDir::new().unwrap();
+    let nobody = SocketAddr::new(places::address(), places::port());
+    let config = folder.path().join("kubeconfig");
+    let text = serde_json::json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{ "name": "c", "cluster": { "server": format!("http://{nobody}") } }],
+        "users": [{ "name": "u", "user": {} }],
+        "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "u" } }],
+    });
+    std::fs::write(&config, text.to_string()).unwrap();
+    let environment = [("KUBECONFIG", config.to_str().unwrap())];
+    let control = ControlPlane::start_with(&["--source", "kube"], &environment).await;
     let (grpc, monitoring) = (control.grpc.to_string(), control.monitoring.to_string());
     let arguments = ["--no-envoy", "--discovery-address", &grpc];
     // By its monitoring port, with the reason; by ADS, where that cannot be reached.
     let said = doctor(&[&arguments[..], &["--monitoring-address", &monitoring]].concat()).await;
     said.is("pilot_not_ready", 1);
-    said.names(&[&missing.display().to_string()]);
+    said.names(&["not listed yet"]);
     doctor(&arguments).await.is("pilot_not_ready", 1);
 }
 
@@ -142,10 +153,11 @@ async fn a_node_that_is_refused() {
 async fn a_limit_that_refuses() {
     let manifests = Manifests::new(&[Service::new("a", "http", 80)]);
     let source = ["--manifests", manifests.path().to_str().unwrap()];
-    // CDS is the first type, LDS one too many.
-    let limits = [("PILOTHOUSE_MAX_TYPES", "1")];
+    let limits = [("PILOTHOUSE_MAX_STREAMS_PER_PEER", "1")];
     let control = ControlPlane::start_with(&source, &limits).await;
     control.becomes_ready().await;
+    // It has the one stream that this address may have.
+    let _envoy = Envoy::start(Sample::Bound, Wire::Sotw, control.grpc).await;
     let said = to(control.grpc).await;
     said.is("limit_refused", 1);
 }
