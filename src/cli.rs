@@ -132,6 +132,11 @@ pub struct Serve {
     )]
     pub endpoints: kube::EndpointsKind,
 
+    /// Watch Nodes as well, so that endpoints have the region of their zone (needs the right to list
+    /// and watch nodes)
+    #[arg(long, env = "PILOTHOUSE_WATCH_NODES", help_heading = "Kubernetes")]
+    pub watch_nodes: bool,
+
     /// How long one watch request lasts: within this and 5 s a dead connection is noticed
     #[arg(
         long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration,
@@ -317,6 +322,7 @@ impl Serve {
                 context: self.context.clone(),
                 namespaces: self.namespace.clone(),
                 endpoints: self.endpoints,
+                nodes: self.watch_nodes,
                 watch_timeout: self.watch_timeout,
             }),
             (None, paths) => app::Source::Files(files::Config { paths: paths.to_vec() }),
@@ -350,6 +356,9 @@ impl fmt::Display for Serve {
         match self.source {
             Some(Source::Kube) => {
                 write!(f, "source=kube endpoints={:?}", self.endpoints)?;
+                if self.watch_nodes {
+                    write!(f, " watch-nodes")?;
+                }
                 write!(f, " watch-timeout={:?}", self.watch_timeout)?;
                 if let Some(context) = &self.context {
                     write!(f, " context={context}")?;

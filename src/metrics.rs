@@ -162,7 +162,7 @@ impl Metrics {
             Change::ServiceGone(_) => (&self.services_gone, 1),
             Change::Slice(_) | Change::SliceGone { .. } => (&self.endpoints, 1),
             Change::Slices(_, list) => (&self.endpoints, list.len()),
-            Change::Synced => return,
+            Change::Node(_) | Change::NodeGone(_) | Change::Nodes(_) | Change::Synced => return,
         };
         counter.inc_by(times as u64);
     }

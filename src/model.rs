@@ -5,7 +5,7 @@
 //! downstream works on those alone. The maps are persistent ([`imbl`]), so a reader (the debug
 //! pages) gets a consistent copy in O(1) while the one writer, `publish`, goes on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -88,6 +88,25 @@ pub struct ServicePort {
     pub protocol: Protocol,
 }
 
+/// Whose proxies know of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ExportTo {
+    #[default]
+    Everyone,
+    /// Those of these namespaces, sorted; of none at all if it is empty.
+    Only(Arc<[Arc<str>]>),
+}
+
+impl ExportTo {
+    /// Whether proxies of this namespace (of none) see the service.
+    pub fn reaches(&self, namespace: Option<&str>) -> bool {
+        match self {
+            Self::Everyone => true,
+            Self::Only(namespaces) => namespaces.iter().any(|one| Some(&**one) == namespace),
+        }
+    }
+}
+
 /// Something in a service that is wrong and therefore left out or replaced by its default, while
 /// the rest of the service is served. Shown to people, means nothing to proxies.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,6 +129,9 @@ pub struct Service {
     pub kind: ServiceKind,
     /// TCP ports only (UDP and SCTP are skipped by the source), no number twice.
     pub ports: Vec<ServicePort>,
+    pub export_to: ExportTo,
+    /// `trafficDistribution`: proxies use endpoints of their own zone while there are any.
+    pub prefers_own_zone: bool,
     /// What of it is not honoured, in the order in which the source found it. A change of these
     /// alone counts as a change, since readers must see it; proxies are not sent anything for it.
     pub flaws: Vec<Flaw>,
@@ -134,6 +156,8 @@ pub struct Endpoint {
     pub address: IpAddr,
     pub state: EndpointState,
     pub zone: Option<Arc<str>>,
+    /// The zones that Kubernetes means it for (hints); empty if it says nothing.
+    pub for_zones: Box<[Arc<str>]>,
     pub node: Option<Arc<str>>,
     /// The pod's own DNS label under a headless service.
     pub hostname: Option<Arc<str>>,
@@ -142,7 +166,7 @@ pub struct Endpoint {
 impl Endpoint {
     /// An endpoint of which nothing else is known.
     pub fn new(address: IpAddr, state: EndpointState) -> Self {
-        Self { address, state, zone: None, node: None, hostname: None }
+        Self { address, state, zone: None, for_zones: Box::default(), node: None, hostname: None }
     }
 
     /// Whether requests may go there, if only while nothing better is left.
@@ -177,6 +201,15 @@ pub struct EndpointSlice {
     pub subsets: Vec<Subset>,
 }
 
+/// What a Node's labels say of the endpoints on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub name: Arc<str>,
+    /// `topology.kubernetes.io/zone` and `…/region`.
+    pub zone: Option<Arc<str>>,
+    pub region: Option<Arc<str>>,
+}
+
 /// How far a relist reaches: everything, or one watched namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -206,12 +239,16 @@ pub enum Change {
     /// The complete list within a scope: what is not in it is gone, in one step.
     Services(Scope, Vec<Service>),
     Slices(Scope, Vec<EndpointSlice>),
+    /// Nodes, if they are watched at all.
+    Node(Node),
+    NodeGone(Arc<str>),
+    Nodes(Vec<Node>),
     /// Every watch has listed once; before this nothing may be served.
     Synced,
 }
 
-/// Where slices are kept: by service, then by the slice's name.
-type SlicesOfService = OrdMap<Arc<str>, Arc<EndpointSlice>>;
+/// The slices of a service by their names. Cloning is O(1).
+pub type SlicesOfService = OrdMap<Arc<str>, Arc<EndpointSlice>>;
 
 /// All that is known of the mesh. Cloning is O(1).
 #[derive(Clone, Debug, Default)]
@@ -221,6 +258,9 @@ pub struct Model {
     /// (namespace, slice name) → service, because a deletion names the slice alone and because a
     /// slice may be moved to another service by its label.
     owners: OrdMap<(Arc<str>, Arc<str>), ServiceKey>,
+    nodes: OrdMap<Arc<str>, Node>,
+    /// The region of each zone, from the nodes; if they disagree, the first by name is believed.
+    regions: Arc<BTreeMap<Arc<str>, Arc<str>>>,
 }
 
 impl Model {
@@ -265,7 +305,41 @@ impl Model {
                     self.put_slice(slice, dirty);
                 }
             }
+            Change::Node(node) => {
+                let known = self.nodes.insert(node.name.clone(), node.clone());
+                if known.as_ref() != Some(&node) {
+                    self.find_regions(dirty);
+                }
+            }
+            Change::NodeGone(name) => {
+                if self.nodes.remove(&name).is_some() {
+                    self.find_regions(dirty);
+                }
+            }
+            Change::Nodes(list) => {
+                self.nodes = list.into_iter().map(|node| (node.name.clone(), node)).collect();
+                self.find_regions(dirty);
+            }
             Change::Synced => {}
+        }
+    }
+
+    /// The region of each zone, as far as known.
+    pub fn regions(&self) -> &BTreeMap<Arc<str>, Arc<str>> {
+        &self.regions
+    }
+
+    /// Zones hardly ever change their region, so when one does, every service may be looked at.
+    fn find_regions(&mut self, dirty: &mut BTreeSet<ServiceKey>) {
+        let mut regions = BTreeMap::new();
+        for node in self.nodes.values() {
+            if let (Some(zone), Some(region)) = (&node.zone, &node.region) {
+                regions.entry(zone.clone()).or_insert_with(|| region.clone());
+            }
+        }
+        if regions != *self.regions {
+            self.regions = Arc::new(regions);
+            dirty.extend(self.slices.keys().cloned());
         }
     }
 
@@ -281,6 +355,11 @@ impl Model {
     /// The slices of a service, in the order of their names; none if it has none.
     pub fn slices(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<EndpointSlice>> {
         self.slices.get(key).into_iter().flat_map(OrdMap::values)
+    }
+
+    /// The same as they are now, to be kept.
+    pub fn slices_of(&self, key: &ServiceKey) -> SlicesOfService {
+        self.slices.get(key).cloned().unwrap_or_default()
     }
 
     /// Every service that has slices, whether or not there is a Service of that name, in order.
@@ -368,6 +447,8 @@ impl Service {
             key,
             kind,
             ports,
+            export_to: ExportTo::default(),
+            prefers_own_zone: false,
             flaws: Vec::new(),
             created: "".into(),
             resource_version: "".into(),
@@ -376,8 +457,22 @@ impl Service {
 
     /// Equal in all that proxies can notice, or people should.
     fn same_meaning(&self, other: &Self) -> bool {
-        let Self { key, kind, ports, flaws, created: _, resource_version: _ } = self;
-        *key == other.key && *kind == other.kind && *ports == other.ports && *flaws == other.flaws
+        let Self {
+            key,
+            kind,
+            ports,
+            export_to,
+            prefers_own_zone,
+            flaws,
+            created: _,
+            resource_version: _,
+        } = self;
+        *key == other.key
+            && *kind == other.kind
+            && *ports == other.ports
+            && *export_to == other.export_to
+            && *prefers_own_zone == other.prefers_own_zone
+            && *flaws == other.flaws
     }
 
     /// The addresses that DNS gives for the service; none if headless or an alias.

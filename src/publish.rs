@@ -17,12 +17,17 @@ use crate::metrics::Metrics;
 use crate::model::{Change, Model, ServiceKey};
 use crate::names::ResourceType;
 use crate::snapshot::{Snapshot, View};
-use crate::view::Leases;
+use crate::view::{Leases, Need, ViewKey};
 
 mod build;
+mod conflicts;
+mod inbound;
 mod kinds;
+mod layers;
+mod visibility;
 
 pub use build::Builder;
+use inbound::Needs;
 
 /// Changes taken in at a stretch before the clock is looked at again.
 const BATCH: usize = 1024;
@@ -47,6 +52,7 @@ impl Default for Timing {
 pub struct Publisher {
     model: Model,
     builder: Builder,
+    needs: Needs,
     dirty: BTreeSet<ServiceKey>,
     /// When the first change came that is not published yet.
     since: Option<Instant>,
@@ -74,6 +80,7 @@ impl Publisher {
         let publisher = Self {
             model: Model::default(),
             builder: Builder::new(domain),
+            needs: Needs::default(),
             dirty: BTreeSet::new(),
             since: None,
             synced: false,
@@ -106,11 +113,12 @@ impl Publisher {
                     None => source_lives = false,
                 },
                 () = leases.wanted() => {
-                    // A new sort of proxy is waiting; this changes nothing for the others.
-                    if self.synced {
-                        self.cut();
+                    // The usual newcomer gets a view that is there; only a new sort of proxy
+                    // needs a snapshot, and those are paced as well, since it wakes everybody.
+                    if !self.synced || self.seat_newcomers() {
+                        continue;
                     }
-                    continue;
+                    due.get_or_insert_with(Instant::now);
                 }
                 () = until(due), if due.is_some() => {}
                 () = until(burial), if burial.is_some() => {
@@ -165,17 +173,53 @@ impl Publisher {
         }
     }
 
+    /// Gives the proxies that came since the last time their views; whether all of these are in
+    /// the newest snapshot.
+    fn seat_newcomers(&mut self) -> bool {
+        let seated = self.take_leases();
+        let all_there = self.snapshots.borrow().as_ref().is_some_and(|snapshot| {
+            seated.iter().all(|(_, view)| snapshot.views.contains_key(&**view))
+        });
+        // One whose view is not there waits for both.
+        for (need, view) in &seated {
+            self.leases.assign(need, view);
+        }
+        all_there
+    }
+
+    fn take_leases(&mut self) -> Vec<(Need, Arc<ViewKey>)> {
+        let conflicts = &mut self.builder.conflicts;
+        let mut seated = Vec::new();
+        for (need, is_held) in self.leases.changed() {
+            if is_held {
+                let view = self.needs.add(&need, conflicts);
+                seated.push((need, view));
+            } else {
+                self.needs.remove(&need, conflicts);
+            }
+        }
+        seated
+    }
+
     fn cut(&mut self) {
         let begun = Instant::now();
         let dirty = std::mem::take(&mut self.dirty);
         self.builder.update(&self.model, &dirty);
-        let mut snapshot = self.builder.snapshot(&self.leases.keys());
+        let mut seated = self.needs.update(&self.model, &dirty, &mut self.builder.conflicts);
+        seated.extend(self.take_leases());
+        let needed = self.needs.views().cloned().collect();
+        let mut snapshot = self.builder.snapshot(&needed);
         snapshot.since = self.since.take().map(Instant::into_std);
         // Copies are O(1); readers never wait for the writer.
         self.models.send_replace(self.model.clone());
         let generation = snapshot.generation;
         if self.builder.has_dying(generation) {
             self.burials.push_back((Instant::now() + self.timing.linger, generation));
+        }
+        // Before the snapshot: a stream that is told of a view which it cannot see yet keeps its
+        // old one until the snapshot comes, and so goes from one to the other in a single step.
+        for (need, view) in &seated {
+            self.leases.assign(need, view);
         }
         let published = self.snapshots.send_if_modified(|current| {
             let same = current.as_ref().is_some_and(|current| is_same(current, &snapshot));
@@ -192,12 +236,13 @@ impl Publisher {
     }
 }
 
-/// Nothing that any proxy could notice differs.
+/// Nothing that any proxy, or a reader of the debug pages, could notice differs.
 fn is_same(one: &Snapshot, other: &Snapshot) -> bool {
     let same_view = |a: &View, b: &View| {
         ResourceType::IN_ORDER.into_iter().all(|of| a.set(of).version() == b.set(of).version())
     };
-    one.views.len() == other.views.len()
+    one.conflicts == other.conflicts
+        && one.views.len() == other.views.len()
         && one
             .views
             .iter()

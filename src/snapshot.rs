@@ -91,6 +91,56 @@ pub struct View {
     sets: [Arc<TypeSet>; ResourceType::COUNT],
 }
 
+/// A listener, or a port of one, that two services want: Istio's kinds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConflictKind {
+    /// Between two TCP services.
+    TcpOverTcp,
+    /// A TCP service's, taken by HTTP services.
+    TcpOverHttp,
+    /// A workload's port that two services call by different protocols.
+    Inbound,
+}
+
+impl ConflictKind {
+    pub const ALL: [Self; 3] = [Self::TcpOverTcp, Self::TcpOverHttp, Self::Inbound];
+
+    /// Istio's name for the number of them.
+    pub fn metric(self) -> &'static str {
+        match self {
+            Self::TcpOverTcp => "pilot_conflict_outbound_listener_tcp_over_current_tcp",
+            Self::TcpOverHttp => "pilot_conflict_outbound_listener_tcp_over_current_http",
+            Self::Inbound => "pilot_conflict_inbound_listener",
+        }
+    }
+
+    /// What that metric says.
+    pub fn help(self) -> &'static str {
+        match self {
+            Self::TcpOverTcp => {
+                "TCP services without a listener because another TCP service has it"
+            }
+            Self::TcpOverHttp => "TCP services without a listener because HTTP services have it",
+            Self::Inbound => {
+                "Ports of workloads that a service calls by another protocol than an earlier one"
+            }
+        }
+    }
+}
+
+/// What somebody does not get.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Conflict {
+    pub kind: ConflictKind,
+    /// The listener's name; for [`ConflictKind::Inbound`] the workload's port.
+    pub place: Arc<str>,
+    /// `NAMESPACE/NAME` of the service.
+    pub loser: Arc<str>,
+}
+
+/// All conflicts among what is served, each with a sentence for people.
+pub type Conflicts = OrdMap<Conflict, Arc<str>>;
+
 /// Every view at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -99,6 +149,7 @@ pub struct Snapshot {
     /// When the first of the changes that are new in it came from the source.
     pub since: Option<Instant>,
     pub views: HashMap<ViewKey, Arc<View>>,
+    pub conflicts: Conflicts,
 }
 
 impl Resource {

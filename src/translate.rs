@@ -52,6 +52,12 @@ pub fn serves_http_port(kind: &ProxyKind, port: u16) -> bool {
     }
 }
 
+/// Whether a sidecar can have an inbound chain for this port of the workload: those of the proxy
+/// itself are not captured, or guarded already.
+pub fn serves_inbound_port(port: u16) -> bool {
+    !CAPTURE_PORTS.contains(&port)
+}
+
 fn can_bind(port: u16) -> bool {
     !CAPTURE_PORTS.contains(&port) && !AGENT_PORTS.contains(&port)
 }

@@ -49,5 +49,5 @@ fn key(number: usize) -> ServiceKey {
 
 /// What all sidecars of the benchmark are.
 pub(crate) fn view() -> ViewKey {
-    ViewKey { kind: ProxyKind::Sidecar, namespace: Some("default".into()) }
+    ViewKey::new(ProxyKind::Sidecar, Some("default"))
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use pilothouse::metrics::Metrics;
 use pilothouse::model::{Change, Scope};
 use pilothouse::publish::{Publisher, Timing};
-use pilothouse::view::Leases;
+use pilothouse::view::{Leases, Need};
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -76,7 +76,7 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
 
 async fn measure(options: &Options) -> anyhow::Result<Scale> {
     let leases = Arc::new(Leases::default());
-    let _lease = leases.take(mesh::view());
+    let _lease = leases.take(Need { view: mesh::view(), addresses: Arc::default() });
     let timing = Timing { pace: Duration::ZERO, ..Timing::default() };
     let metrics = Metrics::new(&mut Registry::default());
     let (publisher, _models, mut snapshots) =

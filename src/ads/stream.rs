@@ -13,7 +13,6 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::Stream;
-use hyper::body::Incoming;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +24,7 @@ use crate::ads::connection::Control;
 use crate::ads::node;
 use crate::ads::outbox::Outboxes;
 use crate::ads::request::Request;
-use crate::ads::requests::Requests;
+use crate::ads::requests::{RequestBody, Requests};
 use crate::ads::session::{self, Refusal, Session};
 use crate::metrics::Metrics;
 use crate::names::ResourceType;
@@ -142,7 +141,7 @@ pub(super) fn serve(
     method: Method,
     peer: SocketAddr,
     control: Arc<Control>,
-    mut requests: Requests<Incoming>,
+    mut requests: Requests<impl RequestBody>,
 ) -> impl Stream<Item = Result<Bytes, Status>> + Send {
     async_stream::try_stream! {
         let shared = &context.shared;
@@ -155,8 +154,9 @@ pub(super) fn serve(
             })?;
         let outbox = context.outboxes.open(&registration.connection, &control);
         let mut news = context.news.clone();
+        // Boxed, as is what comes of it: the room for both would be part of every idle stream.
         let begun = begin(&context, method, &registration.connection, &mut news, &mut requests);
-        let mut stream = match begun.await {
+        let mut stream = match Box::pin(begun).await {
             Ok(Some(stream)) => stream,
             Ok(None) => return,
             Err(status) => {
@@ -164,10 +164,12 @@ pub(super) fn serve(
                 Err(status)?
             }
         };
+        let mut seat = stream.lease.seat();
         loop {
             let end = {
                 // One wait for as long as there is nothing new, however often the proxy answers.
                 let mut changed = pin!(news.changed());
+                let mut reassigned = pin!(seat.reassigned());
                 loop {
                     while let Some(response) = stream.next() {
                         stream.note_sent(&response);
@@ -177,22 +179,26 @@ pub(super) fn serve(
                         }
                         outbox.taken();
                     }
-                    match stream.wait(changed.as_mut(), &mut requests).await {
+                    let woken = stream.wait(changed.as_mut(), reassigned.as_mut(), &mut requests);
+                    match woken.await {
                         Ok(Woken::Here) => {}
-                        Ok(Woken::News) => break None,
-                        Ok(Woken::Ended) => break Some(Ok(())),
-                        Err(status) => break Some(Err(status)),
+                        Ok(Woken::News) => break Ok(true),
+                        Ok(Woken::Reassigned) => break Ok(false),
+                        Ok(Woken::Ended) => break Err(Ok(())),
+                        Err(status) => break Err(Err(status)),
                     }
                 }
             };
-            let end = end.or_else(|| stream.follow(&news.borrow_and_update()).err().map(Err));
+            let end = end.and_then(|is_new| {
+                stream.follow(&news.borrow_and_update(), is_new).map_err(Err)
+            });
             match end {
-                None => {}
-                Some(Ok(())) => {
+                Ok(()) => {}
+                Err(Ok(())) => {
                     debug!(proxy = stream.connection.connection_id(), "stream ended");
                     return;
                 }
-                Some(Err(status)) => {
+                Err(Err(status)) => {
                     refused(&stream.connection, &status);
                     Err(status)?
                 }
@@ -222,6 +228,8 @@ enum Woken {
     /// A request, or the time.
     Here,
     News,
+    /// Another view is its own.
+    Reassigned,
     /// The proxy has ended the stream.
     Ended,
 }
@@ -261,8 +269,8 @@ async fn begin(
     method: Method,
     connection: &Arc<Connection>,
     news: &mut watch::Receiver<News>,
-    requests: &mut Requests<Incoming>,
-) -> Result<Option<AdsStream>, Status> {
+    requests: &mut Requests<impl RequestBody>,
+) -> Result<Option<Box<AdsStream>>, Status> {
     let shared = &context.shared;
     let limit = shared.limits.first_request;
     let first = tokio::select! {
@@ -278,7 +286,7 @@ async fn begin(
     let request = decode(first, method.delta)?;
     let invalid = |error: &dyn std::error::Error| Status::invalid_argument(error.to_string());
     let node = request.common().decode_node().map_err(|error| invalid(&error))?;
-    let identity = node::identify(node.as_ref()).map_err(|error| invalid(&error))?;
+    let (identity, need) = node::identify(node.as_ref()).map_err(|error| invalid(&error))?;
 
     if shared.snapshots.borrow().is_none() {
         return Err(Status::unavailable(
@@ -286,7 +294,7 @@ async fn begin(
              monitoring port for what is missing)",
         ));
     }
-    let lease = shared.leases.take(identity.view.clone());
+    let lease = shared.leases.take(need);
     info!(proxy = %identity.name, view = %identity.view, delta = method.delta, "proxy connected");
     connection.update(|status| status.identity = Some(identity));
     let view = built_view(news, &lease).await?;
@@ -300,7 +308,7 @@ async fn begin(
         shared.frames.clone(),
         nonce_seed(STREAMS.fetch_add(1, Ordering::Relaxed)),
     );
-    let mut stream = AdsStream {
+    let mut stream = Box::new(AdsStream {
         context: context.clone(),
         connection: connection.clone(),
         session,
@@ -313,7 +321,7 @@ async fn begin(
         alarm_set: false,
         woken: Instant::now(),
         since: None,
-    };
+    });
     stream.take(&request)?;
     Ok(Some(stream))
 }
@@ -331,7 +339,8 @@ impl AdsStream {
     async fn wait(
         &mut self,
         changed: Pin<&mut impl Future<Output = Result<(), watch::error::RecvError>>>,
-        requests: &mut Requests<Incoming>,
+        reassigned: Pin<&mut impl Future<Output = ()>>,
+        requests: &mut Requests<impl RequestBody>,
     ) -> Result<Woken, Status> {
         self.set_alarm();
         tokio::select! {
@@ -347,6 +356,7 @@ impl AdsStream {
                 changed.map_err(|_| going_away())?;
                 return Ok(Woken::News);
             }
+            () = reassigned => return Ok(Woken::Reassigned),
             () = self.alarm.as_mut(), if self.alarm_set => {
                 self.alarm_set = false;
                 self.on_alarm();
@@ -359,16 +369,17 @@ impl AdsStream {
         Ok(Woken::Here)
     }
 
-    /// Goes along with what is new.
-    fn follow(&mut self, news: &News) -> Result<(), Status> {
+    /// Goes along with what is new: the snapshot (`is_new`), or the view that is this proxy's. If
+    /// that is not in the snapshot, the next one has it, and until then the one before is right.
+    fn follow(&mut self, news: &News, is_new: bool) -> Result<(), Status> {
         if news.ending {
             return Err(going_away());
         }
         self.woken = Instant::now();
         if let Some(snapshot) = &news.snapshot {
-            self.since = snapshot.since;
-            if let Some(view) = snapshot.views.get(self.lease.key()) {
-                self.view = view.clone();
+            self.since = snapshot.since.filter(|_| is_new);
+            if let Some(view) = lookup(news, &self.lease) {
+                self.view = view;
             }
         }
         Ok(())
@@ -459,12 +470,29 @@ async fn its_turn(admitted: &mut Admitted) -> Turn {
     }
 }
 
-/// The view once the publisher has built it.
+fn lookup(news: &News, lease: &Lease) -> Option<Arc<View>> {
+    news.snapshot.as_ref()?.views.get(&*lease.view()?).cloned()
+}
+
+/// The view once the publisher has assigned and built it.
 async fn built_view(news: &mut watch::Receiver<News>, lease: &Lease) -> Result<Arc<View>, Status> {
-    let view = |news: &News| news.snapshot.as_ref()?.views.get(lease.key()).cloned();
-    let built = |news: &News| news.ending || view(news).is_some();
-    let news = news.wait_for(built).await.map_err(|_| going_away())?;
-    view(&news).filter(|_| !news.ending).ok_or_else(going_away)
+    let mut seat = lease.seat();
+    loop {
+        let (view, ending) = {
+            let news = news.borrow_and_update();
+            (lookup(&news, lease), news.ending)
+        };
+        if ending {
+            return Err(going_away());
+        }
+        if let Some(view) = view {
+            return Ok(view);
+        }
+        tokio::select! {
+            changed = news.changed() => changed.map_err(|_| going_away())?,
+            () = seat.reassigned() => {}
+        }
+    }
 }
 
 fn decode(message: Bytes, delta: bool) -> Result<Request, Status> {
@@ -496,4 +524,42 @@ fn nonce_seed(stream: u64) -> u64 {
     seed[..8].copy_from_slice(&stream.to_le_bytes());
     seed[8..].copy_from_slice(&(now.as_nanos() as u64).to_le_bytes());
     xxhash_rust::xxh3::xxh3_64(&seed)
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+
+    /// Ten thousand of them are open at once; whoever adds to them should know.
+    #[test]
+    fn what_a_stream_holds_does_not_grow_unseen() {
+        let (_, snapshots) = watch::channel(None);
+        let (_, news) = watch::channel(News::default());
+        let shared = Shared {
+            snapshots,
+            leases: Arc::default(),
+            interner: Arc::default(),
+            frames: Arc::new(FrameBuilder::new("test")),
+            proxies: Arc::default(),
+            metrics: Metrics::new(&mut Registry::default()),
+            limits: Limits::default(),
+            shutdown: CancellationToken::new(),
+        };
+        let requests = Requests::new(http_body_util::Empty::new(), 1);
+        let method = Method { delta: true, only: None };
+        let peer = ([127, 0, 0, 1], 1).into();
+        let context = Arc::new(Context::new(Arc::new(shared), news));
+        let responses = serve(context, method, peer, Arc::new(Control::new()), requests);
+        let sizes = [
+            ("the response body", size_of_val(&responses), 1024),
+            ("the stream in it", size_of::<AdsStream>(), 2048),
+            ("of that, the session", size_of::<Session>(), 1664),
+            ("what is shown of it", size_of::<Connection>(), 1024),
+        ];
+        for (what, size, limit) in sizes {
+            assert!(size <= limit, "{what}: {size} bytes, not more than {limit}: {sizes:?}");
+        }
+    }
 }

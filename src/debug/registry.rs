@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::{CLUSTER_ID, DebugState, Parameters, Problem};
-use crate::model::{EndpointState, Model, Service, ServiceKey, ServiceKind};
+use crate::model::{EndpointState, ExportTo, Model, Service, ServiceKey, ServiceKind};
 use crate::names;
 
 /// Istio's `Service`, as far as its fields mean something here.
@@ -48,10 +48,17 @@ struct Attributes {
     service_registry: &'static str,
     name: String,
     namespace: String,
+    /// The namespaces that see it, if not all do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    export_to: Option<BTreeMap<String, NoValue>>,
     /// Of an alias: the name it stands for.
     #[serde(skip_serializing_if = "Option::is_none")]
     external_name: Option<String>,
 }
+
+/// Go's set: a map to nothing, `{}`.
+#[derive(Debug, Serialize)]
+struct NoValue {}
 
 #[derive(Debug, Serialize)]
 struct Port {
@@ -91,6 +98,16 @@ fn registry_service(service: &Service, domain: &str) -> RegistryService {
             service_registry: CLUSTER_ID,
             name: service.key.name.to_string(),
             namespace: service.key.namespace.to_string(),
+            export_to: match &service.export_to {
+                ExportTo::Everyone => None,
+                // Nobody is "~", as in the annotation.
+                ExportTo::Only(none) if none.is_empty() => {
+                    Some(BTreeMap::from([("~".to_owned(), NoValue {})]))
+                }
+                ExportTo::Only(some) => {
+                    Some(some.iter().map(|one| (one.to_string(), NoValue {})).collect())
+                }
+            },
             external_name,
         },
         ports: service

@@ -23,6 +23,8 @@ struct Entry {
 /// - `pilot_eds_no_instances`: ports behind which nothing is ready, by cluster name
 /// - `pilothouse_service_flaws`: parts of services that are wrong and not honoured, by service and
 ///   field
+/// - `pilot_conflict_…`: services that do not get a listener, or a say about a port, because others
+///   have it, by the listener's name (the workload's port) and the service
 /// - `pilothouse_source_rejected_objects`, `pilothouse_watch_errors`: see `/debug/sourcez`
 pub(super) fn push_status(
     state: &DebugState,
@@ -54,6 +56,10 @@ pub(super) fn push_status(
     for (service, flaw) in state.model().flaws() {
         let place = format!("{}: {}", service.key, flaw.field);
         add("pilothouse_service_flaws", place, None, flaw.reason.to_string());
+    }
+    for (conflict, text) in state.snapshot().iter().flat_map(|snapshot| &snapshot.conflicts) {
+        let key = format!("{} {}", conflict.place, conflict.loser);
+        add(conflict.kind.metric(), key, None, text.to_string());
     }
     for (object, reason) in state.health.rejections() {
         add("pilothouse_source_rejected_objects", object, None, reason);

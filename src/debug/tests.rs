@@ -82,10 +82,10 @@ impl Fixture {
             node_id: format!("sidecar~10.1.2.3~{name}~default.svc.cluster.local").into(),
             name: name.into(),
             cluster: "reviews".into(),
-            view: ViewKey {
-                kind: ProxyKind::Sidecar,
-                namespace: name.rsplit_once('.').map(|(_, namespace)| namespace.into()),
-            },
+            view: ViewKey::new(
+                ProxyKind::Sidecar,
+                name.rsplit_once('.').map(|(_, namespace)| namespace),
+            ),
             user_agent: "envoy/1.40.0".into(),
             locality: "".into(),
         };

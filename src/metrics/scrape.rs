@@ -16,7 +16,7 @@ use super::Families;
 use crate::model::Model;
 use crate::names::ResourceType;
 use crate::proxies::{Proxies, SyncState};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{ConflictKind, Snapshot};
 use crate::source::health::{Health, WatchHealth};
 use crate::version::VERSION;
 
@@ -147,6 +147,10 @@ impl Scrape {
             "Parts of services that are wrong and not honoured (/debug/registryz says why)",
             ConstGauge::new(model.flaws().count()),
         )?;
+        for kind in ConflictKind::ALL {
+            let count = snapshot.conflicts.keys().filter(|one| one.kind == kind).count();
+            families.one(kind.metric(), kind.help(), ConstGauge::new(count))?;
+        }
         families.one(
             "pilothouse_endpoint_slices",
             "EndpointSlices (or Endpoints objects) known",

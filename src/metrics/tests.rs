@@ -76,10 +76,10 @@ fn a_flood_of_version_names_ends_in_other() {
                     node_id: "x".into(),
                     name: "x".into(),
                     cluster: "x".into(),
-                    view: crate::view::ViewKey {
-                        kind: crate::view::ProxyKind::DEFAULT_STANDALONE,
-                        namespace: None,
-                    },
+                    view: crate::view::ViewKey::new(
+                        crate::view::ProxyKind::DEFAULT_STANDALONE,
+                        None,
+                    ),
                     user_agent: format!("made-up/{number}").into(),
                     locality: "".into(),
                 });

@@ -7,27 +7,45 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use super::kinds::KindState;
-use crate::model::{Model, Service, ServiceKey};
+use super::kinds::{KindState, Touched};
+use super::layers::{Changes, Layers, Own};
+use crate::model::{ExportTo, Model, Service, ServiceKey, SlicesOfService};
 use crate::names::ResourceType;
-use crate::snapshot::{Resource, Snapshot, TypeSet, View};
-use crate::translate::{clusters, endpoints, listeners};
-use crate::view::{ProxyKind, ViewKey};
+use crate::snapshot::{Conflicts, Resource, Snapshot, TypeSet, View};
+use crate::translate::{clusters, listeners};
+use crate::view::{InboundPort, InboundPorts, ProxyKind, ViewKey};
+
+mod zones;
+
+use zones::Zones;
+
+/// A zone's name.
+type Zone = Arc<str>;
 
 /// One service's clusters, and the service as it was when they were made.
 #[derive(Debug)]
 struct Known {
     service: Arc<Service>,
+    /// As they were when its endpoints were made last.
+    slices: SlicesOfService,
     clusters: Vec<Arc<str>>,
 }
+
+/// Resources that not everybody sees, by name, with who does.
+type Hidden = BTreeMap<Arc<str>, (ExportTo, Arc<Resource>)>;
 
 /// Everything that snapshots are made of.
 #[derive(Debug)]
 pub struct Builder {
     domain: Arc<str>,
     generation: u64,
-    clusters: Arc<TypeSet>,
-    endpoints: Arc<TypeSet>,
+    clusters: Layers<InboundPorts>,
+    hidden_clusters: Hidden,
+    endpoints: Layers<Zone>,
+    hidden_endpoints: Hidden,
+    zones: Zones,
+    /// The clusters of inbound ports, made once each.
+    inbound: BTreeMap<InboundPort, Arc<Resource>>,
     known: BTreeMap<ServiceKey, Known>,
     /// Who claims an address: two virtual hosts with one domain would make Envoy reject the table
     /// that holds them, so the first by key has it.
@@ -39,6 +57,7 @@ pub struct Builder {
     kinds: BTreeMap<ProxyKind, KindState>,
     /// The listeners of standalone proxies, by where they listen.
     standalone: BTreeMap<ProxyKind, Arc<TypeSet>>,
+    pub(super) conflicts: Conflicts,
 }
 
 impl Builder {
@@ -52,13 +71,18 @@ impl Builder {
         Self {
             domain: domain.into(),
             generation: 0,
-            clusters: nothing.with(fixed),
-            endpoints: nothing,
+            clusters: Layers::new(nothing.with(fixed)),
+            hidden_clusters: Hidden::new(),
+            endpoints: Layers::new(nothing),
+            hidden_endpoints: Hidden::new(),
+            zones: Zones::default(),
+            inbound: BTreeMap::new(),
             known: BTreeMap::new(),
             addresses: BTreeMap::new(),
             dying: BTreeMap::new(),
             kinds: BTreeMap::new(),
             standalone: BTreeMap::new(),
+            conflicts: Conflicts::new(),
         }
     }
 
@@ -66,6 +90,9 @@ impl Builder {
     pub fn update(&mut self, model: &Model, dirty: &BTreeSet<ServiceKey>) {
         let mut cluster_changes = Vec::new();
         let mut endpoint_changes = Vec::new();
+        if self.zones.regions != *model.regions() {
+            self.zones.regions = model.regions().clone();
+        }
         // Services whose listeners and routes may differ: changed ones, and those that win or
         // lose an address by it.
         let mut reroute = BTreeSet::new();
@@ -87,35 +114,37 @@ impl Builder {
                 Some(before) if !is_new => before.clusters.clone(),
                 _ => Vec::new(),
             };
+            if let Some(service) = service.filter(|_| is_new) {
+                for cluster in clusters::of_service(service, &self.domain) {
+                    let name: Arc<str> = cluster.name.as_str().into();
+                    let resource = Resource::new(ResourceType::Cluster, name.clone(), &cluster);
+                    let hidden = &mut self.hidden_clusters;
+                    cluster_changes.push(place(hidden, &service.export_to, name.clone(), resource));
+                    self.dying.remove(&name);
+                    names.push(name);
+                }
+            }
             if let Some(service) = service {
-                if is_new {
-                    for cluster in clusters::of_service(service, &self.domain) {
-                        let name: Arc<str> = cluster.name.as_str().into();
-                        let resource = Resource::new(ResourceType::Cluster, name.clone(), &cluster);
-                        cluster_changes.push((name.clone(), Some(resource)));
-                        self.dying.remove(&name);
-                        names.push(name);
-                    }
-                }
-                let slices = model.slices(key).map(|slice| &**slice);
-                let assignments = endpoints::of_service(service, slices, &self.domain);
-                for (name, assignment) in names.iter().zip(assignments) {
-                    let resource = Resource::new(ResourceType::Endpoint, name.clone(), &assignment);
-                    endpoint_changes.push((name.clone(), Some(resource)));
-                }
+                let slices = model.slices_of(key);
+                let assignments = self.assignments(service, &slices, None);
+                let known = Known { service: service.clone(), slices, clusters: names.clone() };
+                self.note_zones(&known, &assignments);
+                self.known.insert(key.clone(), known);
+                let hidden = &mut self.hidden_endpoints;
+                let placed = assignments
+                    .into_iter()
+                    .map(|one| place(hidden, &service.export_to, one.name.clone(), one));
+                endpoint_changes.extend(placed);
+            } else {
+                self.zones.aware.remove(key);
             }
             for name in before.into_iter().flat_map(|before| before.clusters) {
                 if !names.contains(&name) {
                     self.dying.insert(name, self.generation + 1);
                 }
             }
-            if let Some(service) = service {
-                let known = Known { service: service.clone(), clusters: names };
-                self.known.insert(key.clone(), known);
-            }
         }
-        self.clusters = self.clusters.with(cluster_changes);
-        self.endpoints = self.endpoints.with(endpoint_changes);
+        self.apply(cluster_changes, endpoint_changes);
         self.reroute(&reroute);
     }
 
@@ -128,21 +157,46 @@ impl Builder {
     /// Takes the clusters away that lost their routes with this generation's snapshot or before.
     pub fn bury(&mut self, generation: u64) {
         let due = self.dying.extract_if(.., |_, since| *since <= generation);
-        let gone: Vec<_> = due.map(|(name, _)| (name, None)).collect();
-        self.clusters = self.clusters.with(gone.clone());
-        self.endpoints = self.endpoints.with(gone);
+        let gone: Changes = due.map(|(name, _)| (name, None)).collect();
+        for (name, _) in &gone {
+            self.hidden_clusters.remove(name);
+            self.hidden_endpoints.remove(name);
+            self.zones.own.values_mut().for_each(|zone| _ = zone.remove(name));
+        }
+        self.apply(gone.clone(), gone);
+    }
+
+    fn apply(&mut self, clusters: Changes, endpoints: Changes) {
+        let hidden = &self.hidden_clusters;
+        // The layers of inbound ports have names that no service's cluster has.
+        self.clusters.apply(
+            clusters,
+            |namespace, name| seen(hidden, Some(namespace), name),
+            |_, _, _| None,
+        );
+        let (hidden, zones) = (&self.hidden_endpoints, &self.zones.own);
+        self.endpoints.apply(
+            endpoints,
+            |namespace, name| seen(hidden, Some(namespace), name),
+            |namespace, zone, name| seen(zones.get(zone)?, namespace, name),
+        );
     }
 
     /// A snapshot with the views that are needed; what no view needs any more is forgotten.
     pub fn snapshot(&mut self, needed: &BTreeSet<ViewKey>) -> Snapshot {
-        let mut namespaces: BTreeMap<ProxyKind, BTreeSet<&Arc<str>>> = BTreeMap::new();
+        self.open_zones(needed);
+        self.open_clusters_and_endpoints(needed);
+        let mut kinds: BTreeMap<ProxyKind, BTreeSet<_>> = BTreeMap::new();
         for key in needed {
-            let of_kind = namespaces.entry(table_kind(&key.kind)).or_default();
-            of_kind.extend(&key.namespace);
+            let variants = kinds.entry(table_kind(&key.kind)).or_default();
+            variants.insert((key.namespace.as_ref(), inbound_of(key)));
         }
-        self.kinds.retain(|kind, _| namespaces.contains_key(kind));
-        for (kind, namespaces) in namespaces {
-            self.open(kind, &namespaces);
+        let idle = self.kinds.extract_if(.., |kind, _| !kinds.contains_key(kind));
+        for (_, mut state) in idle {
+            state.forget_conflicts(&mut self.conflicts);
+        }
+        for (kind, variants) in &kinds {
+            self.open(kind, variants);
         }
         self.generation += 1;
         self.standalone.retain(|kind, _| needed.iter().any(|key| key.kind == *kind));
@@ -157,43 +211,77 @@ impl Builder {
             generation: self.generation,
             since: None,
             views: views.collect::<HashMap<_, _>>(),
+            conflicts: self.conflicts.clone(),
         }
-    }
-
-    /// TCP listeners that a service does not get because another one has their name.
-    pub fn conflicts(&self) -> usize {
-        self.kinds.values().map(|kind| kind.conflicts().count()).sum()
     }
 
     fn view(&self, key: &ViewKey) -> Option<Arc<View>> {
         let kind = self.kinds.get(&table_kind(&key.kind))?;
+        let namespace = key.namespace.as_ref();
         let own = self.standalone.get(&key.kind);
-        let listeners = own.unwrap_or_else(|| kind.listeners()).clone();
-        let routes = kind.routes(key.namespace.as_deref()).clone();
-        let sets = [self.clusters.clone(), self.endpoints.clone(), listeners, routes];
-        Some(Arc::new(View::new(sets)))
+        let listeners = own.unwrap_or_else(|| kind.listeners(namespace, inbound_of(key)));
+        let sets = [
+            self.clusters.get(namespace, inbound_of(key)),
+            self.endpoints.get(namespace, key.zone.as_ref()),
+            listeners,
+            kind.routes(namespace),
+        ];
+        Some(Arc::new(View::new(sets.map(Arc::clone))))
     }
 
-    fn open(&mut self, kind: ProxyKind, namespaces: &BTreeSet<&Arc<str>>) {
+    fn open_clusters_and_endpoints(&mut self, needed: &BTreeSet<ViewKey>) {
+        let ports: BTreeSet<_> =
+            needed.iter().flat_map(|key| key.inbound.iter().copied()).collect();
+        self.inbound.retain(|port, _| ports.contains(port));
+        for port in ports {
+            self.inbound.entry(port).or_insert_with(|| {
+                let cluster = clusters::inbound(&port);
+                let name = cluster.name.as_str().into();
+                Resource::new(ResourceType::Cluster, name, &cluster)
+            });
+        }
+        let own = |_: Option<&str>, inbound: &InboundPorts| {
+            let clusters = inbound.iter().filter_map(|port| self.inbound.get(port));
+            clusters.map(|one| (one.name.clone(), Some(one.clone()))).collect()
+        };
+        let variants = needed.iter().map(|key| (key.namespace.as_ref(), inbound_of(key)));
+        let hidden = &self.hidden_clusters;
+        self.clusters.open(&variants.collect(), |namespace| all_seen(hidden, Some(namespace)), own);
+        let variants = needed.iter().map(|key| (key.namespace.as_ref(), key.zone.as_ref()));
+        let (hidden, zones) = (&self.hidden_endpoints, &self.zones.own);
+        self.endpoints.open(
+            &variants.collect(),
+            |namespace| all_seen(hidden, Some(namespace)),
+            |namespace, zone| {
+                zones.get(zone).map(|own| all_seen(own, namespace)).unwrap_or_default()
+            },
+        );
+    }
+
+    fn open(
+        &mut self,
+        kind: &ProxyKind,
+        variants: &BTreeSet<(Option<&Arc<str>>, Option<&InboundPorts>)>,
+    ) {
         let (known, claims) = (&self.known, &self.addresses);
+        let conflicts = &mut self.conflicts;
         let state = self.kinds.entry(kind.clone()).or_insert_with(|| {
-            let mut state = KindState::new(kind, self.domain.clone());
-            let mut tables = BTreeSet::new();
+            let mut state = KindState::new(kind.clone(), self.domain.clone(), conflicts);
+            let mut touched = Touched::default();
             for (key, one) in known {
                 let addresses = claimed(claims, &one.service);
-                state.put(key, Some(&one.service), &addresses, &mut tables);
+                state.put(key, Some(&one.service), &addresses, &mut touched);
             }
-            state.rebuild(tables);
+            state.rebuild(touched, conflicts);
             state
         });
-        state.keep_namespaces(|namespace| namespaces.iter().any(|own| ***own == *namespace));
-        for namespace in namespaces {
-            let first = ServiceKey { namespace: (*namespace).clone(), name: "".into() };
+        state.open(variants, |namespace| {
+            let first = ServiceKey { namespace: namespace.clone(), name: "".into() };
             let own = known.range(first..).map(|(_, one)| &one.service);
-            let own = own.take_while(|service| service.key.namespace == **namespace);
-            let own = own.map(|service| (service, claimed(claims, service)));
-            state.open_namespace(namespace, own);
-        }
+            let namespace = namespace.clone();
+            let own = own.take_while(move |service| service.key.namespace == namespace);
+            own.map(|service| (service, claimed(claims, service)))
+        });
     }
 
     fn reroute(&mut self, services: &BTreeSet<ServiceKey>) {
@@ -201,13 +289,13 @@ impl Builder {
             return;
         }
         for kind in self.kinds.values_mut() {
-            let mut tables = BTreeSet::new();
+            let mut touched = Touched::default();
             for key in services {
                 let service = self.known.get(key).map(|known| &*known.service);
                 let addresses = service.map(|one| claimed(&self.addresses, one));
-                kind.put(key, service, &addresses.unwrap_or_default(), &mut tables);
+                kind.put(key, service, &addresses.unwrap_or_default(), &mut touched);
             }
-            kind.rebuild(tables);
+            kind.rebuild(touched, &mut self.conflicts);
         }
     }
 
@@ -255,6 +343,41 @@ pub(super) fn listener_set(kind: &ProxyKind) -> Arc<TypeSet> {
         (name.clone(), Some(Resource::new(ResourceType::Listener, name, &listener)))
     });
     Arc::new(TypeSet::default()).with(fixed)
+}
+
+/// The inbound ports as a variant: having none is none.
+fn inbound_of(key: &ViewKey) -> Option<&InboundPorts> {
+    Some(&key.inbound).filter(|ports| !ports.is_empty())
+}
+
+/// Puts a resource where those go who see it: what is not for everybody is hidden, and for
+/// everybody there is nothing.
+fn place(
+    hidden: &mut Hidden,
+    export_to: &ExportTo,
+    name: Arc<str>,
+    resource: Arc<Resource>,
+) -> (Arc<str>, Option<Arc<Resource>>) {
+    match export_to {
+        ExportTo::Everyone => {
+            hidden.remove(&name);
+            (name, Some(resource))
+        }
+        ExportTo::Only(_) => {
+            hidden.insert(name.clone(), (export_to.clone(), resource));
+            (name, None)
+        }
+    }
+}
+
+fn seen(hidden: &Hidden, namespace: Option<&str>, name: &str) -> Own {
+    let (export_to, resource) = hidden.get(name)?;
+    export_to.reaches(namespace).then(|| Some(resource.clone()))
+}
+
+fn all_seen(hidden: &Hidden, namespace: Option<&str>) -> Changes {
+    let seen = hidden.iter().filter(|(_, (export_to, _))| export_to.reaches(namespace));
+    seen.map(|(name, (_, resource))| (name.clone(), Some(resource.clone()))).collect()
 }
 
 /// The service's addresses that no other service claims before it.

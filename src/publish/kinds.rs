@@ -1,8 +1,8 @@
 //! Listeners and route tables of one kind of proxy, kept up to date service by service.
 //!
 //! Each service's virtual hosts are encoded once; a table is its skeleton and those parts in a
-//! row. A namespace whose services answer to their bare names has tables of its own where it has
-//! such services and shares all others.
+//! row. A namespace has tables of its own where its services answer to their bare names or where
+//! it sees services that others do not, and shares all others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,11 +11,14 @@ use std::sync::Arc;
 use prost::Message;
 use prost::encoding::encode_varint;
 
+use super::conflicts::Losers;
+use super::layers::{Changes, Layers, Own};
+use super::visibility::Visibility;
 use crate::model::{Service, ServiceKey};
-use crate::names::ResourceType;
-use crate::snapshot::{Resource, TypeSet};
+use crate::names::{self, ResourceType};
+use crate::snapshot::{Conflicts, Resource, TypeSet};
 use crate::translate::{listeners, routes};
-use crate::view::ProxyKind;
+use crate::view::{InboundPorts, ProxyKind};
 
 /// `RouteConfiguration.virtual_hosts`, field 2, length-delimited.
 const VIRTUAL_HOSTS: u8 = 0x12;
@@ -23,21 +26,32 @@ const VIRTUAL_HOSTS: u8 = 0x12;
 /// Encoded virtual hosts by table, then by service.
 type Parts = BTreeMap<Arc<str>, BTreeMap<ServiceKey, Vec<u8>>>;
 
-/// Who wants a listener's name: an HTTP port's common listener (`None`) comes before every
-/// service's TCP listener, and those go by key. The first one gets it.
-type Claims = BTreeMap<Option<ServiceKey>, Arc<Resource>>;
-
 /// What all proxies of one kind have in common.
 #[derive(Debug)]
 pub(super) struct KindState {
+    mesh: Mesh,
+    listeners: Layers<InboundPorts>,
+    /// Tables have no variants.
+    routes: Layers<()>,
+}
+
+/// What the listeners and tables are made of.
+#[derive(Debug)]
+struct Mesh {
     kind: ProxyKind,
     domain: Arc<str>,
-    listeners: Arc<TypeSet>,
-    routes: Arc<TypeSet>,
+    visibility: Visibility,
+    /// As proxies of other namespaces see them.
     parts: Parts,
-    claims: BTreeMap<Arc<str>, Claims>,
+    /// As proxies of the same namespace do, for the namespaces that are open.
+    local: BTreeMap<Arc<str>, Parts>,
+    /// Who wants a TCP listener's name. The first by key gets it, of those that a proxy sees; an
+    /// HTTP port's common listener goes before all of them.
+    claims: BTreeMap<Arc<str>, BTreeMap<ServiceKey, Arc<Resource>>>,
+    /// HTTP ports' listeners by name, with the table that they lead to.
+    http: BTreeMap<Arc<str>, (Arc<str>, Arc<Resource>)>,
     by_service: BTreeMap<ServiceKey, Footprint>,
-    namespaces: BTreeMap<Arc<str>, LocalRoutes>,
+    losers: Losers,
 }
 
 /// Where a service has left something.
@@ -47,157 +61,216 @@ struct Footprint {
     listeners: BTreeSet<Arc<str>>,
 }
 
-/// The tables as proxies of one namespace see them.
+/// What must be made anew, by name.
 #[derive(Debug, Default)]
-struct LocalRoutes {
-    routes: Arc<TypeSet>,
-    /// Only of the namespace's own services.
-    parts: Parts,
+pub(super) struct Touched {
+    tables: BTreeSet<Arc<str>>,
+    listeners: BTreeSet<Arc<str>>,
 }
 
 impl KindState {
-    pub(super) fn new(kind: ProxyKind, domain: Arc<str>) -> Self {
-        let mut state = Self {
-            listeners: super::build::listener_set(&kind),
-            routes: Arc::new(TypeSet::default()),
-            kind,
-            domain,
-            parts: Parts::new(),
-            claims: BTreeMap::new(),
-            by_service: BTreeMap::new(),
-            namespaces: BTreeMap::new(),
-        };
-        if matches!(state.kind, ProxyKind::Standalone { .. }) {
+    pub(super) fn new(kind: ProxyKind, domain: Arc<str>, conflicts: &mut Conflicts) -> Self {
+        let mut touched = Touched::default();
+        if matches!(kind, ProxyKind::Standalone { .. }) {
             // Its only table exists even where no service does, because its listener does.
-            state.rebuild(BTreeSet::from([crate::names::STANDALONE_TABLE.into()]));
+            touched.tables.insert(names::STANDALONE_TABLE.into());
         }
+        let mut state = Self {
+            listeners: Layers::new(super::build::listener_set(&kind)),
+            routes: Layers::new(Arc::new(TypeSet::default())),
+            mesh: Mesh {
+                kind,
+                domain,
+                visibility: Visibility::default(),
+                parts: Parts::new(),
+                local: BTreeMap::new(),
+                claims: BTreeMap::new(),
+                http: BTreeMap::new(),
+                by_service: BTreeMap::new(),
+                losers: Losers::default(),
+            },
+        };
+        state.rebuild(touched, conflicts);
         state
     }
 
-    pub(super) fn listeners(&self) -> &Arc<TypeSet> {
-        &self.listeners
+    /// The listeners for proxies of this namespace and with these inbound ports, which must have
+    /// been opened.
+    pub(super) fn listeners(
+        &self,
+        namespace: Option<&Arc<str>>,
+        inbound: Option<&InboundPorts>,
+    ) -> &Arc<TypeSet> {
+        self.listeners.get(namespace, inbound)
     }
 
-    /// The tables for proxies of `namespace`, which must have been opened.
-    pub(super) fn routes(&self, namespace: Option<&str>) -> &Arc<TypeSet> {
-        let local = namespace.and_then(|namespace| self.namespaces.get(namespace));
-        local.map_or(&self.routes, |local| &local.routes)
+    /// The tables for proxies of this namespace, which must have been opened.
+    pub(super) fn routes(&self, namespace: Option<&Arc<str>>) -> &Arc<TypeSet> {
+        self.routes.get(namespace, None)
     }
 
-    /// Makes the tables of a namespace, from its services and the addresses each may claim.
-    pub(super) fn open_namespace<'a>(
+    /// Has what these namespaces and inbound ports need and no more. `services` gives those of a
+    /// namespace, and the addresses that each may claim.
+    pub(super) fn open<'a, S: Iterator<Item = (&'a Arc<Service>, Vec<IpAddr>)>>(
         &mut self,
-        namespace: &Arc<str>,
-        services: impl Iterator<Item = (&'a Arc<Service>, Vec<IpAddr>)>,
+        needed: &BTreeSet<(Option<&Arc<str>>, Option<&InboundPorts>)>,
+        services: impl Fn(&Arc<str>) -> S,
     ) {
-        if self.namespaces.contains_key(namespace) {
-            return;
-        }
-        let mut parts = Parts::new();
-        for (service, addresses) in services {
-            for (table, part) in self.encode_parts(Some(namespace), service, &addresses) {
-                parts.entry(table).or_default().insert(service.key.clone(), part);
+        let namespaces: BTreeSet<_> =
+            needed.iter().map(|(namespace, _)| (*namespace, None)).collect();
+        let mesh = &mut self.mesh;
+        mesh.local.retain(|namespace, _| namespaces.contains(&(Some(namespace), None)));
+        for (namespace, _) in &namespaces {
+            let Some(namespace) = *namespace else { continue };
+            if !mesh.local.contains_key(namespace) {
+                let parts = mesh.local_parts(namespace, services(namespace));
+                mesh.local.insert(namespace.clone(), parts);
             }
         }
-        let local: Vec<Arc<str>> = parts.keys().cloned().collect();
-        let routes = self.routes.clone();
-        self.namespaces.insert(namespace.clone(), LocalRoutes { routes, parts });
-        self.rebuild_local(namespace, &local);
-    }
-
-    /// Forgets the namespaces that nobody needs any more.
-    pub(super) fn keep_namespaces(&mut self, needed: impl Fn(&str) -> bool) {
-        self.namespaces.retain(|namespace, _| needed(namespace));
+        let mesh = &self.mesh;
+        let own_tables = |namespace: &str| mesh.own_tables(namespace);
+        self.routes.open(&namespaces, own_tables, |_, ()| Vec::new());
+        let own_listeners = |namespace: &str| mesh.own_listeners(namespace);
+        self.listeners.open(needed, own_listeners, |_, inbound| inbound_listener(inbound));
     }
 
     /// Puts `service` in the place of what `key` was before; `None` if it is gone.
-    /// `addresses` are the cluster IPs that it may claim. Tables are built anew for all changed
-    /// services at once, by [`Self::rebuild`] with the tables returned here.
+    /// `addresses` are the cluster IPs that it may claim. Tables and listeners are made anew for
+    /// all changed services at once, by [`Self::rebuild`] with what is noted in `touched`.
     pub(super) fn put(
         &mut self,
         key: &ServiceKey,
         service: Option<&Service>,
         addresses: &[IpAddr],
-        touched: &mut BTreeSet<Arc<str>>,
+        touched: &mut Touched,
     ) {
-        let before = self.by_service.remove(key).unwrap_or_default();
+        let mesh = &mut self.mesh;
+        let before = mesh.by_service.remove(key).unwrap_or_default();
+        mesh.visibility.put(key, service.map(|service| &service.export_to));
         let mut after = Footprint::default();
 
-        let parts = service.map(|one| self.encode_parts(None, one, addresses)).unwrap_or_default();
+        let parts = service.map(|one| mesh.encode_parts(None, one, addresses)).unwrap_or_default();
         after.tables.extend(parts.keys().cloned());
-        replace(&mut self.parts, key, &before.tables, parts);
-        let local = service.filter(|_| self.namespaces.contains_key(&key.namespace));
-        let parts = local.map(|one| self.encode_parts(Some(&key.namespace), one, addresses));
-        if let Some(own) = self.namespaces.get_mut(&key.namespace) {
-            replace(&mut own.parts, key, &before.tables, parts.unwrap_or_default());
+        replace(&mut mesh.parts, key, &before.tables, parts);
+        let is_local = |service: &&Service| {
+            let namespace = &service.key.namespace;
+            mesh.local.contains_key(namespace) && mesh.visibility.sees(Some(namespace), key)
+        };
+        let local = service.filter(is_local);
+        let parts = local.map(|one| mesh.encode_parts(Some(&key.namespace), one, addresses));
+        if let Some(own) = mesh.local.get_mut(&key.namespace) {
+            replace(own, key, &before.tables, parts.unwrap_or_default());
         }
-        touched.extend(before.tables.iter().chain(&after.tables).cloned());
+        touched.tables.extend(before.tables.iter().chain(&after.tables).cloned());
 
-        let tcp = service.into_iter().flat_map(|one| self.tcp_listeners(one)).collect::<Vec<_>>();
-        after.listeners.extend(tcp.iter().map(|listener| listener.name.clone()));
-        for name in before.listeners.difference(&after.listeners) {
-            self.claim(name, Some(key.clone()), None);
-        }
-        for listener in tcp {
-            self.claim(&listener.name.clone(), Some(key.clone()), Some(listener));
-        }
-        if service.is_some() {
-            self.by_service.insert(key.clone(), after);
-        }
-    }
-
-    /// Builds these tables anew from their parts, and with them the listeners that lead to them.
-    pub(super) fn rebuild(&mut self, tables: BTreeSet<Arc<str>>) {
-        let standalone = matches!(self.kind, ProxyKind::Standalone { .. });
-        let mut changes = Vec::with_capacity(tables.len());
-        for name in &tables {
-            let parts = self.parts.get(name);
-            let exists = standalone || parts.is_some();
-            let table = exists
-                .then(|| self.table(name, parts.into_iter().flat_map(|parts| parts.values())));
-            changes.push((name.clone(), table));
-            if let Some(port) = name.parse().ok().filter(|_| !standalone) {
-                self.http_listener(port, exists);
+        for name in &before.listeners {
+            if let Some(claims) = mesh.claims.get_mut(name) {
+                claims.remove(key);
+                if claims.is_empty() {
+                    mesh.claims.remove(name);
+                }
             }
         }
-        self.routes = self.routes.with(changes);
-        let namespaces: Vec<_> = self.namespaces.keys().cloned().collect();
-        let tables: Vec<_> = tables.into_iter().collect();
-        for namespace in namespaces {
-            self.rebuild_local(&namespace, &tables);
+        for listener in
+            service.into_iter().flat_map(|one| mesh.tcp_listeners(one)).collect::<Vec<_>>()
+        {
+            after.listeners.insert(listener.name.clone());
+            mesh.claims.entry(listener.name.clone()).or_default().insert(key.clone(), listener);
+        }
+        touched.listeners.extend(before.listeners.iter().chain(&after.listeners).cloned());
+        if service.is_some() {
+            mesh.by_service.insert(key.clone(), after);
         }
     }
 
-    fn rebuild_local(&mut self, namespace: &Arc<str>, tables: &[Arc<str>]) {
-        let Some(local) = self.namespaces.get(namespace) else { return };
-        let changes = tables.iter().map(|name| {
-            let table = match (local.parts.get(name), self.parts.get(name)) {
-                (Some(own), Some(all)) => {
-                    let parts = all.iter().map(|(key, part)| own.get(key).unwrap_or(part));
-                    Some(self.table(name, parts))
-                }
-                _ => self.routes.get(name).cloned(),
-            };
-            (name.clone(), table)
-        });
-        let routes = local.routes.with(changes.collect::<Vec<_>>());
-        if let Some(local) = self.namespaces.get_mut(namespace) {
-            local.routes = routes;
+    /// Makes these tables anew from their parts, and the listeners that lead to them, and these
+    /// other listeners.
+    pub(super) fn rebuild(&mut self, touched: Touched, conflicts: &mut Conflicts) {
+        let Touched { tables, mut listeners } = touched;
+        listeners.extend(tables.iter().filter_map(|table| self.mesh.note_http_listener(table)));
+        let mesh = &self.mesh;
+        let changes = tables.into_iter().map(|name| (name.clone(), mesh.public_table(&name)));
+        self.routes.apply(
+            changes.collect(),
+            |namespace, name| mesh.own_table(namespace, name),
+            |_, (), _| None,
+        );
+        let changes = listeners.iter().map(|name| (name.clone(), mesh.winner(None, name)));
+        self.listeners.apply(
+            changes.collect(),
+            |namespace, name| mesh.own_listener(namespace, name),
+            // `virtualInbound` is no service's.
+            |_, _, _| None,
+        );
+        for name in listeners {
+            self.mesh.note_conflicts(&name, conflicts);
         }
     }
 
-    fn table<'a>(
-        &self,
-        name: &Arc<str>,
-        parts: impl Iterator<Item = &'a Vec<u8>>,
-    ) -> Arc<Resource> {
+    /// Takes what it noted there back.
+    pub(super) fn forget_conflicts(&mut self, conflicts: &mut Conflicts) {
+        self.mesh.losers.clear(conflicts);
+    }
+}
+
+impl Mesh {
+    // === tables ===
+
+    fn public_table(&self, name: &Arc<str>) -> Option<Arc<Resource>> {
+        let standalone = matches!(self.kind, ProxyKind::Standalone { .. });
+        let exists = standalone || self.has_table(None, name);
+        exists.then(|| self.table(None, name))
+    }
+
+    fn has_table(&self, namespace: Option<&str>, name: &str) -> bool {
+        let services = self.parts.get(name).into_iter().flat_map(BTreeMap::keys);
+        services.into_iter().any(|key| self.visibility.sees(namespace, key))
+    }
+
+    /// Differs from everybody's if some service there has its bare name in this namespace, or is
+    /// seen here alone.
+    fn own_table(&self, namespace: &str, name: &str) -> Own {
+        let local = self.local.get(namespace).is_some_and(|parts| parts.contains_key(name));
+        let all = self.parts.get(name);
+        let mut seen = self.visibility.seen_by(namespace);
+        let differs = local || all.is_some_and(|all| seen.any(|key| all.contains_key(key)));
+        differs.then(|| Some(self.table(Some(namespace), &name.into())))
+    }
+
+    fn own_tables(&self, namespace: &str) -> Changes {
+        let local = self.local.get(namespace).into_iter().flat_map(BTreeMap::keys).cloned();
+        let seen = self.visibility.seen_by(namespace);
+        let seen = seen.filter_map(|key| self.by_service.get(key)).flat_map(|one| &one.tables);
+        let names: BTreeSet<Arc<str>> = local.chain(seen.cloned()).collect();
+        let table = |name: Arc<str>| Some((name.clone(), self.own_table(namespace, &name)?));
+        names.into_iter().filter_map(table).collect()
+    }
+
+    fn table(&self, namespace: Option<&str>, name: &Arc<str>) -> Arc<Resource> {
+        let parts = self.parts.get(name).into_iter().flatten();
+        let local = namespace.and_then(|namespace| self.local.get(namespace)?.get(name));
         // The skeleton's catch-all stands before the services' virtual hosts; Envoy matches by
         // domain, not by order.
         let mut table = routes::table(&self.kind, name).encode_to_vec();
-        for part in parts {
-            table.extend_from_slice(part);
+        for (key, part) in parts.filter(|(key, _)| self.visibility.sees(namespace, key)) {
+            table.extend_from_slice(local.and_then(|local| local.get(key)).unwrap_or(part));
         }
         Resource::from_encoded(ResourceType::Route, name.clone(), &table)
+    }
+
+    fn local_parts<'a>(
+        &self,
+        namespace: &str,
+        services: impl Iterator<Item = (&'a Arc<Service>, Vec<IpAddr>)>,
+    ) -> Parts {
+        let mut parts = Parts::new();
+        let seen = services.filter(|(one, _)| self.visibility.sees(Some(namespace), &one.key));
+        for (service, addresses) in seen {
+            for (table, part) in self.encode_parts(Some(namespace), service, &addresses) {
+                parts.entry(table).or_default().insert(service.key.clone(), part);
+            }
+        }
+        parts
     }
 
     fn encode_parts(
@@ -218,6 +291,22 @@ impl KindState {
         parts
     }
 
+    // === listeners ===
+
+    /// Has the listener that leads to this table exactly while the table has services, whoever
+    /// sees them; gives its name.
+    fn note_http_listener(&mut self, table: &Arc<str>) -> Option<Arc<str>> {
+        let listener = listeners::http_port(&self.kind, table.parse().ok()?)?;
+        let name: Arc<str> = listener.name.as_str().into();
+        if !self.parts.contains_key(table) {
+            self.http.remove(&name);
+        } else if !self.http.contains_key(&name) {
+            let resource = Resource::new(ResourceType::Listener, name.clone(), &listener);
+            self.http.insert(name.clone(), (table.clone(), resource));
+        }
+        Some(name)
+    }
+
     fn tcp_listeners(&self, service: &Service) -> Vec<Arc<Resource>> {
         let ports = service.ports.iter().filter(|port| !port.protocol.is_http());
         let listeners =
@@ -227,34 +316,57 @@ impl KindState {
             .collect()
     }
 
-    fn http_listener(&mut self, port: u16, wanted: bool) {
-        let Some(listener) = listeners::http_port(&self.kind, port) else { return };
-        let name: Arc<str> = listener.name.as_str().into();
-        let resource =
-            wanted.then(|| Resource::new(ResourceType::Listener, name.clone(), &listener));
-        self.claim(&name, None, resource);
+    /// The HTTP listener of this name, if proxies of this namespace (of none) have it.
+    fn http_listener(&self, namespace: Option<&str>, name: &str) -> Option<&Arc<Resource>> {
+        let (table, resource) = self.http.get(name)?;
+        self.has_table(namespace, table).then_some(resource)
     }
 
-    /// Notes or withdraws a claim, and gives the listener's name to the first that is left.
-    fn claim(&mut self, name: &Arc<str>, who: Option<ServiceKey>, what: Option<Arc<Resource>>) {
-        let claims = self.claims.entry(name.clone()).or_default();
-        match what {
-            Some(resource) => claims.insert(who, resource),
-            None => claims.remove(&who),
+    /// Who has this name, among those that proxies of this namespace (of none) see.
+    fn winner(&self, namespace: Option<&str>, name: &str) -> Option<Arc<Resource>> {
+        let tcp = || {
+            let mut claims = self.claims.get(name)?.iter();
+            let seen = claims.find(|(key, _)| self.visibility.sees(namespace, key));
+            seen.map(|(_, resource)| resource)
         };
-        let first = claims.values().next().cloned();
-        if first.is_none() {
-            self.claims.remove(name);
-        }
-        self.listeners = self.listeners.with([(name.clone(), first)]);
+        self.http_listener(namespace, name).or_else(tcp).cloned()
     }
 
-    /// Services whose TCP listener somebody else has, with the listener's name.
-    pub(super) fn conflicts(&self) -> impl Iterator<Item = (&Arc<str>, &ServiceKey)> {
-        self.claims
-            .iter()
-            .flat_map(|(name, claims)| claims.keys().skip(1).flatten().map(move |key| (name, key)))
+    fn own_listener(&self, namespace: &str, name: &str) -> Own {
+        let (own, public) = (self.winner(Some(namespace), name), self.winner(None, name));
+        (own != public).then_some(own)
     }
+
+    fn own_listeners(&self, namespace: &str) -> Changes {
+        let seen = self.visibility.seen_by(namespace);
+        let footprints = seen.filter_map(|key| self.by_service.get(key));
+        let names = footprints.flat_map(|one| {
+            let ports = one.tables.iter().filter_map(|table| table.parse().ok());
+            let http = ports.filter_map(|port| listeners::http_port(&self.kind, port));
+            one.listeners.iter().cloned().chain(http.map(|listener| listener.name.into()))
+        });
+        let names: BTreeSet<Arc<str>> = names.collect();
+        let listener = |name: Arc<str>| Some((name.clone(), self.own_listener(namespace, &name)?));
+        names.into_iter().filter_map(listener).collect()
+    }
+
+    /// Among those that everybody sees: a conflict that only a namespace sees is its own affair.
+    fn note_conflicts(&mut self, name: &Arc<str>, conflicts: &mut Conflicts) {
+        let claims = self.claims.get(name).into_iter().flat_map(BTreeMap::keys);
+        let mut tcp = claims.filter(|key| self.visibility.sees(None, key));
+        let winner = if self.http_listener(None, name).is_some() { None } else { tcp.next() };
+        let losers: Vec<ServiceKey> = tcp.cloned().collect();
+        let winner = winner.cloned();
+        self.losers.put(name, winner.as_ref(), losers, conflicts);
+    }
+}
+
+/// The listener in which the layer of these inbound ports differs.
+fn inbound_listener(inbound: &InboundPorts) -> Changes {
+    let listener = listeners::virtual_inbound(inbound);
+    let name: Arc<str> = listener.name.as_str().into();
+    let resource = Resource::new(ResourceType::Listener, name.clone(), &listener);
+    vec![(name, Some(resource))]
 }
 
 /// Puts a service's parts in the place of those it had in the tables `before`.

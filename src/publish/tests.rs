@@ -10,14 +10,17 @@ use prost::Message;
 
 use super::Builder;
 use crate::model::{
-    Change, Endpoint, EndpointSlice, EndpointState, Model, Protocol, Service, ServiceKey,
+    Change, Endpoint, EndpointSlice, EndpointState, ExportTo, Model, Protocol, Service, ServiceKey,
     ServiceKind, ServicePort, SlicePort, Subset,
 };
 use crate::names::ResourceType;
 use crate::snapshot::{Snapshot, View};
-use crate::view::{ProxyKind, ViewKey};
+use crate::view::{InboundPort, InboundProtocol, ProxyKind, ViewKey};
 
+mod inbound;
 mod random;
+mod visibility;
+mod zones;
 
 const DOMAIN: &str = "cluster.local";
 
@@ -64,8 +67,20 @@ fn views() -> Vec<ViewKey> {
         (standalone(80), Some("two")),
     ]
     .into_iter()
-    .map(|(kind, namespace)| ViewKey { kind, namespace: namespace.map(Arc::from) })
+    .map(|(kind, namespace)| ViewKey::new(kind, namespace))
+    .chain([with_inbound("one", &[8080]), with_inbound("two", &[8080, 8090])])
+    .chain([Some("one"), Some("two"), None].map(|namespace| ViewKey {
+        zone: Some("a".into()),
+        ..ViewKey::new(ProxyKind::Sidecar, namespace)
+    }))
     .collect()
+}
+
+/// A sidecar's, with these HTTP ports.
+fn with_inbound(namespace: &str, ports: &[u16]) -> ViewKey {
+    let port = |port: &u16| InboundPort { port: *port, protocol: InboundProtocol::Http };
+    let inbound = ports.iter().map(port).collect();
+    ViewKey { inbound, ..ViewKey::new(ProxyKind::Sidecar, Some(namespace)) }
 }
 
 /// A model and a builder that follows it.
@@ -101,7 +116,7 @@ impl Mesh {
     }
 
     fn view(&mut self, kind: ProxyKind, namespace: Option<&str>) -> Arc<View> {
-        let key = ViewKey { kind, namespace: namespace.map(Arc::from) };
+        let key = ViewKey::new(kind, namespace);
         self.snapshot(std::slice::from_ref(&key)).views[&key].clone()
     }
 
@@ -266,18 +281,18 @@ fn a_listener_that_two_services_want_goes_to_http_then_to_the_first() {
     let router = || (ProxyKind::Router, None::<&str>);
     let (kind, namespace) = router();
     assert_eq!(leads_to(&mesh.view(kind.clone(), namespace)), "b");
-    assert_eq!(mesh.builder.conflicts(), 1);
+    assert_eq!(mesh.builder.conflicts.len(), 1);
     mesh.apply(tcp("a"));
     assert_eq!(leads_to(&mesh.view(kind.clone(), namespace)), "a");
-    assert_eq!(mesh.builder.conflicts(), 2);
+    assert_eq!(mesh.builder.conflicts.len(), 2);
     mesh.apply(Change::Service(service(&key("two", "z"), at(&[]), &[(90, Protocol::Http)])));
     assert_eq!(leads_to(&mesh.view(kind.clone(), namespace)), "http");
-    assert_eq!(mesh.builder.conflicts(), 3);
+    assert_eq!(mesh.builder.conflicts.len(), 3);
     for gone in [key("two", "z"), key("one", "a"), key("one", "b")] {
         mesh.apply(Change::ServiceGone(gone));
     }
     assert_eq!(leads_to(&mesh.view(kind, namespace)), "c");
-    assert_eq!(mesh.builder.conflicts(), 0);
+    assert_eq!(mesh.builder.conflicts.len(), 0);
 }
 
 // === namespaces ===
@@ -290,7 +305,7 @@ fn a_namespace_has_its_own_short_names_and_shares_the_rest() {
     let mut mesh =
         Mesh::of(vec![http("one", "web", 80), http("two", "web", 80), http("two", "db", 81)]);
     let keys = [Some("one"), Some("two"), None]
-        .map(|namespace| ViewKey { kind: ProxyKind::Sidecar, namespace: namespace.map(Arc::from) });
+        .map(|namespace| ViewKey::new(ProxyKind::Sidecar, namespace));
     let snapshot = mesh.snapshot(&keys);
     let [one, two, none] = keys.each_ref().map(|key| snapshot.views[key].clone());
     let short = |view: &View, name: &str| {

@@ -18,10 +18,11 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::model::{
-    Endpoint, EndpointSlice, EndpointState, Flaw, Service, ServiceKey, ServiceKind, ServicePort,
-    SlicePort, Subset,
+    Endpoint, EndpointSlice, EndpointState, ExportTo, Flaw, Service, ServiceKey, ServiceKind,
+    ServicePort, SlicePort, Subset,
 };
 
+mod export_to;
 mod intern;
 mod names;
 mod protocol;
@@ -79,11 +80,20 @@ impl Converter {
         if portless && matches!(kind, ServiceKind::ClusterIp(_)) {
             flaws.push(Rejection::new("spec.ports", "a service needs at least one port"));
         }
+        // Not among the flaws that a manifest is refused for: a bad value costs nothing but itself.
+        let mut values = Vec::new();
+        let export_to = self.export_to(&from.metadata, &key, &mut values);
         let created = from.metadata.creation_timestamp.as_ref();
         let value = Service {
+            export_to,
+            prefers_own_zone: spec.traffic_distribution.as_deref().is_some_and(prefers_own_zone),
             created: created.map(|at| at.0.to_string()).unwrap_or_default().into(),
             resource_version: from.metadata.resource_version.as_deref().unwrap_or_default().into(),
-            flaws: flaws.iter().map(|flaw| Flaw::new(&*flaw.field, &*flaw.reason)).collect(),
+            flaws: flaws
+                .iter()
+                .chain(&values)
+                .map(|flaw| Flaw::new(&*flaw.field, &*flaw.reason))
+                .collect(),
             ..Service::new(key, kind, ports)
         };
         Ok(Converted { value, flaws, notes: Vec::new() })
@@ -143,6 +153,7 @@ impl Converter {
                     address,
                     state: endpoint_state(endpoint.conditions.as_ref()),
                     zone: self.strings.optional(endpoint.zone.as_deref()),
+                    for_zones: self.for_zones(endpoint.hints.as_ref()),
                     node: self.strings.optional(endpoint.node_name.as_deref()),
                     hostname: self.strings.optional(endpoint.hostname.as_deref()),
                 }),
@@ -183,6 +194,7 @@ impl Converter {
                             address: ip,
                             state,
                             zone: None,
+                            for_zones: Box::default(),
                             node: self.strings.optional(address.node_name.as_deref()),
                             hostname: self.strings.optional(address.hostname.as_deref()),
                         }),
@@ -207,6 +219,22 @@ impl Converter {
         let namespace = namespace_of(metadata);
         require_dns_label("metadata.namespace", namespace)?;
         Ok(ServiceKey { namespace: self.strings.get(namespace), name: self.strings.get(name) })
+    }
+
+    fn export_to(
+        &mut self,
+        metadata: &ObjectMeta,
+        key: &ServiceKey,
+        flaws: &mut Vec<Rejection>,
+    ) -> ExportTo {
+        let annotations = metadata.annotations.as_ref();
+        let text = annotations.and_then(|all| all.get(export_to::ANNOTATION));
+        let text = text.map(String::as_str);
+        export_to::export_to(text, &key.namespace, &mut self.strings).unwrap_or_else(|reason| {
+            let field = format!("metadata.annotations[{}]", export_to::ANNOTATION);
+            flaws.push(Rejection::new(field, reason));
+            ExportTo::Everyone
+        })
     }
 
     fn kind(
@@ -310,6 +338,14 @@ impl Converter {
         }
     }
 
+    /// Sorted, so that a controller that lists them in another order changes nothing.
+    fn for_zones(&mut self, hints: Option<&discovery::EndpointHints>) -> Box<[Arc<str>]> {
+        let zones = hints.into_iter().flat_map(|hints| hints.for_zones.iter().flatten());
+        let zones: BTreeSet<_> =
+            zones.filter_map(|zone| self.strings.optional(Some(&zone.name))).collect();
+        zones.into_iter().collect()
+    }
+
     fn subset(&mut self, mut ports: Vec<SlicePort>, mut endpoints: Vec<Endpoint>) -> Subset {
         ports.shrink_to_fit();
         endpoints.shrink_to_fit();
@@ -321,6 +357,12 @@ impl Converter {
 /// slash, which lets both kinds stand in one folder of manifests.
 pub(super) fn endpoints_name(service: &str) -> Arc<str> {
     format!("endpoints/{service}").into()
+}
+
+/// `PreferClose` is the old name of `PreferSameZone`; a node is within a zone, so `PreferSameNode`
+/// is served as that. Unknown values mean nothing, as the API's documentation wants it.
+fn prefers_own_zone(traffic_distribution: &str) -> bool {
+    matches!(traffic_distribution, "PreferClose" | "PreferSameZone" | "PreferSameNode")
 }
 
 /// An object without a namespace is in `default`, as for kubectl.

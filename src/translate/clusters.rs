@@ -21,6 +21,7 @@ use prost::Name;
 use super::{any, number, over_ads, seconds, served_ports, socket_address};
 use crate::model::{Service, ServicePort};
 use crate::names;
+use crate::view::{InboundPort, InboundProtocol};
 
 const CONNECT_TIMEOUT_SECONDS: i64 = 10;
 /// The source address of what the proxy itself sends to its workload, by which iptables tells it
@@ -31,12 +32,29 @@ const INBOUND_SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6));
 pub fn fixed() -> Vec<Cluster> {
     let black_hole = named(names::BLACK_HOLE_CLUSTER, DiscoveryType::Static);
     let passthrough = original_destination(names::PASSTHROUGH_CLUSTER);
-    let mut inbound = original_destination(names::INBOUND_PASSTHROUGH_CLUSTER);
-    inbound.upstream_bind_config = Some(BindConfig {
-        source_address: Some(socket_address(INBOUND_SOURCE, 0)),
-        ..Default::default()
-    });
-    vec![black_hole, passthrough, inbound]
+    vec![black_hole, passthrough, to_workload(names::INBOUND_PASSTHROUGH_CLUSTER)]
+}
+
+/// What a sidecar's inbound chain of this port leads to: the workload beside it, at whichever of
+/// its addresses was called.
+pub fn inbound(port: &InboundPort) -> Cluster {
+    let name = names::inbound_cluster(port.port);
+    let mut cluster = to_workload(&name);
+    cluster.alt_stat_name = names::stat_name(&name);
+    match port.protocol {
+        // The protocol is known, or the client's will do; for TCP it says nothing.
+        InboundProtocol::Http | InboundProtocol::Tcp => {}
+        InboundProtocol::Http2 | InboundProtocol::Grpc => speak(&mut cluster, http2()),
+    }
+    cluster
+}
+
+fn to_workload(name: &str) -> Cluster {
+    let source_address = Some(socket_address(INBOUND_SOURCE, 0));
+    Cluster {
+        upstream_bind_config: Some(BindConfig { source_address, ..Default::default() }),
+        ..original_destination(name)
+    }
 }
 
 /// One cluster per served port, in the order of the ports; its endpoints come over EDS under the
@@ -61,14 +79,7 @@ fn of_port(host: &str, port: &ServicePort) -> Cluster {
         ..Default::default()
     });
     if port.protocol.is_http2() {
-        speak(
-            &mut cluster,
-            UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
-                protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(
-                    Http2ProtocolOptions::default(),
-                )),
-            }),
-        );
+        speak(&mut cluster, http2());
     }
     cluster
 }
@@ -96,6 +107,14 @@ fn original_destination(name: &str) -> Cluster {
         }),
     );
     cluster
+}
+
+fn http2() -> UpstreamProtocolOptions {
+    UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+        protocol_config: Some(
+            ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default()),
+        ),
+    })
 }
 
 fn speak(cluster: &mut Cluster, protocol: UpstreamProtocolOptions) {

@@ -4,13 +4,20 @@
 //! (a locality, weights of at least 1, no address twice). The result depends on what the slices
 //! say, never on their number or order: a controller that reshuffles them must not cause a push.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::Locality;
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
 };
+
+mod place;
+
+use place::Nearness;
+pub use place::{Place, depends_on_zone};
 
 use super::{number, served_ports, tcp_address};
 use crate::model::{EndpointSlice, EndpointState, Service};
@@ -28,6 +35,9 @@ struct Candidate<'a> {
     zone_unknown: bool,
     /// Empty if unknown.
     zone: &'a str,
+    unhinted: bool,
+    /// The zones that Kubernetes means it for; empty if it says nothing.
+    for_zones: &'a [Arc<str>],
 }
 
 /// The assignment of each cluster that [`super::clusters::of_service`] makes, in the same order
@@ -36,10 +46,13 @@ struct Candidate<'a> {
 /// `slices` are the service's own, in any order. If both address families occur, only that of the
 /// service's first address is used (IPv4 for a headless service, which has none), since a
 /// dual-stack pod would count twice.
+///
+/// `place` is the proxy's; see the module of that name for what follows from it.
 pub fn of_service<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice>,
     domain: &str,
+    place: Place<'_>,
 ) -> Vec<ClusterLoadAssignment> {
     let host = names::host(&service.key.name, &service.key.namespace, domain);
     let prefers_ipv4 = service.cluster_ips().first().is_none_or(IpAddr::is_ipv4);
@@ -50,7 +63,11 @@ pub fn of_service<'a>(
             keep_usable(&mut candidates, prefers_ipv4);
             ClusterLoadAssignment {
                 cluster_name: names::outbound_cluster(port.port, &host),
-                endpoints: by_locality(&candidates),
+                endpoints: by_locality(
+                    &candidates,
+                    Nearness::of(&candidates, service, place.zone),
+                    place.regions,
+                ),
                 ..Default::default()
             }
         })
@@ -67,6 +84,8 @@ fn of_port<'a>(slices: &[&'a EndpointSlice], port_name: &str) -> Vec<Candidate<'
                 state: endpoint.state,
                 zone_unknown: endpoint.zone.is_none(),
                 zone: endpoint.zone.as_deref().unwrap_or_default(),
+                unhinted: endpoint.for_zones.is_empty(),
+                for_zones: &endpoint.for_zones,
             }));
         }
     }
@@ -88,25 +107,31 @@ fn keep_usable(candidates: &mut Vec<Candidate<'_>>, prefers_ipv4: bool) {
     }
 }
 
-/// `candidates` are sorted by address and stay so within each zone; zones are sorted by name, the
-/// unknown one first.
-fn by_locality(candidates: &[Candidate<'_>]) -> Vec<LocalityLbEndpoints> {
-    let mut zones: Vec<(&str, Vec<LbEndpoint>)> = Vec::new();
+/// `candidates` are sorted by address and stay so within each zone; zones are sorted by priority
+/// and name, the unknown one first. A zone may stand in both priorities if hints divide it.
+fn by_locality(
+    candidates: &[Candidate<'_>],
+    nearness: Nearness<'_>,
+    regions: &BTreeMap<Arc<str>, Arc<str>>,
+) -> Vec<LocalityLbEndpoints> {
+    let mut zones: BTreeMap<(u32, &str), Vec<LbEndpoint>> = BTreeMap::new();
     for candidate in candidates {
-        let endpoint = lb_endpoint(candidate);
-        match zones.binary_search_by_key(&candidate.zone, |(zone, _)| zone) {
-            Ok(at) => zones[at].1.push(endpoint),
-            Err(at) => zones.insert(at, (candidate.zone, vec![endpoint])),
-        }
+        let group = zones.entry((nearness.priority(candidate), candidate.zone)).or_default();
+        group.push(lb_endpoint(candidate));
     }
     zones
         .into_iter()
-        .map(|(zone, lb_endpoints)| LocalityLbEndpoints {
-            locality: Some(Locality { zone: zone.to_owned(), ..Default::default() }),
+        .map(|((priority, zone), lb_endpoints)| LocalityLbEndpoints {
+            locality: Some(Locality {
+                region: regions.get(zone).map(|region| (**region).to_owned()).unwrap_or_default(),
+                zone: zone.to_owned(),
+                ..Default::default()
+            }),
             load_balancing_weight: Some(number(
                 u32::try_from(lb_endpoints.len()).unwrap_or(u32::MAX),
             )),
             lb_endpoints,
+            priority,
             ..Default::default()
         })
         .collect()

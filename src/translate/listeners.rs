@@ -13,7 +13,6 @@ use envoy_types::pb::envoy::config::listener::v3::{
 };
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
-use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds, http_connection_manager, http_filter,
 };
@@ -26,9 +25,12 @@ use crate::model::{Service, ServiceKind, ServicePort};
 use crate::names;
 use crate::view::ProxyKind;
 
-/// Where iptables redirects to; Istio's numbers.
+mod inbound;
+
+pub use inbound::virtual_inbound;
+
+/// Where iptables redirects outgoing connections to; Istio's number.
 const OUTBOUND_CAPTURE_PORT: u16 = 15001;
-const INBOUND_CAPTURE_PORT: u16 = 15006;
 
 const EVERYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -36,7 +38,7 @@ const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// The listeners that do not depend on any service.
 pub fn fixed(kind: &ProxyKind) -> Vec<Listener> {
     match *kind {
-        ProxyKind::Sidecar => vec![virtual_outbound(), virtual_inbound()],
+        ProxyKind::Sidecar => vec![virtual_outbound(), virtual_inbound(&[])],
         ProxyKind::BoundSidecar | ProxyKind::Router => Vec::new(),
         ProxyKind::Standalone { address, port } => {
             let mut listener = outbound(address, port);
@@ -145,23 +147,6 @@ fn virtual_outbound() -> Listener {
     }
 }
 
-fn virtual_inbound() -> Listener {
-    Listener {
-        name: names::VIRTUAL_INBOUND_LISTENER.to_owned(),
-        address: Some(tcp_address(EVERYWHERE, INBOUND_CAPTURE_PORT)),
-        traffic_direction: TrafficDirection::Inbound.into(),
-        listener_filters: vec![listener_filter(
-            "envoy.filters.listener.original_dst",
-            any(&OriginalDst::default()),
-        )],
-        filter_chains: vec![
-            black_hole("virtualInbound-blackhole", INBOUND_CAPTURE_PORT),
-            tcp_chain("virtualInbound", names::INBOUND_PASSTHROUGH_CLUSTER),
-        ],
-        ..Default::default()
-    }
-}
-
 /// Named after its place, without filter chains yet.
 fn outbound(address: IpAddr, port: u16) -> Listener {
     Listener {
@@ -201,7 +186,7 @@ fn http(manager: HttpConnectionManager) -> Filter {
     network_filter("envoy.filters.network.http_connection_manager", &manager)
 }
 
-/// What all HTTP listeners have in common. Theirs to add is `use_remote_address`: true where
+/// What all outbound HTTP listeners have in common. Theirs to add is `use_remote_address`: true where
 /// requests come from outside, so that the peer counts as the client, and `x-forwarded-for` and
 /// Envoy's own headers are not taken at their word.
 fn manager(listener: &str, table: &str) -> HttpConnectionManager {
@@ -211,6 +196,13 @@ fn manager(listener: &str, table: &str) -> HttpConnectionManager {
             config_source: Some(over_ads()),
             route_config_name: table.to_owned(),
         })),
+        ..bare_manager()
+    }
+}
+
+/// What is the same in both directions.
+fn bare_manager() -> HttpConnectionManager {
+    HttpConnectionManager {
         http_filters: vec![HttpFilter {
             name: "envoy.filters.http.router".to_owned(),
             config_type: Some(http_filter::ConfigType::TypedConfig(any(&Router::default()))),

@@ -26,6 +26,10 @@ use crate::model::{Service, ServiceKind};
 use crate::names;
 use crate::view::ProxyKind;
 
+mod inbound;
+
+pub use inbound::inbound;
+
 /// A virtual host and the name of the table it belongs to.
 pub type Placed = (String, VirtualHost);
 

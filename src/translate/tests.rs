@@ -1,9 +1,16 @@
 //! What the tests of the parts have in common, and what holds across the parts.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::endpoints::Place;
 use super::*;
 use crate::model::{Protocol, ServiceKey};
 
 pub(super) const DOMAIN: &str = "cluster.local";
+static NO_REGIONS: BTreeMap<Arc<str>, Arc<str>> = BTreeMap::new();
+/// A proxy that does not say where it is, and nothing known of places.
+pub(super) const ANYWHERE: Place<'static> = Place { zone: None, regions: &NO_REGIONS };
 pub(super) const STANDALONE: ProxyKind = ProxyKind::DEFAULT_STANDALONE;
 pub(super) const PER_PORT: [ProxyKind; 3] =
     [ProxyKind::Sidecar, ProxyKind::BoundSidecar, ProxyKind::Router];
@@ -50,10 +57,11 @@ fn each_cluster_has_exactly_one_assignment_by_the_same_name() {
     for service in every_kind_of_service() {
         let clusters: Vec<String> =
             clusters::of_service(&service, DOMAIN).into_iter().map(|one| one.name).collect();
-        let assignments: Vec<String> = endpoints::of_service(&service, std::iter::empty(), DOMAIN)
-            .into_iter()
-            .map(|one| one.cluster_name)
-            .collect();
+        let assignments: Vec<String> =
+            endpoints::of_service(&service, std::iter::empty(), DOMAIN, ANYWHERE)
+                .into_iter()
+                .map(|one| one.cluster_name)
+                .collect();
         assert_eq!(clusters, assignments, "{}", service.key);
     }
 }

@@ -9,4 +9,6 @@
 mod api_server;
 mod deployed;
 mod doctor;
+mod half_live;
 mod harness;
+mod sidecars;

@@ -78,9 +78,11 @@ impl Scripted {
         let (snapshots, following) = watch::channel(None);
         let proxies = Arc::<Proxies>::default();
         let stop = CancellationToken::new();
+        let leases = Arc::<Leases>::default();
+        tokio::spawn(stop.clone().run_until_cancelled_owned(give_everybody_a_view(leases.clone())));
         let shared = Shared {
             snapshots: following,
-            leases: Arc::<Leases>::default(),
+            leases: leases.clone(),
             interner: Arc::<Interner>::default(),
             frames: Arc::new(FrameBuilder::new("scripted")),
             proxies: proxies.clone(),
@@ -108,7 +110,7 @@ impl Scripted {
             *set = set.with([(name.as_str().into(), resource)]);
         }
         let view = Arc::new(View::new(sets.clone()));
-        let key = ViewKey { kind: ProxyKind::DEFAULT_STANDALONE, namespace: None };
+        let key = ViewKey::new(ProxyKind::DEFAULT_STANDALONE, None);
         let views = HashMap::from([(key, view)]);
         self.snapshots.send_replace(Some(Arc::new(Snapshot { views, ..Default::default() })));
     }
@@ -118,6 +120,16 @@ impl Scripted {
         match &*self.proxies.all() {
             [one] => Ok(one.status().types[of.index()].clone()),
             other => Err(format!("{} streams", other.len())),
+        }
+    }
+}
+
+/// The view that each says it needs, as there is no mesh for more to follow from.
+async fn give_everybody_a_view(leases: Arc<Leases>) {
+    loop {
+        leases.wanted().await;
+        for (need, _) in leases.changed() {
+            leases.assign(&need, &Arc::new(need.view.clone()));
         }
     }
 }

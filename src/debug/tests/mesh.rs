@@ -1,6 +1,7 @@
 //! The pages about the mesh and where it comes from.
 
 use super::*;
+use crate::snapshot::{Conflict, ConflictKind, Conflicts};
 
 #[tokio::test]
 async fn registryz_has_the_fields_of_istios_service() {
@@ -73,6 +74,11 @@ async fn push_status_says_what_is_wrong_now() {
     send(fixture.connect("reviews.default", false));
     fixture.state.health.rejected("bad.yaml#2", Some("port 70000 is out of range".to_owned()));
     fixture.state.health.failed("EndpointSlice", "connection refused");
+    let conflict =
+        Conflict { kind: ConflictKind::Inbound, place: "8080".into(), loser: "shop/b".into() };
+    let conflicts = Conflicts::unit(conflict, "shop/a comes first".into());
+    let snapshot = Snapshot { conflicts, ..Snapshot::default() };
+    fixture.snapshot.send_replace(Some(Arc::new(snapshot)));
     let page = fixture.json("/debug/push_status").await;
     assert_eq!(
         page,
@@ -87,6 +93,8 @@ async fn push_status_says_what_is_wrong_now() {
                 "outbound|9080||bare.default.svc.cluster.local":
                     { "message": "no endpoint with a port named \"grpc\" is ready" },
             },
+            "pilot_conflict_inbound_listener":
+                { "8080 shop/b": { "message": "shop/a comes first" } },
             "pilothouse_source_rejected_objects":
                 { "bad.yaml#2": { "message": "port 70000 is out of range" } },
             "pilothouse_watch_errors": { "EndpointSlice": { "message": "connection refused" } },
@@ -115,9 +123,13 @@ async fn sourcez_shows_watches_and_what_was_left_out() {
     assert_eq!(page["skipped"], json!({ "Deployment": 4 }));
     assert!(page.get("snapshot").is_none());
 
-    let key = ViewKey { kind: ProxyKind::Sidecar, namespace: Some("default".into()) };
+    let key = ViewKey::new(ProxyKind::Sidecar, Some("default"));
     let views = [(key, Arc::new(View::new(sets())))].into();
-    fixture.snapshot.send_replace(Some(Arc::new(Snapshot { generation: 3, since: None, views })));
+    fixture.snapshot.send_replace(Some(Arc::new(Snapshot {
+        generation: 3,
+        views,
+        ..Snapshot::default()
+    })));
     let page = fixture.json("/debug/sourcez").await;
     assert_eq!(page["snapshot"]["generation"], 3);
     let view = &page["snapshot"]["views"][0];
@@ -139,7 +151,7 @@ fn every_resource_that_is_made_can_be_shown() {
         ProxyKind::Router,
         ProxyKind::DEFAULT_STANDALONE,
     ];
-    let views = kinds.map(|kind| ViewKey { kind, namespace: Some("default".into()) });
+    let views = kinds.map(|kind| ViewKey::new(kind, Some("default")));
     let snapshot = builder.snapshot(&views.into());
     assert_eq!(snapshot.views.len(), 4);
     for view in snapshot.views.values() {

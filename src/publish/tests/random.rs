@@ -1,13 +1,15 @@
 //! Random histories: what is published follows from how things are, not from how they came to be.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 
 use super::{Mesh, at, content, domains, key, service, slice, views};
 use crate::model::{
-    Change, EndpointSlice, Model, Protocol, Scope, Service, ServiceKey, ServiceKind,
+    Change, EndpointSlice, ExportTo, Model, Protocol, Scope, Service, ServiceKey, ServiceKind,
 };
 use crate::names::ResourceType;
 
@@ -25,20 +27,39 @@ fn some_service() -> impl Strategy<Value = Service> {
     ];
     let protocol = prop_oneof![Just(Protocol::Http), Just(Protocol::Grpc), Just(Protocol::Tcp)];
     let ports = subsequence(vec![80u16, 90, 15001], 0..4);
-    (some_key(), kind, ports, [protocol.clone(), protocol.clone(), protocol]).prop_map(
-        |(key, kind, ports, protocols)| {
+    let protocols = [protocol.clone(), protocol.clone(), protocol];
+    (some_key(), kind, ports, protocols, some_export_to(), any::<bool>()).prop_map(
+        |(key, kind, ports, protocols, export_to, prefers_own_zone)| {
             let ports: Vec<_> = ports.into_iter().zip(protocols).collect();
-            service(&key, kind, &ports)
+            Service { export_to, prefers_own_zone, ..service(&key, kind, &ports) }
         },
     )
+}
+
+fn some_export_to() -> impl Strategy<Value = ExportTo> {
+    prop_oneof![
+        3 => Just(ExportTo::Everyone),
+        2 => subsequence(vec!["one", "two"], 0..3).prop_map(|namespaces| {
+            ExportTo::Only(namespaces.into_iter().map(Arc::from).collect())
+        }),
+    ]
 }
 
 fn some_slice() -> impl Strategy<Value = EndpointSlice> {
     // The name alone is the identity in a namespace, so slices also move between services.
     let name = prop_oneof![Just("s1"), Just("s2"), Just("s3")];
     let ports = subsequence(vec![80u16, 90], 0..3);
-    (some_key(), name, ports, subsequence(vec![1u8, 2, 3], 0..4))
-        .prop_map(|(key, name, ports, hosts)| slice(&key, name, &ports, &hosts))
+    (some_key(), name, ports, subsequence(vec![1u8, 2, 3], 0..4)).prop_map(
+        |(key, name, ports, hosts)| {
+            let mut slice = slice(&key, name, &ports, &hosts);
+            for endpoint in &mut slice.subsets[0].endpoints {
+                // The zone follows from the address, as in life.
+                let first = endpoint.address == IpAddr::from([10, 0, 0, 1]);
+                endpoint.zone = first.then(|| "a".into());
+            }
+            slice
+        },
+    )
 }
 
 fn some_change() -> impl Strategy<Value = Change> {

@@ -215,8 +215,8 @@ fn endpoints_objects_have_subsets_and_two_states() {
 }
 
 #[test]
-fn an_endpoint_costs_less_than_80_bytes() {
-    assert!(size_of::<Endpoint>() < 80, "{} bytes", size_of::<Endpoint>());
+fn an_endpoint_costs_less_than_90_bytes() {
+    assert!(size_of::<Endpoint>() < 90, "{} bytes", size_of::<Endpoint>());
     let mut converter = Converter::default();
     let mut endpoint = |name: &str| {
         let endpoints = json!([{"addresses": ["10.0.0.1"], "zone": "z", "nodeName": "n"}]);
@@ -231,4 +231,55 @@ fn an_endpoint_costs_less_than_80_bytes() {
     assert!(Arc::ptr_eq(one.node.as_ref().unwrap(), two.node.as_ref().unwrap()));
     assert!(Arc::ptr_eq(&service.namespace, &same.namespace));
     assert!(Arc::ptr_eq(&service.name, &same.name));
+}
+
+// === place and visibility ===
+
+#[test]
+fn traffic_distribution_asks_for_the_own_zone() {
+    let asked = |value: Option<&str>| {
+        let spec = json!({"ports": [{"port": 80}], "trafficDistribution": value});
+        let converted = service(spec).unwrap();
+        assert!(converted.flaws.is_empty());
+        converted.value.prefers_own_zone
+    };
+    for value in ["PreferClose", "PreferSameZone", "PreferSameNode"] {
+        assert!(asked(Some(value)), "{value}");
+    }
+    assert!(!asked(None) && !asked(Some("")) && !asked(Some("PreferSomethingNew")));
+}
+
+#[test]
+fn hints_name_zones_in_any_order() {
+    let hinted = |hints: serde_json::Value| {
+        let endpoints = json!([{"addresses": ["10.0.0.1"], "hints": hints}]);
+        let labels = json!({SERVICE_NAME_LABEL: "reviews"});
+        let object = json!({"addressType": "IPv4", "endpoints": endpoints,
+            "metadata": {"name": "x", "namespace": "shop", "labels": labels}});
+        let slice = serde_json::from_value(object).unwrap();
+        let converted = Converter::default().slice(&slice).unwrap().unwrap();
+        converted.value.subsets[0].endpoints[0].for_zones.to_vec()
+    };
+    let zones = json!({"forZones": [{"name": "b"}, {"name": "a"}, {"name": "b"}, {"name": ""}]});
+    assert_eq!(hinted(zones), ["a".into(), "b".into()]);
+    assert!(hinted(json!(null)).is_empty());
+    assert!(hinted(json!({"forNodes": [{"name": "n"}]})).is_empty());
+}
+
+#[test]
+fn a_bad_annotation_costs_nothing_but_itself() {
+    let with = |value: &str| {
+        let annotations = json!({"networking.istio.io/exportTo": value});
+        let object = json!({"metadata": {"name": "reviews", "namespace": "shop",
+            "annotations": annotations}, "spec": {"ports": [{"port": 80}]}});
+        Converter::default().service(&serde_json::from_value(object).unwrap()).unwrap()
+    };
+    let good = with(".");
+    assert_eq!(good.value.export_to, ExportTo::Only(["shop".into()].into()));
+    assert!(good.value.flaws.is_empty());
+    let bad = with("Not A Namespace");
+    assert_eq!(bad.value.export_to, ExportTo::Everyone);
+    assert!(bad.flaws.is_empty(), "a manifest is not refused for it");
+    let [flaw] = bad.value.flaws.as_slice() else { panic!("{bad:?}") };
+    assert_eq!(&*flaw.field, "metadata.annotations[networking.istio.io/exportTo]");
 }

@@ -118,3 +118,23 @@ fn headless_services_have_clusters_for_http_only_and_aliases_none() {
     assert_eq!(names(cluster_ip(&["10.0.0.1"])).len(), 3);
     assert!(names(ServiceKind::ExternalName("example.com".into())).is_empty());
 }
+
+#[test]
+fn an_inbound_port_leads_to_the_workload_in_what_the_client_speaks_or_is_known() {
+    for (protocol, explicit) in [
+        (InboundProtocol::Http, false),
+        (InboundProtocol::Tcp, false),
+        (InboundProtocol::Http2, true),
+        (InboundProtocol::Grpc, true),
+    ] {
+        let cluster = inbound(&InboundPort { port: 8080, protocol });
+        assert_eq!(cluster.name, "inbound|8080||");
+        assert_eq!(cluster.alt_stat_name, "inbound|8080||;");
+        let [_, _, through] = fixed().try_into().unwrap();
+        assert_eq!(cluster.upstream_bind_config, through.upstream_bind_config);
+        assert_eq!(cluster.cluster_discovery_type, through.cluster_discovery_type);
+        let same =
+            cluster.typed_extension_protocol_options == through.typed_extension_protocol_options;
+        assert_eq!(same, !explicit, "{protocol:?}");
+    }
+}

@@ -6,7 +6,7 @@ use proptest::sample::{Index, select};
 
 use super::*;
 use crate::model::{Endpoint as ModelEndpoint, Protocol, ServiceKind, SlicePort, Subset};
-use crate::translate::tests::{DOMAIN, cluster_ip, service};
+use crate::translate::tests::{ANYWHERE, DOMAIN, cluster_ip, service};
 
 use EndpointState::{Draining, NotReady, Ready};
 
@@ -61,13 +61,14 @@ fn flat(assignment: &ClusterLoadAssignment) -> Vec<String> {
 }
 
 fn of_one_port(slices: &[EndpointSlice]) -> Vec<String> {
-    let [assignment] = of_service(&one_port(), slices.iter(), DOMAIN).try_into().unwrap();
+    let [assignment] = of_service(&one_port(), slices.iter(), DOMAIN, ANYWHERE).try_into().unwrap();
     flat(&assignment)
 }
 
 #[test]
 fn without_slices_the_assignment_is_there_and_empty() {
-    let [assignment] = of_service(&one_port(), std::iter::empty(), DOMAIN).try_into().unwrap();
+    let [assignment] =
+        of_service(&one_port(), std::iter::empty(), DOMAIN, ANYWHERE).try_into().unwrap();
     assert_eq!(assignment.cluster_name, "outbound|80||a.default.svc.cluster.local");
     assert!(assignment.endpoints.is_empty());
 }
@@ -86,7 +87,7 @@ fn slices_are_merged_by_the_ports_name_never_its_number() {
         slice(&[("other", 80)], &[ready("10.1.0.3")]),
         slice(&[], &[ready("10.1.0.4")]),
     ];
-    let [http, tcp] = of_service(&two, slices.iter(), DOMAIN).try_into().unwrap();
+    let [http, tcp] = of_service(&two, slices.iter(), DOMAIN, ANYWHERE).try_into().unwrap();
     assert_eq!(flat(&http), ["/10.1.0.1:8080", "/10.1.0.2:9090"]);
     assert_eq!(flat(&tcp), ["/10.1.0.1:80"]);
 }
@@ -132,7 +133,7 @@ fn endpoints_stand_by_zone_and_a_zone_weighs_its_endpoints() {
         endpoint("10.1.0.3", Ready, ""),
     ];
     let slices = [slice(&[("http-80", 80)], &endpoints)];
-    let [assignment] = of_service(&one_port(), slices.iter(), DOMAIN).try_into().unwrap();
+    let [assignment] = of_service(&one_port(), slices.iter(), DOMAIN, ANYWHERE).try_into().unwrap();
     assert_eq!(
         flat(&assignment),
         ["/10.1.0.3:80", "a/10.1.0.2:80", "b/10.1.0.1:80", "b/10.1.0.10:80"]
@@ -150,7 +151,7 @@ fn of_two_families_the_services_own_is_used_and_a_single_one_always() {
     ];
     let of = |kind, slices: &[EndpointSlice]| {
         let one = service("default/a", kind, &[(Protocol::Http, 80)]);
-        flat(&of_service(&one, slices.iter(), DOMAIN)[0])
+        flat(&of_service(&one, slices.iter(), DOMAIN, ANYWHERE)[0])
     };
     assert_eq!(of(cluster_ip(&["10.0.0.1", "2001:db8::ff"]), &both), ["/10.1.0.1:80"]);
     assert_eq!(of(cluster_ip(&["2001:db8::ff", "10.0.0.1"]), &both), ["/2001:db8::1:80"]);
@@ -196,14 +197,14 @@ proptest! {
         })
     ) {
         let one = one_port();
-        let expected = of_service(&one, slices.iter(), DOMAIN);
-        prop_assert_eq!(&of_service(&one, shuffled.iter(), DOMAIN), &expected);
+        let expected = of_service(&one, slices.iter(), DOMAIN, ANYWHERE);
+        prop_assert_eq!(&of_service(&one, shuffled.iter(), DOMAIN, ANYWHERE), &expected);
     }
 
     /// What clients insist on: no locality twice, none empty, no address twice, one family.
     #[test]
     fn assignments_are_what_clients_accept(slices in any_slices()) {
-        let [assignment] = of_service(&one_port(), slices.iter(), DOMAIN).try_into().unwrap();
+        let [assignment] = of_service(&one_port(), slices.iter(), DOMAIN, ANYWHERE).try_into().unwrap();
         let mut zones: Vec<_> =
             assignment.endpoints.iter().map(|zone| zone.locality.clone().unwrap().zone).collect();
         prop_assert!(zones.is_sorted());
@@ -240,13 +241,15 @@ fn a_hundred_thousand_endpoints_are_all_there() {
                     state: Ready,
                     zone: Some(zones[at as usize % 3].clone()),
                     node: None,
+                    for_zones: Box::default(),
                     hostname: None,
                 })
                 .collect();
             slice(&[("http-80", 80)], &endpoints)
         })
         .collect();
-    let [assignment] = of_service(&one_port(), slices.iter().rev(), DOMAIN).try_into().unwrap();
+    let [assignment] =
+        of_service(&one_port(), slices.iter().rev(), DOMAIN, ANYWHERE).try_into().unwrap();
     let counts: Vec<_> = assignment.endpoints.iter().map(|zone| zone.lb_endpoints.len()).collect();
     assert_eq!(counts, [34_000, 33_000, 33_000]);
 }

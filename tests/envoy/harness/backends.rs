@@ -20,6 +20,7 @@ pub(crate) fn target_port() -> u16 {
 pub(crate) struct Backend {
     pub(crate) name: String,
     pub(crate) address: IpAddr,
+    pub(crate) port: u16,
     server: JoinHandle<()>,
 }
 
@@ -35,19 +36,24 @@ impl Backend {
         let server = tokio::spawn(async move {
             _ = axum::serve(listener, router).await;
         });
-        Self { name: name.to_owned(), address, server }
+        Self { name: name.to_owned(), address, port: target_port(), server }
     }
 
     /// Says its name to whoever connects, and hangs up.
     pub(crate) async fn tcp(name: &str) -> Self {
-        let (address, listener) = bind().await;
+        Self::tcp_at(name, places::address(), target_port()).await
+    }
+
+    /// The same in a place of the caller's choice.
+    pub(crate) async fn tcp_at(name: &str, address: IpAddr, port: u16) -> Self {
+        let listener = TcpListener::bind((address, port)).await.expect("it is nobody else's");
         let who = name.to_owned();
         let server = tokio::spawn(async move {
             while let Ok((mut connection, _)) = listener.accept().await {
                 _ = connection.write_all(who.as_bytes()).await;
             }
         });
-        Self { name: name.to_owned(), address, server }
+        Self { name: name.to_owned(), address, port, server }
     }
 }
 

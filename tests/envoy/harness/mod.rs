@@ -15,6 +15,7 @@ pub(crate) mod http;
 pub(crate) mod lab;
 pub(crate) mod load;
 pub(crate) mod manifests;
+pub(crate) mod namespace;
 pub(crate) mod places;
 pub(crate) mod process;
 pub(crate) mod relay;

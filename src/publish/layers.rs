@@ -1,0 +1,230 @@
+//! The sets of one type in every variant that views need, each sharing what does not differ.
+//!
+//! They are stacked: what everybody sees; over it, what proxies of a namespace see in its place;
+//! over that, what follows from something else about the proxy (its zone, its inbound ports). A
+//! layer that adds nothing is not there: it is the very set below. What a layer adds is the
+//! caller's to know and comes in by closures, asked only about names that have changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::snapshot::{Resource, TypeSet};
+
+/// Names with what is under them now; `None` for nothing.
+pub(super) type Changes = Vec<(Arc<str>, Option<Arc<Resource>>)>;
+
+/// What a layer has under a name in place of what is below: nothing of its own, or this resource,
+/// or a gap.
+pub(super) type Own = Option<Option<Arc<Resource>>>;
+
+/// Up to this many names of its own, a layer is put anew over the set below, with which it then
+/// shares all else.
+const FEW: usize = 16;
+
+#[derive(Debug)]
+pub(super) struct Layers<K> {
+    public: Arc<TypeSet>,
+    namespaces: BTreeMap<Arc<str>, Layer>,
+    /// By the namespace whose layer is below, if that is one.
+    variants: BTreeMap<(Option<Arc<str>>, K), Layer>,
+}
+
+#[derive(Debug)]
+struct Layer {
+    own: BTreeMap<Arc<str>, Option<Arc<Resource>>>,
+    set: Arc<TypeSet>,
+}
+
+impl<K: Ord + Clone> Layers<K> {
+    pub(super) fn new(public: Arc<TypeSet>) -> Self {
+        Self { public, namespaces: BTreeMap::new(), variants: BTreeMap::new() }
+    }
+
+    /// The set for proxies of this namespace and variant, which must have been opened.
+    pub(super) fn get(&self, namespace: Option<&Arc<str>>, variant: Option<&K>) -> &Arc<TypeSet> {
+        let scope = self.scope(namespace);
+        let layer =
+            variant.and_then(|variant| self.variants.get(&(scope.cloned(), variant.clone())));
+        layer.map_or_else(|| self.below(scope), |layer| &layer.set)
+    }
+
+    /// Brings all layers up to date: `changes` are what everybody sees under these names now,
+    /// `in_namespace` and `in_variant` what the layers have of their own under one of them.
+    pub(super) fn apply(
+        &mut self,
+        changes: Changes,
+        in_namespace: impl Fn(&str, &str) -> Own,
+        in_variant: impl Fn(Option<&str>, &K, &str) -> Own,
+    ) {
+        if changes.is_empty() {
+            return;
+        }
+        let names: Vec<Arc<str>> = changes.iter().map(|(name, _)| name.clone()).collect();
+        self.public = self.public.with(changes);
+        for (namespace, layer) in &mut self.namespaces {
+            layer.follow(&self.public, &names, |name| in_namespace(namespace, name));
+        }
+        for ((namespace, variant), layer) in &mut self.variants {
+            let below = namespace.as_ref().and_then(|namespace| self.namespaces.get(namespace));
+            let below = below.map_or(&self.public, |layer| &layer.set);
+            layer.follow(below, &names, |name| in_variant(namespace.as_deref(), variant, name));
+        }
+    }
+
+    /// Has the layers that are needed and no others. The closures give all that a new layer has of
+    /// its own.
+    pub(super) fn open(
+        &mut self,
+        needed: &BTreeSet<(Option<&Arc<str>>, Option<&K>)>,
+        in_namespace: impl Fn(&str) -> Changes,
+        in_variant: impl Fn(Option<&str>, &K) -> Changes,
+    ) {
+        let namespaces: BTreeSet<_> =
+            needed.iter().filter_map(|(namespace, _)| *namespace).collect();
+        self.namespaces.retain(|namespace, _| namespaces.contains(namespace));
+        for namespace in namespaces {
+            if !self.namespaces.contains_key(namespace) {
+                let layer = Layer::over(&self.public, in_namespace(namespace));
+                self.namespaces.insert(namespace.clone(), layer);
+            }
+        }
+        let mut kept = BTreeMap::new();
+        for (namespace, variant) in needed {
+            let Some(variant) = *variant else { continue };
+            let key = (self.scope(*namespace).cloned(), variant.clone());
+            if kept.contains_key(&key) {
+                continue;
+            }
+            let layer = self.variants.remove(&key).unwrap_or_else(|| {
+                let own = in_variant(key.0.as_deref(), variant);
+                Layer::over(self.below(key.0.as_ref()), own)
+            });
+            kept.insert(key, layer);
+        }
+        self.variants = kept;
+    }
+
+    /// The namespace if it has anything of its own.
+    fn scope<'a>(&self, namespace: Option<&'a Arc<str>>) -> Option<&'a Arc<str>> {
+        namespace.filter(|own| self.namespaces.get(*own).is_some_and(|layer| !layer.own.is_empty()))
+    }
+
+    fn below(&self, scope: Option<&Arc<str>>) -> &Arc<TypeSet> {
+        let layer = scope.and_then(|namespace| self.namespaces.get(namespace));
+        layer.map_or(&self.public, |layer| &layer.set)
+    }
+}
+
+impl Layer {
+    fn over(below: &Arc<TypeSet>, own: Changes) -> Self {
+        Self { set: below.with(own.iter().cloned()), own: own.into_iter().collect() }
+    }
+
+    fn follow(&mut self, below: &Arc<TypeSet>, names: &[Arc<str>], own: impl Fn(&str) -> Own) {
+        for name in names {
+            match own(name) {
+                Some(resource) => self.own.insert(name.clone(), resource),
+                None => self.own.remove(name),
+            };
+        }
+        let set = if self.own.is_empty() {
+            below.clone()
+        } else if self.own.len() <= FEW.max(names.len()) {
+            below.with(self.own.clone())
+        } else {
+            let value = |name: &Arc<str>| {
+                let own = self.own.get(name).cloned();
+                (name.clone(), own.unwrap_or_else(|| below.get(name).cloned()))
+            };
+            self.set.with(names.iter().map(value))
+        };
+        // What came out the same is the same, to whoever compares pointers.
+        if set.version() != self.set.version() || self.own.is_empty() {
+            self.set = set;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::ResourceType;
+
+    fn resource(name: &str, content: &str) -> Arc<Resource> {
+        Resource::from_encoded(ResourceType::Cluster, name.into(), content.as_bytes())
+    }
+
+    fn change(name: &str, content: &str) -> (Arc<str>, Option<Arc<Resource>>) {
+        (name.into(), Some(resource(name, content)))
+    }
+
+    fn content(set: &TypeSet) -> Vec<String> {
+        let one =
+            |one: &Arc<Resource>| format!("{}={}", one.name, String::from_utf8_lossy(one.value()));
+        set.iter().map(one).collect()
+    }
+
+    /// `a` is hidden from everybody but `one`; in `one`, variant 7 has another `b`; variant 8 adds
+    /// many.
+    fn opened() -> Layers<u8> {
+        let mut layers = Layers::new(Arc::new(TypeSet::default()));
+        layers.apply(vec![change("b", "0"), change("c", "0")], |_, _| None, |_, _, _| None);
+        let (one, two): (Arc<str>, Arc<str>) = ("one".into(), "two".into());
+        let needed =
+            [(Some(&one), Some(&7)), (Some(&two), Some(&7)), (None, Some(&8)), (Some(&two), None)];
+        let of_namespace =
+            |namespace: &str| if namespace == "one" { vec![change("a", "1")] } else { Vec::new() };
+        let of_variant = |namespace: Option<&str>, variant: &u8| match variant {
+            7 if namespace.is_some() => vec![change("b", "7")],
+            7 => Vec::new(),
+            _ => (0..2 * FEW).map(|n| change(&format!("m{n:02}"), "8")).collect(),
+        };
+        layers.open(&needed.into(), of_namespace, of_variant);
+        layers
+    }
+
+    #[test]
+    fn a_layer_differs_in_its_own_names_and_one_without_is_the_set_below() {
+        let layers = opened();
+        let (one, two) = ("one".into(), "two".into());
+        assert_eq!(content(layers.get(None, None)), ["b=0", "c=0"]);
+        assert_eq!(content(layers.get(Some(&one), None)), ["a=1", "b=0", "c=0"]);
+        assert_eq!(content(layers.get(Some(&one), Some(&7))), ["a=1", "b=7", "c=0"]);
+        for (namespace, variant) in [(Some(&two), None), (Some(&two), Some(&7)), (None, Some(&9))] {
+            assert!(Arc::ptr_eq(layers.get(namespace, variant), &layers.public));
+        }
+        assert_eq!(layers.get(Some(&two), Some(&8)).len(), 2 + 2 * FEW);
+    }
+
+    #[test]
+    fn a_change_below_shows_through_wherever_a_layer_has_nothing_of_its_own() {
+        let mut layers = opened();
+        let (one, two) = ("one".into(), "two".into());
+        let hidden = layers.get(Some(&one), Some(&7)).clone();
+        let own = |namespace: &str, name: &str| {
+            (namespace == "one" && name == "a").then(|| Some(resource("a", "1")))
+        };
+        let variant = |namespace: Option<&str>, variant: &u8, name: &str| {
+            (namespace.is_some() && *variant == 7 && name == "b").then(|| Some(resource("b", "7")))
+        };
+        layers.apply(vec![change("b", "2")], own, variant);
+        assert_eq!(content(layers.get(Some(&one), None)), ["a=1", "b=2", "c=0"]);
+        assert!(Arc::ptr_eq(layers.get(Some(&one), Some(&7)), &hidden), "nothing new for it");
+        layers.apply(vec![("c".into(), None), change("d", "2")], own, variant);
+        assert_eq!(content(layers.get(Some(&one), Some(&7))), ["a=1", "b=7", "d=2"]);
+        assert_eq!(content(layers.get(None, Some(&8)))[..2], ["b=2", "d=2"]);
+        // A gap, then nothing of its own any more.
+        let gap = |namespace: &str, name: &str| (namespace == "two" && name == "d").then_some(None);
+        layers.apply(vec![change("d", "3")], gap, |_, _, _| None);
+        assert_eq!(content(layers.get(Some(&two), None)), ["b=2"]);
+        layers.apply(vec![change("d", "4")], |_, _| None, |_, _, _| None);
+        assert!(Arc::ptr_eq(layers.get(Some(&two), None), &layers.public));
+    }
+
+    #[test]
+    fn what_nobody_needs_is_let_go() {
+        let mut layers = opened();
+        layers.open(&BTreeSet::new(), |_| Vec::new(), |_, _| Vec::new());
+        assert!(layers.namespaces.is_empty() && layers.variants.is_empty());
+    }
+}

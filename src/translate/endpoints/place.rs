@@ -1,0 +1,77 @@
+//! Which of a service's endpoints are near a proxy.
+//!
+//! Nearness becomes priorities: the near ones have 0 and get everything for as long as there are
+//! any that work; the others have 1 and take over when there are not. Only a service that asks for
+//! it (`trafficDistribution`), or for which Kubernetes has made hints, is told apart by zone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Candidate;
+use crate::model::{EndpointSlice, Service};
+
+/// Where a proxy is, and what is known of places.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// None for a proxy that does not say; then everything is equally far.
+    pub zone: Option<&'a str>,
+    /// The region of each zone, as far as known.
+    pub regions: &'a BTreeMap<Arc<str>, Arc<str>>,
+}
+
+/// Whether endpoints may differ by the proxy's zone at all.
+pub fn depends_on_zone<'a>(
+    service: &Service,
+    mut slices: impl Iterator<Item = &'a EndpointSlice>,
+) -> bool {
+    let hinted = |slice: &EndpointSlice| {
+        let mut endpoints = slice.subsets.iter().flat_map(|subset| &subset.endpoints);
+        endpoints.any(|endpoint| !endpoint.for_zones.is_empty())
+    };
+    service.prefers_own_zone || slices.any(hinted)
+}
+
+/// What makes an endpoint near.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Nearness<'a> {
+    Equal,
+    /// That it is meant for this zone.
+    Hint(&'a str),
+    /// That it is in this zone.
+    Zone(&'a str),
+}
+
+impl<'a> Nearness<'a> {
+    /// `candidates` are the usable endpoints. Hints count if all of these have some and any is for
+    /// this zone, as in kube-proxy; else the zones themselves do where the service asks for it.
+    pub(super) fn of(
+        candidates: &[Candidate<'_>],
+        service: &Service,
+        zone: Option<&'a str>,
+    ) -> Self {
+        let Some(zone) = zone else { return Self::Equal };
+        let any = |nearness: Self| candidates.iter().any(|one| nearness.is_near(one));
+        let all_hinted = candidates.iter().all(|one| !one.for_zones.is_empty());
+        match (Self::Hint(zone), Self::Zone(zone)) {
+            (by_hint, _) if all_hinted && any(by_hint) => by_hint,
+            (_, by_zone) if service.prefers_own_zone && any(by_zone) => by_zone,
+            _ => Self::Equal,
+        }
+    }
+
+    /// Priorities are contiguous from 0 because [`Self::of`] looks whether anything is near.
+    pub(super) fn priority(self, candidate: &Candidate<'_>) -> u32 {
+        u32::from(!self.is_near(candidate))
+    }
+
+    fn is_near(self, candidate: &Candidate<'_>) -> bool {
+        match self {
+            Self::Equal => true,
+            Self::Hint(zone) => candidate.for_zones.iter().any(|one| **one == *zone),
+            Self::Zone(zone) => candidate.zone == zone,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

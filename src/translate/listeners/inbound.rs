@@ -1,0 +1,73 @@
+//! A sidecar's inbound side: one listener, in which each port of the workload that services lead
+//! to has a filter chain of its own. It depends on the set of ports alone, so pods with the same
+//! set have the same listener, byte for byte.
+
+use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
+use envoy_types::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener};
+use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, http_connection_manager,
+};
+use envoy_types::pb::google::protobuf::BoolValue;
+
+use super::{
+    EVERYWHERE, any, bare_manager, black_hole, http, listener_filter, number, tcp_address,
+    tcp_chain,
+};
+use crate::names;
+use crate::translate::routes;
+use crate::view::{InboundPort, InboundProtocol};
+
+/// Where iptables redirects incoming connections to; Istio's number.
+const CAPTURE_PORT: u16 = 15006;
+
+/// What comes in on none of these ports passes through unread. `ports` have no number twice, and
+/// none that [`crate::translate::serves_inbound_port`] excludes: Envoy would reject the listener.
+pub fn virtual_inbound(ports: &[InboundPort]) -> Listener {
+    let mut filter_chains = vec![black_hole("virtualInbound-blackhole", CAPTURE_PORT)];
+    filter_chains.extend(ports.iter().map(chain));
+    filter_chains.push(tcp_chain("virtualInbound", names::INBOUND_PASSTHROUGH_CLUSTER));
+    Listener {
+        name: names::VIRTUAL_INBOUND_LISTENER.to_owned(),
+        address: Some(tcp_address(EVERYWHERE, CAPTURE_PORT)),
+        traffic_direction: TrafficDirection::Inbound.into(),
+        listener_filters: vec![listener_filter(
+            "envoy.filters.listener.original_dst",
+            any(&OriginalDst::default()),
+        )],
+        filter_chains,
+        ..Default::default()
+    }
+}
+
+fn chain(port: &InboundPort) -> FilterChain {
+    let name = names::wildcard_listener(port.port);
+    let cluster = names::inbound_cluster(port.port);
+    let chain = match port.protocol {
+        InboundProtocol::Tcp => tcp_chain(&name, &cluster),
+        InboundProtocol::Http | InboundProtocol::Http2 | InboundProtocol::Grpc => FilterChain {
+            filters: vec![http(HttpConnectionManager {
+                stat_prefix: names::stat_name(&format!("inbound_{name}")),
+                // Inline: it says nothing that the port does not.
+                route_specifier: Some(http_connection_manager::RouteSpecifier::RouteConfig(
+                    routes::inbound(port),
+                )),
+                // The client's sidecar has said what there is to say of the client.
+                use_remote_address: Some(BoolValue { value: false }),
+                ..bare_manager()
+            })],
+            name,
+            ..Default::default()
+        },
+    };
+    FilterChain {
+        filter_chain_match: Some(FilterChainMatch {
+            destination_port: Some(number(port.port.into())),
+            ..Default::default()
+        }),
+        ..chain
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! What comes in to a sidecar's workload, captured for real in a network namespace of the test's
+//! own.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+
+use crate::harness::backends::{Backend, target_port};
+use crate::harness::control_plane::ControlPlane;
+use crate::harness::dump::Config;
+use crate::harness::envoy::{Envoy, Sample, Wire};
+use crate::harness::lab::Lab;
+use crate::harness::manifests::Manifests;
+use crate::harness::{DEADLINE, VISIBLE, eventually, namespace, on_both_wires, places, same};
+
+on_both_wires!(each_port_of_the_pod_is_taken_for_what_it_speaks);
+
+async fn each_port_of_the_pod_is_taken_for_what_it_speaks(wire: Wire) {
+    let wired = if wire == Wire::Delta { "delta" } else { "sotw" };
+    let test = format!("inbound::{wired}::each_port_of_the_pod_is_taken_for_what_it_speaks");
+    if !namespace::entered(&test) {
+        return;
+    }
+    let workload = Backend::http("workload").await;
+    let own = workload.address;
+    let data = Backend::tcp_at("data", own, places::port()).await;
+    let unknown = Backend::tcp_at("unknown", own, places::port()).await;
+    namespace::capture_inbound(own);
+
+    // At first the pod is part of one service; another pod is behind it as well.
+    let other = places::address();
+    let manifests = Manifests::new(&[]);
+    let web = |hosts: &[IpAddr]| {
+        manifests.put_raw("web.json", &service("web", "http", target_port(), hosts))
+    };
+    web(&[own]);
+    let control = ControlPlane::start(manifests.path()).await;
+    let id = format!("sidecar~{own}~sample-0.default~default.svc.cluster.local");
+    let sample = "sidecar~10.244.0.10~sample-0.default~default.svc.cluster.local";
+    let envoy = Envoy::start_with(Sample::Sidecar, wire, control.grpc, &[(sample, &id)]).await;
+    let lab = Lab { envoy, control, manifests: Manifests::new(&[]) };
+
+    chains_are(&lab, &[(target_port(), "http")]).await;
+    let at = SocketAddr::new(own, target_port());
+    answered(&lab, at, "workload").await;
+    let port = target_port();
+    let stat = |name: String| async { lab.envoy.stat(&{ name }).await };
+    for name in [
+        format!("http.inbound_0.0.0.0_{port};.downstream_rq_2xx"),
+        format!("cluster.inbound|{port}||;.upstream_rq_200"),
+    ] {
+        let seen = stat(name.clone()).await;
+        assert!(seen.as_ref().is_ok_and(|count| *count > 0), "{name}: {seen:?}");
+    }
+    // A port that no service names passes through.
+    said(SocketAddr::new(own, unknown.port), "unknown").await;
+    let through = "cluster.InboundPassthroughCluster.upstream_cx_total";
+    assert_eq!(lab.envoy.stat(through).await, Ok(1));
+
+    // It becomes part of a second service, by a port that is TCP; no stream is opened anew.
+    let streams = lab.envoy.stat("cluster.xds-grpc.upstream_rq_total").await.unwrap();
+    let second = service("data", "tcp", data.port, &[own]);
+    manifests.put_raw("data.json", &second);
+    chains_are(&lab, &[(target_port(), "http"), (data.port, "tcp")]).await;
+    said(SocketAddr::new(own, data.port), "data").await;
+    let name = format!("cluster.inbound|{}||;.upstream_cx_total", data.port);
+    assert_eq!(lab.envoy.stat(&name).await, Ok(1));
+    assert_eq!(lab.envoy.stat("cluster.xds-grpc.upstream_rq_total").await, Ok(streams));
+
+    // What other pods do is none of this one's listeners and clusters.
+    lab.is_synced(&["cds", "eds", "lds"]).await;
+    let responses = async |short: &str| lab.control.sync().await.unwrap().count(short, "responses");
+    let before = (responses("cds").await, responses("lds").await);
+    web(&[own, other]);
+    let wanted = [own, other].map(|host| format!("{host}:{}", target_port())).into();
+    eventually(VISIBLE, "Envoy to know the other pod", async || {
+        let clusters = lab.envoy.clusters().await?;
+        same(&clusters["outbound|8000||web.default.svc.cluster.local"], &wanted)
+    })
+    .await;
+    assert_eq!((responses("cds").await, responses("lds").await), before);
+    lab.agrees().await;
+
+    // It leaves the first service: the port passes through again.
+    web(&[other]);
+    chains_are(&lab, &[(data.port, "tcp")]).await;
+    answered(&lab, at, "workload").await;
+    lab.assert_untroubled().await;
+}
+
+/// With a port 8000 that leads to `target` of these hosts.
+fn service(name: &str, port_name: &str, target: u16, hosts: &[IpAddr]) -> String {
+    let endpoints: Vec<Value> = hosts.iter().map(|host| json!({ "addresses": [host] })).collect();
+    json!({ "apiVersion": "v1", "kind": "List", "items": [
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": { "name": name, "namespace": "default" },
+            "spec": { "ports": [{ "name": port_name, "port": 8000 }] },
+        },
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": format!("{name}-1"),
+                "namespace": "default",
+                "labels": { "kubernetes.io/service-name": name },
+            },
+            "addressType": "IPv4",
+            "ports": [{ "name": port_name, "port": target, "protocol": "TCP" }],
+            "endpoints": endpoints,
+        },
+    ]})
+    .to_string()
+}
+
+/// Waits until Envoy uses exactly these chains of the workload's ports, and has their clusters.
+async fn chains_are(lab: &Lab, wanted: &[(u16, &str)]) {
+    let wanted: BTreeMap<String, &str> =
+        wanted.iter().map(|(port, kind)| (format!("0.0.0.0_{port}"), *kind)).collect();
+    eventually(DEADLINE, &format!("inbound chains {wanted:?}"), async || {
+        let dump = lab.envoy.config_dump().await?;
+        same(Config::waiting(&dump), Vec::new())?;
+        let config = Config::read(&dump);
+        let chains = config.listeners.get("virtualInbound").ok_or("no virtualInbound")?;
+        let chains = chains["filterchains"].as_array().ok_or("no chains")?.iter();
+        let chains = chains.filter_map(|chain| {
+            let name = chain["name"].as_str()?.strip_prefix("0.0.0.0_")?;
+            let filter = chain["filters"][0]["name"].as_str()?;
+            let kind = if filter.ends_with("tcp_proxy") { "tcp" } else { "http" };
+            Some((format!("0.0.0.0_{name}"), kind))
+        });
+        same(&chains.collect(), &wanted)?;
+        let clusters = config.clusters.keys().filter(|name| name.starts_with("inbound|")).count();
+        same(clusters, wanted.len())
+    })
+    .await;
+}
+
+async fn answered(lab: &Lab, at: SocketAddr, wanted: &str) {
+    eventually(VISIBLE, &format!("an answer from {at}"), async || {
+        let answer = lab.envoy.fetch_at(at, "any.host").await?;
+        same((answer.status, answer.body.split(' ').next()), (200, Some(wanted)))
+    })
+    .await;
+}
+
+async fn said(at: SocketAddr, wanted: &str) {
+    let mut text = String::new();
+    let mut connection = TcpStream::connect(at).await.expect("it listens");
+    connection.read_to_string(&mut text).await.expect("it speaks");
+    assert_eq!(text, wanted);
+}
