@@ -15,15 +15,15 @@ use crate::harness::{Kubectl, Process, get, json, until};
 const READY: &str = "/readyz?exclude=informer-sync";
 
 /// etcd and kube-apiserver of their own, with two users: `admin` and `pilot`, who has no rights yet.
-struct ApiServer {
+pub(crate) struct ApiServer {
     dir: TempDir,
-    admin: Kubectl,
+    pub(crate) admin: Kubectl,
     _server: Process,
     _etcd: Process,
 }
 
 impl ApiServer {
-    async fn start(extra: &[&str]) -> Self {
+    pub(crate) async fn start(extra: &[&str]) -> Self {
         let dir = TempDir::new().unwrap();
         let path = |name: &str| dir.path().join(name);
         let (client, peer, port) = (free_port(), free_port(), free_port());
@@ -87,12 +87,12 @@ impl ApiServer {
         Self { dir, admin, _server: server, _etcd: etcd }
     }
 
-    fn kubeconfig(&self, user: &str) -> PathBuf {
+    pub(crate) fn kubeconfig(&self, user: &str) -> PathBuf {
         self.dir.path().join(user)
     }
 
     /// Allows `pilot` what the project's own manifests allow, everywhere or in one namespace.
-    async fn allow(&self, namespace: Option<&str>) {
+    pub(crate) async fn allow(&self, namespace: Option<&str>) {
         let file = if namespace.is_some() {
             "manifests/namespaced/role.yaml"
         } else {
@@ -143,15 +143,15 @@ fn free_port() -> u16 {
 }
 
 /// The control plane as a process, watching as `pilot`.
-struct Pilot {
+pub(crate) struct Pilot {
     process: Process,
-    grpc: u16,
+    pub(crate) grpc: u16,
     debug: String,
     monitoring: String,
 }
 
 impl Pilot {
-    fn start(server: &ApiServer, name: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn start(server: &ApiServer, name: &str, arguments: &[&str]) -> Self {
         let (grpc, debug, monitoring) = (free_port(), free_port(), free_port());
         let process = Process::start(
             Command::new(env!("CARGO_BIN_EXE_pilothouse"))
@@ -169,7 +169,7 @@ impl Pilot {
     }
 
     /// Waits until `/ready` has this status and a text that `wanted` accepts.
-    async fn ready(&self, status: u16, wanted: impl Fn(&str) -> bool) {
+    pub(crate) async fn ready(&self, status: u16, wanted: impl Fn(&str) -> bool) {
         until(&format!("/ready {status}"), async || {
             let (seen, text) = get(&format!("{}/ready", self.monitoring))
                 .await

@@ -7,6 +7,7 @@
 
 mod bound;
 mod changes;
+mod doctor;
 mod harness;
 mod inbound;
 mod interrupted;
