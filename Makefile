@@ -34,6 +34,10 @@ fuzz: rust ## random bytes into the protocol for 20 s (FUZZ_SECONDS), after a fi
 test-cluster: rust envoy ## our own manifests and images on a real Kubernetes with real pods
 	@tools/test-cluster
 
+.PHONY: half-live
+half-live: rust envoy ## from 1/2 Ready to the named cause and back, on a real Kubernetes (docs/half-live.md)
+	@tools/with-cluster tools/half-live
+
 .PHONY: rust
 rust:
 	@tools/need cargo cc
