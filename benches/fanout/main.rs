@@ -87,6 +87,10 @@ pub(crate) struct Options {
 }
 
 fn main() -> anyhow::Result<()> {
+    // `cargo bench` says so, and so do our own children; `cargo test` says what it pleases.
+    if !std::env::args().any(|one| one == "--bench" || one == "--role") {
+        return smoke(std::env::args().skip(1));
+    }
     let options = Options::parse();
     match options.role.as_str() {
         "run" if options.curve => curve::run(&options),
@@ -99,6 +103,16 @@ fn main() -> anyhow::Result<()> {
         "scale" => scale::main(&options),
         other => bail!("there is no role {other:?}"),
     }
+}
+
+/// All servers in the small, as a test among others: `filters` are the names of those wanted.
+fn smoke(filters: impl Iterator<Item = String>) -> anyhow::Result<()> {
+    let mut filters = filters.filter(|one| !one.starts_with('-')).peekable();
+    if filters.peek().is_some() && !filters.any(|filter| "fanout".contains(&filter)) {
+        return Ok(());
+    }
+    let small = "fanout --streams 20 --services 5 --changes 1 --stalled 5";
+    run(&Options::parse_from(small.split(' ')))
 }
 
 fn run(options: &Options) -> anyhow::Result<()> {
@@ -152,7 +166,8 @@ fn measure(options: &Options, name: &str) -> anyhow::Result<Figures> {
     figures.cold_start_cpu_s = server.cpu()? - cpu;
     figures.cold_start_peak_kib = server.memory("VmHWM")?;
     figures.cold_start_kernel_kib = watched.peak().saturating_sub(kernel);
-    std::thread::sleep(Duration::from_secs(2));
+    // Time for memory to be given back.
+    std::thread::sleep(Duration::from_millis(options.streams as u64).min(Duration::from_secs(2)));
     figures.idle_kib = server.memory("VmRSS")?;
 
     let mut spreads = Vec::new();
@@ -182,7 +197,7 @@ fn measure(options: &Options, name: &str) -> anyhow::Result<Figures> {
         let before = server.memory("VmRSS")?;
         let mut spreads = Vec::new();
         // Both sorts of change: small ones, and those of whole sets that fill the sockets.
-        for number in 0..10 {
+        for number in 0..options.changes.min(10) {
             spreads.push(change(&mut server, &mut clients, &format!("endpoint {number}"))?);
             clients.ask("settle", "settled")?;
             change(&mut server, &mut clients, &format!("service {number}"))?;
@@ -191,6 +206,9 @@ fn measure(options: &Options, name: &str) -> anyhow::Result<Figures> {
         let grown = server.memory("VmRSS")?.saturating_sub(before);
         figures.stalled_kib_per_stream = grown as f64 / options.stalled as f64;
         figures.stalled_change = Spread::median(&spreads);
+    }
+    if figures.change_bytes == 0 || figures.cold_start_bytes < figures.change_bytes {
+        bail!("no fan-out was measured: {figures:?}");
     }
     Ok(figures)
 }

@@ -16,6 +16,17 @@ use tonic::Status;
 /// gRPC's message prefix: compression flag and length.
 const PREFIX_BYTES: usize = 5;
 
+/// Where requests come from: hyper, and whatever tests put in its place.
+pub(super) trait RequestBody:
+    Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>> + Send> + Unpin + Send
+{
+}
+
+impl<B> RequestBody for B where
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>> + Send> + Unpin + Send
+{
+}
+
 /// The messages of one stream.
 #[derive(Debug)]
 pub(super) struct Requests<B> {
@@ -28,11 +39,7 @@ pub(super) struct Requests<B> {
     growing: BytesMut,
 }
 
-impl<B> Requests<B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
-{
+impl<B: RequestBody> Requests<B> {
     pub(super) fn new(body: B, limit: usize) -> Self {
         Self { body, limit, rest: Bytes::new(), growing: BytesMut::new() }
     }
@@ -134,9 +141,7 @@ mod tests {
 
     type Frames = Vec<Result<http_body::Frame<Bytes>, std::io::Error>>;
 
-    fn requests(
-        pieces: &[&[u8]],
-    ) -> Requests<impl Body<Data = Bytes, Error = std::io::Error> + Unpin> {
+    fn requests(pieces: &[&[u8]]) -> Requests<impl RequestBody> {
         let frames: Frames = pieces
             .iter()
             .map(|piece| Ok(http_body::Frame::data(Bytes::copy_from_slice(piece))))

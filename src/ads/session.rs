@@ -188,13 +188,14 @@ impl Session {
     /// request and every new snapshot.
     ///
     /// Types go in the order CDS, EDS, LDS, RDS, and clusters that vanish go last, with a response
-    /// of their own, so that nothing refers to what is not there (rule 18). Order is of sends: no type waits for another
-    /// type's ACK. The one exception is that changed listeners and routes wait for the answer to a
-    /// CDS response that adds clusters: Envoy gives it once those are warm, and a route that came
-    /// sooner would answer 503 until then (seen under load). The wait ends with the ACK timeout,
-    /// and in a mesh that never rests there is always another such response, so after a few rounds
-    /// they go first. Those that were asked for on this stream wait if the client came back with
-    /// what it had, and never if it starts: Envoy then asks for them when its clusters are warm.
+    /// of their own, so that nothing refers to what is not there (rule 18). Order is of sends: no
+    /// type waits for another type's ACK. The one exception is that changed listeners and routes
+    /// wait for the answer to a CDS response that adds clusters: Envoy gives it once those are
+    /// warm, and a route that came sooner would answer 503 until then (seen under load). The wait
+    /// ends with the ACK timeout, and in a mesh that never rests there is always another such
+    /// response, so after a few rounds they go first. Those that were asked for on this stream wait
+    /// if the client came back with what it had, and never if it starts: Envoy then asks for them
+    /// when its clusters are warm.
     pub fn poll(&mut self, view: &View) -> Option<Response> {
         use ResourceType::{Cluster, Endpoint, Listener, Route};
         let referrers_behind = [Listener, Route]

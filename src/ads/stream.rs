@@ -13,7 +13,6 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::Stream;
-use hyper::body::Incoming;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +24,7 @@ use crate::ads::connection::Control;
 use crate::ads::node;
 use crate::ads::outbox::Outboxes;
 use crate::ads::request::Request;
-use crate::ads::requests::Requests;
+use crate::ads::requests::{RequestBody, Requests};
 use crate::ads::session::{self, Refusal, Session};
 use crate::metrics::Metrics;
 use crate::names::ResourceType;
@@ -142,7 +141,7 @@ pub(super) fn serve(
     method: Method,
     peer: SocketAddr,
     control: Arc<Control>,
-    mut requests: Requests<Incoming>,
+    mut requests: Requests<impl RequestBody>,
 ) -> impl Stream<Item = Result<Bytes, Status>> + Send {
     async_stream::try_stream! {
         let shared = &context.shared;
@@ -155,8 +154,9 @@ pub(super) fn serve(
             })?;
         let outbox = context.outboxes.open(&registration.connection, &control);
         let mut news = context.news.clone();
+        // Boxed, as is what comes of it: the room for both would be part of every idle stream.
         let begun = begin(&context, method, &registration.connection, &mut news, &mut requests);
-        let mut stream = match begun.await {
+        let mut stream = match Box::pin(begun).await {
             Ok(Some(stream)) => stream,
             Ok(None) => return,
             Err(status) => {
@@ -269,8 +269,8 @@ async fn begin(
     method: Method,
     connection: &Arc<Connection>,
     news: &mut watch::Receiver<News>,
-    requests: &mut Requests<Incoming>,
-) -> Result<Option<AdsStream>, Status> {
+    requests: &mut Requests<impl RequestBody>,
+) -> Result<Option<Box<AdsStream>>, Status> {
     let shared = &context.shared;
     let limit = shared.limits.first_request;
     let first = tokio::select! {
@@ -308,7 +308,7 @@ async fn begin(
         shared.frames.clone(),
         nonce_seed(STREAMS.fetch_add(1, Ordering::Relaxed)),
     );
-    let mut stream = AdsStream {
+    let mut stream = Box::new(AdsStream {
         context: context.clone(),
         connection: connection.clone(),
         session,
@@ -321,7 +321,7 @@ async fn begin(
         alarm_set: false,
         woken: Instant::now(),
         since: None,
-    };
+    });
     stream.take(&request)?;
     Ok(Some(stream))
 }
@@ -340,7 +340,7 @@ impl AdsStream {
         &mut self,
         changed: Pin<&mut impl Future<Output = Result<(), watch::error::RecvError>>>,
         reassigned: Pin<&mut impl Future<Output = ()>>,
-        requests: &mut Requests<Incoming>,
+        requests: &mut Requests<impl RequestBody>,
     ) -> Result<Woken, Status> {
         self.set_alarm();
         tokio::select! {
@@ -524,4 +524,42 @@ fn nonce_seed(stream: u64) -> u64 {
     seed[..8].copy_from_slice(&stream.to_le_bytes());
     seed[8..].copy_from_slice(&(now.as_nanos() as u64).to_le_bytes());
     xxhash_rust::xxh3::xxh3_64(&seed)
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+
+    /// Ten thousand of them are open at once; whoever adds to them should know.
+    #[test]
+    fn what_a_stream_holds_does_not_grow_unseen() {
+        let (_, snapshots) = watch::channel(None);
+        let (_, news) = watch::channel(News::default());
+        let shared = Shared {
+            snapshots,
+            leases: Arc::default(),
+            interner: Arc::default(),
+            frames: Arc::new(FrameBuilder::new("test")),
+            proxies: Arc::default(),
+            metrics: Metrics::new(&mut Registry::default()),
+            limits: Limits::default(),
+            shutdown: CancellationToken::new(),
+        };
+        let requests = Requests::new(http_body_util::Empty::new(), 1);
+        let method = Method { delta: true, only: None };
+        let peer = ([127, 0, 0, 1], 1).into();
+        let context = Arc::new(Context::new(Arc::new(shared), news));
+        let responses = serve(context, method, peer, Arc::new(Control::new()), requests);
+        let sizes = [
+            ("the response body", size_of_val(&responses), 1024),
+            ("the stream in it", size_of::<AdsStream>(), 2048),
+            ("of that, the session", size_of::<Session>(), 1664),
+            ("what is shown of it", size_of::<Connection>(), 1024),
+        ];
+        for (what, size, limit) in sizes {
+            assert!(size <= limit, "{what}: {size} bytes, not more than {limit}: {sizes:?}");
+        }
+    }
 }

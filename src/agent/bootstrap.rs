@@ -24,6 +24,9 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
 };
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
 use envoy_types::pb::envoy::config::metrics::v3::{StatsConfig, TagSpecifier, tag_specifier};
+use envoy_types::pb::envoy::config::overload::v3::{
+    OverloadManager, ResourceMonitor, resource_monitor,
+};
 use envoy_types::pb::envoy::config::route::v3::{
     Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route, route_action,
     route_match,
@@ -35,13 +38,14 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     HttpConnectionManager, HttpFilter, http_connection_manager, http_filter,
 };
 use envoy_types::pb::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
+use envoy_types::pb::envoy::extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
 };
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{
-    Any, Duration, ListValue, Struct, UInt32Value, UInt64Value, Value,
+    Any, BoolValue, Duration, ListValue, Struct, UInt32Value, UInt64Value, Value,
 };
 use prost::{Message, Name};
 
@@ -96,6 +100,7 @@ pub fn bootstrap(config: &Config) -> Bootstrap {
             ..Default::default()
         }),
         stats_config: Some(stats()),
+        overload_manager: Some(no_limit()),
         // A mesh has thousands of clusters, a proxy talks to a few of them.
         deferred_stat_options: Some(bootstrap::DeferredStatOptions {
             enable_deferred_creation_stats: true,
@@ -334,21 +339,39 @@ fn page(name: &str, address: SocketAddr, path: &str, cluster: &str) -> Listener 
     }
 }
 
-/// Our names have dots in them and end with `;` (`names::stat_name`), where Envoy's own patterns for
-/// these two tags end at the first dot.
+/// Connections are the workload's business. Said aloud, since Envoy warns at every start of a pod
+/// where nothing is said.
+fn no_limit() -> OverloadManager {
+    let limit = DownstreamConnectionsConfig { max_active_downstream_connections: i32::MAX.into() };
+    OverloadManager {
+        resource_monitors: vec![ResourceMonitor {
+            name: "envoy.resource_monitors.global_downstream_max_connections".to_owned(),
+            config_type: Some(resource_monitor::ConfigType::TypedConfig(any(&limit))),
+        }],
+        ..Default::default()
+    }
+}
+
+/// What of a statistic's name becomes a label. Our names have dots in them and end with `;`
+/// (`names::stat_name`), where Envoy's own patterns end at the first dot; those cannot be replaced one
+/// by one, so the ones that are of use here are named.
 fn stats() -> StatsConfig {
-    let tag = |name: &str, pattern: &str| TagSpecifier {
-        tag_name: name.to_owned(),
-        tag_value: Some(tag_specifier::TagValue::Regex(pattern.to_owned())),
+    let own = [
+        ("cluster_name", r"^cluster\.((outbound\|[^;]*|inbound\|[^;]*|[^.;]+);?\.)"),
+        ("http_conn_manager_prefix", r"^http\.((outbound_[^;]*|inbound_[^;]*|[^.;]+);?\.)"),
+        ("rds_route_config", r"^http\..+?\.rds\.((.+?)\.)\w+$"),
+        ("tcp_prefix", r"^tcp\.((.+?);?\.)\w+$"),
+    ];
+    let envoys =
+        ["listener_address", "response_code", "response_code_class", "virtual_host", "worker_id"];
+    let tag = |name: &str, pattern: Option<&str>| TagSpecifier {
+        tag_name: format!("envoy.{name}"),
+        tag_value: pattern.map(|pattern| tag_specifier::TagValue::Regex(pattern.to_owned())),
     };
+    let own = own.map(|(name, pattern)| tag(name, Some(pattern)));
     StatsConfig {
-        stats_tags: vec![
-            tag("envoy.cluster_name", r"^cluster\.((outbound\|[^;]*|inbound\|[^;]*|[^.;]+);?\.)"),
-            tag(
-                "envoy.http_conn_manager_prefix",
-                r"^http\.((outbound_[^;]*|inbound_[^;]*|[^.;]+);?\.)",
-            ),
-        ],
+        use_all_default_tags: Some(BoolValue { value: false }),
+        stats_tags: own.into_iter().chain(envoys.map(|name| tag(name, None))).collect(),
         ..Default::default()
     }
 }

@@ -1,6 +1,7 @@
 //! `/debug/syncz` and `/debug/connections`: who is connected and who has what.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -42,6 +43,9 @@ struct ResourceStatus {
     acked: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sent_time: Option<String>,
+    /// How long the last response has been waiting for an answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unacked_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_error: Option<String>,
     /// In CSDS' words.
@@ -115,7 +119,10 @@ fn istio_name(of: ResourceType) -> &'static str {
 }
 
 fn resource_status(status: TypeStatus) -> ResourceStatus {
+    let unacked = status.last_sent.filter(|_| status.state() == SyncState::Stale);
+    let age = |sent: SystemTime| sent.elapsed().unwrap_or_default().as_secs_f64();
     ResourceStatus {
+        unacked_seconds: unacked.map(age),
         sent: nonce_text(status.nonce_sent),
         acked: nonce_text(status.nonce_acked),
         sent_time: status.last_sent.map(rfc3339),

@@ -12,3 +12,4 @@ mod peers;
 mod replicas;
 mod scripted;
 mod services;
+mod storms;

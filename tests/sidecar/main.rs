@@ -6,6 +6,7 @@
 
 mod agent;
 mod bootstrap;
+mod dns;
 mod door;
 mod end;
 #[path = "../envoy/harness/mod.rs"]

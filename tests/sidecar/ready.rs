@@ -93,7 +93,9 @@ async fn a_rejection_is_said_in_envoys_words() {
 
 #[tokio::test]
 async fn both_statistics_are_one_page() {
-    let manifests = Manifests::new(&[]);
+    let port = places::port();
+    let cluster = format!("outbound|{port}||steady.default.svc.cluster.local");
+    let manifests = Manifests::new(&[Service::new("steady", "http", port)]);
     let control = ControlPlane::start(manifests.path()).await;
     let agent = Agent::start(control.grpc, &[]);
     agent.becomes_ready().await;
@@ -106,6 +108,8 @@ async fn both_statistics_are_one_page() {
         ] {
             assert!(page.contains(sample), "no {sample} in {path}:\n{page}");
         }
+        // The name as a whole, with the dots in it.
+        assert!(page.contains(&format!("{{envoy_cluster_name=\"{cluster}\"}}")), "{page}");
         assert!(!page.contains("# EOF"), "it is not the end");
     }
     let filtered = agent.page("/stats/prometheus?filter=server.live").await.unwrap().body;
@@ -114,6 +118,8 @@ async fn both_statistics_are_one_page() {
     let envoys = http::get(&agent.url(15090, "/stats/prometheus"), None).await.unwrap();
     assert!(envoys.status == 200 && envoys.body.contains("envoy_server_live{} 1\n"));
     assert_eq!(http::get(&agent.url(15090, "/quitquitquit"), None).await.unwrap().status, 404);
+    let log = agent.process.log();
+    assert!(!log.contains("[warning]"), "nothing to warn of in a start without trouble: {log}");
 }
 
 /// Waits until Envoy's stream to the control plane is open (1) or closed (0).

@@ -36,17 +36,18 @@ impl TypeState {
 
     /// Nothing would be added or changed by going to `now`, and nothing was asked for.
     pub(super) fn only_removes(&self, now: &Arc<TypeSet>) -> bool {
-        let Some(sent) = &self.sent else { return !self.is_asked() };
-        let diff = now.diff_from(sent);
-        // With any change, what was rejected comes along.
-        let tells_again = self.is_rejected() && !diff.removed.is_empty();
-        !self.is_asked() && diff.changed.is_empty() && !tells_again
+        let changed = |sent: &Arc<TypeSet>| !now.diff_from(sent).changed.is_empty();
+        !self.is_asked() && !self.sent.as_ref().is_some_and(changed)
     }
 
     /// The set to go to while something may still refer to what vanished: `now`, and with it what
-    /// was sent and is in it no more.
+    /// was sent and is in it no more. Not where something is told again: of that, nothing must be
+    /// that is gone.
     pub(super) fn without_removals(&self, now: &Arc<TypeSet>) -> Arc<TypeSet> {
-        self.sent.as_ref().map_or_else(|| now.clone(), |sent| now.keeping(sent))
+        match &self.sent {
+            Some(sent) if !self.is_asked() && !self.is_rejected() => now.keeping(sent),
+            _ => now.clone(),
+        }
     }
 
     /// Clusters that were not there before are on their way: in a response that is not answered

@@ -49,7 +49,9 @@ async fn syncz_has_istios_fields_and_our_counts() {
     let clusters = &resources[ResourceType::Cluster.type_url()];
     assert_eq!(clusters["state"], "SYNCED");
     assert!(clusters.get("lastError").is_none());
-    assert_eq!(resources[ResourceType::Endpoint.type_url()]["state"], "STALE");
+    let endpoints = &resources[ResourceType::Endpoint.type_url()];
+    assert_eq!(endpoints["state"], "STALE");
+    assert!(endpoints["unackedSeconds"].as_f64().is_some_and(|age| age >= 0.0), "{endpoints}");
 
     assert_eq!(page[0]["protocol"], "delta");
     assert_eq!(page[0]["resources"], json!({}));

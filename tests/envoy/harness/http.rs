@@ -19,12 +19,17 @@ pub(crate) struct Answer {
 
 /// The answer to a GET of `url`, with another Host than the URL's if one is given.
 pub(crate) async fn get(url: &str, host: Option<&str>) -> Result<Answer, String> {
+    get_with(url, host.map(|host| ("host", host))).await
+}
+
+/// The same with any header.
+pub(crate) async fn get_with(url: &str, header: Option<(&str, &str)>) -> Result<Answer, String> {
     let client = Client::builder(TokioExecutor::new())
         .pool_max_idle_per_host(0)
         .build_http::<Empty<Bytes>>();
     let mut request = http::Request::get(url);
-    if let Some(host) = host {
-        request = request.header(http::header::HOST, host);
+    if let Some((name, value)) = header {
+        request = request.header(name, value);
     }
     let request = request.body(Empty::new()).map_err(|error| format!("{url}: {error}"))?;
     let answer = async {

@@ -51,6 +51,8 @@ struct Run {
     asked: [Asked; ResourceType::COUNT],
     /// The server did not wait for an answer, so it does not know what the client has.
     unsure: bool,
+    /// SotW: what the last CDS response carried.
+    clusters: Vec<(String, String)>,
     /// Nonces of responses that the server waits for an answer to.
     unanswered: [Option<String>; ResourceType::COUNT],
     /// Responses sent, and how many there may be for what has happened.
@@ -74,6 +76,7 @@ impl Run {
             down: VecDeque::new(),
             asked: Default::default(),
             unsure: false,
+            clusters: Vec::new(),
             unanswered: Default::default(),
             said: 0,
             allowed: 0,
@@ -127,6 +130,7 @@ impl Run {
                 self.asked = Default::default();
                 self.unanswered = Default::default();
                 self.unsure = false;
+                self.clusters.clear();
                 self.up = self.client.reconnect(order, wrong).into();
             }
             Op::Overdue(of) => {
@@ -271,9 +275,15 @@ impl Run {
         let world = &self.world[of.index()];
         for (name, content, _) in &got.resources {
             // A cluster that is gone may be kept until no route leads there.
-            let kept = of == ResourceType::Cluster && !self.delta() && set.get(name).is_some();
-            let is = world.get(name);
-            assert!(is == Some(content) || is.is_none() && kept, "{name} is not up to date");
+            let before = self.clusters.iter().any(|one| one.0 == *name && one.1 == *content);
+            let cluster_in_sotw = of == ResourceType::Cluster && !self.delta();
+            let kept = cluster_in_sotw && before && !world.contains_key(name);
+            assert!(world.get(name) == Some(content) || kept, "{name} is not up to date: {got}");
+        }
+        if of == ResourceType::Cluster && !self.delta() {
+            let told =
+                got.resources.iter().map(|(name, content, _)| (name.clone(), content.clone()));
+            self.clusters = told.collect();
         }
         let gone = |name: &String| !world.contains_key(name);
         assert!(got.removed.iter().all(gone), "removes what there is: {got}");
