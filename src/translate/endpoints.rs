@@ -47,7 +47,7 @@ struct Candidate<'a> {
 /// service's first address is used (IPv4 for a headless service, which has none), since a
 /// dual-stack pod would count twice.
 ///
-/// `place` is the proxy's; see [`place`] for what follows from it.
+/// `place` is the proxy's: endpoints near it go first where the service wants that.
 pub fn of_service<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice>,
