@@ -122,7 +122,7 @@ fn session_step(criterion: &mut Criterion) {
         let frames = Arc::new(FrameBuilder::new("bench"));
         let interner = Arc::new(Interner::default());
         let mut session = Session::new(true, None, Limits::default(), interner, frames, 1);
-        let mut step = |session: &mut Session, view: &View, first: Option<&Request>| {
+        let step = |session: &mut Session, view: &View, first: Option<&Request>| {
             if let Some(request) = first {
                 session.request(request, view).ok();
             }

@@ -12,6 +12,7 @@ use crate::ads::session;
 use crate::ads::stream;
 use crate::agent;
 use crate::app;
+use crate::doctor;
 use crate::inject;
 use crate::iptables;
 use crate::names;
@@ -31,6 +32,9 @@ pub enum Command {
     /// Serve Envoys: watch Services and their endpoints, push CDS, EDS, LDS and RDS over ADS.
     #[command(after_help = EXAMPLES)]
     Serve(Box<Serve>),
+    /// Walk the path from an Envoy to its control plane, and name the link that is broken.
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(Box<doctor::args::Args>),
     /// Run an Envoy beside a workload: write its bootstrap, start it, answer for its readiness.
     Agent(Box<agent::Args>),
     #[command(hide = true)]
@@ -47,6 +51,13 @@ const EXAMPLES: &str = "Examples:
   pilothouse serve --source kube --namespace shop     one namespace of it
 
 Every flag can be given as an environment variable; the command line wins.";
+
+const DOCTOR_EXAMPLES: &str = "Examples:
+  kubectl exec POD -c istio-proxy -- pilothouse doctor    in a pod, beside its Envoy
+  pilothouse doctor --service reviews.default:9080        and why nobody answers there
+  pilothouse doctor --no-envoy --discovery-address 127.0.0.1:15010    through a port-forward
+
+Exit code: 0 all is well, 1 something is broken, 2 it could not be told.";
 
 const INJECT_EXAMPLES: &str = "Examples:
   pilothouse inject -f bookinfo.yaml | kubectl apply -f -

@@ -59,7 +59,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("agent", &["descriptors", "names", "version"]),
     ("iptables", &["names"]),
     ("inject", &["iptables", "names"]),
-    ("cli", &["ads", "agent", "app", "inject", "iptables", "names", "publish", "source"]),
+    ("doctor", &["names", "wire"]),
+    ("cli", &["ads", "agent", "app", "doctor", "inject", "iptables", "names", "publish", "source"]),
 ];
 
 #[test]

@@ -69,7 +69,7 @@ pub struct Launch {
     pub more: Vec<OsString>,
 }
 
-/// How long the end may take, see [`super::drain`].
+/// How long the end may take, see `drain`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// This long, whatever happens.

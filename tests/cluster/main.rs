@@ -8,4 +8,6 @@
 
 mod api_server;
 mod deployed;
+mod half_live;
 mod harness;
+mod sidecars;
