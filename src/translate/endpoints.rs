@@ -59,7 +59,7 @@ type Seconds = BTreeMap<NonZeroU64, (IpAddr, u16)>;
 /// does not say, else IPv4) in which there is something to use. Where the service is for both, the
 /// other address of the same pod stands beside the first, for Envoy to try if that does not answer.
 ///
-/// `place` is the proxy's; see the module of that name for what follows from it.
+/// `place` is the proxy's: endpoints near it go first where the service wants that.
 pub fn of_service<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice>,
