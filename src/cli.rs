@@ -12,6 +12,7 @@ use crate::ads::session;
 use crate::ads::stream;
 use crate::agent;
 use crate::app;
+use crate::doctor;
 use crate::inject;
 use crate::iptables;
 use crate::names;
@@ -31,6 +32,9 @@ pub enum Command {
     /// Serve Envoys: watch Services and their endpoints, push CDS, EDS, LDS and RDS over ADS.
     #[command(after_help = EXAMPLES)]
     Serve(Box<Serve>),
+    /// Walk the path from an Envoy to its control plane, and name the link that is broken.
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(Box<doctor::args::Args>),
     /// Run an Envoy beside a workload: write its bootstrap, start it, answer for its readiness.
     Agent(Box<agent::Args>),
     #[command(hide = true)]
@@ -47,6 +51,13 @@ const EXAMPLES: &str = "Examples:
   pilothouse serve --source kube --namespace shop     one namespace of it
 
 Every flag can be given as an environment variable; the command line wins.";
+
+const DOCTOR_EXAMPLES: &str = "Examples:
+  kubectl exec POD -c istio-proxy -- pilothouse doctor    in a pod, beside its Envoy
+  pilothouse doctor --service reviews.default:9080        and why nobody answers there
+  pilothouse doctor --no-envoy --discovery-address 127.0.0.1:15010    through a port-forward
+
+Exit code: 0 all is well, 1 something is broken, 2 it could not be told.";
 
 const INJECT_EXAMPLES: &str = "Examples:
   pilothouse inject -f bookinfo.yaml | kubectl apply -f -
@@ -120,6 +131,11 @@ pub struct Serve {
         help_heading = "Kubernetes"
     )]
     pub endpoints: kube::EndpointsKind,
+
+    /// Watch Nodes as well, so that endpoints have the region of their zone (needs the right to list
+    /// and watch nodes)
+    #[arg(long, env = "PILOTHOUSE_WATCH_NODES", help_heading = "Kubernetes")]
+    pub watch_nodes: bool,
 
     /// How long one watch request lasts: within this and 5 s a dead connection is noticed
     #[arg(
@@ -306,6 +322,7 @@ impl Serve {
                 context: self.context.clone(),
                 namespaces: self.namespace.clone(),
                 endpoints: self.endpoints,
+                nodes: self.watch_nodes,
                 watch_timeout: self.watch_timeout,
             }),
             (None, paths) => app::Source::Files(files::Config { paths: paths.to_vec() }),
@@ -339,6 +356,9 @@ impl fmt::Display for Serve {
         match self.source {
             Some(Source::Kube) => {
                 write!(f, "source=kube endpoints={:?}", self.endpoints)?;
+                if self.watch_nodes {
+                    write!(f, " watch-nodes")?;
+                }
                 write!(f, " watch-timeout={:?}", self.watch_timeout)?;
                 if let Some(context) = &self.context {
                     write!(f, " context={context}")?;

@@ -42,6 +42,7 @@ pub mod app;
 
 // The sidecar's side of the house, which meets the other over the network only.
 pub mod agent;
+pub mod doctor;
 pub mod inject;
 pub mod iptables;
 

@@ -8,6 +8,7 @@ use clap::Parser;
 use pilothouse::agent;
 use pilothouse::app;
 use pilothouse::cli::{Cli, Command, LogFormat, Serve};
+use pilothouse::doctor;
 use pilothouse::{inject, iptables};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
         Command::Tether(tether) => tether.run(),
         Command::Inject(arguments) => done(inject::run(&arguments)),
         Command::Iptables(arguments) => done(iptables::run(&arguments)),
+        Command::Doctor(arguments) => doctor(&arguments),
     }
 }
 
@@ -30,6 +32,16 @@ fn done(result: anyhow::Result<()>) -> ExitCode {
         Err(problem) => {
             eprintln!("error: {problem:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+fn doctor(arguments: &doctor::args::Args) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(arguments.run()),
+        Err(problem) => {
+            eprintln!("error: cannot start the runtime: {problem}");
+            ExitCode::from(2)
         }
     }
 }

@@ -117,7 +117,9 @@ impl ConflictKind {
     /// What that metric says.
     pub fn help(self) -> &'static str {
         match self {
-            Self::TcpOverTcp => "TCP services without a listener because another TCP service has it",
+            Self::TcpOverTcp => {
+                "TCP services without a listener because another TCP service has it"
+            }
             Self::TcpOverHttp => "TCP services without a listener because HTTP services have it",
             Self::Inbound => {
                 "Ports of workloads that a service calls by another protocol than an earlier one"

@@ -91,6 +91,10 @@ struct Args {
     #[arg(long, default_value_t = 50)]
     every_ms: u64,
 
+    /// Visit each place as often as this, then end
+    #[arg(long, requires = "visit")]
+    times: Option<usize>,
+
     /// Name to answer with, where there is a better one than the workload's
     #[arg(long, env = "POD_NAME")]
     pod_name: Option<String>,
@@ -114,7 +118,7 @@ async fn main() -> Result<()> {
     let client = Client::builder(TokioExecutor::new()).build_http();
     if !args.visit.is_empty() {
         let every = Duration::from_millis(args.every_ms);
-        return visitor::run(&client, args.proxy.as_deref(), &args.visit, every).await;
+        return visitor::run(&client, args.proxy.as_deref(), &args.visit, every, args.times).await;
     }
 
     // All addresses are bound before anything is served: a taken port ends it with nothing half up.

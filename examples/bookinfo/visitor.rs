@@ -12,7 +12,8 @@ use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Visits each of `places` (`reviews:9080/reviews/0`) in turn, until a signal ends it.
+/// Visits each of `places` (`reviews:9080/reviews/0`) in turn, `times` each if that is said, else until
+/// a signal ends it.
 ///
 /// A line has `visit`, and `status` with `pod` (who answered, if it said so), or `error`.
 pub(crate) async fn run(
@@ -20,6 +21,7 @@ pub(crate) async fn run(
     proxy: Option<&str>,
     places: &[String],
     every: Duration,
+    times: Option<usize>,
 ) -> Result<()> {
     let mut visits = Vec::new();
     for place in places {
@@ -30,7 +32,8 @@ pub(crate) async fn run(
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut pace = tokio::time::interval(every);
-    for (place, host, path) in visits.into_iter().cycle() {
+    let visits_in_all = times.map_or(usize::MAX, |times| times.saturating_mul(visits.len()));
+    for (place, host, path) in visits.into_iter().cycle().take(visits_in_all) {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = tokio::signal::ctrl_c() => break,

@@ -4,7 +4,7 @@
 //! failures become health. After an outage it is started anew instead of resumed: a server that
 //! came back with another history (a restored backup) would accept the old position and stay silent
 //! for ever. No pods, no secrets: Services and EndpointSlices (or Endpoints, where the server is too
-//! old) and no more.
+//! old), Nodes if asked for, and no more.
 //! Objects are converted as they arrive and dropped, so what the model has no use for is never kept.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::{StreamExt, pin_mut};
-use k8s_openapi::api::core::v1::{Endpoints, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use kube::runtime::utils::Backoff;
@@ -29,6 +29,7 @@ use crate::model::{Change, Scope};
 mod client;
 mod errors;
 mod events;
+mod nodes;
 
 use client::Server;
 use events::{Ingest, Watched};
@@ -60,6 +61,8 @@ pub struct Config {
     /// The namespaces to watch; empty for all.
     pub namespaces: Vec<String>,
     pub endpoints: EndpointsKind,
+    /// Whether to watch Nodes, for the regions of their zones.
+    pub nodes: bool,
     /// How long one watch request lasts before it is asked for anew, in whole seconds, at least
     /// one. It bounds the time in which a connection that died silently is noticed (this and five
     /// seconds), and how old "last heard from" may grow while nothing happens.
@@ -72,6 +75,7 @@ impl Default for Config {
             context: None,
             namespaces: Vec::new(),
             endpoints: EndpointsKind::Auto,
+            nodes: false,
             // Load balancers drop idle connections after 60 s and more; half of that is noticed
             // soon and costs the API server two requests a minute and kind.
             watch_timeout: Duration::from_secs(30),
@@ -108,12 +112,15 @@ async fn watch_all(mut config: Config, changes: Sender<Change>, health: Arc<Heal
         watch_timeout: config.watch_timeout,
         changes,
         health: health.clone(),
-        unlisted: Arc::new(AtomicUsize::new(scopes.len() * 2)),
+        unlisted: Arc::new(AtomicUsize::new(scopes.len() * 2 + usize::from(config.nodes))),
         watches: JoinSet::new(),
     };
     for scope in scopes {
         plan.watch::<Service>(scope.clone());
         if slices { plan.watch::<EndpointSlice>(scope) } else { plan.watch::<Endpoints>(scope) }
+    }
+    if config.nodes {
+        plan.watch::<Node>(Scope::All);
     }
     // Only now, so that there is no moment in which nothing is waited for.
     health.forget(SEARCH);
@@ -185,10 +192,7 @@ impl Plan {
         let name: Arc<str> = watch_name::<K>(&scope).into();
         self.health.expect(&name);
         let client = client::observed(&self.server.client, self.health.clone(), name.clone());
-        let api: Api<K> = match &scope {
-            Scope::All => Api::all(client),
-            Scope::Namespace(namespace) => Api::namespaced(client, namespace),
-        };
+        let api = K::api(client, &scope);
         let seconds = u32::try_from(self.watch_timeout.as_secs()).unwrap_or(u32::MAX).max(1);
         let settings = watcher::Config { label_selector: K::selector(), ..Default::default() }
             .timeout(seconds);

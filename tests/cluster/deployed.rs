@@ -39,7 +39,7 @@ async fn deployed() -> Kubectl {
     kubectl
 }
 
-async fn rolled_out(kubectl: &Kubectl, namespace: &str, deployment: &str) {
+pub(crate) async fn rolled_out(kubectl: &Kubectl, namespace: &str, deployment: &str) {
     let name = format!("deployment/{deployment}");
     let status =
         kubectl.attempt(&["-n", namespace, "rollout", "status", &name, "--timeout=120s"]).await;

@@ -79,18 +79,15 @@ impl Kubectl {
 
     /// `kubectl apply` of these objects.
     pub(crate) async fn apply(&self, objects: &[Value]) {
-        let list = serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": objects });
-        let mut command = self.command(&["apply", "-f", "-"]);
-        let mut child = command.stdin(Stdio::piped()).spawn().expect("kubectl is installed");
-        let mut stdin = child.stdin.take().expect("it is piped");
-        stdin.write_all(list.to_string().as_bytes()).await.expect("kubectl reads");
-        drop(stdin);
-        let output = child.wait_with_output().await.expect("kubectl runs");
-        assert!(
-            output.status.success(),
-            "kubectl apply: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        feed(&mut self.command(&["apply", "-f", "-"]), &list_of(objects)).await;
+    }
+
+    /// `pilothouse inject | kubectl apply`, with the images of the tests.
+    pub(crate) async fn apply_injected(&self, objects: &[Value], flags: &[&str]) {
+        let mut inject = Command::new(env!("CARGO_BIN_EXE_pilothouse"));
+        inject.args(["inject", "-f", "-", "--image=test/proxy:1"]).args(flags);
+        let injected = feed(&mut inject, &list_of(objects)).await;
+        feed(&mut self.command(&["apply", "-f", "-"]), &injected).await;
     }
 
     /// Names of the pods that a selector finds, that run and are not on their way out, sorted.
@@ -138,6 +135,22 @@ impl Kubectl {
     }
 }
 
+fn list_of(objects: &[Value]) -> String {
+    serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": objects }).to_string()
+}
+
+/// What a command prints that gets `input`; it must succeed.
+async fn feed(command: &mut Command, input: &str) -> String {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let mut stdin = child.stdin.take().expect("it is piped");
+    stdin.write_all(input.as_bytes()).await.expect("it reads");
+    drop(stdin);
+    let output = child.wait_with_output().await.expect("it runs");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("it prints text")
+}
+
 /// A port of a pod, reachable here while this lives.
 #[derive(Debug)]
 pub(crate) struct Forward {
@@ -148,6 +161,11 @@ pub(crate) struct Forward {
 impl Forward {
     pub(crate) async fn json(&self, path: &str) -> Result<Value, String> {
         json(&format!("{}{path}", self.base)).await
+    }
+
+    /// Status and body.
+    pub(crate) async fn get(&self, path: &str) -> Result<(u16, String), String> {
+        get(&format!("{}{path}", self.base)).await
     }
 }
 

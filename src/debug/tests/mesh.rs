@@ -1,6 +1,7 @@
 //! The pages about the mesh and where it comes from.
 
 use super::*;
+use crate::snapshot::{Conflict, ConflictKind, Conflicts};
 
 #[tokio::test]
 async fn registryz_has_the_fields_of_istios_service() {
@@ -73,6 +74,11 @@ async fn push_status_says_what_is_wrong_now() {
     send(fixture.connect("reviews.default", false));
     fixture.state.health.rejected("bad.yaml#2", Some("port 70000 is out of range".to_owned()));
     fixture.state.health.failed("EndpointSlice", "connection refused");
+    let conflict =
+        Conflict { kind: ConflictKind::Inbound, place: "8080".into(), loser: "shop/b".into() };
+    let conflicts = Conflicts::unit(conflict, "shop/a comes first".into());
+    let snapshot = Snapshot { conflicts, ..Snapshot::default() };
+    fixture.snapshot.send_replace(Some(Arc::new(snapshot)));
     let page = fixture.json("/debug/push_status").await;
     assert_eq!(
         page,
@@ -87,6 +93,8 @@ async fn push_status_says_what_is_wrong_now() {
                 "outbound|9080||bare.default.svc.cluster.local":
                     { "message": "no endpoint with a port named \"grpc\" is ready" },
             },
+            "pilot_conflict_inbound_listener":
+                { "8080 shop/b": { "message": "shop/a comes first" } },
             "pilothouse_source_rejected_objects":
                 { "bad.yaml#2": { "message": "port 70000 is out of range" } },
             "pilothouse_watch_errors": { "EndpointSlice": { "message": "connection refused" } },

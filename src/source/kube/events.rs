@@ -8,6 +8,7 @@ use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{Metadata, NamespaceResourceScope};
 use kube::runtime::watcher::Event;
+use kube::{Api, Client};
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
@@ -23,7 +24,7 @@ const LOGGED: usize = 5;
 /// A kind that is watched.
 pub(super) trait Watched:
     Metadata<Ty = ObjectMeta>
-    + kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + kube::Resource<DynamicType = ()>
     + Clone
     + Debug
     + DeserializeOwned
@@ -39,6 +40,8 @@ pub(super) trait Watched:
     fn selector() -> Option<String> {
         None
     }
+    /// The objects within the scope.
+    fn api(client: Client, scope: &Scope) -> Api<Self>;
     /// `None` for an object that is not for us.
     fn convert(
         &self,
@@ -195,9 +198,23 @@ fn gone<K: Watched>(object: &K) -> Change {
     K::gone(namespace_of(metadata), metadata.name.as_deref().unwrap_or_default())
 }
 
+fn namespaced<K: Watched + kube::Resource<Scope = NamespaceResourceScope>>(
+    client: Client,
+    scope: &Scope,
+) -> Api<K> {
+    match scope {
+        Scope::All => Api::all(client),
+        Scope::Namespace(namespace) => Api::namespaced(client, namespace),
+    }
+}
+
 impl Watched for core::Service {
     type Model = Service;
     const RESOURCE: &'static str = "services";
+
+    fn api(client: Client, scope: &Scope) -> Api<Self> {
+        namespaced(client, scope)
+    }
 
     fn convert(&self, converter: &mut Converter) -> Result<Option<Converted<Service>>, Rejection> {
         converter.service(self).map(Some)
@@ -216,6 +233,10 @@ impl Watched for core::Service {
 impl Watched for discovery::EndpointSlice {
     type Model = EndpointSlice;
     const RESOURCE: &'static str = "endpointslices.discovery.k8s.io";
+
+    fn api(client: Client, scope: &Scope) -> Api<Self> {
+        namespaced(client, scope)
+    }
 
     fn selector() -> Option<String> {
         Some(SERVICE_NAME_LABEL.to_owned())
@@ -240,6 +261,10 @@ impl Watched for discovery::EndpointSlice {
 impl Watched for core::Endpoints {
     type Model = EndpointSlice;
     const RESOURCE: &'static str = "endpoints";
+
+    fn api(client: Client, scope: &Scope) -> Api<Self> {
+        namespaced(client, scope)
+    }
 
     fn convert(
         &self,

@@ -1,5 +1,6 @@
 //! A folder of manifests that a test writes while it is being served.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,7 @@ pub(crate) struct Service {
     /// Name and number; a port named `tcp` leads to workloads of that sort.
     ports: Vec<(String, u16)>,
     endpoints: Vec<(IpAddr, bool)>,
+    annotations: BTreeMap<String, String>,
 }
 
 impl Service {
@@ -28,6 +30,7 @@ impl Service {
             cluster_ip: None,
             ports: vec![(port_name.to_owned(), port)],
             endpoints: Vec::new(),
+            annotations: BTreeMap::new(),
         }
     }
 
@@ -55,6 +58,11 @@ impl Service {
         self
     }
 
+    pub(crate) fn with_annotation(mut self, name: &str, value: &str) -> Self {
+        self.annotations.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
     /// The same with another name for its only port, hence maybe another protocol.
     pub(crate) fn with_port_name(mut self, name: &str) -> Self {
         self.ports[0].0 = name.to_owned();
@@ -71,7 +79,7 @@ impl Service {
     }
 
     fn manifest(&self) -> Value {
-        let Self { name, namespace, cluster_ip, ports, endpoints } = self;
+        let Self { name, namespace, cluster_ip, ports, endpoints, annotations } = self;
         let targets: Vec<Value> = ports
             .iter()
             .map(|(name, _)| json!({ "name": name, "port": target_port(), "protocol": "TCP" }))
@@ -92,7 +100,8 @@ impl Service {
             {
                 "apiVersion": "v1",
                 "kind": "Service",
-                "metadata": { "name": name, "namespace": namespace },
+                "metadata":
+                    { "name": name, "namespace": namespace, "annotations": annotations },
                 "spec": spec,
             },
             {

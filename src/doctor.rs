@@ -1,0 +1,95 @@
+//! `pilothouse doctor`: walks the path from an Envoy to its control plane, link by link, and names
+//! the first that is broken, with its cause and what to do.
+//!
+//! Part of the sidecar's side: it uses `names` and what everybody can see over the network, never
+//! the control plane's modules. Every step has a limit of its own, so that the whole ends in time
+//! whatever hangs. Looking and judging are apart: what is seen is plain data, and what it means is
+//! decided by functions without I/O.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+mod admin;
+mod ads;
+pub mod args;
+mod capture;
+mod clock;
+mod connect;
+mod dns;
+mod explain;
+mod finding;
+mod http;
+mod kubernetes;
+mod path;
+mod pilot;
+mod place;
+mod report;
+mod resolv;
+mod service;
+mod verdict;
+
+pub use finding::{Code, Diagnosis, Link, LinkState, Outcome};
+pub use place::{HostPort, PlaceError, ServiceName};
+
+/// Where Envoys look for their control plane unless they are told otherwise.
+pub const DEFAULT_DISCOVERY: &str = "istio-pilot.istio-system:15010";
+
+/// What is to be examined. The default is a sidecar's place inside a pod.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Envoy's admin address; `None` leaves Envoy out.
+    pub admin: Option<SocketAddr>,
+    /// Whether a missing Envoy is a fault. Outside of pods it may simply be elsewhere.
+    pub envoy_expected: bool,
+    /// Where the control plane is; `None` for what Envoy's bootstrap says, else
+    /// [`DEFAULT_DISCOVERY`].
+    pub discovery: Option<HostPort>,
+    /// Whether the control plane is spoken to over TLS; `None` for what Envoy's bootstrap says.
+    pub tls: Option<bool>,
+    /// Its monitoring port; `None` for port 15014 of the address that `discovery` leads to.
+    pub monitoring: Option<SocketAddr>,
+    /// Its debug port; `None` for port 8080 of that address.
+    pub debug: Option<SocketAddr>,
+    /// The node id to ask with; `None` for Envoy's own, else one that is made up.
+    pub node_id: Option<String>,
+    pub resolv_conf: PathBuf,
+    /// Port of the name servers, for which resolv.conf has no word: 53.
+    pub dns_port: u16,
+    /// Whether to ask the Kubernetes API server, and with which context of the kubeconfig.
+    pub kubernetes: bool,
+    pub context: Option<String>,
+    /// DNS domain of the cluster.
+    pub domain: String,
+    /// Whether to look at the pod's iptables rules.
+    pub capture: bool,
+    /// A service whose endpoints are to be looked at as well.
+    pub service: Option<ServiceName>,
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        Self {
+            admin: Some((Ipv4Addr::LOCALHOST, 15000).into()),
+            envoy_expected: true,
+            discovery: None,
+            tls: None,
+            monitoring: None,
+            debug: None,
+            node_id: None,
+            resolv_conf: "/etc/resolv.conf".into(),
+            dns_port: 53,
+            kubernetes: true,
+            context: None,
+            domain: crate::names::DEFAULT_DOMAIN.to_owned(),
+            capture: true,
+            service: None,
+        }
+    }
+}
+
+/// Walks the path and says what is broken first, within `limit` whatever hangs. Dropping the
+/// future ends everything that it began.
+pub async fn diagnose(target: &Target, limit: Duration) -> Diagnosis {
+    path::walk(target, clock::Clock::start(limit)).await
+}

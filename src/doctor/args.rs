@@ -1,0 +1,140 @@
+//! Arguments of `pilothouse doctor`; each has an environment twin.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::ArgAction;
+
+use super::{Diagnosis, HostPort, ServiceName, Target, diagnose};
+use crate::names;
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Where the control plane is; by default where Envoy's bootstrap says, else
+    /// istio-pilot.istio-system:15010
+    #[arg(long, value_name = "HOST:PORT", env = "PILOTHOUSE_DISCOVERY_ADDRESS")]
+    pub discovery_address: Option<HostPort>,
+
+    /// Envoy's admin address
+    #[arg(long, value_name = "IP:PORT", env = "PILOTHOUSE_ADMIN_ADDRESS")]
+    pub admin_address: Option<SocketAddr>,
+
+    /// There is no Envoy here: begin with the name servers
+    #[arg(long, conflicts_with = "admin_address", env = "PILOTHOUSE_NO_ENVOY")]
+    pub no_envoy: bool,
+
+    /// Look at a service's endpoints as well
+    #[arg(long, value_name = "NAME[.NAMESPACE][:PORT]", env = "PILOTHOUSE_SERVICE")]
+    pub service: Option<ServiceName>,
+
+    /// How long it may take in all, whatever hangs
+    #[arg(
+        long, value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration,
+        env = "PILOTHOUSE_TIMEOUT"
+    )]
+    pub timeout: Duration,
+
+    /// Print JSON for machines
+    #[arg(long, env = "PILOTHOUSE_JSON")]
+    pub json: bool,
+
+    /// Do not ask the Kubernetes API server
+    #[arg(long, env = "PILOTHOUSE_NO_KUBERNETES", help_heading = "Kubernetes")]
+    pub no_kubernetes: bool,
+
+    /// Context of the kubeconfig, instead of its current one
+    #[arg(long, env = "PILOTHOUSE_CONTEXT", help_heading = "Kubernetes")]
+    pub context: Option<String>,
+
+    /// DNS domain of the cluster
+    #[arg(long, default_value = names::DEFAULT_DOMAIN, env = "PILOTHOUSE_DOMAIN", help_heading = "Kubernetes")]
+    pub domain: String,
+
+    /// The node id to ask the control plane with; by default Envoy's own
+    #[arg(long, env = "PILOTHOUSE_NODE_ID", help_heading = "Unusual places")]
+    pub node_id: Option<String>,
+
+    /// Whether the control plane is spoken to over TLS; by default what Envoy's bootstrap says
+    #[arg(long, action = ArgAction::Set, env = "PILOTHOUSE_TLS", help_heading = "Unusual places")]
+    pub tls: Option<bool>,
+
+    /// The control plane's monitoring port; by default 15014 beside the discovery address
+    #[arg(
+        long,
+        value_name = "IP:PORT",
+        env = "PILOTHOUSE_MONITORING_ADDRESS",
+        help_heading = "Unusual places"
+    )]
+    pub monitoring_address: Option<SocketAddr>,
+
+    /// The control plane's debug port; by default 8080 beside the discovery address
+    #[arg(
+        long,
+        value_name = "IP:PORT",
+        env = "PILOTHOUSE_DEBUG_ADDRESS",
+        help_heading = "Unusual places"
+    )]
+    pub debug_address: Option<SocketAddr>,
+
+    /// Whose name servers and search list to use
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/resolv.conf",
+        env = "PILOTHOUSE_RESOLV_CONF",
+        help_heading = "Unusual places"
+    )]
+    pub resolv_conf: PathBuf,
+
+    /// Port of the name servers
+    #[arg(
+        long,
+        default_value_t = 53,
+        env = "PILOTHOUSE_DNS_PORT",
+        help_heading = "Unusual places"
+    )]
+    pub dns_port: u16,
+}
+
+impl Args {
+    pub fn target(&self) -> Target {
+        let default = Target::default();
+        let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+        Target {
+            admin: self.admin_address.or(default.admin).filter(|_| !self.no_envoy),
+            // Outside of a pod Envoy is only expected where somebody says it is.
+            envoy_expected: in_pod || self.admin_address.is_some(),
+            discovery: self.discovery_address.clone(),
+            tls: self.tls,
+            monitoring: self.monitoring_address,
+            debug: self.debug_address,
+            node_id: self.node_id.clone(),
+            resolv_conf: self.resolv_conf.clone(),
+            dns_port: self.dns_port,
+            kubernetes: !self.no_kubernetes,
+            context: self.context.clone(),
+            domain: self.domain.clone(),
+            capture: true,
+            service: self.service.clone(),
+        }
+    }
+
+    /// Walks the path and prints what was found.
+    pub async fn run(&self) -> ExitCode {
+        let diagnosis = diagnose(&self.target(), self.timeout).await;
+        print(&diagnosis, self.json);
+        ExitCode::from(diagnosis.outcome.exit_code())
+    }
+}
+
+fn print(diagnosis: &Diagnosis, json: bool) {
+    use std::io::Write as _;
+    let text = match json {
+        true => serde_json::to_string_pretty(diagnosis).unwrap_or_default() + "\n",
+        false => diagnosis.to_string(),
+    };
+    // Whoever reads may have gone (`doctor | head`): the exit code still says it.
+    _ = std::io::stdout().write_all(text.as_bytes());
+}

@@ -1,0 +1,96 @@
+//! Where a proxy is decides where its requests go first, for the services that ask for it.
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+
+use crate::harness::backends::{Backend, target_port};
+use crate::harness::control_plane::ControlPlane;
+use crate::harness::envoy::{Envoy, Sample, Wire};
+use crate::harness::lab::Lab;
+use crate::harness::manifests::Manifests;
+use crate::harness::on_both_wires;
+
+on_both_wires!(traffic_stays_in_the_zone_for_as_long_as_it_has_endpoints);
+
+async fn traffic_stays_in_the_zone_for_as_long_as_it_has_endpoints(wire: Wire) {
+    let near = Backend::http("near").await;
+    let far = Backend::http("far").await;
+    let both = [(near.address, "zone-a"), (far.address, "zone-b")];
+    let manifests = Manifests::new(&[]);
+    let put = |name: &str, asks: &Asks, endpoints: &[(IpAddr, &str)]| {
+        manifests.put_raw(&format!("{name}.json"), &service(name, asks, endpoints));
+    };
+    put("close", &Asks::Distribution, &both);
+    put("hinted", &Asks::Hints, &both);
+    put("plain", &Asks::Nothing, &both);
+    let control = ControlPlane::start(manifests.path()).await;
+    let node = ("cluster: sample\n", "cluster: sample\n  locality: { zone: zone-a }\n");
+    let envoy = Envoy::start_with(Sample::Standalone, wire, control.grpc, &[node]).await;
+    let lab = Lab { envoy, control, manifests: Manifests::new(&[]) };
+
+    for name in ["close", "hinted"] {
+        lab.answered_by(name, &["near"]).await;
+    }
+    lab.answered_by("plain", &["near", "far"]).await;
+
+    // The zone empties, then it has an endpoint again.
+    for (endpoints, answering) in [(&both[1..], "far"), (&both[..], "near")] {
+        put("close", &Asks::Distribution, endpoints);
+        put("hinted", &Asks::Hints, endpoints);
+        for name in ["close", "hinted"] {
+            lab.answered_by(name, &[answering]).await;
+        }
+    }
+    // It asks no more.
+    put("close", &Asks::Nothing, &both);
+    lab.answered_by("close", &["near", "far"]).await;
+    lab.is_synced(&["cds", "eds", "lds", "rds"]).await;
+    lab.agrees().await;
+    lab.assert_untroubled().await;
+}
+
+enum Asks {
+    Nothing,
+    Distribution,
+    /// As Kubernetes' controller makes them: each endpoint for its own zone.
+    Hints,
+}
+
+fn service(name: &str, asks: &Asks, endpoints: &[(IpAddr, &str)]) -> String {
+    let endpoints: Vec<Value> = endpoints
+        .iter()
+        .map(|(address, zone)| {
+            let mut endpoint = json!({ "addresses": [address], "zone": zone });
+            if matches!(asks, Asks::Hints) {
+                endpoint["hints"] = json!({ "forZones": [{ "name": zone }] });
+            }
+            endpoint
+        })
+        .collect();
+    let mut spec = json!({ "ports": [{ "name": "http", "port": 80 }] });
+    if matches!(asks, Asks::Distribution) {
+        spec["trafficDistribution"] = "PreferClose".into();
+    }
+    json!({ "apiVersion": "v1", "kind": "List", "items": [
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": { "name": name, "namespace": "default" },
+            "spec": spec,
+        },
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": format!("{name}-1"),
+                "namespace": "default",
+                "labels": { "kubernetes.io/service-name": name },
+            },
+            "addressType": "IPv4",
+            "ports": [{ "name": "http", "port": target_port(), "protocol": "TCP" }],
+            "endpoints": endpoints,
+        },
+    ]})
+    .to_string()
+}
