@@ -54,6 +54,7 @@ impl Fixture {
             health: health.clone(),
             model: model_seen.clone(),
             snapshot: snapshot_seen.clone(),
+            domain: "cluster.local".into(),
             started,
         }));
         let state = DebugState {

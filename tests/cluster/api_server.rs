@@ -11,6 +11,9 @@ use tokio::process::Command;
 
 use crate::harness::{Kubectl, Process, get, json, until};
 
+mod controllers;
+mod zones;
+
 /// Without slices the server's own informer of them never gets in sync; everything else serves.
 const READY: &str = "/readyz?exclude=informer-sync";
 
@@ -222,6 +225,11 @@ struct Envoy {
 
 impl Envoy {
     fn start(server: &ApiServer, pilot: &Pilot) -> Self {
+        Self::start_in(server, pilot, "")
+    }
+
+    /// In a zone.
+    fn start_in(server: &ApiServer, pilot: &Pilot, zone: &str) -> Self {
         let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/envoy/standalone.yaml");
         let (admin, listener) = (free_port(), free_port());
         let bootstrap = std::fs::read_to_string(sample)
@@ -229,6 +237,10 @@ impl Envoy {
             .replace(
                 "address: istio-pilot.istio-system, port_value: 15010",
                 &format!("address: 127.0.0.1, port_value: {}", pilot.grpc),
+            )
+            .replace(
+                "cluster: sample\n",
+                &format!("cluster: sample\n  locality: {{ zone: \"{zone}\" }}\n"),
             )
             .replace("port_value: 15000", &format!("port_value: {admin}"))
             .replace("LISTEN_ADDRESS: 0.0.0.0", "LISTEN_ADDRESS: 127.0.0.1")
@@ -259,9 +271,7 @@ impl Envoy {
                 .filter(|line| {
                     line.starts_with("outbound|") && !line.contains("||kubernetes.default.")
                 })
-                .filter_map(|line| {
-                    line.split("::").nth(1)?.strip_suffix(":9080").map(str::to_owned)
-                })
+                .filter_map(|line| Some(line.split("::").nth(1)?.rsplit_once(':')?.0.to_owned()))
                 .collect();
             if shown == wanted {
                 Ok(())

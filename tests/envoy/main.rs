@@ -11,6 +11,7 @@ mod doctor;
 mod harness;
 mod inbound;
 mod interrupted;
+mod meaning;
 mod on_demand;
 mod outage;
 mod process;
