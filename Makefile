@@ -22,6 +22,7 @@ build: rust ## the release binary, target/release/pilothouse
 
 .PHONY: test
 test: rust envoy ## every test that needs no cluster, real Envoy included
+	@tools/packages ip=iproute2 iptables=iptables unshare=util-linux
 	cargo test --locked
 	@echo "left out: the tests on a real Kubernetes (make test-cluster)"
 
@@ -33,6 +34,10 @@ fuzz: rust ## random bytes into the protocol for 20 s (FUZZ_SECONDS), after a fi
 .PHONY: test-cluster
 test-cluster: rust envoy ## our own manifests and images on a real Kubernetes with real pods
 	@tools/test-cluster
+
+.PHONY: half-live
+half-live: rust envoy ## from 1/2 Ready to the named cause and back, on a real Kubernetes (docs/half-live.md)
+	@tools/with-cluster tools/half-live
 
 .PHONY: rust
 rust:

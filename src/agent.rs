@@ -2,7 +2,8 @@
 //! answers for its readiness and sees to its end.
 //!
 //! Another house than the control plane, which it meets over the network only: of the rest of the
-//! crate it uses `names`, `descriptors` (to write protoJSON) and `version`.
+//! crate it uses `names`, `descriptors` (to write protoJSON), `version`, and `doctor` to find out why the
+//! proxy is not ready.
 //!
 //! ```text
 //! flags, ISTIO_META_* ──> config ──> bootstrap ──> envoy-rev.json ──> Envoy ──ADS──> control plane
@@ -15,7 +16,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::process::Signal as Send;
+use rustix::process;
 use serde_json::{Map, Value};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -114,7 +115,7 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         let readiness = async {
             tokio::join!(
                 readiness::follow(admin.clone(), state, causes),
-                cause::follow(admin.clone(), states, cause),
+                cause::follow(&config, states, cause),
             );
         };
         tokio::join!(status::serve(listener, pages), readiness, reap::reap(pid));
@@ -150,7 +151,7 @@ async fn live(
         () = drain::drain(admin, config) => {}
         name = signals.next() => {
             error!("{name} again: ended at once");
-            envoy.signal(Send::KILL);
+            envoy.signal(process::Signal::KILL);
             _ = envoy.ended().await;
             return Ok(1);
         }
@@ -160,10 +161,10 @@ async fn live(
             return Ok(code);
         }
     }
-    envoy.signal(Send::TERM);
+    envoy.signal(process::Signal::TERM);
     if tokio::time::timeout(LAST_SECOND, envoy.ended()).await.is_err() {
         warn!("Envoy has not ended within {LAST_SECOND:?} of SIGTERM: killed");
-        envoy.signal(Send::KILL);
+        envoy.signal(process::Signal::KILL);
         _ = envoy.ended().await;
     }
     info!("ended");

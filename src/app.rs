@@ -138,6 +138,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         health: health.clone(),
         model: models,
         snapshot: snapshots,
+        domain: config.domain.as_str().into(),
         started,
     }));
     let monitored = MonitoringState {

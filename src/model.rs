@@ -1,6 +1,6 @@
 //! The mesh in plain Rust: services, their ports, their endpoints.
 //!
-//! Knows neither Kubernetes' types nor Envoy's and has no async: sources turn what they see into
+//! Uses `names` alone (an alias names its service by its host), knows neither Kubernetes' types nor Envoy's and has no async: sources turn what they see into
 //! [`Change`]s, [`Model::apply`] says which services a change really touched, and everything
 //! downstream works on those alone. The maps are persistent ([`imbl`]), so a reader (the debug
 //! pages) gets a consistent copy in O(1) while the one writer, `publish`, goes on.
@@ -8,9 +8,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use imbl::OrdMap;
+
+mod alias;
+mod tuning;
+
+pub use tuning::{Balance, Limits, Outliers, Tuning};
 
 /// Namespace and name of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +48,28 @@ pub enum ServiceKind {
     Headless,
     /// A DNS alias to this name; has no endpoints of its own.
     ExternalName(Arc<str>),
+    /// The same of a service of the mesh, with which it shares everything but its own names. Made
+    /// by [`Model::resolved`], never by a source.
+    Alias(Arc<Service>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum IpFamily {
+    V4,
+    V6,
+}
+
+impl IpFamily {
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    pub fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
 }
 
 /// What a port speaks, decided by the source from `appProtocol` and the port's name.
@@ -129,6 +157,10 @@ pub struct Service {
     pub kind: ServiceKind,
     /// TCP ports only (UDP and SCTP are skipped by the source), no number twice.
     pub ports: Vec<ServicePort>,
+    /// The address families that it is for, the primary one first; none where it does not say.
+    pub families: Vec<IpFamily>,
+    /// Boxed: most services have the default, and it is large beside the rest.
+    pub tuning: Box<Tuning>,
     pub export_to: ExportTo,
     /// `trafficDistribution`: proxies use endpoints of their own zone while there are any.
     pub prefers_own_zone: bool,
@@ -161,12 +193,23 @@ pub struct Endpoint {
     pub node: Option<Arc<str>>,
     /// The pod's own DNS label under a headless service.
     pub hostname: Option<Arc<str>>,
+    /// The same for the addresses of one pod, which has two of them in a dual-stack cluster, and
+    /// different for different pods.
+    pub pod: Option<NonZeroU64>,
 }
 
 impl Endpoint {
     /// An endpoint of which nothing else is known.
     pub fn new(address: IpAddr, state: EndpointState) -> Self {
-        Self { address, state, zone: None, for_zones: Box::default(), node: None, hostname: None }
+        Self {
+            address,
+            state,
+            zone: None,
+            for_zones: Box::default(),
+            node: None,
+            hostname: None,
+            pod: None,
+        }
     }
 
     /// Whether requests may go there, if only while nothing better is left.
@@ -384,9 +427,14 @@ impl Model {
         })
     }
 
-    /// What is wrong with services that are served all the same, in the order of services.
-    pub fn flaws(&self) -> impl Iterator<Item = (&Arc<Service>, &Flaw)> {
-        self.services().flat_map(|service| service.flaws.iter().map(move |flaw| (service, flaw)))
+    /// What is wrong with services that are served all the same, aliases that lead nowhere
+    /// included, in the order of services.
+    pub fn flaws(&self, domain: &str) -> impl Iterator<Item = (ServiceKey, Flaw)> {
+        self.services().flat_map(move |service| {
+            let resolved = self.resolved(&service.key, domain);
+            let flaws = resolved.map(|resolved| resolved.flaws.clone()).unwrap_or_default();
+            flaws.into_iter().map(|flaw| (service.key.clone(), flaw))
+        })
     }
 
     pub fn service_count(&self) -> usize {
@@ -447,6 +495,8 @@ impl Service {
             key,
             kind,
             ports,
+            families: Vec::new(),
+            tuning: Box::default(),
             export_to: ExportTo::default(),
             prefers_own_zone: false,
             flaws: Vec::new(),
@@ -461,6 +511,8 @@ impl Service {
             key,
             kind,
             ports,
+            families,
+            tuning,
             export_to,
             prefers_own_zone,
             flaws,
@@ -470,6 +522,8 @@ impl Service {
         *key == other.key
             && *kind == other.kind
             && *ports == other.ports
+            && *families == other.families
+            && *tuning == other.tuning
             && *export_to == other.export_to
             && *prefers_own_zone == other.prefers_own_zone
             && *flaws == other.flaws
@@ -479,7 +533,7 @@ impl Service {
     pub fn cluster_ips(&self) -> &[IpAddr] {
         match &self.kind {
             ServiceKind::ClusterIp(addresses) => addresses,
-            ServiceKind::Headless | ServiceKind::ExternalName(_) => &[],
+            ServiceKind::Headless | ServiceKind::ExternalName(_) | ServiceKind::Alias(_) => &[],
         }
     }
 }

@@ -85,6 +85,19 @@ pub fn host(name: &str, namespace: &str, domain: &str) -> String {
     format!("{name}.{namespace}.svc.{domain}")
 }
 
+/// Name and namespace of the service whose full name this is, or its form without the domain
+/// (`NAME.NAMESPACE.svc`). Shorter forms mean a service only to a resolver with a search list, and
+/// are taken for names outside.
+pub fn service_of_host<'a>(host: &'a str, domain: &str) -> Option<(&'a str, &'a str)> {
+    let inside = match host.strip_suffix(domain).and_then(|rest| rest.strip_suffix('.')) {
+        Some(inside) => inside,
+        None => host,
+    };
+    let (name, namespace) = inside.strip_suffix(".svc")?.split_once('.')?;
+    (!name.is_empty() && !namespace.is_empty() && !namespace.contains('.'))
+        .then_some((name, namespace))
+}
+
 /// Every name under which a service's `host` is looked up, the full name first.
 ///
 /// The bare name is among them only if `local`, that is for a client in the service's namespace.

@@ -19,6 +19,7 @@ use crate::names::ResourceType;
 use crate::snapshot::{Snapshot, View};
 use crate::view::{Leases, Need, ViewKey};
 
+mod aliases;
 mod build;
 mod conflicts;
 mod inbound;

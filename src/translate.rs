@@ -17,7 +17,7 @@ use envoy_types::pb::envoy::config::core::v3::{
 use envoy_types::pb::google::protobuf::{Any, Duration, UInt32Value};
 use prost::{Message, Name};
 
-use crate::model::{Service, ServiceKind, ServicePort};
+use crate::model::{Service, ServiceKind, ServicePort, Tuning};
 use crate::view::ProxyKind;
 
 pub mod clusters;
@@ -32,6 +32,13 @@ const CAPTURE_PORTS: [u16; 4] = [15001, 15006, 15021, 15090];
 /// and the agent.
 const AGENT_PORTS: [u16; 2] = [15000, 15020];
 
+/// Under this key endpoints of a headless service carry their pod's name and requests the one they
+/// are for, both in the namespace that Envoy's subsets go by.
+const HOSTNAME_KEY: &str = "hostname";
+const SUBSET_NAMESPACE: &str = "envoy.lb";
+/// Takes a pod's name out of the Host, where a route says so.
+const POD_NAME_FILTER: &str = "envoy.filters.http.header_to_metadata";
+
 /// The port numbers for which `service` needs an HTTP listener and a route table on proxies of
 /// this kind; none for a standalone Envoy, which has one of each for all.
 pub fn http_ports(kind: &ProxyKind, service: &Service) -> impl Iterator<Item = u16> {
@@ -39,7 +46,7 @@ pub fn http_ports(kind: &ProxyKind, service: &Service) -> impl Iterator<Item = u
 }
 
 fn served_http_ports(service: &Service) -> impl Iterator<Item = u16> {
-    served_ports(service).filter(|port| port.protocol.is_http()).map(|port| port.port)
+    served_ports(behind(service)).filter(|port| port.protocol.is_http()).map(|port| port.port)
 }
 
 /// Whether proxies of this kind have an HTTP listener and a route table for this port number, if
@@ -65,13 +72,28 @@ fn can_bind(port: u16) -> bool {
 /// The ports that have a cluster, hence endpoints and something that leads to them.
 ///
 /// A headless service's clients connect to the pods themselves, so load balancing its TCP ports
-/// would be wrong; its HTTP ports can be reached by Host as any other's. An alias has nothing.
+/// would be wrong; its HTTP ports can be reached by Host as any other's. So too where the clients
+/// of a name outside connect to what DNS says. An alias has no clusters of its own.
 fn served_ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
     service.ports.iter().filter(|port| match service.kind {
         ServiceKind::ClusterIp(_) => true,
-        ServiceKind::Headless => port.protocol.is_http(),
-        ServiceKind::ExternalName(_) => false,
+        ServiceKind::Headless | ServiceKind::ExternalName(_) => port.protocol.is_http(),
+        ServiceKind::Alias(_) => false,
     })
+}
+
+/// The service whose clusters requests for `service` go to: that which an alias stands for.
+fn behind(service: &Service) -> &Service {
+    match &service.kind {
+        ServiceKind::Alias(target) => target,
+        _ => service,
+    }
+}
+
+/// Whether the client's address chooses the endpoint. Behind a sidecar without capture every client
+/// is 127.0.0.1, on every host: hashing that would send the whole mesh to one endpoint.
+fn hashes_clients(kind: &ProxyKind, tuning: &Tuning) -> bool {
+    tuning.balance.is_by_client() && *kind != ProxyKind::BoundSidecar
 }
 
 fn any<M: Message + Name>(message: &M) -> Any {
@@ -105,6 +127,14 @@ fn tcp_address(address: IpAddr, port: u16) -> Address {
 
 fn seconds(seconds: i64) -> Duration {
     Duration { seconds, nanos: 0 }
+}
+
+/// Longer than any proxy runs where it would not fit.
+fn duration(value: std::time::Duration) -> Duration {
+    Duration {
+        seconds: i64::try_from(value.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(value.subsec_nanos()).unwrap_or_default(),
+    }
 }
 
 fn number(value: u32) -> UInt32Value {

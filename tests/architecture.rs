@@ -14,7 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("wire", &[]),
     ("version", &[]),
     ("descriptors", &[]),
-    ("model", &[]),
+    ("model", &["names"]),
     ("source", &["model", "names"]),
     ("translate", &["model", "names", "view"]),
     ("snapshot", &["names", "view", "subscription"]),
@@ -56,7 +56,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // The sidecar's side: the control plane is met over the network only.
-    ("agent", &["descriptors", "names", "version"]),
+    ("agent", &["descriptors", "doctor", "names", "version"]),
     ("iptables", &["names"]),
     ("inject", &["iptables", "names"]),
     ("doctor", &["names", "wire"]),

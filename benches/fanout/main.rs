@@ -68,6 +68,9 @@ pub(crate) struct Options {
     /// Milliseconds between two snapshots
     #[arg(long, default_value_t = 100)]
     pub(crate) pace: u64,
+    /// Sidecars that are brought into sync at the same time; 0 for no limit
+    #[arg(long, default_value_t = 100)]
+    pub(crate) starting: usize,
     /// Write the figures to this file as JSON too
     #[arg(long)]
     pub(crate) json: Option<std::path::PathBuf>,

@@ -25,6 +25,7 @@ impl Process {
             .args(["--services", &options.services.to_string()])
             .args(["--endpoints", &options.endpoints.to_string()])
             .args(["--stalled", &options.stalled.to_string()])
+            .args(["--starting", &options.starting.to_string()])
             .args(["--pace", &options.pace.to_string()])
             .args(options.delta.then_some("--delta"))
             .args(options.mute.then_some("--mute"));

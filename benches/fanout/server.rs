@@ -41,7 +41,7 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
         frames: Arc::new(FrameBuilder::new("bench")),
         proxies: Arc::new(Proxies::default()),
         metrics,
-        limits: Limits::default(),
+        limits: Limits { starting: options.starting, ..Limits::default() },
         shutdown: shutdown.clone(),
     });
     let server =

@@ -51,6 +51,11 @@ impl Names {
         self.len == 0
     }
 
+    /// The bytes they came in.
+    pub fn as_sent(&self) -> &[u8] {
+        &self.fields
+    }
+
     /// Equal lists in equal order have equal hashes.
     pub fn hash(&self) -> u64 {
         xxhash_rust::xxh3::xxh3_64(&self.fields)

@@ -15,117 +15,28 @@ use bytes::Bytes;
 use futures::Stream;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, timeout};
-use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::{debug, info, warn};
 
-use crate::ads::admission::{Admission, QUIET, Turn};
+use crate::ads::admission::{QUIET, Turn};
 use crate::ads::connection::Control;
 use crate::ads::node;
-use crate::ads::outbox::Outboxes;
 use crate::ads::request::Request;
 use crate::ads::requests::{RequestBody, Requests};
 use crate::ads::session::{self, Refusal, Session};
 use crate::metrics::Metrics;
 use crate::names::ResourceType;
-use crate::proxies::{Connection, Proxies};
-use crate::snapshot::encode::FrameBuilder;
-use crate::snapshot::{Snapshot, View};
-use crate::subscription::Interner;
-use crate::view::{Lease, Leases};
+use crate::proxies::Connection;
+use crate::snapshot::View;
+use crate::view::Lease;
 
 mod budget;
 mod note;
+mod shared;
 
 use budget::Budget;
-
-/// What one peer may do, each with a flag.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    pub session: session::Limits,
-    /// Bytes of one request.
-    pub request_bytes: usize,
-    /// Until the first request of a stream has come.
-    pub first_request: Duration,
-    /// Until newer content is sent although the last response of the type was not answered.
-    pub ack: Duration,
-    /// Until a reader that takes nothing of a response is disconnected.
-    pub send: Duration,
-    /// Requests per second on one stream, averaged over ten seconds.
-    pub requests_per_second: u32,
-    /// Streams from one IP address; 0 for no limit.
-    pub streams_per_peer: usize,
-    /// New streams that are brought into sync at the same time; 0 for no limit.
-    pub starting: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            session: session::Limits::default(),
-            request_bytes: 4 << 20,
-            first_request: Duration::from_secs(10),
-            ack: Duration::from_secs(30),
-            send: Duration::from_secs(60),
-            requests_per_second: 500,
-            streams_per_peer: 0,
-            starting: 100,
-        }
-    }
-}
-
-/// What all streams share.
-#[derive(Debug)]
-pub struct Shared {
-    pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-    pub leases: Arc<Leases>,
-    pub interner: Arc<Interner>,
-    pub frames: Arc<FrameBuilder>,
-    pub proxies: Arc<Proxies>,
-    pub metrics: Arc<Metrics>,
-    pub limits: Limits,
-    /// Ends every stream so that proxies go to another replica.
-    pub shutdown: CancellationToken,
-}
-
-/// What streams wait for: one thing, because each thing that ten thousand streams wait for is a
-/// list of ten thousand under a lock.
-#[derive(Clone, Debug, Default)]
-pub(super) struct News {
-    pub(super) snapshot: Option<Arc<Snapshot>>,
-    /// The control plane is shutting down.
-    pub(super) ending: bool,
-}
-
-/// [`Shared`], and what the server adds to it.
-#[derive(Debug)]
-pub(super) struct Context {
-    shared: Arc<Shared>,
-    news: watch::Receiver<News>,
-    admission: Arc<Admission>,
-    outboxes: Arc<Outboxes>,
-}
-
-impl Context {
-    pub(super) fn new(shared: Arc<Shared>, news: watch::Receiver<News>) -> Self {
-        let admission = Admission::new(shared.limits.starting, shared.metrics.clone());
-        Self { shared, news, admission: Arc::new(admission), outboxes: Arc::new(Outboxes::new()) }
-    }
-
-    pub(super) fn request_bytes(&self) -> usize {
-        self.shared.limits.request_bytes
-    }
-
-    pub(super) fn send_timeout(&self) -> Duration {
-        self.shared.limits.send
-    }
-
-    /// Ends what has lasted too long; to be called now and then.
-    pub(super) fn look(&self) {
-        self.admission.expire();
-        self.outboxes.cut_stalled(self.shared.limits.send, &self.shared.metrics);
-    }
-}
+pub(super) use shared::{Context, News};
+pub use shared::{Limits, Shared};
 
 /// Which method was called.
 #[derive(Clone, Copy, Debug)]
@@ -527,39 +438,4 @@ fn nonce_seed(stream: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use prometheus_client::registry::Registry;
-
-    use super::*;
-
-    /// Ten thousand of them are open at once; whoever adds to them should know.
-    #[test]
-    fn what_a_stream_holds_does_not_grow_unseen() {
-        let (_, snapshots) = watch::channel(None);
-        let (_, news) = watch::channel(News::default());
-        let shared = Shared {
-            snapshots,
-            leases: Arc::default(),
-            interner: Arc::default(),
-            frames: Arc::new(FrameBuilder::new("test")),
-            proxies: Arc::default(),
-            metrics: Metrics::new(&mut Registry::default()),
-            limits: Limits::default(),
-            shutdown: CancellationToken::new(),
-        };
-        let requests = Requests::new(http_body_util::Empty::new(), 1);
-        let method = Method { delta: true, only: None };
-        let peer = ([127, 0, 0, 1], 1).into();
-        let context = Arc::new(Context::new(Arc::new(shared), news));
-        let responses = serve(context, method, peer, Arc::new(Control::new()), requests);
-        let sizes = [
-            ("the response body", size_of_val(&responses), 1024),
-            ("the stream in it", size_of::<AdsStream>(), 2048),
-            ("of that, the session", size_of::<Session>(), 1664),
-            ("what is shown of it", size_of::<Connection>(), 1024),
-        ];
-        for (what, size, limit) in sizes {
-            assert!(size <= limit, "{what}: {size} bytes, not more than {limit}: {sizes:?}");
-        }
-    }
-}
+mod tests;

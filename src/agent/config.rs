@@ -46,6 +46,8 @@ pub enum ConfigError {
 #[derive(Clone, Debug)]
 pub struct Config {
     pub node: Node,
+    /// DNS domain of the cluster.
+    pub domain: String,
     pub discovery: Discovery,
     pub xds: Xds,
     pub admin: SocketAddr,
@@ -69,7 +71,7 @@ pub struct Launch {
     pub more: Vec<OsString>,
 }
 
-/// How long the end may take, see [`super::drain`].
+/// How long the end may take, see `drain`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// This long, whatever happens.
@@ -181,6 +183,7 @@ impl Config {
         };
         Ok(Self {
             discovery,
+            domain: args.domain.clone(),
             xds: args.xds,
             admin: args.admin_addr,
             status: listen(args.status_addr, STATUS_PORT),

@@ -114,7 +114,7 @@ impl fmt::Display for State {
             Self::NotReady { why, cause } => {
                 write!(f, "Envoy proxy is NOT ready: {why}")?;
                 match cause {
-                    Some(cause) => write!(f, " | {cause}"),
+                    Some(cause) => write!(f, "; {cause}"),
                     None => Ok(()),
                 }
             }

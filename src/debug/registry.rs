@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::{CLUSTER_ID, DebugState, Parameters, Problem};
-use crate::model::{EndpointState, ExportTo, Model, Service, ServiceKey, ServiceKind};
+use crate::model::{EndpointState, ExportTo, Flaw, Model, Service, ServiceKey, ServiceKind};
 use crate::names;
 
 /// Istio's `Service`, as far as its fields mean something here.
@@ -79,11 +79,15 @@ pub(super) fn registryz(
     _: &Parameters,
 ) -> Result<impl Serialize + use<>, Problem> {
     let model = state.model();
-    let services = model.services().map(|service| registry_service(service, &state.domain));
+    let services = model.services().map(|service| {
+        let resolved = model.resolved(&service.key, &state.domain);
+        let flaws = resolved.as_ref().map_or(&service.flaws, |resolved| &resolved.flaws);
+        registry_service(service, flaws, &state.domain)
+    });
     Ok(services.collect::<Vec<_>>())
 }
 
-fn registry_service(service: &Service, domain: &str) -> RegistryService {
+fn registry_service(service: &Service, flaws: &[Flaw], domain: &str) -> RegistryService {
     let addresses = service.cluster_ips();
     // Istio's word for "no address of its own".
     let unspecified = || "0.0.0.0".to_owned();
@@ -91,6 +95,7 @@ fn registry_service(service: &Service, domain: &str) -> RegistryService {
         ServiceKind::ClusterIp(_) => (0, None),
         ServiceKind::Headless => (2, None),
         ServiceKind::ExternalName(name) => (4, Some(name.to_string())),
+        ServiceKind::Alias(of) => (4, Some(names::host(&of.key.name, &of.key.namespace, domain))),
     };
     let vips = (!addresses.is_empty()).then(|| (CLUSTER_ID, addresses.to_vec()));
     RegistryService {
@@ -126,8 +131,7 @@ fn registry_service(service: &Service, domain: &str) -> RegistryService {
         resolution,
         mesh_external: matches!(service.kind, ServiceKind::ExternalName(_)),
         resource_version: service.resource_version.to_string(),
-        flaws: service
-            .flaws
+        flaws: flaws
             .iter()
             .map(|flaw| ServiceFlaw {
                 field: flaw.field.to_string(),

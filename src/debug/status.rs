@@ -53,8 +53,8 @@ pub(super) fn push_status(
         };
         add("pilot_eds_no_instances", names::outbound_cluster(port.port, &host), None, message);
     }
-    for (service, flaw) in state.model().flaws() {
-        let place = format!("{}: {}", service.key, flaw.field);
+    for (service, flaw) in state.model().flaws(&state.domain) {
+        let place = format!("{service}: {}", flaw.field);
         add("pilothouse_service_flaws", place, None, flaw.reason.to_string());
     }
     for (conflict, text) in state.snapshot().iter().flat_map(|snapshot| &snapshot.conflicts) {

@@ -66,6 +66,12 @@ impl Envoy {
             self.lds.rejected,
         )
     }
+
+    /// Whether its traffic is meant to come by iptables.
+    pub(super) fn is_captured(&self) -> bool {
+        self.node["id"].as_str().is_some_and(|id| id.starts_with("sidecar~"))
+            && self.node["metadata"]["INTERCEPTION_MODE"] != "NONE"
+    }
 }
 
 /// Asks for all of it.

@@ -177,3 +177,18 @@ fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S
     // To the microsecond: more is noise, and f64 would show it.
     serializer.serialize_f64(duration.as_micros() as f64 / 1e6)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_told_once_and_stands_in_the_docs() {
+        let docs = include_str!("../../docs/doctor.md");
+        let mut seen = std::collections::BTreeSet::new();
+        for code in Code::ALL {
+            assert!(seen.insert(code.as_str()), "{code:?} has another's spelling");
+            assert!(docs.contains(&format!("`{}`", code.as_str())), "{code:?} is not in the docs");
+        }
+    }
+}

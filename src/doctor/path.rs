@@ -2,21 +2,23 @@
 //! broken.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::admin::{self, Envoy};
-use super::ads;
 use super::clock::Clock;
-use super::connect::{self, Connection, NoTcp, Speech};
-use super::dns::{self, Lookup, Reply, Trouble};
+use super::connect::{self, Connection};
+use super::dns::{self, Lookup, Reply};
 use super::finding::{Code, Diagnosis, Finding, Link, LinkState};
-use super::pilot;
+use super::kubernetes::{self, Wanted};
 use super::place::HostPort;
 use super::resolv::ResolvConf;
-use super::{DEFAULT_DISCOVERY, Target};
+use super::verdict::{misspeech, mute, no_connection, no_such_name, silent};
+use super::{DEFAULT_DISCOVERY, Target, ads, explain, pilot, verdict};
+
+mod beyond;
 
 /// Ports of the control plane that are found by its address.
 const MONITORING_PORT: u16 = 15014;
@@ -37,13 +39,23 @@ pub(super) struct Seen {
     pub(super) discovery: Option<HostPort>,
     pub(super) servers: Vec<IpAddr>,
     pub(super) addresses: Vec<IpAddr>,
+    /// The one that took a connection.
+    pub(super) reached: Option<SocketAddr>,
+}
+
+impl Seen {
+    /// Envoy's, by its node.
+    fn namespace(&self) -> String {
+        let node = self.envoy.as_ref().map(|envoy| &envoy.node);
+        let told = node.and_then(|node| node["metadata"]["NAMESPACE"].as_str());
+        told.unwrap_or("default").to_owned()
+    }
 }
 
 pub(super) async fn walk(target: &Target, clock: Clock) -> Diagnosis {
     let mut walk = Walk { target, clock, links: Vec::new(), notes: Vec::new() };
-    let mut seen = Seen::default();
     // Each step has a limit; this one holds whatever those forgot.
-    let walked = timeout(clock.left(), walk.along(&mut seen)).await;
+    let walked = timeout(clock.left(), Box::pin(walk.whole())).await;
     let broken = walked.unwrap_or_else(|_| Err(clock.out_of_time())).err();
     let finding = broken.unwrap_or_else(|| {
         Finding::new(Code::AllWell, "every link from Envoy to Pilot and back is sound", "")
@@ -60,17 +72,68 @@ pub(super) async fn walk(target: &Target, clock: Clock) -> Diagnosis {
 }
 
 impl Walk<'_> {
-    async fn along(&mut self, seen: &mut Seen) -> Result<(), Finding> {
-        self.envoy(seen).await?;
-        let of_envoy = seen.envoy.as_ref().and_then(|envoy| envoy.discovery.clone());
-        let discovery = self.target.discovery.clone().or(of_envoy);
-        let discovery = match discovery {
-            Some(discovery) => discovery,
-            None => DEFAULT_DISCOVERY.parse().map_err(|error: super::PlaceError| {
-                Finding::new(Code::NameNotFound, error.to_string(), "")
-            })?,
+    /// The path, with Kubernetes asked meanwhile, and then what it takes both for.
+    async fn whole(&mut self) -> Result<(), Finding> {
+        let mut seen = Seen::default();
+        self.envoy(&mut seen).await?;
+        let target = self.target;
+        let discovery = self.discovery(&seen)?;
+        let namespace = seen.namespace();
+        let wanted = Wanted {
+            pilot: discovery
+                .service()
+                .map(|(name, of)| (name.to_owned(), of.unwrap_or(&namespace).to_owned())),
+            service: target.service.as_ref().map(|service| {
+                let of = service.namespace.clone().unwrap_or_else(|| namespace.clone());
+                (service.name.clone(), of)
+            }),
         };
-        seen.discovery = Some(discovery.clone());
+        seen.discovery = Some(discovery);
+        let (since, limit) = (Instant::now(), self.clock.aside());
+        let ask = async {
+            match target.kubernetes {
+                true => Some(kubernetes::look(target.context.as_deref(), &wanted, limit).await),
+                false => None,
+            }
+        };
+        let (walked, asked) = tokio::join!(self.along(&mut seen), ask);
+        if let Some(asked) = &asked {
+            self.kubernetes(since, asked);
+        }
+        match walked {
+            Err(found) => {
+                let kubernetes = asked.as_ref().and_then(|asked| asked.as_ref().ok());
+                // Nothing here says that this place should reach a control plane.
+                let outside =
+                    !target.envoy_expected && seen.envoy.is_none() && target.discovery.is_none();
+                Err(match (kubernetes, outside) {
+                    (None, false) => found,
+                    (None, true) => verdict::outside(&found),
+                    (Some(kubernetes), false) => explain::explain(found, kubernetes, &seen),
+                    (Some(kubernetes), true) => explain::from_outside(&found, kubernetes, &seen),
+                })
+            }
+            Ok(()) => match (&target.service, &wanted.service) {
+                (Some(service), Some((_, namespace))) => {
+                    self.service(service, namespace, asked.as_ref(), &seen).await
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+
+    fn discovery(&self, seen: &Seen) -> Result<HostPort, Finding> {
+        let of_envoy = seen.envoy.as_ref().and_then(|envoy| envoy.discovery.clone());
+        if let Some(known) = self.target.discovery.clone().or(of_envoy) {
+            return Ok(known);
+        }
+        DEFAULT_DISCOVERY.parse().map_err(|error: super::PlaceError| {
+            Finding::new(Code::NameNotFound, error.to_string(), "give --discovery-address")
+        })
+    }
+
+    async fn along(&mut self, seen: &mut Seen) -> Result<(), Finding> {
+        let discovery = self.discovery(seen)?;
         match discovery.address() {
             Some(address) => seen.addresses = vec![address],
             None => self.name(&discovery, seen).await?,
@@ -79,6 +142,7 @@ impl Walk<'_> {
         let address = stream.peer_addr().map_err(|error| {
             Finding::new(Code::AddressUnreachable, error.to_string(), "try again")
         })?;
+        seen.reached = Some(address);
         let in_bootstrap = seen.envoy.as_ref().is_some_and(|envoy| envoy.tls);
         if self.target.tls.unwrap_or(in_bootstrap) {
             return self.tls(stream, address).await;
@@ -90,6 +154,7 @@ impl Walk<'_> {
         if let Some(envoy) = &seen.envoy {
             self.view(address, envoy).await?;
             self.acceptance(envoy)?;
+            self.capture(envoy).await?;
         }
         match stale {
             Some(stale) => Err(stale),
@@ -358,249 +423,4 @@ impl Walk<'_> {
             }
         }
     }
-
-    /// How the control plane sees the proxy: a NACK is in its own words there.
-    async fn view(&mut self, address: SocketAddr, envoy: &Envoy) -> Result<(), Finding> {
-        let since = Instant::now();
-        let debug = self.target.debug.unwrap_or(SocketAddr::new(address.ip(), DEBUG_PORT));
-        let id = envoy.node["id"].as_str().unwrap_or_default();
-        // On loopback unless it was opened: silence must not cost much.
-        let limit = self.clock.aside().min(self.clock.limit() / 10);
-        match pilot::sync(debug, id, limit).await {
-            Ok(Some(pilot::Seen { errors })) => match errors.first() {
-                None => self.well("Pilot's view", since, "no rejection by this proxy"),
-                Some((kind, error)) => {
-                    let finding = rejected(&format!("a {}", kind.to_lowercase()), error);
-                    return Err(self.broken("Pilot's view", since, error.clone(), finding));
-                }
-            },
-            Ok(None) => {
-                self.unknown("Pilot's view", since, "not connected to this replica of Pilot");
-            }
-            Err(why) => self.unknown("Pilot's view", since, format!("could not look: {why}")),
-        }
-        Ok(())
-    }
-
-    /// What Envoy made of what it got.
-    fn acceptance(&mut self, envoy: &Envoy) -> Result<(), Finding> {
-        let since = Instant::now();
-        match unaccepted(envoy) {
-            None => {
-                self.well("configuration", since, "accepted and in use");
-                Ok(())
-            }
-            Some((said, finding)) => Err(self.broken("configuration", since, said, finding)),
-        }
-    }
-}
-
-/// No name server is of use.
-fn mute(replies: &[(SocketAddr, Result<Reply, Trouble>)], path: &str) -> Finding {
-    let of = |wanted: fn(&Result<Reply, Trouble>) -> bool| -> Vec<String> {
-        let fitting = replies.iter().filter(|(_, reply)| wanted(reply));
-        fitting.map(|(server, _)| server.ip().to_string()).collect()
-    };
-    let failed = replies.iter().find_map(|(server, reply)| match reply {
-        Ok(Reply::Error(code)) => Some((server.ip(), *code)),
-        _ => None,
-    });
-    if let Some((server, code)) = failed {
-        return Finding::new(
-            Code::NameServerFailed,
-            format!("name server {server} of {path} answers every question with {code}"),
-            "look into its log (kubectl -n kube-system logs -l k8s-app=kube-dns) and its \
-             configuration",
-        );
-    }
-    let refused = of(|reply| matches!(reply, Err(Trouble::Refused)));
-    if !refused.is_empty() {
-        return Finding::new(
-            Code::NameServerRefused,
-            format!(
-                "name server {} of {path} is refused: nothing listens on its port",
-                refused.join(", ")
-            ),
-            "see whether kube-dns has pods that are ready (kubectl -n kube-system get pods -l \
-             k8s-app=kube-dns) and whether the address is its Service's",
-        );
-    }
-    let unreachable =
-        of(|reply| matches!(reply, Err(Trouble::Unreachable(_) | Trouble::Garbled(_))));
-    if !unreachable.is_empty() {
-        let why: Vec<String> = replies
-            .iter()
-            .filter_map(|(_, reply)| reply.as_ref().err())
-            .map(ToString::to_string)
-            .collect();
-        return Finding::new(
-            Code::NameServerUnreachable,
-            format!("name server {} of {path}: {}", unreachable.join(", "), why.join("; ")),
-            "see whether the address is that of the Service kube-dns (kubectl -n kube-system get \
-             service kube-dns) and whether kube-proxy runs on this node",
-        );
-    }
-    Finding::new(
-        Code::NameServerSilent,
-        format!(
-            "name server {} of {path} does not answer",
-            of(|reply| matches!(reply, Err(Trouble::Silent))).join(", ")
-        ),
-        "compare the address with the Service's (kubectl -n kube-system get service kube-dns); if \
-         it is the same, look at kube-dns' pods, at kube-proxy and at NetworkPolicies",
-    )
-}
-
-fn no_such_name(discovery: &HostPort, server: IpAddr, asked: &[String]) -> Finding {
-    let place = match discovery.service() {
-        Some((name, Some(namespace))) => {
-            format!("there is no Service {name} in namespace {namespace}, as far as DNS knows")
-        }
-        _ => "no such name is known".to_owned(),
-    };
-    Finding::new(
-        Code::NameNotFound,
-        format!(
-            "name server {server} says that {} does not exist (asked for {}): {place}",
-            discovery.host,
-            asked.join(", ")
-        ),
-        "install Pilot (kubectl apply -k manifests), or correct the discovery address: the name is \
-         SERVICE.NAMESPACE (kubectl get services -A | grep pilot)",
-    )
-}
-
-fn no_connection(
-    discovery: &HostPort,
-    troubles: &[(SocketAddr, NoTcp)],
-    limit: Duration,
-) -> (String, Finding) {
-    let of = |wanted: fn(&NoTcp) -> bool| {
-        troubles.iter().find(|(_, trouble)| wanted(trouble)).map(|(address, _)| *address)
-    };
-    let named = |address: SocketAddr| match discovery.address() {
-        Some(_) => address.to_string(),
-        None => format!("{address} ({})", discovery.host),
-    };
-    if let Some(address) = of(|trouble| matches!(trouble, NoTcp::Refused)) {
-        let finding = Finding::new(
-            Code::ConnectionRefused,
-            format!("{} refuses the connection: nothing listens on that port", named(address)),
-            "see whether Pilot's pods are ready (kubectl -n istio-system get pods -l istio=pilot) \
-             and whether the port is its ADS port, 15010",
-        );
-        return (format!("{address}: connection refused"), finding);
-    }
-    let unreachable = troubles.iter().find_map(|(address, trouble)| match trouble {
-        NoTcp::Unreachable(why) => Some((*address, why)),
-        _ => None,
-    });
-    if let Some((address, why)) = unreachable {
-        let finding = Finding::new(
-            Code::AddressUnreachable,
-            format!("nobody is at {}: {why}", named(address)),
-            "correct the address, or the Service and the DNS entry that it comes from; if it is \
-             right, see whether kube-proxy runs on this node",
-        );
-        return (format!("{address}: {why}"), finding);
-    }
-    let address = of(|trouble| matches!(trouble, NoTcp::Dropped));
-    let address = address.map(named).unwrap_or_else(|| discovery.to_string());
-    let finding = Finding::new(
-        Code::PacketsDropped,
-        format!("packets to {address} are dropped: nothing came back within {limit:?}"),
-        "look for a NetworkPolicy or firewall between the pod and Pilot, and see whether the \
-         address is still Pilot's",
-    );
-    (format!("{address}: nothing comes back"), finding)
-}
-
-fn silent(address: SocketAddr, seen: &str, limit: Duration) -> (String, Finding) {
-    let finding = Finding::new(
-        Code::PilotSilent,
-        format!("Pilot hangs: {seen} is answered by {address} within {limit:?}"),
-        "see whether its process is stopped or starved of CPU (kubectl -n istio-system top pods), \
-         and restart it if it stays so",
-    );
-    ("no answer".to_owned(), finding)
-}
-
-fn misspeech(speech: &Speech, address: SocketAddr, limit: Duration) -> Option<(String, Finding)> {
-    let (code, said, fix) = match speech {
-        Speech::Http2 => return None,
-        Speech::Nothing => {
-            return Some(silent(address, "connections are taken, but nothing", limit));
-        }
-        Speech::Http1 => (
-            Code::PortSpeaksHttp1,
-            "HTTP/1, not HTTP/2".to_owned(),
-            "correct the port of the discovery address: Pilot serves ADS on 15010 (8080 and 15014 \
-             are its pages); a proxy in between must pass HTTP/2 on",
-        ),
-        Speech::Tls => (
-            Code::PlaintextToTls,
-            "TLS, and is spoken to in plaintext".to_owned(),
-            "use the plaintext port (15010), or give the control plane's cluster in Envoy's \
-             bootstrap a TLS transport_socket",
-        ),
-        Speech::Other(other) => (
-            Code::PortSpeaksOther,
-            format!("neither HTTP nor TLS: {other}"),
-            "correct the discovery address: something else than Pilot listens there",
-        ),
-    };
-    Some((said.clone(), Finding::new(code, format!("{address} speaks {said}"), fix)))
-}
-
-fn rejected(what: &str, details: &str) -> Finding {
-    Finding::new(
-        Code::ConfigRejected,
-        format!("Envoy rejects {what} that Pilot sends: {}", details.trim()),
-        "change what Envoy complains of (the Service it comes from, or what else takes the port or \
-         name); Envoy goes on with what it had",
-    )
-}
-
-/// What is wrong with an Envoy whose path to the control plane is sound.
-fn unaccepted(envoy: &Envoy) -> Option<(String, Finding)> {
-    if let Some(one) = envoy.rejections.first() {
-        let what = format!("the {} {}", one.kind, one.name);
-        return Some((format!("{what} is rejected"), rejected(&what, &one.details)));
-    }
-    for (kind, updates) in [("cluster", envoy.cds), ("listener", envoy.lds)] {
-        if updates.rejected > 0 && updates.successful == 0 {
-            let finding = rejected(
-                &format!("every {kind} update"),
-                "its log, and Pilot's /debug/syncz, have the reason",
-            );
-            return Some((format!("{kind}s are rejected"), finding));
-        }
-    }
-    if !envoy.connected {
-        let finding = Finding::new(
-            Code::EnvoyNotConnected,
-            "the path to Pilot is sound, but Envoy has no stream: it tries again with growing \
-             pauses, or tries another address",
-            "wait half a minute; if it stays so, compare the control plane's cluster in Envoy's \
-             bootstrap with the discovery address, and look into Envoy's log",
-        );
-        return Some(("Envoy has no stream to Pilot".to_owned(), finding));
-    }
-    if !envoy.workers_started {
-        let waits = match envoy.waits_for.as_slice() {
-            [] if envoy.state == "PRE_INITIALIZING" => {
-                "the first configuration of its clusters (state PRE_INITIALIZING)".to_owned()
-            }
-            [] => format!("something that it does not name (state {})", envoy.state),
-            targets => targets.join(", "),
-        };
-        let finding = Finding::new(
-            Code::WorkersNotStarted,
-            format!("Envoy runs but serves nothing, because its start waits for {waits}"),
-            "see to it that what it waits for is served: a source of configuration that its \
-             bootstrap names must answer, or have an initial_fetch_timeout",
-        );
-        return Some((format!("waits for {waits}"), finding));
-    }
-    None
 }

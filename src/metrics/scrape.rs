@@ -31,6 +31,8 @@ pub struct Scrape {
     pub health: Arc<Health>,
     pub model: watch::Receiver<Model>,
     pub snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// The cluster's DNS domain.
+    pub domain: Arc<str>,
     /// When the process started.
     pub started: SystemTime,
 }
@@ -145,7 +147,7 @@ impl Scrape {
         families.one(
             "pilothouse_service_flaws",
             "Parts of services that are wrong and not honoured (/debug/registryz says why)",
-            ConstGauge::new(model.flaws().count()),
+            ConstGauge::new(model.flaws(&self.domain).count()),
         )?;
         for kind in ConflictKind::ALL {
             let count = snapshot.conflicts.keys().filter(|one| one.kind == kind).count();

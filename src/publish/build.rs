@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use super::aliases::Aliases;
 use super::kinds::{KindState, Touched};
 use super::layers::{Changes, Layers, Own};
 use crate::model::{ExportTo, Model, Service, ServiceKey, SlicesOfService};
@@ -25,6 +26,9 @@ type Zone = Arc<str>;
 /// One service's clusters, and the service as it was when they were made.
 #[derive(Debug)]
 struct Known {
+    /// As the model has it; the same allocation as long as it has not changed.
+    source: Arc<Service>,
+    /// With its alias followed, if it is one.
     service: Arc<Service>,
     /// As they were when its endpoints were made last.
     slices: SlicesOfService,
@@ -47,6 +51,7 @@ pub struct Builder {
     /// The clusters of inbound ports, made once each.
     inbound: BTreeMap<InboundPort, Arc<Resource>>,
     known: BTreeMap<ServiceKey, Known>,
+    aliases: Aliases,
     /// Who claims an address: two virtual hosts with one domain would make Envoy reject the table
     /// that holds them, so the first by key has it.
     addresses: BTreeMap<IpAddr, BTreeSet<ServiceKey>>,
@@ -78,6 +83,7 @@ impl Builder {
             zones: Zones::default(),
             inbound: BTreeMap::new(),
             known: BTreeMap::new(),
+            aliases: Aliases::default(),
             addresses: BTreeMap::new(),
             dying: BTreeMap::new(),
             kinds: BTreeMap::new(),
@@ -96,25 +102,31 @@ impl Builder {
         // Services whose listeners and routes may differ: changed ones, and those that win or
         // lose an address by it.
         let mut reroute = BTreeSet::new();
-        for key in dirty {
-            let service = model.service(key);
+        let changed: BTreeSet<_> =
+            dirty.iter().filter(|key| self.has_changed(model, key)).cloned().collect();
+        let aliases = self.aliases.follow(model, &changed, &self.domain);
+        for key in dirty.union(&aliases) {
+            let source = model.service(key);
             let before = self.known.remove(key);
-            let is_new = match (&before, service) {
-                (Some(before), Some(now)) => !Arc::ptr_eq(&before.service, now),
-                (None, None) => continue,
-                _ => true,
+            if before.is_none() && source.is_none() {
+                continue;
+            }
+            let is_new = changed.contains(key) || aliases.contains(key);
+            let service = match &before {
+                Some(before) if !is_new => Some(before.service.clone()),
+                _ => model.resolved(key, &self.domain),
             };
             if is_new {
                 reroute.insert(key.clone());
                 let old = before.as_ref().map(|before| before.service.cluster_ips());
-                let new = service.map(|service| service.cluster_ips());
+                let new = service.as_ref().map(|service| service.cluster_ips());
                 self.claim(key, old.unwrap_or_default(), new.unwrap_or_default(), &mut reroute);
             }
             let mut names = match &before {
                 Some(before) if !is_new => before.clusters.clone(),
                 _ => Vec::new(),
             };
-            if let Some(service) = service.filter(|_| is_new) {
+            if let Some(service) = service.as_ref().filter(|_| is_new) {
                 for cluster in clusters::of_service(service, &self.domain) {
                     let name: Arc<str> = cluster.name.as_str().into();
                     let resource = Resource::new(ResourceType::Cluster, name.clone(), &cluster);
@@ -124,16 +136,25 @@ impl Builder {
                     names.push(name);
                 }
             }
-            if let Some(service) = service {
+            if let (Some(source), Some(service)) = (source, service) {
                 let slices = model.slices_of(key);
-                let assignments = self.assignments(service, &slices, None);
-                let known = Known { service: service.clone(), slices, clusters: names.clone() };
+                let assignments = self.assignments(&service, &slices, None);
+                if assignments.is_empty() {
+                    // Found by DNS; there may be some of when the names were another kind's.
+                    for name in &names {
+                        self.hidden_endpoints.remove(name);
+                        endpoint_changes.push((name.clone(), None));
+                    }
+                }
+                let export_to = service.export_to.clone();
+                let source = source.clone();
+                let known = Known { source, service, slices, clusters: names.clone() };
                 self.note_zones(&known, &assignments);
                 self.known.insert(key.clone(), known);
                 let hidden = &mut self.hidden_endpoints;
                 let placed = assignments
                     .into_iter()
-                    .map(|one| place(hidden, &service.export_to, one.name.clone(), one));
+                    .map(|one| place(hidden, &export_to, one.name.clone(), one));
                 endpoint_changes.extend(placed);
             } else {
                 self.zones.aware.remove(key);
@@ -146,6 +167,14 @@ impl Builder {
         }
         self.apply(cluster_changes, endpoint_changes);
         self.reroute(&reroute);
+    }
+
+    fn has_changed(&self, model: &Model, key: &ServiceKey) -> bool {
+        match (self.known.get(key), model.service(key)) {
+            (Some(before), Some(now)) => !Arc::ptr_eq(&before.source, now),
+            (None, None) => false,
+            _ => true,
+        }
     }
 
     /// Some clusters lost their routes with the snapshot of this generation and wait for

@@ -17,6 +17,7 @@ use crate::names::ResourceType;
 use crate::snapshot::{Snapshot, View};
 use crate::view::{InboundPort, InboundProtocol, ProxyKind, ViewKey};
 
+mod aliases;
 mod inbound;
 mod random;
 mod visibility;

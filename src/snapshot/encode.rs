@@ -6,7 +6,7 @@
 //! `envoy/service/discovery/v3/discovery.proto`.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::{BufMut, Bytes};
 use prost::Message;
@@ -39,8 +39,8 @@ const COPIED: usize = 4096;
 /// A slow reader is one that takes less than this within the send deadline.
 const PIECE: usize = 16 * DATA_FRAME;
 
-/// Frames of one set are forgotten together once they take more than this, bytes: building one
-/// again is a copy, keeping every one would grow with the number of different subscriptions.
+/// Frames of one set that are kept, bytes: building one again is a copy, keeping every one would
+/// grow with the number of different subscriptions.
 const CACHED_BYTES: usize = 16 << 20;
 
 impl Resource {
@@ -198,19 +198,49 @@ pub struct FrameCache {
     kept: Mutex<HashMap<u64, Arc<TypeSet>>>,
 }
 
+impl FrameCache {
+    fn frames(&self) -> MutexGuard<'_, Frames> {
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Two generations, so that what many streams need stays while what one stream needs passes by.
 #[derive(Debug, Default)]
 struct Frames {
-    by_key: HashMap<FrameKey, Arc<OnceLock<Frame>>>,
+    young: HashMap<FrameKey, Arc<OnceLock<Frame>>>,
+    old: HashMap<FrameKey, Arc<OnceLock<Frame>>>,
+    /// Of the young ones.
     bytes: usize,
+}
+
+impl Frames {
+    fn cell(&mut self, key: FrameKey) -> Arc<OnceLock<Frame>> {
+        if let Some(cell) = self.young.get(&key) {
+            return cell.clone();
+        }
+        let cell = self.old.remove(&key).unwrap_or_default();
+        self.young.insert(key, cell.clone());
+        if let Some(frame) = cell.get() {
+            self.grown(frame.len());
+        }
+        cell
+    }
+
+    /// A frame of this size came to the young ones.
+    fn grown(&mut self, len: usize) {
+        self.bytes += len;
+        // Two that are larger than all that is kept otherwise have room as well.
+        if self.bytes > (CACHED_BYTES / 2).max(2 * len) {
+            self.old = std::mem::take(&mut self.young);
+            self.bytes = 0;
+        }
+    }
 }
 
 impl TypeSet {
     /// The frame under `key`, built by whoever asks first.
     pub fn frame(&self, key: FrameKey, build: impl FnOnce() -> Frame) -> Frame {
-        let cell = {
-            let mut guard = self.frames.frames.lock().unwrap_or_else(PoisonError::into_inner);
-            guard.by_key.entry(key).or_default().clone()
-        };
+        let cell = self.frames.frames().cell(key);
         let mut built = 0;
         let frame = cell
             .get_or_init(|| {
@@ -220,11 +250,7 @@ impl TypeSet {
             })
             .clone();
         if built > 0 {
-            let mut guard = self.frames.frames.lock().unwrap_or_else(PoisonError::into_inner);
-            guard.bytes += built;
-            if guard.bytes > CACHED_BYTES {
-                *guard = Frames::default();
-            }
+            self.frames.frames().grown(built);
         }
         frame
     }
@@ -291,87 +317,4 @@ fn put_field(into: &mut Vec<u8>, tag: u8, content: &[u8]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
-    use envoy_types::pb::envoy::service::discovery::v3::{
-        DeltaDiscoveryResponse, DiscoveryResponse,
-    };
-
-    use super::*;
-
-    fn load_assignment(name: &str) -> Arc<Resource> {
-        let message = ClusterLoadAssignment { cluster_name: name.to_owned(), ..Default::default() };
-        Resource::new(ResourceType::Endpoint, name.into(), &message)
-    }
-
-    fn message(frame: &Frame, nonce: u64) -> Vec<u8> {
-        let mut bytes = frame.pieces(nonce).collect::<Vec<_>>().concat();
-        let len = u32::from_be_bytes(bytes[1..5].try_into().unwrap()) as usize;
-        assert_eq!((bytes[0], len), (0, bytes.len() - 5), "gRPC prefix");
-        bytes.split_off(5)
-    }
-
-    #[test]
-    fn both_variants_decode_to_the_same_resource() {
-        let frames = FrameBuilder::new("me");
-        let resource = load_assignment("a");
-        let url = ResourceType::Endpoint.type_url();
-        let list = [&*resource];
-
-        let frame = frames.sotw(url, Version(7), &list);
-        let sotw = DiscoveryResponse::decode(&*message(&frame, 0xab)).unwrap();
-        assert_eq!(sotw.version_info, "0000000000000007");
-        assert_eq!((sotw.type_url.as_str(), sotw.nonce.as_str()), (url, "00000000000000ab"));
-        assert_eq!(sotw.control_plane.unwrap().identifier, "me");
-        let any = sotw.resources.first().unwrap();
-        assert_eq!(any.type_url, url);
-        assert_eq!(ClusterLoadAssignment::decode(&*any.value).unwrap().cluster_name, "a");
-        assert_eq!(resource.value(), &*any.value);
-
-        let frame = frames.delta(url, Version(7), &list, &["gone"]);
-        let delta = DeltaDiscoveryResponse::decode(&*message(&frame, 1)).unwrap();
-        assert_eq!(delta.removed_resources, ["gone"]);
-        assert_eq!(delta.control_plane.unwrap().identifier, "me");
-        let entry = delta.resources.first().unwrap();
-        assert_eq!((entry.name.as_str(), &entry.version), ("a", &resource.version.to_string()));
-        assert_eq!(entry.resource.as_ref().unwrap(), any);
-    }
-
-    #[test]
-    fn a_message_is_few_pieces_and_shares_all_but_its_end() {
-        let pieces = |len: usize| {
-            let head = Bytes::from(vec![b'x'; len]);
-            let frame = Frame { head, version: Version(0), resources: 0, removed: 0 };
-            let pieces: Vec<Bytes> = frame.pieces(0xfedc_ba98_7654_3210).collect();
-            let all = pieces.concat();
-            assert_eq!(all.len(), frame.len());
-            assert!(all.ends_with(b"\x2a\x10fedcba9876543210"));
-            pieces.iter().map(Bytes::len).collect::<Vec<_>>()
-        };
-        assert_eq!(pieces(100), [118]);
-        assert_eq!(pieces(COPIED), [COPIED + 18]);
-        assert_eq!(pieces(COPIED + 1), [COPIED + 1, 18]);
-        assert_eq!(pieces(DATA_FRAME + 7), [DATA_FRAME, 25]);
-        assert_eq!(pieces(2 * PIECE + 7), [PIECE, PIECE, 25]);
-        assert_eq!(pieces(PIECE - 1), [PIECE - 1, 18]);
-    }
-
-    #[test]
-    fn sets_know_their_digest_and_difference() {
-        let (a, b) = (load_assignment("a"), load_assignment("b"));
-        let put = |one: &Arc<Resource>| (one.name.clone(), Some(one.clone()));
-        let empty = Arc::new(TypeSet::default());
-        let one_way = empty.with([put(&a)]).with([put(&b)]);
-        let other_way = empty.with([put(&b), put(&a)]);
-        assert_eq!(one_way.version(), other_way.version());
-        assert_eq!(one_way.bytes(), other_way.bytes());
-        assert!(Arc::ptr_eq(&one_way, &one_way.with([put(&a)])), "nothing changed");
-
-        let less = one_way.with([("a".into(), None), ("never there".into(), None)]);
-        let diff = less.diff_from(&one_way);
-        assert_eq!((diff.changed.len(), &*diff.removed), (0, &["a".into()][..]));
-        let back = less.with([put(&a)]);
-        assert_eq!(back.version(), one_way.version());
-        assert_eq!(back.diff_from(&less).changed, [a]);
-    }
-}
+mod tests;

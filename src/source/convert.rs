@@ -10,7 +10,9 @@
 //! strings are interned, so 100,000 endpoints cost their addresses and little else.
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
@@ -18,19 +20,21 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::model::{
-    Endpoint, EndpointSlice, EndpointState, ExportTo, Flaw, Service, ServiceKey, ServiceKind,
-    ServicePort, SlicePort, Subset,
+    Endpoint, EndpointSlice, EndpointState, ExportTo, Flaw, IpFamily, Service, ServiceKey,
+    ServiceKind, ServicePort, SlicePort, Subset,
 };
 
 mod export_to;
 mod intern;
 mod names;
 mod protocol;
+mod tuning;
 
 use intern::Strings;
 pub(super) use names::is_dns_label;
 use names::{dns_name, require_dns_label};
 use protocol::protocol_of;
+use tuning::tuning_of;
 
 /// The label that says whose endpoints a slice holds.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -82,32 +86,33 @@ impl Converter {
         }
         // Not among the flaws that a manifest is refused for: a bad value costs nothing but itself.
         let mut values = Vec::new();
+        let tuning = tuning_of(&from.metadata, spec, &mut values);
         let export_to = self.export_to(&from.metadata, &key, &mut values);
+        let all = flaws.iter().chain(&values);
         let created = from.metadata.creation_timestamp.as_ref();
         let value = Service {
             export_to,
             prefers_own_zone: spec.traffic_distribution.as_deref().is_some_and(prefers_own_zone),
             created: created.map(|at| at.0.to_string()).unwrap_or_default().into(),
             resource_version: from.metadata.resource_version.as_deref().unwrap_or_default().into(),
-            flaws: flaws
-                .iter()
-                .chain(&values)
-                .map(|flaw| Flaw::new(&*flaw.field, &*flaw.reason))
-                .collect(),
+            families: families(spec),
+            tuning: Box::new(tuning),
+            flaws: all.map(|flaw| Flaw::new(&*flaw.field, &*flaw.reason)).collect(),
             ..Service::new(key, kind, ports)
         };
         Ok(Converted { value, flaws, notes: Vec::new() })
     }
 
-    /// `None` for a slice that is not for us: of DNS names, or of no service.
+    /// `None` for a slice that is of no service. One of DNS names counts, with a note, as empty:
+    /// kube-proxy passes it over as well, and somebody may be looking for it.
     pub fn slice(
         &mut self,
         from: &discovery::EndpointSlice,
     ) -> Result<Option<Converted<EndpointSlice>>, Rejection> {
-        let wants_ipv4 = match from.address_type.as_str() {
-            "IPv4" => true,
-            "IPv6" => false,
-            "FQDN" => return Ok(None),
+        let family = match from.address_type.as_str() {
+            "IPv4" => Some(IpFamily::V4),
+            "IPv6" => Some(IpFamily::V6),
+            "FQDN" => None,
             "" => return Err(Rejection::new("addressType", "missing (IPv4 or IPv6)")),
             other => {
                 let reason = format!("{other:?} is none of IPv4, IPv6 and FQDN");
@@ -123,6 +128,12 @@ impl Converter {
         let name = dns_name("metadata.name", from.metadata.name.as_deref())?;
 
         let (mut flaws, mut notes) = (Vec::new(), Vec::new());
+        let Some(family) = family else {
+            notes
+                .push(Rejection::new("addressType", "FQDN: endpoints must be addresses, left out"));
+            let value = EndpointSlice { name: name.into(), service, subsets: Vec::new() };
+            return Ok(Some(Converted { value, flaws, notes }));
+        };
         let mut ports = Vec::new();
         for (index, port) in from.ports.iter().flatten().enumerate() {
             let field = format!("ports[{index}]");
@@ -145,7 +156,7 @@ impl Converter {
                 continue;
             };
             match parse_host(&field, address) {
-                Ok(address) if address.is_ipv4() != wants_ipv4 => {
+                Ok(address) if IpFamily::of(address) != family => {
                     let reason = format!("{address} in a slice of {} addresses", from.address_type);
                     flaws.push(Rejection::new(field, reason));
                 }
@@ -156,6 +167,7 @@ impl Converter {
                     for_zones: self.for_zones(endpoint.hints.as_ref()),
                     node: self.strings.optional(endpoint.node_name.as_deref()),
                     hostname: self.strings.optional(endpoint.hostname.as_deref()),
+                    pod: endpoint.target_ref.as_ref().and_then(pod_of),
                 }),
                 Err(flaw) => flaws.push(flaw),
             }
@@ -197,6 +209,7 @@ impl Converter {
                             for_zones: Box::default(),
                             node: self.strings.optional(address.node_name.as_deref()),
                             hostname: self.strings.optional(address.hostname.as_deref()),
+                            pod: None,
                         }),
                         Err(flaw) => flaws.push(flaw),
                     }
@@ -395,6 +408,32 @@ fn check_port(
             Err(Rejection::new(format!("{field}.port"), reason))
         }
     }
+}
+
+/// `ipFamilies`, which the API server fills in from `ipFamilyPolicy`. An empty list in a manifest.
+fn families(spec: &core::ServiceSpec) -> Vec<IpFamily> {
+    let mut families: Vec<_> = spec
+        .ip_families
+        .iter()
+        .flatten()
+        .filter_map(|family| match family.as_str() {
+            "IPv4" => Some(IpFamily::V4),
+            "IPv6" => Some(IpFamily::V6),
+            _ => None,
+        })
+        .collect();
+    families.dedup();
+    families
+}
+
+/// A pod's name costs more than its address, and all that is asked of it is whether two are equal.
+fn pod_of(target: &core::ObjectReference) -> Option<NonZeroU64> {
+    if target.kind.as_deref() != Some("Pod") || target.name.is_none() {
+        return None;
+    }
+    let mut hasher = DefaultHasher::new();
+    (&target.namespace, &target.name, &target.uid).hash(&mut hasher);
+    NonZeroU64::new(hasher.finish())
 }
 
 /// The address of one host. Loopback is allowed, as demonstrations on one machine need it.

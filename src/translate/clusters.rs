@@ -1,25 +1,41 @@
 //! Clusters: one per served port of a service, and the three that every proxy has.
+//!
+//! What a service says of load balancing, timeouts and limits is its clusters'; the defaults are
+//! Istio's.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::lb_subset_config::lb_subset_selector::LbSubsetSelectorFallbackPolicy;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::lb_subset_config::{
+    LbSubsetFallbackPolicy, LbSubsetSelector,
+};
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
+    ClusterDiscoveryType, CommonLbConfig, CustomClusterType, DiscoveryType, EdsClusterConfig,
+    LbPolicy, LbSubsetConfig,
 };
-use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
+use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster, OutlierDetection};
+use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{
-    BindConfig, Http1ProtocolOptions, Http2ProtocolOptions,
+    Address, BindConfig, Http1ProtocolOptions, Http2ProtocolOptions, SocketAddress, address,
 };
+use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use envoy_types::pb::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
+};
+use envoy_types::pb::envoy::extensions::clusters::common::dns::v3::DnsLookupFamily;
+use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
     explicit_http_config::ProtocolConfig,
 };
 use envoy_types::pb::envoy::r#type::v3::Percent;
+use envoy_types::pb::google::protobuf::BoolValue;
 use prost::Name;
 
-use super::{any, number, over_ads, seconds, served_ports, socket_address};
-use crate::model::{Service, ServicePort};
+use super::{HOSTNAME_KEY, any, duration, number, over_ads, seconds, served_ports, socket_address};
+use crate::model::{Balance, Service, ServiceKind, ServicePort, Tuning};
 use crate::names;
 use crate::view::{InboundPort, InboundProtocol};
 
@@ -58,20 +74,28 @@ fn to_workload(name: &str) -> Cluster {
 }
 
 /// One cluster per served port, in the order of the ports; its endpoints come over EDS under the
-/// cluster's own name. None for an alias, none for the TCP ports of a headless service.
+/// cluster's own name, or by DNS for a name outside. None for an alias within the mesh, none for
+/// the TCP ports of a service without an address of its own.
 pub fn of_service(service: &Service, domain: &str) -> Vec<Cluster> {
     let host = names::host(&service.key.name, &service.key.namespace, domain);
-    served_ports(service).map(|port| of_port(&host, port)).collect()
+    served_ports(service).map(|port| of_port(service, &host, port)).collect()
 }
 
-fn of_port(host: &str, port: &ServicePort) -> Cluster {
+fn of_port(service: &Service, host: &str, port: &ServicePort) -> Cluster {
     let name = names::outbound_cluster(port.port, host);
     let mut cluster = named(&name, DiscoveryType::Eds);
+    match &service.kind {
+        ServiceKind::ExternalName(outside) => by_dns(&mut cluster, outside, port.port),
+        _ => {
+            cluster.eds_cluster_config =
+                Some(EdsClusterConfig { eds_config: Some(over_ads()), ..Default::default() });
+        }
+    }
+    if service.kind == ServiceKind::Headless {
+        cluster.lb_subset_config = Some(by_pod_name());
+    }
     cluster.alt_stat_name = names::stat_name(&name);
-    cluster.lb_policy = LbPolicy::LeastRequest.into();
-    cluster.eds_cluster_config =
-        Some(EdsClusterConfig { eds_config: Some(over_ads()), ..Default::default() });
-    cluster.circuit_breakers = Some(unlimited());
+    tune(&mut cluster, &service.tuning);
     // Endpoints are sent only if they are usable, so "too few look healthy" must never turn into
     // "use them all".
     cluster.common_lb_config = Some(CommonLbConfig {
@@ -82,6 +106,89 @@ fn of_port(host: &str, port: &ServicePort) -> Cluster {
         speak(&mut cluster, http2());
     }
     cluster
+}
+
+/// One logical host with all addresses of both families, tried in turn, as a client of its own
+/// would do it; connections stay where they are when DNS rotates.
+fn by_dns(cluster: &mut Cluster, outside: &str, port: u16) {
+    let dns = DnsCluster {
+        respect_dns_ttl: true,
+        dns_lookup_family: DnsLookupFamily::All.into(),
+        all_addresses_in_single_endpoint: true,
+        ..Default::default()
+    };
+    cluster.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(CustomClusterType {
+        name: "envoy.clusters.dns".to_owned(),
+        typed_config: Some(any(&dns)),
+    }));
+    // A name that does not resolve must not hold up everything else.
+    cluster.wait_for_warm_on_init = Some(BoolValue { value: false });
+    let address = SocketAddress {
+        address: outside.to_owned(),
+        port_specifier: Some(PortSpecifier::PortValue(port.into())),
+        ..Default::default()
+    };
+    let address = Address { address: Some(address::Address::SocketAddress(address)) };
+    let endpoint = Endpoint { address: Some(address), ..Default::default() };
+    let endpoint = LbEndpoint {
+        host_identifier: Some(HostIdentifier::Endpoint(endpoint)),
+        ..Default::default()
+    };
+    cluster.load_assignment = Some(ClusterLoadAssignment {
+        cluster_name: cluster.name.clone(),
+        endpoints: vec![LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..Default::default() }],
+        ..Default::default()
+    });
+}
+
+/// Requests that carry a pod's name (see `routes`) go to the endpoint that has it and to no other;
+/// all others go to any. A new name is a new endpoint, nothing else.
+fn by_pod_name() -> LbSubsetConfig {
+    LbSubsetConfig {
+        fallback_policy: LbSubsetFallbackPolicy::AnyEndpoint.into(),
+        subset_selectors: vec![LbSubsetSelector {
+            keys: vec![HOSTNAME_KEY.to_owned()],
+            fallback_policy: LbSubsetSelectorFallbackPolicy::NoFallback.into(),
+            single_host_per_subset: true,
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn tune(cluster: &mut Cluster, tuning: &Tuning) {
+    let policy = match tuning.balance {
+        Balance::LeastRequest => LbPolicy::LeastRequest,
+        Balance::RoundRobin => LbPolicy::RoundRobin,
+        Balance::Random => LbPolicy::Random,
+        Balance::ClientIpRing => LbPolicy::RingHash,
+        Balance::ClientIpMaglev => LbPolicy::Maglev,
+    };
+    cluster.lb_policy = policy.into();
+    if let Some(timeout) = tuning.connect_timeout {
+        cluster.connect_timeout = Some(duration(timeout));
+    }
+    // Envoy's default of 1,024 connections and requests would be a limit that nobody asked for.
+    let or_most = |limit: Option<u32>| Some(number(limit.unwrap_or(u32::MAX)));
+    cluster.circuit_breakers = Some(CircuitBreakers {
+        thresholds: vec![Thresholds {
+            max_connections: or_most(tuning.limits.connections),
+            max_pending_requests: or_most(tuning.limits.pending_requests),
+            max_requests: or_most(tuning.limits.requests),
+            max_retries: or_most(tuning.limits.retries),
+            ..Default::default()
+        }],
+        ..Default::default()
+    });
+    cluster.outlier_detection = tuning.outliers.map(|outliers| OutlierDetection {
+        consecutive_5xx: outliers.consecutive_errors.map(number),
+        interval: outliers.interval.map(duration),
+        base_ejection_time: outliers.ejection_time.map(duration),
+        max_ejection_percent: outliers.max_ejected.map(number),
+        // Only what was asked for: Envoy compares success rates as well by default.
+        enforcing_success_rate: Some(number(0)),
+        ..Default::default()
+    });
 }
 
 fn named(name: &str, discovery: DiscoveryType) -> Cluster {
@@ -95,8 +202,8 @@ fn named(name: &str, discovery: DiscoveryType) -> Cluster {
 
 fn original_destination(name: &str) -> Cluster {
     let mut cluster = named(name, DiscoveryType::OriginalDst);
+    tune(&mut cluster, &Tuning::default());
     cluster.lb_policy = LbPolicy::ClusterProvided.into();
-    cluster.circuit_breakers = Some(unlimited());
     // Nothing is known of the other side, so what the client speaks is the best guess.
     speak(
         &mut cluster,
@@ -123,21 +230,6 @@ fn speak(cluster: &mut Cluster, protocol: UpstreamProtocolOptions) {
     cluster
         .typed_extension_protocol_options
         .insert(HttpProtocolOptions::full_name(), any(&options));
-}
-
-/// Envoy's default of 1,024 connections and requests would be a limit that nobody asked for.
-fn unlimited() -> CircuitBreakers {
-    let most = Some(number(u32::MAX));
-    CircuitBreakers {
-        thresholds: vec![Thresholds {
-            max_connections: most,
-            max_pending_requests: most,
-            max_requests: most,
-            max_retries: most,
-            ..Default::default()
-        }],
-        ..Default::default()
-    }
 }
 
 #[cfg(test)]

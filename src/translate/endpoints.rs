@@ -6,21 +6,25 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::config::core::v3::Locality;
+use envoy_types::pb::envoy::config::core::v3::{Locality, Metadata};
+use envoy_types::pb::envoy::config::endpoint::v3::endpoint::AdditionalAddress;
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
 };
+
+use envoy_types::pb::google::protobuf::{Struct, Value, value};
 
 mod place;
 
 use place::Nearness;
 pub use place::{Place, depends_on_zone};
 
-use super::{number, served_ports, tcp_address};
-use crate::model::{EndpointSlice, EndpointState, Service};
+use super::{HOSTNAME_KEY, SUBSET_NAMESPACE, number, served_ports, tcp_address};
+use crate::model::{EndpointSlice, EndpointState, IpFamily, Service, ServiceKind};
 use crate::names;
 
 /// One address and port, as some slice has it. The order of the fields is the order of
@@ -38,16 +42,24 @@ struct Candidate<'a> {
     unhinted: bool,
     /// The zones that Kubernetes means it for; empty if it says nothing.
     for_zones: &'a [Arc<str>],
+    hostname_unknown: bool,
+    /// Empty if unknown.
+    hostname: &'a str,
+    pod: Option<NonZeroU64>,
 }
+
+/// The pods whose second address is known, with that address and its port.
+type Seconds = BTreeMap<NonZeroU64, (IpAddr, u16)>;
 
 /// The assignment of each cluster that [`super::clusters::of_service`] makes, in the same order
 /// and by the same name. One without endpoints is there too: a proxy waits for it.
 ///
-/// `slices` are the service's own, in any order. If both address families occur, only that of the
-/// service's first address is used (IPv4 for a headless service, which has none), since a
-/// dual-stack pod would count twice.
+/// `slices` are the service's own, in any order. Only one address family is used, since a
+/// dual-stack pod would count twice: the first of the service's families (by its addresses if it
+/// does not say, else IPv4) in which there is something to use. Where the service is for both, the
+/// other address of the same pod stands beside the first, for Envoy to try if that does not answer.
 ///
-/// `place` is the proxy's; see [`place`] for what follows from it.
+/// `place` is the proxy's: endpoints near it go first where the service wants that.
 pub fn of_service<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice>,
@@ -55,18 +67,31 @@ pub fn of_service<'a>(
     place: Place<'_>,
 ) -> Vec<ClusterLoadAssignment> {
     let host = names::host(&service.key.name, &service.key.namespace, domain);
-    let prefers_ipv4 = service.cluster_ips().first().is_none_or(IpAddr::is_ipv4);
+    // What DNS says of a name outside is the cluster's own to find out.
+    if matches!(service.kind, ServiceKind::ExternalName(_)) {
+        return Vec::new();
+    }
+    let families = families(service);
+    let is_dual = service.families.len() > 1;
+    let by_name = service.kind == ServiceKind::Headless;
     let slices: Vec<&EndpointSlice> = slices.collect();
     served_ports(service)
         .map(|port| {
             let mut candidates = of_port(&slices, &port.name);
-            keep_usable(&mut candidates, prefers_ipv4);
+            candidates.sort_unstable();
+            candidates.dedup_by_key(|one| (one.address, one.port));
+            let seconds = if is_dual { seconds(&candidates, &families) } else { Seconds::new() };
+            keep_usable(&mut candidates, &families);
             ClusterLoadAssignment {
                 cluster_name: names::outbound_cluster(port.port, &host),
                 endpoints: by_locality(
                     &candidates,
                     Nearness::of(&candidates, service, place.zone),
                     place.regions,
+                    |one| {
+                        let second = one.pod.and_then(|pod| seconds.get(&pod));
+                        lb_endpoint(one, second, by_name)
+                    },
                 ),
                 ..Default::default()
             }
@@ -86,38 +111,71 @@ fn of_port<'a>(slices: &[&'a EndpointSlice], port_name: &str) -> Vec<Candidate<'
                 zone: endpoint.zone.as_deref().unwrap_or_default(),
                 unhinted: endpoint.for_zones.is_empty(),
                 for_zones: &endpoint.for_zones,
+                hostname_unknown: endpoint.hostname.is_none(),
+                hostname: endpoint.hostname.as_deref().unwrap_or_default(),
+                pod: endpoint.pod,
             }));
         }
     }
     candidates
 }
 
-/// Sorts, and leaves each address and port once, one family and one state: ready, or draining if
-/// nothing is ready (as kube-proxy does), or nothing.
-fn keep_usable(candidates: &mut Vec<Candidate<'_>>, prefers_ipv4: bool) {
-    if candidates.iter().any(|one| one.address.is_ipv4() == prefers_ipv4) {
-        candidates.retain(|one| one.address.is_ipv4() == prefers_ipv4);
+/// The families whose endpoints may be used, the preferred one first.
+fn families(service: &Service) -> Vec<IpFamily> {
+    if !service.families.is_empty() {
+        return service.families.clone();
     }
-    candidates.sort_unstable();
-    candidates.dedup_by(|later, first| (later.address, later.port) == (first.address, first.port));
-    let best = candidates.iter().map(|one| one.state).min();
-    match best {
-        Some(EndpointState::NotReady) | None => candidates.clear(),
-        Some(best) => candidates.retain(|one| one.state == best),
+    let first =
+        service.cluster_ips().first().map_or(IpFamily::V4, |address| IpFamily::of(*address));
+    vec![first, first.other()]
+}
+
+/// Leaves one state and one family: ready, or draining if nothing is ready (as kube-proxy does), or
+/// nothing; of these the first family that occurs.
+fn keep_usable(candidates: &mut Vec<Candidate<'_>>, families: &[IpFamily]) {
+    let rank = |one: &Candidate<'_>| {
+        let family = IpFamily::of(one.address);
+        let at = families.iter().position(|own| *own == family)?;
+        (one.state != EndpointState::NotReady).then_some((one.state, at))
+    };
+    let best = candidates.iter().filter_map(rank).min();
+    candidates.retain(|one| best.is_some() && rank(one) == best);
+}
+
+/// The addresses of the second family, by pod, where nothing is in doubt: a pod has exactly one
+/// address and port of each family, and both are in the same state.
+fn seconds(candidates: &[Candidate<'_>], families: &[IpFamily]) -> Seconds {
+    let mut pods: BTreeMap<NonZeroU64, Vec<&Candidate<'_>>> = BTreeMap::new();
+    for candidate in candidates {
+        if let Some(pod) = candidate.pod {
+            pods.entry(pod).or_default().push(candidate);
+        }
     }
+    let second = |(pod, own): (NonZeroU64, Vec<&Candidate<'_>>)| {
+        let &[one, other] = own.as_slice() else { return None };
+        let is_second = |one: &Candidate<'_>| families.get(1) == Some(&IpFamily::of(one.address));
+        let second = match (is_second(one), is_second(other)) {
+            (true, false) => one,
+            (false, true) => other,
+            _ => return None,
+        };
+        (one.state == other.state).then_some((pod, (second.address, second.port)))
+    };
+    pods.into_iter().filter_map(second).collect()
 }
 
 /// `candidates` are sorted by address and stay so within each zone; zones are sorted by priority
 /// and name, the unknown one first. A zone may stand in both priorities if hints divide it.
-fn by_locality(
-    candidates: &[Candidate<'_>],
+fn by_locality<'a>(
+    candidates: &[Candidate<'a>],
     nearness: Nearness<'_>,
     regions: &BTreeMap<Arc<str>, Arc<str>>,
+    endpoint: impl Fn(&Candidate<'a>) -> LbEndpoint,
 ) -> Vec<LocalityLbEndpoints> {
     let mut zones: BTreeMap<(u32, &str), Vec<LbEndpoint>> = BTreeMap::new();
     for candidate in candidates {
         let group = zones.entry((nearness.priority(candidate), candidate.zone)).or_default();
-        group.push(lb_endpoint(candidate));
+        group.push(endpoint(candidate));
     }
     zones
         .into_iter()
@@ -137,13 +195,32 @@ fn by_locality(
         .collect()
 }
 
-fn lb_endpoint(candidate: &Candidate<'_>) -> LbEndpoint {
+fn lb_endpoint(
+    candidate: &Candidate<'_>,
+    second: Option<&(IpAddr, u16)>,
+    by_name: bool,
+) -> LbEndpoint {
+    let second = second
+        .map(|&(address, port)| AdditionalAddress { address: Some(tcp_address(address, port)) });
+    let name = (by_name && !candidate.hostname_unknown).then(|| named(candidate.hostname));
     LbEndpoint {
         load_balancing_weight: Some(number(1)),
+        metadata: name,
         host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
             address: Some(tcp_address(candidate.address, candidate.port)),
+            additional_addresses: second.into_iter().collect(),
             ..Default::default()
         })),
+        ..Default::default()
+    }
+}
+
+/// One entry in each of the two maps, so that the encoding does not depend on chance.
+fn named(hostname: &str) -> Metadata {
+    let value = Value { kind: Some(value::Kind::StringValue(hostname.to_owned())) };
+    let fields = Struct { fields: [(HOSTNAME_KEY.to_owned(), value)].into() };
+    Metadata {
+        filter_metadata: [(SUBSET_NAMESPACE.to_owned(), fields)].into(),
         ..Default::default()
     }
 }

@@ -11,16 +11,22 @@ use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::{
     Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter,
 };
+use envoy_types::pb::envoy::extensions::filters::http::header_to_metadata::v3::Config as HeaderToMetadata;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds, http_connection_manager, http_filter,
 };
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
+use envoy_types::pb::envoy::r#type::v3::HashPolicy;
+use envoy_types::pb::envoy::r#type::v3::hash_policy::{PolicySpecifier, SourceIp};
 use envoy_types::pb::google::protobuf::{Any, BoolValue};
 use prost::{Message, Name};
 
-use super::{any, can_bind, number, over_ads, seconds, serves_http_port, tcp_address};
+use super::{
+    POD_NAME_FILTER, any, can_bind, hashes_clients, number, over_ads, seconds, serves_http_port,
+    tcp_address,
+};
 use crate::model::{Service, ServiceKind, ServicePort};
 use crate::names;
 use crate::view::ProxyKind;
@@ -107,10 +113,11 @@ pub fn tcp_port(
     }
     let host = names::host(&service.key.name, &service.key.namespace, domain);
     let cluster = names::outbound_cluster(port.port, &host);
+    let by_client = hashes_clients(kind, &service.tuning);
     let to_cluster = |address| {
         let mut listener = outbound(address, port.port);
         listener.filter_chains =
-            vec![FilterChain { filters: vec![tcp(&cluster)], ..Default::default() }];
+            vec![FilterChain { filters: vec![tcp(&cluster, by_client)], ..Default::default() }];
         listener
     };
     match bind_address(kind) {
@@ -170,11 +177,13 @@ fn black_hole(name: &str, capture_port: u16) -> FilterChain {
 }
 
 fn tcp_chain(name: &str, cluster: &str) -> FilterChain {
-    FilterChain { name: name.to_owned(), filters: vec![tcp(cluster)], ..Default::default() }
+    FilterChain { name: name.to_owned(), filters: vec![tcp(cluster, false)], ..Default::default() }
 }
 
-fn tcp(cluster: &str) -> Filter {
+fn tcp(cluster: &str, by_client: bool) -> Filter {
+    let source_ip = HashPolicy { policy_specifier: Some(PolicySpecifier::SourceIp(SourceIp {})) };
     let proxy = TcpProxy {
+        hash_policy: by_client.then_some(source_ip).into_iter().collect(),
         stat_prefix: cluster.to_owned(),
         cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(cluster.to_owned())),
         ..Default::default()
@@ -196,6 +205,11 @@ fn manager(listener: &str, table: &str) -> HttpConnectionManager {
             config_source: Some(over_ads()),
             route_config_name: table.to_owned(),
         })),
+        http_filters: vec![
+            // Does nothing until a route gives it something to do, see `routes`.
+            http_filter(POD_NAME_FILTER, any(&HeaderToMetadata::default())),
+            http_filter("envoy.filters.http.router", any(&Router::default())),
+        ],
         ..bare_manager()
     }
 }
@@ -203,11 +217,7 @@ fn manager(listener: &str, table: &str) -> HttpConnectionManager {
 /// What is the same in both directions.
 fn bare_manager() -> HttpConnectionManager {
     HttpConnectionManager {
-        http_filters: vec![HttpFilter {
-            name: "envoy.filters.http.router".to_owned(),
-            config_type: Some(http_filter::ConfigType::TypedConfig(any(&Router::default()))),
-            ..Default::default()
-        }],
+        http_filters: vec![http_filter("envoy.filters.http.router", any(&Router::default()))],
         normalize_path: Some(BoolValue { value: true }),
         // Streams may be quiet for as long as they like.
         stream_idle_timeout: Some(seconds(0)),
@@ -215,6 +225,14 @@ fn bare_manager() -> HttpConnectionManager {
             upgrade_type: "websocket".to_owned(),
             ..Default::default()
         }],
+        ..Default::default()
+    }
+}
+
+fn http_filter(name: &str, config: Any) -> HttpFilter {
+    HttpFilter {
+        name: name.to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(config)),
         ..Default::default()
     }
 }

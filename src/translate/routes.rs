@@ -14,26 +14,42 @@ use std::net::IpAddr;
 use envoy_types::pb::envoy::config::route::v3::retry_policy::{
     RetryHostPredicate, retry_host_predicate,
 };
+use envoy_types::pb::envoy::config::route::v3::route_action::HashPolicy;
+use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::{
+    ConnectionProperties, PolicySpecifier,
+};
 use envoy_types::pb::envoy::config::route::v3::{
     RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route,
     route_action, route_match,
 };
+use envoy_types::pb::envoy::extensions::filters::http::header_to_metadata::v3::Config as HeaderToMetadata;
+use envoy_types::pb::envoy::extensions::filters::http::header_to_metadata::v3::config::{
+    KeyValuePair, Rule,
+};
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
+use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher};
 use envoy_types::pb::google::protobuf::BoolValue;
 
-use super::{any, http_ports, number, seconds, served_http_ports};
-use crate::model::{Service, ServiceKind};
+use super::{
+    HOSTNAME_KEY, POD_NAME_FILTER, SUBSET_NAMESPACE, any, behind, duration, hashes_clients,
+    http_ports, number, seconds, served_http_ports,
+};
+use crate::model::{Service, ServiceKind, Tuning};
 use crate::names;
 use crate::view::ProxyKind;
 
 mod inbound;
 
 pub use inbound::inbound;
+/// Attempts after the first unless the service says otherwise.
+const RETRIES: u32 = 2;
 
 /// A virtual host and the name of the table it belongs to.
 pub type Placed = (String, VirtualHost);
 
-/// The virtual hosts that `service` puts into the tables of such proxies, one per HTTP port.
+/// The virtual hosts that `service` puts into the tables of such proxies, one per HTTP port; for a
+/// headless service another one for the names of its pods. An alias has those of the service that it
+/// stands for, under its own names.
 ///
 /// `namespace` is the proxy's: services of the same namespace answer to their bare name as well.
 /// For every other namespace, and for none, the result is the same, so that it can be shared.
@@ -58,6 +74,7 @@ pub fn virtual_hosts(
         None => http_ports(kind, service).collect(),
     };
     let Some(&first) = ports.first() else { return Vec::new() };
+    let target = behind(service);
     let preferred =
         own_port.into_iter().chain([80]).find(|port| ports.contains(port)).unwrap_or(first);
 
@@ -65,27 +82,44 @@ pub fn virtual_hosts(
     let host = names::host(&key.name, &key.namespace, domain);
     let is_local = namespace == Some(&*key.namespace);
     let mut forms = names::dns_forms(&key.name, &key.namespace, domain, is_local);
-    forms.extend(addresses.iter().copied().map(names::host_of_address));
-    if service.kind == ServiceKind::Headless {
-        // The pods behind it have names of their own.
-        forms.push(format!("*.{host}"));
-    }
-
-    let placed = |port| {
-        let (table, domains) = if own_port.is_some() {
-            let mut domains: Vec<String> =
-                forms.iter().map(|form| format!("{form}:{port}")).collect();
-            if port == preferred {
-                domains.extend_from_slice(&forms);
-            }
-            (names::STANDALONE_TABLE.to_owned(), domains)
-        } else {
-            (names::route_table(port), forms.clone())
-        };
-        let cluster = names::outbound_cluster(port, &host);
-        (table, virtual_host(names::virtual_host(&host, port), domains, cluster))
+    // The pods behind a headless service have names of their own, whatever the service is called.
+    let pods: Vec<String> = match service.kind {
+        ServiceKind::Headless => forms.iter().map(|form| format!("*.{form}")).collect(),
+        _ => Vec::new(),
     };
-    ports.into_iter().map(placed).collect()
+    forms.extend(addresses.iter().copied().map(names::host_of_address));
+
+    let domains = |forms: &[String], port: u16| {
+        if own_port.is_none() {
+            return forms.to_vec();
+        }
+        let mut domains: Vec<String> = forms.iter().map(|form| format!("{form}:{port}")).collect();
+        if port == preferred {
+            domains.extend_from_slice(forms);
+        }
+        domains
+    };
+    let target_host = names::host(&target.key.name, &target.key.namespace, domain);
+    let mut placed = Vec::with_capacity(ports.len());
+    for port in ports {
+        let table = match own_port {
+            Some(_) => names::STANDALONE_TABLE.to_owned(),
+            None => names::route_table(port),
+        };
+        let cluster = names::outbound_cluster(port, &target_host);
+        let action = action(kind, &target.tuning, cluster);
+        let name = names::virtual_host(&host, port);
+        placed.push((table.clone(), virtual_host(name, domains(&forms, port), action.clone())));
+        if !pods.is_empty() {
+            let name = names::virtual_host(&format!("*.{host}"), port);
+            let mut of_pods = virtual_host(name, domains(&pods, port), action);
+            of_pods
+                .typed_per_filter_config
+                .insert(POD_NAME_FILTER.to_owned(), any(&first_label_is_the_pod()));
+            placed.push((table, of_pods));
+        }
+    }
+    placed
 }
 
 /// The table without the services' virtual hosts: its fixed fields and, for captured traffic,
@@ -124,14 +158,52 @@ fn allow_any() -> VirtualHost {
     }
 }
 
-fn virtual_host(name: String, domains: Vec<String>, cluster: String) -> VirtualHost {
-    let action = RouteAction {
-        // No limit but the client's own.
-        timeout: Some(seconds(0)),
-        retry_policy: Some(retry_policy()),
+fn action(kind: &ProxyKind, tuning: &Tuning, cluster: String) -> RouteAction {
+    RouteAction {
+        // No limit but the client's own unless the service has one.
+        timeout: Some(tuning.request_timeout.map_or(seconds(0), duration)),
+        retry_policy: match tuning.retries.unwrap_or(RETRIES) {
+            0 => None,
+            retries => Some(retry_policy(retries)),
+        },
+        hash_policy: hashes_clients(kind, tuning).then(by_source_address).into_iter().collect(),
         cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(cluster)),
         ..Default::default()
+    }
+}
+
+fn by_source_address() -> HashPolicy {
+    HashPolicy {
+        policy_specifier: Some(PolicySpecifier::ConnectionProperties(ConnectionProperties {
+            source_ip: true,
+        })),
+        ..Default::default()
+    }
+}
+
+/// Gives the Host's first label to the cluster's subsets. Without this the same filter does
+/// nothing.
+fn first_label_is_the_pod() -> HeaderToMetadata {
+    let rewrite = RegexMatchAndSubstitute {
+        pattern: Some(RegexMatcher { regex: r"^([^.]*)\..*$".to_owned(), ..Default::default() }),
+        substitution: r"\1".to_owned(),
     };
+    HeaderToMetadata {
+        request_rules: vec![Rule {
+            header: ":authority".to_owned(),
+            on_header_present: Some(KeyValuePair {
+                metadata_namespace: SUBSET_NAMESPACE.to_owned(),
+                key: HOSTNAME_KEY.to_owned(),
+                regex_value_rewrite: Some(rewrite),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn virtual_host(name: String, domains: Vec<String>, action: RouteAction) -> VirtualHost {
     VirtualHost {
         name,
         domains,
@@ -154,11 +226,11 @@ fn everything(name: &str, action: RouteAction) -> Route {
 }
 
 /// Istio's default: twice, on another host, and only where the request was not acted upon.
-fn retry_policy() -> RetryPolicy {
+fn retry_policy(retries: u32) -> RetryPolicy {
     RetryPolicy {
         retry_on: "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
             .to_owned(),
-        num_retries: Some(number(2)),
+        num_retries: Some(number(retries)),
         retry_host_predicate: vec![RetryHostPredicate {
             name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
             config_type: Some(retry_host_predicate::ConfigType::TypedConfig(any(

@@ -11,19 +11,22 @@ use tokio::process::Command;
 
 use crate::harness::{Kubectl, Process, get, json, until};
 
+mod controllers;
+mod zones;
+
 /// Without slices the server's own informer of them never gets in sync; everything else serves.
 const READY: &str = "/readyz?exclude=informer-sync";
 
 /// etcd and kube-apiserver of their own, with two users: `admin` and `pilot`, who has no rights yet.
-struct ApiServer {
+pub(crate) struct ApiServer {
     dir: TempDir,
-    admin: Kubectl,
+    pub(crate) admin: Kubectl,
     _server: Process,
     _etcd: Process,
 }
 
 impl ApiServer {
-    async fn start(extra: &[&str]) -> Self {
+    pub(crate) async fn start(extra: &[&str]) -> Self {
         let dir = TempDir::new().unwrap();
         let path = |name: &str| dir.path().join(name);
         let (client, peer, port) = (free_port(), free_port(), free_port());
@@ -87,12 +90,12 @@ impl ApiServer {
         Self { dir, admin, _server: server, _etcd: etcd }
     }
 
-    fn kubeconfig(&self, user: &str) -> PathBuf {
+    pub(crate) fn kubeconfig(&self, user: &str) -> PathBuf {
         self.dir.path().join(user)
     }
 
     /// Allows `pilot` what the project's own manifests allow, everywhere or in one namespace.
-    async fn allow(&self, namespace: Option<&str>) {
+    pub(crate) async fn allow(&self, namespace: Option<&str>) {
         let file = if namespace.is_some() {
             "manifests/namespaced/role.yaml"
         } else {
@@ -143,15 +146,15 @@ fn free_port() -> u16 {
 }
 
 /// The control plane as a process, watching as `pilot`.
-struct Pilot {
+pub(crate) struct Pilot {
     process: Process,
-    grpc: u16,
+    pub(crate) grpc: u16,
     debug: String,
     monitoring: String,
 }
 
 impl Pilot {
-    fn start(server: &ApiServer, name: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn start(server: &ApiServer, name: &str, arguments: &[&str]) -> Self {
         let (grpc, debug, monitoring) = (free_port(), free_port(), free_port());
         let process = Process::start(
             Command::new(env!("CARGO_BIN_EXE_pilothouse"))
@@ -169,7 +172,7 @@ impl Pilot {
     }
 
     /// Waits until `/ready` has this status and a text that `wanted` accepts.
-    async fn ready(&self, status: u16, wanted: impl Fn(&str) -> bool) {
+    pub(crate) async fn ready(&self, status: u16, wanted: impl Fn(&str) -> bool) {
         until(&format!("/ready {status}"), async || {
             let (seen, text) = get(&format!("{}/ready", self.monitoring))
                 .await
@@ -222,6 +225,11 @@ struct Envoy {
 
 impl Envoy {
     fn start(server: &ApiServer, pilot: &Pilot) -> Self {
+        Self::start_in(server, pilot, "")
+    }
+
+    /// In a zone.
+    fn start_in(server: &ApiServer, pilot: &Pilot, zone: &str) -> Self {
         let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/envoy/standalone.yaml");
         let (admin, listener) = (free_port(), free_port());
         let bootstrap = std::fs::read_to_string(sample)
@@ -229,6 +237,10 @@ impl Envoy {
             .replace(
                 "address: istio-pilot.istio-system, port_value: 15010",
                 &format!("address: 127.0.0.1, port_value: {}", pilot.grpc),
+            )
+            .replace(
+                "cluster: sample\n",
+                &format!("cluster: sample\n  locality: {{ zone: \"{zone}\" }}\n"),
             )
             .replace("port_value: 15000", &format!("port_value: {admin}"))
             .replace("LISTEN_ADDRESS: 0.0.0.0", "LISTEN_ADDRESS: 127.0.0.1")
@@ -259,9 +271,7 @@ impl Envoy {
                 .filter(|line| {
                     line.starts_with("outbound|") && !line.contains("||kubernetes.default.")
                 })
-                .filter_map(|line| {
-                    line.split("::").nth(1)?.strip_suffix(":9080").map(str::to_owned)
-                })
+                .filter_map(|line| Some(line.split("::").nth(1)?.rsplit_once(':')?.0.to_owned()))
                 .collect();
             if shown == wanted {
                 Ok(())

@@ -8,6 +8,7 @@
 
 mod api_server;
 mod deployed;
+mod doctor;
 mod half_live;
 mod harness;
 mod sidecars;

@@ -7,9 +7,11 @@
 
 mod bound;
 mod changes;
+mod doctor;
 mod harness;
 mod inbound;
 mod interrupted;
+mod meaning;
 mod on_demand;
 mod outage;
 mod process;

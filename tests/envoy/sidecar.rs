@@ -36,6 +36,7 @@ async fn all_of_it_is_accepted_and_used(wire: Wire) {
         let listeners: Vec<String> = Config::read(&own).listeners.into_keys().collect();
         let wanted = [
             "0.0.0.0_7070",
+            "0.0.0.0_80",
             "0.0.0.0_8081",
             "0.0.0.0_9080",
             "0.0.0.0_9090",

@@ -37,6 +37,11 @@ async fn carries_load_through_an_outage(xds: &str) {
     let agent = Agent::start(control.grpc, &[&format!("--xds={xds}")]);
     agent.answers(503, NOTHING_YET).await;
     agent.says(NOTHING_YET).await;
+    // The doctor was there meanwhile.
+    agent.answers(503, "; cause: ").await;
+    agent.answers(503, &format!("{}", control.grpc)).await;
+    agent.answers(503, "; fix: ").await;
+    agent.says("; cause: ").await;
     assert_eq!(agent.page("/healthz/live").await.unwrap().status, 200);
     // Envoy's own listener, which asks the agent, opens once there is something to be ready for.
     let through_envoy = agent.url(15021, "/healthz/ready");

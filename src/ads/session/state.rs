@@ -205,6 +205,11 @@ impl TypeState {
         let meaning = if first { Meaning::Subscribe } else { self.answer(&request.common) };
         self.patient = false;
 
+        let plain = first && !kind.full_state && self.subscription.is_empty();
+        let plain = plain && request.unsubscribe.is_empty();
+        if plain {
+            self.subscription = plain_subscription(&request.subscribe, now, interner);
+        }
         let (mut wildcard, mut names) = (self.subscription.is_wildcard(), None);
         if first && kind.full_state && request.subscribe.is_empty() {
             wildcard = true;
@@ -224,7 +229,7 @@ impl TypeState {
                 self.asked.names.remove(name);
             }
         }
-        for name in request.subscribe.iter() {
+        for name in request.subscribe.iter().filter(|_| !plain) {
             if name == WILDCARD {
                 if kind.full_state {
                     // On a first request it is compared with what the client brings along.
@@ -361,6 +366,9 @@ impl TypeState {
         // Once any name was seen, an empty list means none (rule 6).
         let legacy = kind.full_state && names.is_empty() && !self.named;
         self.named |= !names.is_empty();
+        if !kind.full_state {
+            return plain_subscription(names, now, interner);
+        }
         let names = names
             .iter()
             .filter(|name| *name != WILDCARD)
@@ -372,6 +380,15 @@ impl TypeState {
     fn name_set(&self) -> BTreeSet<Arc<str>> {
         self.subscription.names().iter().cloned().collect()
     }
+}
+
+/// To names of a type that has no wildcard, as they are listed.
+fn plain_subscription(names: &Names, now: &TypeSet, interner: &Interner) -> Arc<Subscription> {
+    let list = || {
+        let names = names.iter().filter(|name| *name != WILDCARD);
+        names.map(|name| shared_name(now, name)).collect()
+    };
+    interner.intern_as_sent(names.as_sent(), list)
 }
 
 /// The name as the set has it, so that a thousand streams do not hold a thousand copies.

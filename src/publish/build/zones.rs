@@ -41,7 +41,7 @@ impl Builder {
 
     /// Notes in which zones the service differs from `everybodys` assignments.
     pub(super) fn note_zones(&mut self, known: &Known, everybodys: &[Arc<Resource>]) {
-        let Known { service, slices, clusters } = known;
+        let Known { source: _, service, slices, clusters } = known;
         let depends = endpoints::depends_on_zone(service, slices.values().map(|slice| &**slice));
         let was_aware = if depends {
             !self.zones.aware.insert(service.key.clone())

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 
-use super::{Mesh, at, content, domains, key, service, slice, views};
+use super::{DOMAIN, Mesh, at, content, domains, key, service, slice, views};
 use crate::model::{
-    Change, EndpointSlice, ExportTo, Model, Protocol, Scope, Service, ServiceKey, ServiceKind,
+    Balance, Change, EndpointSlice, EndpointState, ExportTo, Flaw, IpFamily, Model, Protocol,
+    Scope, Service, ServiceKey, ServiceKind, Tuning,
 };
 use crate::names::ResourceType;
 
@@ -18,20 +20,41 @@ fn some_key() -> impl Strategy<Value = ServiceKey> {
         .prop_map(|(namespace, name)| key(namespace, name))
 }
 
+/// Aliases of each other, of themselves, of nobody, of names outside.
+fn some_target() -> impl Strategy<Value = String> {
+    let inside = some_key().prop_map(|key| format!("{}.{}.svc.{DOMAIN}", key.name, key.namespace));
+    prop_oneof![4 => inside, 1 => Just("elsewhere.example".to_owned()), 1 => Just("one".to_owned())]
+}
+
+fn some_tuning() -> impl Strategy<Value = Tuning> {
+    let balance = prop_oneof![Just(Balance::LeastRequest), Just(Balance::ClientIpRing)];
+    let retries = prop_oneof![Just(None), Just(Some(0)), Just(Some(3))];
+    (balance, retries).prop_map(|(balance, retries)| Tuning {
+        balance,
+        retries,
+        ..Tuning::default()
+    })
+}
+
 fn some_service() -> impl Strategy<Value = Service> {
     let addresses = subsequence(vec!["10.1.0.1", "10.1.0.2", "fd00::1"], 0..3);
     let kind = prop_oneof![
         4 => addresses.prop_map(|addresses| at(&addresses)),
         1 => Just(ServiceKind::Headless),
-        1 => Just(ServiceKind::ExternalName("elsewhere.example".into())),
+        2 => some_target().prop_map(|target| ServiceKind::ExternalName(target.into())),
     ];
     let protocol = prop_oneof![Just(Protocol::Http), Just(Protocol::Grpc), Just(Protocol::Tcp)];
     let ports = subsequence(vec![80u16, 90, 15001], 0..4);
+    let families = subsequence(vec![IpFamily::V4, IpFamily::V6], 0..=2);
     let protocols = [protocol.clone(), protocol.clone(), protocol];
-    (some_key(), kind, ports, protocols, some_export_to(), any::<bool>()).prop_map(
-        |(key, kind, ports, protocols, export_to, prefers_own_zone)| {
+    let more = (families, some_tuning(), any::<bool>(), some_export_to(), any::<bool>());
+    (some_key(), kind, ports, protocols, more).prop_map(
+        |(key, kind, ports, protocols, (families, tuning, flawed, export_to, prefers_own_zone))| {
             let ports: Vec<_> = ports.into_iter().zip(protocols).collect();
-            Service { export_to, prefers_own_zone, ..service(&key, kind, &ports) }
+            let flaws = if flawed { vec![Flaw::new("spec", "wrong")] } else { Vec::new() };
+            let tuning = Box::new(tuning);
+            let plain = service(&key, kind, &ports);
+            Service { families, tuning, flaws, export_to, prefers_own_zone, ..plain }
         },
     )
 }
@@ -49,13 +72,22 @@ fn some_slice() -> impl Strategy<Value = EndpointSlice> {
     // The name alone is the identity in a namespace, so slices also move between services.
     let name = prop_oneof![Just("s1"), Just("s2"), Just("s3")];
     let ports = subsequence(vec![80u16, 90], 0..3);
-    (some_key(), name, ports, subsequence(vec![1u8, 2, 3], 0..4)).prop_map(
-        |(key, name, ports, hosts)| {
+    let hosts = subsequence(vec![1u8, 2, 3], 0..4);
+    (some_key(), name, ports, hosts, any::<[bool; 3]>()).prop_map(
+        |(key, name, ports, hosts, [v6, named, draining])| {
             let mut slice = slice(&key, name, &ports, &hosts);
-            for endpoint in &mut slice.subsets[0].endpoints {
+            for (host, endpoint) in hosts.iter().zip(&mut slice.subsets[0].endpoints) {
                 // The zone follows from the address, as in life.
                 let first = endpoint.address == IpAddr::from([10, 0, 0, 1]);
                 endpoint.zone = first.then(|| "a".into());
+                endpoint.pod = NonZeroU64::new((*host).into());
+                endpoint.hostname = named.then(|| format!("pod-{host}").into());
+                if v6 {
+                    endpoint.address = std::net::Ipv6Addr::from(u128::from(*host)).into();
+                }
+                if draining {
+                    endpoint.state = EndpointState::Draining;
+                }
             }
             slice
         },

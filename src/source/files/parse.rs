@@ -239,8 +239,7 @@ fn convert(
                     strict(converted).map(|(value, note)| (Object::Slice(value), note))
                 }
                 None => {
-                    let note =
-                        format!("not used: it holds names, or no label {SERVICE_NAME_LABEL}");
+                    let note = format!("not used: no label {SERVICE_NAME_LABEL}");
                     Ok((Object::Unused, Some(note)))
                 }
             }

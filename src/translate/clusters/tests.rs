@@ -105,7 +105,7 @@ fn only_http2_and_grpc_are_spoken_to_in_http2() {
 }
 
 #[test]
-fn headless_services_have_clusters_for_http_only_and_aliases_none() {
+fn services_without_an_address_have_clusters_for_http_only_and_aliases_in_the_mesh_none() {
     let ports = [(Protocol::Http, 80), (Protocol::Tcp, 81), (Protocol::Grpc, 82)];
     let names = |kind| -> Vec<String> {
         let one = service("default/a", kind, &ports);
@@ -116,7 +116,84 @@ fn headless_services_have_clusters_for_http_only_and_aliases_none() {
         ["outbound|80||a.default.svc.mesh.example", "outbound|82||a.default.svc.mesh.example"]
     );
     assert_eq!(names(cluster_ip(&["10.0.0.1"])).len(), 3);
-    assert!(names(ServiceKind::ExternalName("example.com".into())).is_empty());
+    assert_eq!(names(ServiceKind::ExternalName("example.com".into())).len(), 2);
+    let target = service("default/b", cluster_ip(&["10.0.0.1"]), &ports);
+    assert!(names(ServiceKind::Alias(target.into())).is_empty(), "it uses its target's");
+}
+
+#[test]
+fn a_name_outside_is_one_logical_host_that_holds_up_nothing() {
+    let kind = ServiceKind::ExternalName("api.example.com".into());
+    let [cluster] = of_service(&service("default/a", kind, &[(Protocol::Http, 8080)]), DOMAIN)
+        .try_into()
+        .unwrap();
+    let Some(ClusterDiscoveryType::ClusterType(dns)) = cluster.cluster_discovery_type else {
+        panic!()
+    };
+    let dns = DnsCluster::decode(dns.typed_config.unwrap().value.as_slice()).unwrap();
+    assert!(dns.all_addresses_in_single_endpoint && dns.respect_dns_ttl);
+    assert_eq!(dns.dns_lookup_family(), DnsLookupFamily::All);
+    assert_eq!(cluster.wait_for_warm_on_init, Some(BoolValue { value: false }));
+    assert_eq!(cluster.eds_cluster_config, None);
+    let endpoint = &cluster.load_assignment.unwrap().endpoints[0].lb_endpoints[0];
+    let Some(HostIdentifier::Endpoint(endpoint)) = &endpoint.host_identifier else { panic!() };
+    let Some(address::Address::SocketAddress(address)) =
+        endpoint.address.as_ref().and_then(|one| one.address.as_ref())
+    else {
+        panic!()
+    };
+    assert_eq!(address.address, "api.example.com");
+    assert_eq!(address.port_specifier, Some(PortSpecifier::PortValue(8080)));
+}
+
+#[test]
+fn pods_of_a_headless_service_are_chosen_by_name_or_not_at_all() {
+    let ports = [(Protocol::Http, 80)];
+    let [cluster] = of_service(&service("default/a", ServiceKind::Headless, &ports), DOMAIN)
+        .try_into()
+        .unwrap();
+    let subsets = cluster.lb_subset_config.unwrap();
+    assert_eq!(subsets.fallback_policy(), LbSubsetFallbackPolicy::AnyEndpoint, "by its own name");
+    let [selector] = subsets.subset_selectors.as_slice() else { panic!() };
+    assert_eq!(selector.keys, ["hostname"]);
+    assert_eq!(selector.fallback_policy(), LbSubsetSelectorFallbackPolicy::NoFallback);
+    let plain = of_service(&service("default/a", cluster_ip(&["10.0.0.1"]), &ports), DOMAIN);
+    assert_eq!(plain[0].lb_subset_config, None);
+}
+
+#[test]
+fn tuning_is_the_clusters_and_all_of_it_is_optional() {
+    use std::time::Duration;
+
+    use crate::model::{Limits, Outliers};
+
+    let mut one = service("default/a", cluster_ip(&["10.0.0.1"]), &[(Protocol::Tcp, 80)]);
+    let of = |one: &Service| of_service(one, DOMAIN).remove(0);
+    assert_eq!(of(&one).outlier_detection, None);
+    for (balance, policy) in [
+        (Balance::RoundRobin, LbPolicy::RoundRobin),
+        (Balance::Random, LbPolicy::Random),
+        (Balance::ClientIpRing, LbPolicy::RingHash),
+        (Balance::ClientIpMaglev, LbPolicy::Maglev),
+    ] {
+        one.tuning.balance = balance;
+        assert_eq!(of(&one).lb_policy(), policy);
+    }
+    *one.tuning = Tuning {
+        connect_timeout: Some(Duration::from_millis(1500)),
+        outliers: Some(Outliers { consecutive_errors: Some(3), ..Outliers::default() }),
+        limits: Limits { requests: Some(7), ..Limits::default() },
+        ..Tuning::default()
+    };
+    let cluster = of(&one);
+    assert_eq!(cluster.connect_timeout, Some(duration(Duration::from_millis(1500))));
+    let limits = &cluster.circuit_breakers.unwrap().thresholds[0];
+    assert_eq!(limits.max_requests, Some(number(7)));
+    assert_eq!(limits.max_connections, Some(number(u32::MAX)));
+    let outliers = cluster.outlier_detection.unwrap();
+    assert_eq!(outliers.consecutive_5xx, Some(number(3)));
+    assert_eq!(outliers.enforcing_success_rate, Some(number(0)), "nobody asked for that");
+    assert_eq!(outliers.interval, None, "Envoy's default");
 }
 
 #[test]

@@ -159,6 +159,112 @@ fn of_two_families_the_services_own_is_used_and_a_single_one_always() {
     assert_eq!(of(cluster_ip(&["10.0.0.1"]), &both[1..]), ["/2001:db8::1:80"]);
 }
 
+#[test]
+fn a_service_that_names_its_families_gets_no_other() {
+    let both = [
+        slice(&[("http-80", 80)], &[endpoint("10.1.0.1", Draining, "")]),
+        slice(&[("http-80", 80)], &[ready("2001:db8::1")]),
+    ];
+    let of = |families: &[IpFamily], slices: &[EndpointSlice]| {
+        let mut one = one_port();
+        one.families = families.to_vec();
+        flat(&of_service(&one, slices.iter(), DOMAIN, ANYWHERE)[0])
+    };
+    let (four, six) = (IpFamily::V4, IpFamily::V6);
+    assert_eq!(of(&[four], &both), ["/10.1.0.1:80"]);
+    assert!(of(&[four], &both[1..]).is_empty());
+    assert_eq!(of(&[four, six], &both), ["/2001:db8::1:80"], "ready before preferred");
+    assert_eq!(of(&[four, six], &both[..1]), ["/10.1.0.1:80"]);
+}
+
+/// `ADDRESS [SECOND ADDRESSES]` of each endpoint.
+fn with_seconds(families: &[IpFamily], slices: &[EndpointSlice]) -> Vec<(String, Vec<String>)> {
+    let mut one = one_port();
+    one.families = families.to_vec();
+    let text = |address: &Option<envoy_types::pb::envoy::config::core::v3::Address>| match address
+        .as_ref()
+        .and_then(|one| one.address.as_ref())
+    {
+        Some(address::Address::SocketAddress(socket)) => socket.address.clone(),
+        other => panic!("{other:?}"),
+    };
+    let [assignment] = of_service(&one, slices.iter(), DOMAIN, ANYWHERE).try_into().unwrap();
+    let endpoints = assignment.endpoints.iter().flat_map(|zone| &zone.lb_endpoints);
+    endpoints
+        .map(|endpoint| match &endpoint.host_identifier {
+            Some(HostIdentifier::Endpoint(inner)) => {
+                let seconds = inner.additional_addresses.iter();
+                (text(&inner.address), seconds.map(|one| text(&one.address)).collect())
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect()
+}
+
+#[test]
+fn the_second_address_of_a_pod_stands_beside_the_first_where_nothing_is_in_doubt() {
+    let of_pod = |address: &str, pod: u64, state| ModelEndpoint {
+        pod: NonZeroU64::new(pod),
+        ..endpoint(address, state, "")
+    };
+    let slices = [
+        slice(
+            &[("http-80", 80)],
+            &[
+                of_pod("10.1.0.1", 1, Ready),
+                of_pod("10.1.0.2", 2, Ready),
+                of_pod("10.1.0.3", 3, Ready),
+                of_pod("10.1.0.4", 0, Ready),
+                of_pod("10.1.0.5", 5, Ready),
+            ],
+        ),
+        slice(
+            &[("http-80", 80)],
+            &[
+                of_pod("2001:db8::1", 1, Ready),
+                // On its way out by this address only, of two addresses, of no pod.
+                of_pod("2001:db8::2", 2, Draining),
+                of_pod("2001:db8::3", 3, Ready),
+                of_pod("2001:db8::33", 3, Ready),
+                of_pod("2001:db8::4", 0, Ready),
+            ],
+        ),
+    ];
+    let (four, six) = (IpFamily::V4, IpFamily::V6);
+    let seen = with_seconds(&[four, six], &slices);
+    let addresses: Vec<_> = seen.iter().map(|(address, _)| &**address).collect();
+    assert_eq!(addresses, ["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5"]);
+    assert_eq!(seen[0].1, ["2001:db8::1"]);
+    assert!(seen[1..].iter().all(|(_, seconds)| seconds.is_empty()), "{seen:?}");
+    let single = with_seconds(&[four], &slices);
+    assert!(single.iter().all(|(_, seconds)| seconds.is_empty()), "{single:?}");
+    assert_eq!(with_seconds(&[six, four], &slices)[0].1, ["10.1.0.1"]);
+}
+
+#[test]
+fn endpoints_of_a_headless_service_carry_their_pods_names() {
+    let pod = |address: &str, name: &str| ModelEndpoint {
+        hostname: (!name.is_empty()).then(|| name.into()),
+        ..ready(address)
+    };
+    let slices = [slice(&[("http-80", 80)], &[pod("10.1.0.1", "db-0"), pod("10.1.0.2", "")])];
+    let names = |kind| -> Vec<Option<String>> {
+        let one = service("default/a", kind, &[(Protocol::Http, 80)]);
+        let [assignment] = of_service(&one, slices.iter(), DOMAIN, ANYWHERE).try_into().unwrap();
+        let endpoints = assignment.endpoints.iter().flat_map(|zone| &zone.lb_endpoints);
+        let name = |endpoint: &LbEndpoint| {
+            let fields = &endpoint.metadata.as_ref()?.filter_metadata["envoy.lb"].fields;
+            match fields["hostname"].kind.as_ref()? {
+                value::Kind::StringValue(name) => Some(name.clone()),
+                other => panic!("{other:?}"),
+            }
+        };
+        endpoints.map(name).collect()
+    };
+    assert_eq!(names(ServiceKind::Headless), [Some("db-0".to_owned()), None]);
+    assert_eq!(names(cluster_ip(&["10.0.0.1"])), [None, None], "DNS has no such names");
+}
+
 fn any_endpoint() -> impl Strategy<Value = ModelEndpoint> {
     let address = select(vec!["10.1.0.1", "10.1.0.2", "10.1.0.3", "2001:db8::1"]);
     (address, select(vec![Ready, Draining, NotReady]), select(vec!["", "a", "b"]))
@@ -236,13 +342,10 @@ fn a_hundred_thousand_endpoints_are_all_there() {
     let slices: Vec<EndpointSlice> = (0..1000u32)
         .map(|number| {
             let endpoints: Vec<_> = (0..100u32)
-                .map(|at| ModelEndpoint {
-                    address: std::net::Ipv4Addr::from(0x0a00_0000 + number * 100 + at).into(),
-                    state: Ready,
-                    zone: Some(zones[at as usize % 3].clone()),
-                    node: None,
-                    for_zones: Box::default(),
-                    hostname: None,
+                .map(|at| {
+                    let address = std::net::Ipv4Addr::from(0x0a00_0000 + number * 100 + at);
+                    let zone = Some(zones[at as usize % 3].clone());
+                    ModelEndpoint { zone, ..ModelEndpoint::new(address.into(), Ready) }
                 })
                 .collect();
             slice(&[("http-80", 80)], &endpoints)

@@ -19,7 +19,6 @@ fn action(host: &VirtualHost) -> &RouteAction {
         Some(route_match::PathSpecifier::Prefix("/".to_owned()))
     );
     let Some(route::Action::Route(action)) = &only.action else { panic!("{host:?}") };
-    assert_eq!(action.timeout, Some(seconds(0)));
     action
 }
 
@@ -88,18 +87,86 @@ fn a_claimed_address_is_left_out() {
 #[test]
 fn a_headless_service_answers_to_its_pods_names_and_an_alias_to_none() {
     let headless = service("default/db", ServiceKind::Headless, &[(Http, 80), (Tcp, 81)]);
-    let [(table, host)] = placed(&ProxyKind::Sidecar, None, &headless).try_into().unwrap();
-    assert_eq!(table, "80");
-    assert!(host.domains.contains(&"*.db.default.svc.cluster.local".to_owned()));
+    let [(table, host), (other_table, pods)] =
+        placed(&ProxyKind::Sidecar, Some("default"), &headless).try_into().unwrap();
+    assert_eq!((&*table, &*other_table), ("80", "80"));
+    assert!(!host.domains.iter().any(|domain| domain.starts_with('*')));
+    assert!(host.typed_per_filter_config.is_empty());
+    let forms =
+        ["db.default.svc.cluster.local", "db.default.svc.cluster.local.", "db", "db.default"];
+    let forms = forms.into_iter().chain(["db.default.svc"]).map(|form| format!("*.{form}"));
+    assert_eq!(pods.domains, forms.collect::<Vec<_>>());
+    assert_eq!(cluster(&pods), cluster(&host));
+    let [(filter, config)] = pods.typed_per_filter_config.iter().collect::<Vec<_>>()[..] else {
+        panic!("a second entry would make the encoding depend on chance")
+    };
+    assert_eq!(filter, "envoy.filters.http.header_to_metadata");
+    let config = HeaderToMetadata::decode(config.value.as_slice()).unwrap();
+    let [rule] = config.request_rules.as_slice() else { panic!() };
+    let value = rule.on_header_present.as_ref().unwrap();
+    assert_eq!((&*value.metadata_namespace, &*value.key), ("envoy.lb", "hostname"));
 
-    let [(_, host)] = placed(&STANDALONE, None, &headless).try_into().unwrap();
-    assert!(host.domains.contains(&"*.db.default.svc.cluster.local".to_owned()));
-    assert!(host.domains.contains(&"*.db.default.svc.cluster.local:80".to_owned()));
+    let [_, (_, pods)] = placed(&STANDALONE, None, &headless).try_into().unwrap();
+    assert!(pods.domains.contains(&"*.db.default.svc.cluster.local".to_owned()));
+    assert!(pods.domains.contains(&"*.db.default.svc.cluster.local:80".to_owned()));
+}
 
-    let alias = service("default/a", ServiceKind::ExternalName("b.c".into()), &[(Http, 80)]);
+#[test]
+fn an_alias_has_its_targets_ports_clusters_and_tuning_under_its_own_names() {
+    let mut target =
+        service("shop/db", ServiceKind::Headless, &[(Http, 80), (Grpc, 81), (Tcp, 82)]);
+    target.tuning.request_timeout = Some(std::time::Duration::from_secs(3));
+    let alias = service("default/a", ServiceKind::Alias(target.into()), &[(Http, 9999)]);
     for kind in PER_PORT.into_iter().chain([STANDALONE]) {
-        assert!(placed(&kind, None, &alias).is_empty());
+        let hosts = placed(&kind, Some("default"), &alias);
+        assert_eq!(hosts.len(), 2, "DNS gives an alias no names of pods");
+        for ((_, host), port) in hosts.iter().zip([80, 81]) {
+            assert_eq!(host.name, format!("a.default.svc.cluster.local:{port}"));
+            assert_eq!(cluster(host), format!("outbound|{port}||db.shop.svc.cluster.local"));
+            assert_eq!(action(host).timeout, Some(seconds(3)));
+            assert!(host.domains.iter().any(|domain| domain.starts_with("a.default.svc")));
+        }
     }
+}
+
+#[test]
+fn a_name_outside_is_reached_by_the_services_own_name() {
+    let kind = ServiceKind::ExternalName("api.example.com".into());
+    let outside = service("default/a", kind, &[(Http, 80), (Tcp, 81)]);
+    let [(table, host)] = placed(&ProxyKind::Sidecar, None, &outside).try_into().unwrap();
+    assert_eq!((&*table, cluster(&host)), ("80", "outbound|80||a.default.svc.cluster.local"));
+    assert!(host.domains.contains(&"a.default".to_owned()));
+    assert_eq!(action(&host).host_rewrite_specifier, None, "what DNS would give a client");
+}
+
+#[test]
+fn a_services_tuning_is_in_its_routes() {
+    let mut one = service("default/a", cluster_ip(&["10.0.0.1"]), &[(Http, 80)]);
+    let of = |kind: &ProxyKind, one: &Service| {
+        let [(_, host)] = placed(kind, None, one).try_into().unwrap();
+        action(&host).clone()
+    };
+    let default = of(&ProxyKind::Sidecar, &one);
+    assert_eq!(default.timeout, Some(seconds(0)), "no limit but the client's own");
+    assert!(default.hash_policy.is_empty());
+
+    one.tuning.request_timeout = Some(std::time::Duration::from_millis(1500));
+    one.tuning.retries = Some(0);
+    one.tuning.balance = crate::model::Balance::ClientIpRing;
+    let tuned = of(&ProxyKind::Sidecar, &one);
+    assert_eq!(tuned.timeout, Some(duration(std::time::Duration::from_millis(1500))));
+    assert_eq!(tuned.retry_policy, None);
+    let [HashPolicy { policy_specifier: Some(PolicySpecifier::ConnectionProperties(by)), .. }] =
+        tuned.hash_policy.as_slice()
+    else {
+        panic!("{:?}", tuned.hash_policy)
+    };
+    assert!(by.source_ip);
+    // Every client of a sidecar that is not captured is 127.0.0.1.
+    assert!(of(&ProxyKind::BoundSidecar, &one).hash_policy.is_empty());
+    one.tuning.retries = Some(5);
+    let retries = of(&ProxyKind::Sidecar, &one).retry_policy.unwrap().num_retries;
+    assert_eq!(retries, Some(number(5)));
 }
 
 /// The cluster that each bare and each `:PORT` form of `name.ns` leads to in the standalone table.
@@ -149,6 +216,7 @@ fn in_the_standalone_table_the_port_is_part_of_the_host_and_one_port_needs_no_sa
 fn retries_are_istios() {
     let reviews = service("default/reviews", cluster_ip(&["10.0.0.1"]), &[(Http, 9080)]);
     let [(_, host)] = placed(&ProxyKind::Sidecar, None, &reviews).try_into().unwrap();
+    assert_eq!(action(&host).timeout, Some(seconds(0)));
     let policy = action(&host).retry_policy.as_ref().unwrap();
     assert_eq!(
         policy.retry_on,

@@ -55,6 +55,17 @@ impl Backend {
         });
         Self { name: name.to_owned(), address, port, server }
     }
+
+    /// Takes connections and never says a word.
+    pub(crate) async fn silent(name: &str) -> Self {
+        let (address, listener) = bind().await;
+        let server = tokio::spawn(async move {
+            // The kernel accepts them.
+            let _listener = listener;
+            std::future::pending().await
+        });
+        Self { name: name.to_owned(), address, port: target_port(), server }
+    }
 }
 
 impl Drop for Backend {

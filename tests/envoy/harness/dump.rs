@@ -42,7 +42,8 @@ impl Config {
             let endpoints = localities.flat_map(|one| one["lbendpoints"].as_array()).flatten();
             let addresses = endpoints.filter_map(|one| address(&one["endpoint"]["address"]));
             // Envoy lists one for every cluster, those without EDS included.
-            if name.starts_with("outbound|") {
+            let by_eds = config.clusters.get(name).is_some_and(|cluster| cluster["type"] == "EDS");
+            if name.starts_with("outbound|") && by_eds {
                 config.endpoints.insert(name.to_owned(), addresses.collect());
             }
         }

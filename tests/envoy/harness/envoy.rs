@@ -30,7 +30,7 @@ pub(crate) enum Sample {
 
 #[derive(Debug)]
 pub(crate) struct Envoy {
-    process: Process,
+    pub(crate) process: Process,
     folder: TempDir,
     pub(crate) admin: SocketAddr,
     /// Where the standalone listener is.
@@ -50,13 +50,25 @@ impl Envoy {
         control: SocketAddr,
         replace: &[(&str, &str)],
     ) -> Self {
+        let envoy = Self::start_unready(sample, wire, control, replace).await;
+        envoy.is_live().await;
+        envoy
+    }
+
+    /// The same, but its start may still wait for something.
+    pub(crate) async fn start_unready(
+        sample: Sample,
+        wire: Wire,
+        control: SocketAddr,
+        replace: &[(&str, &str)],
+    ) -> Self {
         let listener = SocketAddr::new(places::address(), places::port());
         let folder = TempDir::new().expect("a temporary folder");
         let bootstrap = bootstrap(sample, wire, control, listener, replace);
         std::fs::write(folder.path().join("envoy.yaml"), bootstrap).expect("it is writable");
         let process = run(folder.path());
         let mut envoy = Self { process, folder, admin: listener, listener };
-        envoy.becomes_live().await;
+        envoy.has_admin().await;
         envoy
     }
 
@@ -65,10 +77,11 @@ impl Envoy {
         self.process.kill();
         std::fs::remove_file(self.folder.path().join("admin")).expect("it was written");
         self.process = run(self.folder.path());
-        self.becomes_live().await;
+        self.has_admin().await;
+        self.is_live().await;
     }
 
-    async fn becomes_live(&mut self) {
+    async fn has_admin(&mut self) {
         let file = self.folder.path().join("admin");
         self.admin = eventually(DEADLINE, "Envoy's admin address", async || {
             if let Some(status) = self.process.status() {
@@ -78,6 +91,9 @@ impl Envoy {
             text.parse().map_err(|_| format!("{text:?}"))
         })
         .await;
+    }
+
+    async fn is_live(&self) {
         eventually(DEADLINE, "Envoy to be live", async || {
             let answer = self.page("/ready").await?;
             same(answer.body.trim(), "LIVE")

@@ -115,7 +115,8 @@ fn a_bad_port_costs_only_itself_and_is_noted() {
 
 #[test]
 fn slices_go_by_their_own_name_and_also_when_no_longer_for_us() {
-    let mut ingest = Ingest::new(Scope::All, Arc::new(Health::default()));
+    let health = Arc::new(Health::default());
+    let mut ingest = Ingest::new(Scope::All, health.clone());
     let mut model = Model::default();
     let mut take = |event| {
         let change = ingest.take(event).expect("a change");
@@ -125,7 +126,8 @@ fn slices_go_by_their_own_name_and_also_when_no_longer_for_us() {
     assert_eq!(take(Event::Apply(slice("one", "IPv4"))), 1);
     assert_eq!(take(Event::Apply(slice("two", "IPv4"))), 2);
     assert_eq!(take(Event::Delete(slice("one", "IPv4"))), 1);
-    assert_eq!(take(Event::Apply(slice("two", "FQDN"))), 0);
+    assert_eq!(take(Event::Apply(slice("two", "FQDN"))), 1, "known, but empty");
+    assert!(health.notes()["EndpointSlice shop/two"].contains("FQDN"));
 }
 
 #[test]

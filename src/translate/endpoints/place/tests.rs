@@ -7,12 +7,9 @@ use crate::translate::tests::{DOMAIN, cluster_ip, service};
 
 fn endpoint(host: u8, zone: &str, for_zones: &[&str]) -> Endpoint {
     Endpoint {
-        address: IpAddr::from([10, 0, 0, host]),
-        state: EndpointState::Ready,
         zone: (!zone.is_empty()).then(|| zone.into()),
-        node: None,
         for_zones: for_zones.iter().map(|zone| Arc::from(*zone)).collect(),
-        hostname: None,
+        ..Endpoint::new(IpAddr::from([10, 0, 0, host]), EndpointState::Ready)
     }
 }
 

@@ -1,0 +1,105 @@
+//! What all streams share, and what one peer may do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::ads::admission::Admission;
+use crate::ads::outbox::Outboxes;
+use crate::ads::session;
+use crate::metrics::Metrics;
+use crate::proxies::Proxies;
+use crate::snapshot::Snapshot;
+use crate::snapshot::encode::FrameBuilder;
+use crate::subscription::Interner;
+use crate::view::Leases;
+
+/// What one peer may do, each with a flag.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub session: session::Limits,
+    /// Bytes of one request.
+    pub request_bytes: usize,
+    /// Until the first request of a stream has come.
+    pub first_request: Duration,
+    /// Until newer content is sent although the last response of the type was not answered.
+    pub ack: Duration,
+    /// Until a reader that takes nothing of a response is disconnected.
+    pub send: Duration,
+    /// Requests per second on one stream, averaged over ten seconds.
+    pub requests_per_second: u32,
+    /// Streams from one IP address; 0 for no limit.
+    pub streams_per_peer: usize,
+    /// New streams that are brought into sync at the same time; 0 for no limit.
+    pub starting: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            session: session::Limits::default(),
+            request_bytes: 4 << 20,
+            first_request: Duration::from_secs(10),
+            ack: Duration::from_secs(30),
+            send: Duration::from_secs(60),
+            requests_per_second: 500,
+            streams_per_peer: 0,
+            starting: 100,
+        }
+    }
+}
+
+/// What all streams share.
+#[derive(Debug)]
+pub struct Shared {
+    pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    pub leases: Arc<Leases>,
+    pub interner: Arc<Interner>,
+    pub frames: Arc<FrameBuilder>,
+    pub proxies: Arc<Proxies>,
+    pub metrics: Arc<Metrics>,
+    pub limits: Limits,
+    /// Ends every stream so that proxies go to another replica.
+    pub shutdown: CancellationToken,
+}
+
+/// What streams wait for: one thing, because each thing that ten thousand streams wait for is a
+/// list of ten thousand under a lock.
+#[derive(Clone, Debug, Default)]
+pub(in crate::ads) struct News {
+    pub(in crate::ads) snapshot: Option<Arc<Snapshot>>,
+    /// The control plane is shutting down.
+    pub(in crate::ads) ending: bool,
+}
+
+/// [`Shared`], and what the server adds to it.
+#[derive(Debug)]
+pub(in crate::ads) struct Context {
+    pub(super) shared: Arc<Shared>,
+    pub(super) news: watch::Receiver<News>,
+    pub(super) admission: Arc<Admission>,
+    pub(super) outboxes: Arc<Outboxes>,
+}
+
+impl Context {
+    pub(in crate::ads) fn new(shared: Arc<Shared>, news: watch::Receiver<News>) -> Self {
+        let admission = Admission::new(shared.limits.starting, shared.metrics.clone());
+        Self { shared, news, admission: Arc::new(admission), outboxes: Arc::new(Outboxes::new()) }
+    }
+
+    pub(in crate::ads) fn request_bytes(&self) -> usize {
+        self.shared.limits.request_bytes
+    }
+
+    pub(in crate::ads) fn send_timeout(&self) -> Duration {
+        self.shared.limits.send
+    }
+
+    /// Ends what has lasted too long; to be called now and then.
+    pub(in crate::ads) fn look(&self) {
+        self.admission.expire();
+        self.outboxes.cut_stalled(self.shared.limits.send, &self.shared.metrics);
+    }
+}

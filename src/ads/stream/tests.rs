@@ -1,0 +1,38 @@
+use prometheus_client::registry::Registry;
+
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::metrics::Metrics;
+use crate::snapshot::encode::FrameBuilder;
+
+/// Ten thousand of them are open at once; whoever adds to them should know.
+#[test]
+fn what_a_stream_holds_does_not_grow_unseen() {
+    let (_, snapshots) = watch::channel(None);
+    let (_, news) = watch::channel(News::default());
+    let shared = Shared {
+        snapshots,
+        leases: Arc::default(),
+        interner: Arc::default(),
+        frames: Arc::new(FrameBuilder::new("test")),
+        proxies: Arc::default(),
+        metrics: Metrics::new(&mut Registry::default()),
+        limits: Limits::default(),
+        shutdown: CancellationToken::new(),
+    };
+    let requests = Requests::new(http_body_util::Empty::new(), 1);
+    let method = Method { delta: true, only: None };
+    let peer = ([127, 0, 0, 1], 1).into();
+    let context = Arc::new(Context::new(Arc::new(shared), news));
+    let responses = serve(context, method, peer, Arc::new(Control::new()), requests);
+    let sizes = [
+        ("the response body", size_of_val(&responses), 1024),
+        ("the stream in it", size_of::<AdsStream>(), 2048),
+        ("of that, the session", size_of::<Session>(), 1664),
+        ("what is shown of it", size_of::<Connection>(), 1024),
+    ];
+    for (what, size, limit) in sizes {
+        assert!(size <= limit, "{what}: {size} bytes, not more than {limit}: {sizes:?}");
+    }
+}

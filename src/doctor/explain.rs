@@ -1,0 +1,224 @@
+//! What Kubernetes knows turns a symptom into its cause. Pure.
+
+use std::net::IpAddr;
+
+use super::finding::{Code, Finding};
+use super::kubernetes::Kubernetes;
+use super::path::Seen;
+use super::place::HostPort;
+use super::service::{Picture, Trouble};
+use super::verdict::outside;
+
+/// The finding, or a better one if Kubernetes explains it.
+pub(super) fn explain(found: Finding, kubernetes: &Kubernetes, seen: &Seen) -> Finding {
+    let better = match found.code {
+        Code::NameServerSilent
+        | Code::NameServerRefused
+        | Code::NameServerUnreachable
+        | Code::NameServerFailed => of_name_server(&found, kubernetes, &seen.servers),
+        Code::NameNotFound => of_name(kubernetes, seen.discovery.as_ref()),
+        Code::ConnectionRefused
+        | Code::PacketsDropped
+        | Code::AddressUnreachable
+        | Code::PilotSilent => of_connection(&found, kubernetes, seen),
+        _ => None,
+    };
+    better.unwrap_or(found)
+}
+
+/// The same for a place that is not in the cluster, whose own resolver says nothing about pods:
+/// only what Kubernetes says of Pilot counts.
+pub(super) fn from_outside(found: &Finding, kubernetes: &Kubernetes, seen: &Seen) -> Finding {
+    let of_pilot = of_name(kubernetes, seen.discovery.as_ref())
+        .or_else(|| of_pilots_pods("Pilot cannot answer", kubernetes, seen));
+    of_pilot.unwrap_or_else(|| outside(found))
+}
+
+fn of_name_server(found: &Finding, kubernetes: &Kubernetes, servers: &[IpAddr]) -> Option<Finding> {
+    let listed: Vec<String> = servers.iter().map(ToString::to_string).collect();
+    let server = listed.join(", ");
+    let Some(kube_dns) = kubernetes.kube_dns.as_ref().ok()? else {
+        return Some(Finding::new(
+            Code::KubeDnsMissing,
+            format!(
+                "resolv.conf points to {server}, but there is no Service kube-system/kube-dns: \
+                 nobody answers for names"
+            ),
+            format!("create the Service kube-system/kube-dns again, with clusterIP: {server}"),
+        ));
+    };
+    // Other addresses than a ClusterIP may be meant: a cache on the node, a company's name server.
+    if !listed.iter().any(|server| kube_dns.cluster_ips.contains(server)) {
+        let address = kube_dns.cluster_ips.join(", ");
+        return Some(Finding::new(
+            Code::KubeDnsMoved,
+            format!(
+                "resolv.conf points to {server}, where nobody answers: Service \
+                 kube-system/kube-dns has ClusterIP {address}"
+            ),
+            format!(
+                "create the Service kube-system/kube-dns anew with spec.clusterIP: {server} (a \
+                 ClusterIP cannot be changed in place), or set the kubelets' clusterDNS to \
+                 {address} and restart the pods"
+            ),
+        ));
+    }
+    let trouble = kube_dns.trouble(None)?;
+    let (Trouble::SelectsNoPod(why)
+    | Trouble::PortMismatch(why)
+    | Trouble::NotReady(why)
+    | Trouble::NoSuchPort(why)) = &trouble;
+    Some(Finding::new(
+        Code::KubeDnsNoEndpoints,
+        format!(
+            "{}: Service kube-system/kube-dns has no endpoint that is ready ({why})",
+            found.cause
+        ),
+        "bring kube-dns' pods up (kubectl -n kube-system get pods -l k8s-app=kube-dns, and their \
+         logs)",
+    ))
+}
+
+fn of_name(kubernetes: &Kubernetes, discovery: Option<&HostPort>) -> Option<Finding> {
+    let (name, namespace) = discovery?.service()?;
+    let wanted = match namespace {
+        Some(namespace) => format!("{namespace}/{name}"),
+        None => name.to_owned(),
+    };
+    if kubernetes.pilot.as_ref().ok()?.is_some() {
+        return None;
+    }
+    match kubernetes.pilot_in.as_deref() {
+        Ok([elsewhere, ..]) => Some(Finding::new(
+            Code::PilotElsewhere,
+            format!("there is no Service {wanted}; {name} is in namespace {elsewhere}"),
+            format!(
+                "set the discovery address to {name}.{elsewhere}:{}, or install Pilot where the \
+                 proxies look for it",
+                discovery?.port
+            ),
+        )),
+        _ => Some(Finding::new(
+            Code::PilotNotInstalled,
+            format!("Pilot is not installed: Kubernetes has no Service {wanted}"),
+            "install it (kubectl apply -k manifests), or correct the discovery address",
+        )),
+    }
+}
+
+fn of_connection(found: &Finding, kubernetes: &Kubernetes, seen: &Seen) -> Option<Finding> {
+    let discovery = seen.discovery.as_ref()?;
+    let pilot: &Picture = kubernetes.pilot.as_ref().ok()?.as_ref()?;
+    let addresses: Vec<String> = seen.addresses.iter().map(ToString::to_string).collect();
+    let headless = pilot.cluster_ips.iter().any(|address| address == "None");
+    let known = addresses.iter().any(|address| pilot.cluster_ips.contains(address));
+    if !headless && !pilot.cluster_ips.is_empty() && !known {
+        return Some(Finding::new(
+            Code::AddressStale,
+            format!(
+                "{} resolves to {}, where nobody is: its Service has ClusterIP {}",
+                discovery.host,
+                addresses.join(", "),
+                pilot.cluster_ips.join(", ")
+            ),
+            "find out who answers with the old address: kube-dns' records (kubectl -n kube-system \
+             logs -l k8s-app=kube-dns) or an entry in /etc/hosts or hostAliases",
+        ));
+    }
+    of_pilots_pods(&found.cause, kubernetes, seen)
+}
+
+fn of_pilots_pods(symptom: &str, kubernetes: &Kubernetes, seen: &Seen) -> Option<Finding> {
+    let pilot = kubernetes.pilot.as_ref().ok()?.as_ref()?;
+    let discovery = seen.discovery.as_ref()?;
+    let (code, why) = match pilot.trouble(Some(discovery.port))? {
+        Trouble::SelectsNoPod(why) => {
+            (Code::PilotSelectsNoPod, format!("its Service matches no pod ({why})"))
+        }
+        Trouble::NotReady(why) => {
+            (Code::PilotPodsNotReady, format!("no pod of its Service is ready: {why}"))
+        }
+        Trouble::PortMismatch(why) | Trouble::NoSuchPort(why) => {
+            (Code::PilotPortMismatch, format!("its Service has {why}"))
+        }
+    };
+    Some(Finding::new(
+        code,
+        format!("{symptom}; {why}"),
+        "look at the Service and the pods of Pilot (kubectl -n istio-system get \
+         service,endpointslices,pods; kubectl -n istio-system describe pods -l istio=pilot)",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen() -> Seen {
+        Seen {
+            discovery: Some("istio-pilot.istio-system:15010".parse().unwrap()),
+            servers: vec!["10.96.0.10".parse().unwrap()],
+            addresses: vec!["10.96.3.3".parse().unwrap()],
+            ..Seen::default()
+        }
+    }
+
+    fn picture(address: &str) -> Picture {
+        Picture { cluster_ips: vec![address.to_owned()], ..Picture::default() }
+    }
+
+    fn kubernetes() -> Kubernetes {
+        Kubernetes {
+            kube_dns: Ok(Some(picture("10.96.0.77"))),
+            pilot: Ok(None),
+            pilot_in: Ok(Vec::new()),
+            asked: Err(String::new()),
+        }
+    }
+
+    fn explained(code: Code, kubernetes: &Kubernetes) -> Finding {
+        explain(Finding::new(code, "symptom", "fix"), kubernetes, &seen())
+    }
+
+    #[test]
+    fn the_famous_case_names_both_addresses() {
+        let found = explained(Code::NameServerSilent, &kubernetes());
+        assert_eq!(found.code, Code::KubeDnsMoved);
+        assert!(found.cause.contains("10.96.0.10") && found.cause.contains("10.96.0.77"));
+        assert!(found.fix.contains("clusterIP: 10.96.0.10"), "{}", found.fix);
+    }
+
+    #[test]
+    fn kube_dns_that_is_gone_or_empty_is_said() {
+        let gone = Kubernetes { kube_dns: Ok(None), ..kubernetes() };
+        assert_eq!(explained(Code::NameServerSilent, &gone).code, Code::KubeDnsMissing);
+        let empty = Kubernetes { kube_dns: Ok(Some(picture("10.96.0.10"))), ..kubernetes() };
+        assert_eq!(explained(Code::NameServerRefused, &empty).code, Code::KubeDnsNoEndpoints);
+        let denied = Kubernetes { kube_dns: Err("no".to_owned()), ..kubernetes() };
+        assert_eq!(explained(Code::NameServerSilent, &denied).code, Code::NameServerSilent);
+    }
+
+    #[test]
+    fn a_missing_name_is_told_from_one_elsewhere() {
+        assert_eq!(explained(Code::NameNotFound, &kubernetes()).code, Code::PilotNotInstalled);
+        let elsewhere = Kubernetes { pilot_in: Ok(vec!["mesh".to_owned()]), ..kubernetes() };
+        let found = explained(Code::NameNotFound, &elsewhere);
+        assert_eq!(found.code, Code::PilotElsewhere);
+        assert!(found.fix.contains("istio-pilot.mesh:15010"), "{}", found.fix);
+        let there = Kubernetes { pilot: Ok(Some(picture("10.96.3.3"))), ..kubernetes() };
+        assert_eq!(explained(Code::NameNotFound, &there).code, Code::NameNotFound);
+    }
+
+    #[test]
+    fn a_connection_that_fails_is_explained_by_the_service() {
+        let stale = Kubernetes { pilot: Ok(Some(picture("10.96.9.9"))), ..kubernetes() };
+        assert_eq!(explained(Code::PacketsDropped, &stale).code, Code::AddressStale);
+        let port = super::super::service::Port { port: 15010, ..Default::default() };
+        let empty = Picture { ports: vec![port], ..picture("10.96.3.3") };
+        let empty = Kubernetes { pilot: Ok(Some(empty)), ..kubernetes() };
+        assert_eq!(explained(Code::ConnectionRefused, &empty).code, Code::PilotSelectsNoPod);
+        let outside = Finding::new(Code::NameServerSilent, "symptom", "fix");
+        assert_eq!(from_outside(&outside, &empty, &seen()).code, Code::PilotSelectsNoPod);
+        assert_eq!(explained(Code::StreamRefused, &empty).code, Code::StreamRefused);
+    }
+}

@@ -1,0 +1,168 @@
+//! What the Kubernetes API server says of kube-dns, of Pilot, and of a service that is asked about.
+//!
+//! Reads only, and only what it may: each answer is there or the reason why it is not.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::api::ListParams;
+use kube::config::KubeConfigOptions;
+use kube::{Api, Client, Error};
+use tokio::time::timeout;
+
+use super::connect::chain;
+use super::service::{Endpoint, Picture, Port};
+
+/// What was asked for, or why it could not be had.
+pub(super) type Look<T> = Result<T, String>;
+
+#[derive(Debug)]
+pub(super) struct Kubernetes {
+    /// `None`: there is no such Service.
+    pub(super) kube_dns: Look<Option<Picture>>,
+    pub(super) pilot: Look<Option<Picture>>,
+    /// Namespaces that have a Service of Pilot's name.
+    pub(super) pilot_in: Look<Vec<String>>,
+    pub(super) asked: Look<Option<Picture>>,
+}
+
+/// Services to look at: name and namespace.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) pilot: Option<(String, String)>,
+    pub(super) service: Option<(String, String)>,
+}
+
+/// Asks for all of it side by side.
+///
+/// # Errors
+/// If there is no API server to ask.
+pub(super) async fn look(
+    context: Option<&str>,
+    wanted: &Wanted,
+    limit: Duration,
+) -> Look<Kubernetes> {
+    let asked = async {
+        let client = connect(context, limit).await?;
+        let pilot = wanted.pilot.as_ref();
+        let (kube_dns, pilot, pilot_in, asked) = tokio::join!(
+            picture(&client, Some(("kube-dns", "kube-system"))),
+            picture(&client, pilot.map(|(name, namespace)| (&**name, &**namespace))),
+            namespaces_of(&client, pilot.map(|(name, _)| &**name)),
+            picture(&client, wanted.service.as_ref().map(|(name, ns)| (&**name, &**ns))),
+        );
+        Ok(Kubernetes { kube_dns, pilot, pilot_in, asked })
+    };
+    let late = || Err(format!("the API server does not answer within {limit:?}"));
+    timeout(limit, asked).await.unwrap_or_else(|_| late())
+}
+
+/// By `--context` or `KUBECONFIG` if there is one of them, else the cluster that this runs in, else
+/// `~/.kube/config`.
+async fn connect(context: Option<&str>, limit: Duration) -> Look<Client> {
+    let from_file = context.is_some() || std::env::var_os("KUBECONFIG").is_some();
+    let in_cluster = if from_file { None } else { kube::Config::incluster().ok() };
+    let mut config = match in_cluster {
+        Some(config) => config,
+        None => {
+            let context = context.map(str::to_owned);
+            let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+            let read = kube::Config::from_kubeconfig(&options).await;
+            read.map_err(|error| format!("no API server is known: {}", chain(&error)))?
+        }
+    };
+    config.connect_timeout = Some(limit);
+    config.default_retry = false;
+    Client::try_from(config).map_err(|error| chain(&error))
+}
+
+/// A Service with its endpoints, and its pods if they may be seen.
+async fn picture(client: &Client, of: Option<(&str, &str)>) -> Look<Option<Picture>> {
+    let Some((name, namespace)) = of else { return Err("not asked for".to_owned()) };
+    let services: Api<Service> = Api::namespaced(client.clone(), namespace);
+    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
+    let selector = ListParams::default().labels(&format!("kubernetes.io/service-name={name}"));
+    let (service, slices) = tokio::join!(services.get_opt(name), slices.list(&selector));
+    let Some(service) = service.map_err(denied)? else { return Ok(None) };
+    let mut picture = of_service(&service);
+    let slices = slices.map_err(denied)?;
+    picture.endpoints = slices.items.iter().flat_map(of_slice).collect();
+    if let Some(selector) = picture.selector.as_ref().filter(|selector| !selector.is_empty()) {
+        let labels: Vec<String> =
+            selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        let pods = pods.list(&ListParams::default().labels(&labels.join(","))).await;
+        picture.pods = pods.ok().map(|pods| pods.items.iter().map(state).collect());
+    }
+    Ok(Some(picture))
+}
+
+async fn namespaces_of(client: &Client, name: Option<&str>) -> Look<Vec<String>> {
+    let Some(name) = name else { return Err("not asked for".to_owned()) };
+    let all: Api<Service> = Api::all(client.clone());
+    let found = all.list(&ListParams::default().fields(&format!("metadata.name={name}"))).await;
+    let found = found.map_err(denied)?;
+    Ok(found.items.into_iter().filter_map(|one| one.metadata.namespace).collect())
+}
+
+fn denied(error: Error) -> String {
+    match &error {
+        Error::Api(status) if status.code == 403 => format!("not allowed: {}", status.message),
+        Error::Api(status) => format!("{} {}", status.code, status.message),
+        other => chain(other),
+    }
+}
+
+fn of_service(service: &Service) -> Picture {
+    let spec = service.spec.clone().unwrap_or_default();
+    let ports = spec.ports.unwrap_or_default().into_iter().filter_map(|port| {
+        Some(Port {
+            name: port.name.unwrap_or_default(),
+            port: port.port.try_into().ok()?,
+            target: match port.target_port {
+                Some(IntOrString::Int(number)) => number.to_string(),
+                Some(IntOrString::String(name)) => name,
+                None => String::new(),
+            },
+        })
+    });
+    Picture {
+        cluster_ips: spec.cluster_ips.unwrap_or_default(),
+        external: spec.type_.as_deref() == Some("ExternalName"),
+        ports: ports.collect(),
+        selector: Some(spec.selector.unwrap_or_default()),
+        ..Picture::default()
+    }
+}
+
+fn of_slice(slice: &EndpointSlice) -> impl Iterator<Item = Endpoint> {
+    let ports = slice.ports.iter().flatten();
+    let ports: BTreeSet<String> = ports.map(|port| port.name.clone().unwrap_or_default()).collect();
+    let endpoints = slice.endpoints.clone();
+    endpoints.into_iter().map(move |endpoint| Endpoint {
+        ports: ports.clone(),
+        // Unknown counts as ready (discovery.k8s.io/v1).
+        ready: endpoint.conditions.and_then(|conditions| conditions.ready) != Some(false),
+    })
+}
+
+/// A pod's name, and in what state it is: the reason of the first container that waits, else the
+/// phase.
+fn state(pod: &Pod) -> (String, String) {
+    let name = pod.metadata.name.clone().unwrap_or_default();
+    let status = pod.status.clone().unwrap_or_default();
+    let containers = status.container_statuses.unwrap_or_default();
+    let waiting = containers
+        .iter()
+        .find_map(|container| container.state.as_ref()?.waiting.as_ref()?.reason.clone());
+    let ready = !containers.is_empty() && containers.iter().all(|container| container.ready);
+    let phase = status.phase.unwrap_or_else(|| "Unknown".to_owned());
+    let state = waiting.unwrap_or_else(|| match (&*phase, ready) {
+        ("Running", false) => "Running but not ready".to_owned(),
+        _ => phase,
+    });
+    (name, state)
+}

@@ -1,0 +1,224 @@
+//! Why a service has nobody behind it, from whatever source tells of its endpoints.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::finding::{Code, Finding};
+
+/// A Service and what its EndpointSlices say, from Kubernetes or the control plane's pages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Picture {
+    pub(super) cluster_ips: Vec<String>,
+    /// An ExternalName: it has no endpoints by its nature.
+    pub(super) external: bool,
+    pub(super) ports: Vec<Port>,
+    /// `None` if it is not known.
+    pub(super) selector: Option<BTreeMap<String, String>>,
+    pub(super) endpoints: Vec<Endpoint>,
+    /// Pods that the selector matches, with what keeps them from being ready; `None` if they
+    /// cannot be seen.
+    pub(super) pods: Option<Vec<(String, String)>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Port {
+    pub(super) name: String,
+    pub(super) port: u16,
+    /// The target port as it is written, a number or a name; empty if it is not known.
+    pub(super) target: String,
+}
+
+/// One address; under no port at all if the slice has none (its pods do not have the target port).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    pub(super) ports: BTreeSet<String>,
+    pub(super) ready: bool,
+}
+
+/// What is wrong with a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    NoSuchPort(String),
+    SelectsNoPod(String),
+    PortMismatch(String),
+    NotReady(String),
+}
+
+impl Picture {
+    /// What is wrong with a port, or with the first that has something, if none is named.
+    pub(super) fn trouble(&self, port: Option<u16>) -> Option<Trouble> {
+        if self.external {
+            return None;
+        }
+        let wanted: Vec<&Port> =
+            self.ports.iter().filter(|one| port.is_none_or(|port| one.port == port)).collect();
+        if let ([], Some(port)) = (wanted.as_slice(), port) {
+            let has: Vec<String> =
+                self.ports.iter().map(|one| format!("{} ({})", one.port, one.name)).collect();
+            return Some(Trouble::NoSuchPort(format!("no port {port}; it has {}", has.join(", "))));
+        }
+        if self.endpoints.is_empty() {
+            return Some(match self.pods.as_deref() {
+                Some(pods @ [_, ..]) => Trouble::NotReady(states(pods)),
+                _ => Trouble::SelectsNoPod(self.selection()),
+            });
+        }
+        wanted.into_iter().find_map(|port| self.trouble_of(port))
+    }
+
+    fn trouble_of(&self, port: &Port) -> Option<Trouble> {
+        let mut fitting = self.endpoints.iter().filter(|one| one.ports.contains(&port.name));
+        let Some(first) = fitting.next() else {
+            let has: BTreeSet<&str> =
+                self.endpoints.iter().flat_map(|one| &one.ports).map(String::as_str).collect();
+            let has = if has.is_empty() {
+                "no port of the Service at all".to_owned()
+            } else {
+                format!("only {has:?}")
+            };
+            let target = match &*port.target {
+                "" => String::new(),
+                target => format!(", targetPort {target:?}"),
+            };
+            return Some(Trouble::PortMismatch(format!(
+                "port {} (name {:?}{target}), but its {} endpoints have {has}",
+                port.port,
+                port.name,
+                self.endpoints.len(),
+            )));
+        };
+        if first.ready || fitting.any(|one| one.ready) {
+            return None;
+        }
+        Some(Trouble::NotReady(match self.pods.as_deref() {
+            Some(pods @ [_, ..]) => states(pods),
+            _ => format!("{} endpoints, none of them ready", self.endpoints.len()),
+        }))
+    }
+
+    fn selection(&self) -> String {
+        match &self.selector {
+            Some(selector) if selector.is_empty() => "it has no selector".to_owned(),
+            Some(selector) => {
+                let pairs: Vec<String> =
+                    selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                format!("its selector is {}", pairs.join(","))
+            }
+            None => "its selector is not known here".to_owned(),
+        }
+    }
+
+    /// Reads a service of `/debug/registryz` and `/debug/endpointz`.
+    pub(super) fn from_debug(registry: &Value, endpoints: &Value, host: &str) -> Option<Self> {
+        let service = registry.as_array()?.iter().find(|one| one["hostname"] == host)?;
+        let ports = service["ports"].as_array().into_iter().flatten().filter_map(|port| {
+            Some(Port {
+                name: port["name"].as_str()?.to_owned(),
+                port: port["port"].as_u64()?.try_into().ok()?,
+                target: String::new(),
+            })
+        });
+        let namespaces = endpoints[host].as_object().into_iter().flatten();
+        let shards = namespaces.filter_map(|(_, one)| one["Shards"].as_object()).flatten();
+        let endpoints = shards.filter_map(|(_, list)| list.as_array()).flatten().map(|one| {
+            let name = one["ServicePortName"].as_str().unwrap_or_default().to_owned();
+            Endpoint { ports: [name].into(), ready: one["HealthStatus"] == 0 }
+        });
+        Some(Self {
+            external: service["Resolution"] == 4,
+            ports: ports.collect(),
+            endpoints: endpoints.collect(),
+            ..Self::default()
+        })
+    }
+}
+
+fn states(pods: &[(String, String)]) -> String {
+    let states: Vec<String> =
+        pods.iter().take(3).map(|(name, state)| format!("{name} is {state}")).collect();
+    let more = if pods.len() > 3 { format!(" and {} more", pods.len() - 3) } else { String::new() };
+    format!("{}{more}", states.join(", "))
+}
+
+/// The trouble of a service that somebody asked about.
+pub(super) fn asked(name: &str, trouble: &Trouble) -> Finding {
+    let (code, cause, fix) = match trouble {
+        Trouble::NoSuchPort(has) => (
+            Code::ServicePortNotFound,
+            format!("service {name} has {has}"),
+            "ask for a port of the Service, not of its pods (kubectl get service)",
+        ),
+        Trouble::SelectsNoPod(selector) => (
+            Code::ServiceSelectsNoPod,
+            format!("service {name} has no endpoints: it matches no pod ({selector})"),
+            "make the Service's selector and the pods' labels agree (kubectl get pods \
+             --show-labels), or scale the workload up",
+        ),
+        Trouble::PortMismatch(port) => (
+            Code::ServicePortMismatch,
+            format!("service {name} has {port}"),
+            "make the Service's targetPort, and the port's name, agree with a port of the pods' \
+             containers",
+        ),
+        Trouble::NotReady(pods) => (
+            Code::ServicePodsNotReady,
+            format!("service {name} has no endpoint that is ready: {pods}"),
+            "look at why the pods are not ready (kubectl describe pod, kubectl logs)",
+        ),
+    };
+    Finding::new(code, cause, fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn picture(endpoints: &[(&[&str], bool)]) -> Picture {
+        let port = Port { name: "http".to_owned(), port: 9080, target: "web".to_owned() };
+        let endpoint = |(ports, ready): &(&[&str], bool)| Endpoint {
+            ports: ports.iter().map(|name| (*name).to_owned()).collect(),
+            ready: *ready,
+        };
+        Picture {
+            ports: vec![port],
+            selector: Some([("app".to_owned(), "a".to_owned())].into()),
+            endpoints: endpoints.iter().map(endpoint).collect(),
+            ..Picture::default()
+        }
+    }
+
+    #[test]
+    fn each_trouble_is_told_apart() {
+        assert_eq!(picture(&[(&["http"], false), (&["http"], true)]).trouble(None), None);
+        let trouble = |picture: Picture, port| asked("s", &picture.trouble(port).unwrap()).code;
+        assert_eq!(trouble(picture(&[]), None), Code::ServiceSelectsNoPod);
+        assert_eq!(trouble(picture(&[(&["http"], true)]), Some(80)), Code::ServicePortNotFound);
+        assert_eq!(trouble(picture(&[(&[], true)]), None), Code::ServicePortMismatch);
+        assert_eq!(trouble(picture(&[(&["other"], true)]), None), Code::ServicePortMismatch);
+        assert_eq!(trouble(picture(&[(&["http"], false)]), None), Code::ServicePodsNotReady);
+        // Pods that have no address yet are in no slice.
+        let mut pending = picture(&[]);
+        pending.pods = Some(vec![("a-1".to_owned(), "Pending".to_owned())]);
+        assert_eq!(trouble(pending, None), Code::ServicePodsNotReady);
+        let external = Picture { external: true, ..picture(&[]) };
+        assert_eq!(external.trouble(None), None);
+    }
+
+    #[test]
+    fn the_control_planes_pages_say_the_same() {
+        let host = "a.default.svc.cluster.local";
+        let registry = json!([{ "hostname": host, "Resolution": 0,
+            "ports": [{ "name": "http", "port": 9080 }] }]);
+        let read = |health: u64| {
+            let endpoint = json!({ "ServicePortName": "http", "HealthStatus": health });
+            let endpoints = json!({ host: { "default": { "Shards": { "k": [endpoint] } } } });
+            Picture::from_debug(&registry, &endpoints, host).unwrap().trouble(Some(9080))
+        };
+        assert_eq!(read(0), None);
+        assert!(matches!(read(1), Some(Trouble::NotReady(_))));
+        assert_eq!(Picture::from_debug(&registry, &json!({}), "b"), None);
+    }
+}

@@ -1,0 +1,234 @@
+//! What a broken link means, and what to do: from what was seen to a finding. Pure.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::admin::Envoy;
+use super::connect::{NoTcp, Speech};
+use super::dns::{Reply, Trouble};
+use super::finding::{Code, Finding};
+use super::place::HostPort;
+
+/// No name server is of use.
+pub(super) fn mute(replies: &[(SocketAddr, Result<Reply, Trouble>)], path: &str) -> Finding {
+    let of = |wanted: fn(&Result<Reply, Trouble>) -> bool| -> Vec<String> {
+        let fitting = replies.iter().filter(|(_, reply)| wanted(reply));
+        fitting.map(|(server, _)| server.ip().to_string()).collect()
+    };
+    let failed = replies.iter().find_map(|(server, reply)| match reply {
+        Ok(Reply::Error(code)) => Some((server.ip(), *code)),
+        _ => None,
+    });
+    if let Some((server, code)) = failed {
+        return Finding::new(
+            Code::NameServerFailed,
+            format!("name server {server} of {path} answers every question with {code}"),
+            "look into its log (kubectl -n kube-system logs -l k8s-app=kube-dns) and its \
+             configuration",
+        );
+    }
+    let refused = of(|reply| matches!(reply, Err(Trouble::Refused)));
+    if !refused.is_empty() {
+        return Finding::new(
+            Code::NameServerRefused,
+            format!(
+                "name server {} of {path} is refused: nothing listens on its port",
+                refused.join(", ")
+            ),
+            "see whether kube-dns has pods that are ready (kubectl -n kube-system get pods -l \
+             k8s-app=kube-dns) and whether the address is its Service's",
+        );
+    }
+    let unreachable =
+        of(|reply| matches!(reply, Err(Trouble::Unreachable(_) | Trouble::Garbled(_))));
+    if !unreachable.is_empty() {
+        let why: Vec<String> = replies
+            .iter()
+            .filter_map(|(_, reply)| reply.as_ref().err())
+            .map(ToString::to_string)
+            .collect();
+        return Finding::new(
+            Code::NameServerUnreachable,
+            format!("name server {} of {path}: {}", unreachable.join(", "), why.join("; ")),
+            "see whether the address is that of the Service kube-dns (kubectl -n kube-system get \
+             service kube-dns) and whether kube-proxy runs on this node",
+        );
+    }
+    Finding::new(
+        Code::NameServerSilent,
+        format!(
+            "name server {} of {path} does not answer",
+            of(|reply| matches!(reply, Err(Trouble::Silent))).join(", ")
+        ),
+        "compare the address with the Service's (kubectl -n kube-system get service kube-dns); if \
+         it is the same, look at kube-dns' pods, at kube-proxy and at NetworkPolicies",
+    )
+}
+
+pub(super) fn no_such_name(discovery: &HostPort, server: IpAddr, asked: &[String]) -> Finding {
+    let place = match discovery.service() {
+        Some((name, Some(namespace))) => {
+            format!("there is no Service {name} in namespace {namespace}, as far as DNS knows")
+        }
+        _ => "no such name is known".to_owned(),
+    };
+    Finding::new(
+        Code::NameNotFound,
+        format!(
+            "name server {server} says that {} does not exist (asked for {}): {place}",
+            discovery.host,
+            asked.join(", ")
+        ),
+        "install Pilot (kubectl apply -k manifests), or correct the discovery address: the name is \
+         SERVICE.NAMESPACE (kubectl get services -A | grep pilot)",
+    )
+}
+
+pub(super) fn no_connection(
+    discovery: &HostPort,
+    troubles: &[(SocketAddr, NoTcp)],
+    limit: Duration,
+) -> (String, Finding) {
+    let of = |wanted: fn(&NoTcp) -> bool| {
+        troubles.iter().find(|(_, trouble)| wanted(trouble)).map(|(address, _)| *address)
+    };
+    let named = |address: SocketAddr| match discovery.address() {
+        Some(_) => address.to_string(),
+        None => format!("{address} ({})", discovery.host),
+    };
+    if let Some(address) = of(|trouble| matches!(trouble, NoTcp::Refused)) {
+        let finding = Finding::new(
+            Code::ConnectionRefused,
+            format!("{} refuses the connection: nothing listens on that port", named(address)),
+            "see whether Pilot's pods are ready (kubectl -n istio-system get pods -l istio=pilot) \
+             and whether the port is its ADS port, 15010",
+        );
+        return (format!("{address}: connection refused"), finding);
+    }
+    let unreachable = troubles.iter().find_map(|(address, trouble)| match trouble {
+        NoTcp::Unreachable(why) => Some((*address, why)),
+        _ => None,
+    });
+    if let Some((address, why)) = unreachable {
+        let finding = Finding::new(
+            Code::AddressUnreachable,
+            format!("nobody is at {}: {why}", named(address)),
+            "correct the address, or the Service and the DNS entry that it comes from; if it is \
+             right, see whether kube-proxy runs on this node",
+        );
+        return (format!("{address}: {why}"), finding);
+    }
+    let address = of(|trouble| matches!(trouble, NoTcp::Dropped));
+    let address = address.map(named).unwrap_or_else(|| discovery.to_string());
+    let finding = Finding::new(
+        Code::PacketsDropped,
+        format!("packets to {address} are dropped: nothing came back within {limit:?}"),
+        "look for a NetworkPolicy or firewall between the pod and Pilot, and see whether the \
+         address is still Pilot's",
+    );
+    (format!("{address}: nothing comes back"), finding)
+}
+
+pub(super) fn silent(address: SocketAddr, seen: &str, limit: Duration) -> (String, Finding) {
+    let finding = Finding::new(
+        Code::PilotSilent,
+        format!("Pilot hangs: {seen} is answered by {address} within {limit:?}"),
+        "see whether its process is stopped or starved of CPU (kubectl -n istio-system top pods), \
+         and restart it if it stays so",
+    );
+    ("no answer".to_owned(), finding)
+}
+
+pub(super) fn misspeech(
+    speech: &Speech,
+    address: SocketAddr,
+    limit: Duration,
+) -> Option<(String, Finding)> {
+    let (code, said, fix) = match speech {
+        Speech::Http2 => return None,
+        Speech::Nothing => {
+            return Some(silent(address, "connections are taken, but nothing", limit));
+        }
+        Speech::Http1 => (
+            Code::PortSpeaksHttp1,
+            "HTTP/1, not HTTP/2".to_owned(),
+            "correct the port of the discovery address: Pilot serves ADS on 15010 (8080 and 15014 \
+             are its pages); a proxy in between must pass HTTP/2 on",
+        ),
+        Speech::Tls => (
+            Code::PlaintextToTls,
+            "TLS, and is spoken to in plaintext".to_owned(),
+            "use the plaintext port (15010), or give the control plane's cluster in Envoy's \
+             bootstrap a TLS transport_socket",
+        ),
+        Speech::Other(other) => (
+            Code::PortSpeaksOther,
+            format!("neither HTTP nor TLS: {other}"),
+            "correct the discovery address: something else than Pilot listens there",
+        ),
+    };
+    Some((said.clone(), Finding::new(code, format!("{address} speaks {said}"), fix)))
+}
+
+pub(super) fn rejected(what: &str, details: &str) -> Finding {
+    Finding::new(
+        Code::ConfigRejected,
+        format!("Envoy rejects {what} that Pilot sends: {}", details.trim()),
+        "change what Envoy complains of (the Service it comes from, or what else takes the port or \
+         name); Envoy goes on with what it had",
+    )
+}
+
+/// What is wrong with an Envoy whose path to the control plane is sound.
+pub(super) fn unaccepted(envoy: &Envoy) -> Option<(String, Finding)> {
+    if let Some(one) = envoy.rejections.first() {
+        let what = format!("the {} {}", one.kind, one.name);
+        return Some((format!("{what} is rejected"), rejected(&what, &one.details)));
+    }
+    for (kind, updates) in [("cluster", envoy.cds), ("listener", envoy.lds)] {
+        if updates.rejected > 0 && updates.successful == 0 {
+            let finding = rejected(
+                &format!("every {kind} update"),
+                "its log, and Pilot's /debug/syncz, have the reason",
+            );
+            return Some((format!("{kind}s are rejected"), finding));
+        }
+    }
+    if !envoy.connected {
+        let finding = Finding::new(
+            Code::EnvoyNotConnected,
+            "the path to Pilot is sound, but Envoy has no stream: it tries again with growing \
+             pauses, or tries another address",
+            "wait half a minute; if it stays so, compare the control plane's cluster in Envoy's \
+             bootstrap with the discovery address, and look into Envoy's log",
+        );
+        return Some(("Envoy has no stream to Pilot".to_owned(), finding));
+    }
+    if !envoy.workers_started {
+        let waits = match envoy.waits_for.as_slice() {
+            [] if envoy.state == "PRE_INITIALIZING" => {
+                "the first configuration of its clusters (state PRE_INITIALIZING)".to_owned()
+            }
+            [] => format!("something that it does not name (state {})", envoy.state),
+            targets => targets.join(", "),
+        };
+        let finding = Finding::new(
+            Code::WorkersNotStarted,
+            format!("Envoy runs but serves nothing, because its start waits for {waits}"),
+            "see to it that what it waits for is served: a source of configuration that its \
+             bootstrap names must answer, or have an initial_fetch_timeout",
+        );
+        return Some((format!("waits for {waits}"), finding));
+    }
+    None
+}
+
+/// Nothing is wrong with the cluster as far as it can be seen from outside of it.
+pub(super) fn outside(found: &Finding) -> Finding {
+    Finding::new(
+        Code::OutsideCluster,
+        format!("this is neither a pod nor beside an Envoy, and from here {}", found.cause),
+        "run it where an Envoy is (kubectl exec POD -c istio-proxy -- pilothouse doctor), or \
+         through a port-forward: --no-envoy --discovery-address 127.0.0.1:15010",
+    )
+}

@@ -1,0 +1,60 @@
+//! How requests for a service are spread, bounded and repeated. Absent values mean the default of
+//! whoever translates; durations of zero mean "no limit" where that is said.
+
+use std::time::Duration;
+
+/// Which endpoint a request gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// The less busy of two chosen at random.
+    #[default]
+    LeastRequest,
+    RoundRobin,
+    Random,
+    /// The same for the same client address as long as the endpoints are the same, by a hash ring.
+    ClientIpRing,
+    /// The same by Maglev's table: more even, but more clients move when endpoints change.
+    ClientIpMaglev,
+}
+
+impl Balance {
+    /// Whether the client's address decides.
+    pub fn is_by_client(self) -> bool {
+        matches!(self, Self::ClientIpRing | Self::ClientIpMaglev)
+    }
+}
+
+/// When an endpoint that answers with errors is left out for a while.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outliers {
+    /// After so many failures (5xx, connection failures) in a row.
+    pub consecutive_errors: Option<u32>,
+    /// How often ejected endpoints are looked at.
+    pub interval: Option<Duration>,
+    /// For how long, times the number of ejections so far.
+    pub ejection_time: Option<Duration>,
+    /// Percent of the endpoints that may be out at once, 0 to 100.
+    pub max_ejected: Option<u32>,
+}
+
+/// What one proxy may have under way to a service at once; none where not said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    pub connections: Option<u32>,
+    pub pending_requests: Option<u32>,
+    pub requests: Option<u32>,
+    pub retries: Option<u32>,
+}
+
+/// All of it for one service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tuning {
+    pub balance: Balance,
+    pub connect_timeout: Option<Duration>,
+    /// For the whole answer to a request; zero for no limit.
+    pub request_timeout: Option<Duration>,
+    /// Attempts after the first.
+    pub retries: Option<u32>,
+    pub outliers: Option<Outliers>,
+    pub limits: Limits,
+}

@@ -1,0 +1,146 @@
+//! Session affinity and the annotations of a Service. What they mean stands in
+//! `docs/kubernetes.md`; a bad value costs itself alone.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ServiceSpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::Rejection;
+use crate::model::{Balance, Outliers, Tuning};
+
+const PREFIX: &str = "pilothouse.io/";
+const KNOWN: [&str; 12] = [
+    "load-balancing",
+    "connect-timeout",
+    "request-timeout",
+    "retries",
+    "outlier-consecutive-errors",
+    "outlier-interval",
+    "outlier-ejection-time",
+    "outlier-max-ejected-percent",
+    "max-connections",
+    "max-pending-requests",
+    "max-requests",
+    "max-retries",
+];
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// What a service says of its tuning; what it says wrong is added to `flaws`.
+pub(super) fn tuning_of(
+    metadata: &ObjectMeta,
+    spec: &ServiceSpec,
+    flaws: &mut Vec<Rejection>,
+) -> Tuning {
+    let mut values = Values { metadata, flaws };
+    values.complain_about_unknown();
+    let outliers = Outliers {
+        consecutive_errors: values.number("outlier-consecutive-errors", 1..=1_000_000),
+        interval: values.duration("outlier-interval", MILLISECOND..=HOUR),
+        ejection_time: values.duration("outlier-ejection-time", MILLISECOND..=HOUR),
+        max_ejected: values.number("outlier-max-ejected-percent", 0..=100),
+    };
+    let mut tuning = Tuning {
+        balance: values.balance(spec.session_affinity.as_deref() == Some("ClientIP")),
+        connect_timeout: values.duration("connect-timeout", MILLISECOND..=HOUR),
+        request_timeout: values.duration("request-timeout", Duration::ZERO..=24 * HOUR),
+        retries: values.number("retries", 0..=10),
+        // Any one of them switches it on.
+        outliers: (outliers != Outliers::default()).then_some(outliers),
+        ..Tuning::default()
+    };
+    for (name, limit) in [
+        ("max-connections", &mut tuning.limits.connections),
+        ("max-pending-requests", &mut tuning.limits.pending_requests),
+        ("max-requests", &mut tuning.limits.requests),
+        ("max-retries", &mut tuning.limits.retries),
+    ] {
+        *limit = values.number(name, 0..=u32::MAX);
+    }
+    tuning
+}
+
+struct Values<'a> {
+    metadata: &'a ObjectMeta,
+    flaws: &'a mut Vec<Rejection>,
+}
+
+impl<'a> Values<'a> {
+    fn get(&self, name: &str) -> Option<&'a str> {
+        let annotations = self.metadata.annotations.as_ref()?;
+        annotations.get(&format!("{PREFIX}{name}")).map(|text| text.trim())
+    }
+
+    fn flaw(&mut self, name: &str, reason: String) {
+        let field = format!("metadata.annotations[{PREFIX}{name}]");
+        self.flaws.push(Rejection::new(field, reason));
+    }
+
+    /// A typing mistake would otherwise look like a value without effect.
+    fn complain_about_unknown(&mut self) {
+        let metadata = self.metadata;
+        for name in metadata.annotations.iter().flatten().map(|(name, _)| name) {
+            if let Some(name) = name.strip_prefix(PREFIX)
+                && !KNOWN.contains(&name)
+            {
+                self.flaw(name, format!("unknown; there are {}", KNOWN.join(", ")));
+            }
+        }
+    }
+
+    fn balance(&mut self, client_ip: bool) -> Balance {
+        let default = if client_ip { Balance::ClientIpRing } else { Balance::default() };
+        let Some(text) = self.get("load-balancing") else { return default };
+        let balance = match text {
+            "least-request" => Balance::LeastRequest,
+            "round-robin" => Balance::RoundRobin,
+            "random" => Balance::Random,
+            "ring-hash" => Balance::ClientIpRing,
+            "maglev" => Balance::ClientIpMaglev,
+            _ => {
+                let reason = format!(
+                    "{text:?} is none of least-request, round-robin, random, ring-hash, maglev; \
+                     the default is used"
+                );
+                self.flaw("load-balancing", reason);
+                return default;
+            }
+        };
+        if client_ip && !balance.is_by_client() {
+            let reason = format!("{text} cannot keep sessionAffinity: ClientIP; ring-hash is used");
+            self.flaw("load-balancing", reason);
+            return default;
+        }
+        balance
+    }
+
+    fn number(&mut self, name: &str, range: RangeInclusive<u32>) -> Option<u32> {
+        let text = self.get(name)?;
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        if number.is_none() {
+            let (least, most) = range.into_inner();
+            let reason = format!("{text:?} is no number from {least} to {most}; not used");
+            self.flaw(name, reason);
+        }
+        number
+    }
+
+    fn duration(&mut self, name: &str, range: RangeInclusive<Duration>) -> Option<Duration> {
+        let text = self.get(name)?;
+        let duration = humantime::parse_duration(text).ok().filter(|one| range.contains(one));
+        if duration.is_none() {
+            let (least, most) = range.into_inner();
+            let [least, most] = [least, most].map(humantime::format_duration);
+            let reason =
+                format!("{text:?} is no time from {least} to {most}, as in 1500ms; not used");
+            self.flaw(name, reason);
+        }
+        duration
+    }
+}
+
+#[cfg(test)]
+mod tests;

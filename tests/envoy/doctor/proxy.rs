@@ -1,0 +1,147 @@
+//! With a real Envoy: sound, gone, hung, somebody else in its place, and what it does not accept.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+use rustix::process::Signal;
+
+use super::{Said, doctor};
+use crate::harness::backends::Backend;
+use crate::harness::control_plane::ControlPlane;
+use crate::harness::envoy::{Envoy, Sample, Wire};
+use crate::harness::lab::Lab;
+use crate::harness::manifests::{Manifests, Service};
+use crate::harness::{DEADLINE, eventually, places, same};
+
+/// Everything as it is: the control plane is found by Envoy's own bootstrap.
+pub(super) async fn examine(envoy: &Envoy, control: &ControlPlane, more: &[&str]) -> Said {
+    let (admin, monitoring, debug) =
+        (envoy.admin.to_string(), control.monitoring.to_string(), control.http.to_string());
+    let arguments = ["--admin-address", &admin, "--monitoring-address", &monitoring];
+    doctor(&[&arguments[..], &["--debug-address", &debug], more].concat()).await
+}
+
+async fn admin_at(address: SocketAddr) -> Said {
+    doctor(&["--admin-address", &address.to_string()]).await
+}
+
+#[tokio::test]
+async fn all_is_well() {
+    let backend = Backend::http("one").await;
+    let service = Service::new("good", "http", places::port()).with([&backend]);
+    let lab = Lab::start(Sample::Bound, Wire::Delta, &[service]).await;
+    lab.is_synced(&["cds", "eds", "lds", "rds"]).await;
+    let said = examine(&lab.envoy, &lab.control, &[]).await;
+    said.is("all_well", 0);
+    for link in ["Envoy", "TCP", "HTTP/2", "gRPC", "Pilot", "ADS", "Pilot's view", "configuration"]
+    {
+        assert_eq!(said.link(link), Some("well"), "{link}: {:#}", said.json);
+    }
+    // It asked under the proxy's own name, and has gone again.
+    eventually(DEADLINE, "the probe to be gone", async || lab.control.sync().await.map(drop)).await;
+    lab.assert_untroubled().await;
+}
+
+#[tokio::test]
+async fn no_envoy() {
+    let nobody = SocketAddr::new(places::address(), places::port());
+    let said = admin_at(nobody).await;
+    said.is("envoy_not_running", 1);
+    said.names(&[&nobody.to_string()]);
+}
+
+#[tokio::test]
+async fn somebody_else_on_the_admin_port() {
+    let manifests = Manifests::new(&[]);
+    let control = ControlPlane::start(manifests.path()).await;
+    admin_at(control.http).await.is("admin_port_taken", 1);
+}
+
+#[tokio::test]
+async fn a_stopped_envoy() {
+    let manifests = Manifests::new(&[]);
+    let control = ControlPlane::start(manifests.path()).await;
+    let envoy = Envoy::start(Sample::Bound, Wire::Sotw, control.grpc).await;
+    envoy.process.signal(Signal::STOP);
+    let said = admin_at(envoy.admin).await;
+    envoy.process.signal(Signal::CONT);
+    said.is("envoy_silent", 1);
+}
+
+#[tokio::test]
+async fn a_rejected_listener_by_its_name_and_envoys_words() {
+    let port = places::port();
+    let _occupant = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("a free port");
+    let backend = Backend::http("one").await;
+    let shut = Service::new("shut", "http", port).with([&backend]);
+    let lab = Lab::start(Sample::Bound, Wire::Sotw, &[shut]).await;
+    eventually(DEADLINE, "Envoy to reject it", async || {
+        same(lab.envoy.stat("listener_manager.lds.update_rejected").await? > 0, true)
+    })
+    .await;
+    let name = format!("127.0.0.1_{port}");
+    let said = examine(&lab.envoy, &lab.control, &[]).await;
+    said.is("config_rejected", 1);
+    said.names(&[&name, "Address already in use"]);
+    // The same from Envoy alone, where the control plane's pages cannot be had.
+    let nobody = SocketAddr::new(places::address(), places::port()).to_string();
+    let admin = lab.envoy.admin.to_string();
+    let said = doctor(&["--admin-address", &admin, "--debug-address", &nobody]).await;
+    said.is("config_rejected", 1);
+    said.names(&[&name, "Address already in use"]);
+}
+
+#[tokio::test]
+async fn workers_that_wait_for_a_target() {
+    let manifests = Manifests::new(&[]);
+    let control = ControlPlane::start(manifests.path()).await;
+    // Routes from somewhere that never answers, waited for without end.
+    let silent = TcpListener::bind((places::address(), 0)).expect("a free port");
+    let silent = silent.local_addr().expect("it is bound");
+    let listener = format!(
+        r#"static_resources:
+  listeners:
+    - name: waiting
+      address: {{ socket_address: {{ address: 127.0.0.1, port_value: {} }} }}
+      filter_chains:
+        - filters:
+            - name: http
+              typed_config:
+                "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+                stat_prefix: waiting
+                rds:
+                  route_config_name: never
+                  config_source:
+                    resource_api_version: V3
+                    initial_fetch_timeout: 0s
+                    api_config_source:
+                      api_type: GRPC
+                      transport_api_version: V3
+                      grpc_services: [{{ envoy_grpc: {{ cluster_name: silent }} }}]
+                http_filters:
+                  - name: router
+                    typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
+  clusters:
+    - name: silent
+      type: STATIC
+      load_assignment:
+        cluster_name: silent
+        endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: {}, port_value: {} }} }} }} }}] }}]
+      typed_extension_protocol_options:
+        envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+          "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+          explicit_http_config: {{ http2_protocol_options: {{}} }}
+"#,
+        places::port(),
+        silent.ip(),
+        silent.port(),
+    );
+    let pieces = [("static_resources:\n  clusters:\n", &*listener)];
+    let envoy = Envoy::start_unready(Sample::Bound, Wire::Sotw, control.grpc, &pieces).await;
+    eventually(DEADLINE, "Envoy to have clusters", async || {
+        same(envoy.stat("listener_manager.lds.update_success").await? > 0, true)
+    })
+    .await;
+    let said = examine(&envoy, &control, &[]).await;
+    said.is("workers_not_started", 1);
+    said.names(&["never"]);
+}
