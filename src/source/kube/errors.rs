@@ -74,7 +74,8 @@ pub(super) fn is_expired(error: &watcher::Error) -> bool {
 /// Whether to list anew instead of resuming when the server is back. kube's watcher would resume,
 /// but a server whose history is shorter now (restored from a backup, set up anew) takes a position
 /// in the future for good and sends nothing from then on. An outage comes before that, so whoever
-/// failed to start a watch, or lost an event, lists again; one who was refused (401, 403, 429) need not.
+/// failed to start a watch, or lost an event, lists again; one who was refused (401, 403, 429)
+/// need not.
 pub(super) fn needs_new_list(error: &watcher::Error) -> bool {
     match error {
         watcher::Error::WatchStartFailed(kube::Error::Api(status)) => {
