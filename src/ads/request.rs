@@ -83,19 +83,16 @@ struct Run {
 }
 
 impl Run {
-    fn push(&mut self, field: Range<usize>, name: &[u8]) -> Result<(), Malformed> {
-        if !name.is_ascii() {
-            utf8(name)?;
-        }
+    #[inline]
+    fn push(&mut self, field: Range<usize>) {
         self.len += 1;
         match self.rows.last_mut() {
             Some(last) if last.end == field.start => last.end = field.end,
             _ => self.rows.push(field),
         }
-        Ok(())
     }
 
-    fn names(self, message: &Bytes) -> Names {
+    fn names(self, message: &Bytes) -> Result<Names, Malformed> {
         let fields = match &self.rows[..] {
             [] => Bytes::new(),
             [one] => message.slice(one.clone()),
@@ -104,7 +101,14 @@ impl Run {
                 rows.collect::<Vec<_>>().concat().into()
             }
         };
-        Names { fields, len: self.len }
+        // All of them at once; lengths above 127 and other scripts take the longer way.
+        if !fields.is_ascii() {
+            let mut rest = &fields[..];
+            while let Some((_, name)) = next_field(&mut rest)? {
+                utf8(name)?;
+            }
+        }
+        Ok(Names { fields, len: self.len })
     }
 }
 
@@ -185,7 +189,7 @@ impl SotwRequest {
             match number {
                 1 => request.version_info = string(content)?,
                 2 => common.node = Some(message.slice_ref(content)),
-                3 => names.push(field, content)?,
+                3 => names.push(field),
                 4 => common.type_url = string(content)?,
                 5 => common.response_nonce = string(content)?,
                 6 => common.error = Some(status_text(content)?),
@@ -193,7 +197,7 @@ impl SotwRequest {
             }
             Ok(())
         })?;
-        request.names = names.names(&message);
+        request.names = names.names(&message)?;
         Ok(request)
     }
 }
@@ -207,8 +211,8 @@ impl DeltaRequest {
             match number {
                 1 => common.node = Some(message.slice_ref(content)),
                 2 => common.type_url = string(content)?,
-                3 => subscribe.push(field, content)?,
-                4 => unsubscribe.push(field, content)?,
+                3 => subscribe.push(field),
+                4 => unsubscribe.push(field),
                 5 => request.initial_versions.push(map_entry(content)?),
                 6 => common.response_nonce = string(content)?,
                 7 => common.error = Some(status_text(content)?),
@@ -216,8 +220,8 @@ impl DeltaRequest {
             }
             Ok(())
         })?;
-        request.subscribe = subscribe.names(&message);
-        request.unsubscribe = unsubscribe.names(&message);
+        request.subscribe = subscribe.names(&message)?;
+        request.unsubscribe = unsubscribe.names(&message)?;
         Ok(request)
     }
 }
@@ -238,7 +242,21 @@ fn fields<'a>(
 }
 
 /// The next length-delimited field, or `None` at the end.
+#[inline]
 fn next_field<'a>(rest: &mut &'a [u8]) -> Result<Option<(u32, &'a [u8])>, Malformed> {
+    // Small numbers and lengths, as in nearly every field there is.
+    if let [tag @ ..0x80, len @ ..0x80, after @ ..] = *rest
+        && tag & 7 == WireType::LengthDelimited as u8
+        && tag >> 3 != 0
+        && let Some((content, after)) = after.split_at_checked(usize::from(*len))
+    {
+        *rest = after;
+        return Ok(Some((u32::from(tag >> 3), content)));
+    }
+    next_field_of_any_sort(rest)
+}
+
+fn next_field_of_any_sort<'a>(rest: &mut &'a [u8]) -> Result<Option<(u32, &'a [u8])>, Malformed> {
     while !rest.is_empty() {
         let (number, wire_type) = decode_key(rest)?;
         if wire_type == WireType::LengthDelimited {
