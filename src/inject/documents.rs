@@ -124,9 +124,11 @@ pub(super) fn read_yaml(text: &str, lines_before: usize) -> Result<Node, String>
         legacy_octal_numbers: true,
         with_snippet: false,
     };
-    // Errors name the line of the file.
-    let padded = format!("{}{text}", "\n".repeat(lines_before));
-    serde_saphyr::from_str_with_options(&padded, options).map_err(|error| error.to_string())
+    let read = |text: &str| serde_saphyr::from_str_with_options(text, options.clone());
+    // Errors name the line of the file, so the text is read once more, where it stands there.
+    read(text)
+        .or_else(|_| read(&format!("{}{text}", "\n".repeat(lines_before))))
+        .map_err(|error: serde_saphyr::Error| error.to_string())
 }
 
 fn write_yaml(object: &Node) -> Result<String, String> {

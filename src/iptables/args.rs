@@ -86,8 +86,9 @@ pub struct Args {
     #[arg(short = 'c', long, value_name = "INTERFACES", default_value = "")]
     istio_exclude_interfaces: List<Interface>,
 
-    /// Whether IPv6 is captured too
-    #[arg(long, value_enum, default_value = "auto")]
+    /// Whether IPv6 is captured too. Only where Envoy listens on IPv6: Pilothouse's own sidecar
+    /// listeners are IPv4's, and captured connections would be refused
+    #[arg(long, value_enum, default_value = "no")]
     pub(super) ipv6: Toggle,
 
     /// Print what iptables-restore would be told, for tables without rules of ours, and change nothing

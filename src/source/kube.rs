@@ -29,10 +29,12 @@ use crate::model::{Change, Scope};
 mod client;
 mod errors;
 mod events;
+mod lenient;
 mod nodes;
 
 use client::Server;
 use events::{Ingest, Watched};
+use lenient::Lenient;
 
 /// Stands in the health's list of watches until the API server has been found and asked what it
 /// has.
@@ -225,7 +227,7 @@ struct Watch<K: Watched> {
 }
 
 impl<K: Watched> Watch<K> {
-    async fn run(mut self, api: Api<K>, settings: watcher::Config) {
+    async fn run(mut self, api: Api<Lenient<K>>, settings: watcher::Config) {
         loop {
             let stream = watcher(api.clone(), settings.clone());
             pin_mut!(stream);
@@ -256,7 +258,7 @@ impl<K: Watched> Watch<K> {
     }
 
     /// Sends what the event means; waits where the model is behind. Fails when nobody listens.
-    async fn take(&mut self, event: Event<K>) -> Result<(), ()> {
+    async fn take(&mut self, event: Event<Lenient<K>>) -> Result<(), ()> {
         let listed = matches!(event, Event::InitDone);
         if listed {
             self.last_list = Some(Instant::now());

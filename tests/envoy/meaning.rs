@@ -283,7 +283,7 @@ async fn a_client_stays_with_its_endpoint() {
     put_service(&lab, "plain", &sticky, &Value::Null, &all);
     let maglev = json!({ "pilothouse.io/load-balancing": "maglev" });
     put_service(&lab, "even", &json!({}), &maglev, &all);
-    let clients: Vec<_> = (0..24).map(|_| places::address()).collect();
+    let clients: Vec<_> = (0..96).map(|_| places::address()).collect();
     for host in ["plain", "even"] {
         let chosen = eventually(VISIBLE, &format!("{host} to answer"), async || {
             let mut chosen = BTreeMap::new();
@@ -294,7 +294,7 @@ async fn a_client_stays_with_its_endpoint() {
         })
         .await;
         let used: BTreeSet<_> = chosen.values().collect();
-        assert_eq!(used.len(), 3, "24 clients are spread: {chosen:?}");
+        assert_eq!(used.len(), 3, "96 clients are spread: {chosen:?}");
         for _ in 0..3 {
             for (client, workload) in &chosen {
                 let again = answer_to(*client, lab.envoy.listener, host).await;
@@ -316,12 +316,10 @@ async fn a_client_stays_with_its_endpoint() {
                 same(now == "v3", false)?;
                 moved += usize::from(workload != "v3" && now != *workload);
             }
-            // A ring moves nobody else, Maglev a few.
-            if moved <= if host == "plain" { 0 } else { 6 } {
-                Ok(())
-            } else {
-                Err(format!("{moved} moved"))
-            }
+            // Both move some of the others: a ring gives the endpoints that are left more of its
+            // points. Without consistency it would be half of them.
+            let others = chosen.values().filter(|workload| *workload != "v3").count();
+            if moved * 3 < others { Ok(()) } else { Err(format!("{moved} moved")) }
         })
         .await;
     }

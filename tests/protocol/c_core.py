@@ -52,10 +52,12 @@ def call(target, method, message, seconds, wait):
 
 
 def stream(target, method, messages, responses, seconds):
-    """Opens a stream, sends `messages`, and ends it after so many `responses`."""
+    """Opens a stream, sends the first of `messages`, each of the others after an answer, and ends it
+    after so many `responses`."""
     requests = queue.SimpleQueue()
-    for message in messages:
-        requests.put(bytes(message))
+    left = [bytes(message) for message in messages]
+    if left:
+        requests.put(left.pop(0))
     answers = []
     try:
         opened = channel(target).stream_stream(method)(iter(requests.get, None), timeout=seconds)
@@ -63,6 +65,8 @@ def stream(target, method, messages, responses, seconds):
             answers.append(list(answer))
             if len(answers) == responses:
                 requests.put(None)
+            elif left:
+                requests.put(left.pop(0))
         return {"answers": answers, "code": opened.code().name, "details": opened.details()}
     except grpc.RpcError as error:
         return {"answers": answers, **outcome(error)}

@@ -74,13 +74,16 @@ pub(super) fn is_expired(error: &watcher::Error) -> bool {
 /// Whether to list anew instead of resuming when the server is back. kube's watcher would resume,
 /// but a server whose history is shorter now (restored from a backup, set up anew) takes a position
 /// in the future for good and sends nothing from then on. An outage comes before that, so whoever
-/// failed to start a watch lists again; one who was refused (401, 403, 429) need not.
+/// failed to start a watch, or lost an event, lists again; one who was refused (401, 403, 429)
+/// need not.
 pub(super) fn needs_new_list(error: &watcher::Error) -> bool {
     match error {
         watcher::Error::WatchStartFailed(kube::Error::Api(status)) => {
             status.code == 410 || status.code >= 500
         }
         watcher::Error::WatchStartFailed(_) => true,
+        // An event that is no JSON at all told of a change that nobody knows now.
+        watcher::Error::WatchFailed(kube::Error::SerdeError(_)) => true,
         _ => false,
     }
 }
@@ -109,6 +112,9 @@ mod tests {
         assert!(needs_new_list(&failed(status(503, "starting"))));
         let refused = kube::Error::Service("connection refused".into());
         assert!(needs_new_list(&watcher::Error::WatchStartFailed(refused)));
+        let garbage = serde_json::from_str::<u8>("{").expect_err("half a value");
+        let lost = watcher::Error::WatchFailed(kube::Error::SerdeError(garbage));
+        assert!(needs_new_list(&lost));
         // Listing anew all the time would not help against a missing right to watch.
         assert!(!needs_new_list(&failed(status(403, "no!"))));
         // As an event of the watch, kube's watcher lists anew by itself.

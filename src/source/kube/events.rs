@@ -7,6 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{Metadata, NamespaceResourceScope};
+use kube::Resource as _;
 use kube::runtime::watcher::Event;
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
@@ -16,6 +17,7 @@ use super::super::convert::{
     Converted, Converter, Rejection, SERVICE_NAME_LABEL, endpoints_name, is_dns_label, namespace_of,
 };
 use super::super::health::Health;
+use super::lenient::Lenient;
 use crate::model::{Change, EndpointSlice, Scope, Service, ServiceKey};
 
 /// How many rejected objects of one list are logged one by one; all stand in the health.
@@ -41,7 +43,7 @@ pub(super) trait Watched:
         None
     }
     /// The objects within the scope.
-    fn api(client: Client, scope: &Scope) -> Api<Self>;
+    fn api(client: Client, scope: &Scope) -> Api<Lenient<Self>>;
     /// `None` for an object that is not for us.
     fn convert(
         &self,
@@ -92,7 +94,7 @@ impl<K: Watched> Ingest<K> {
 
     /// A list becomes one change at its end, so that nothing is missing in between; an object that
     /// cannot be used is as good as gone, and nothing else suffers.
-    pub(super) fn take(&mut self, event: Event<K>) -> Option<Change> {
+    pub(super) fn take(&mut self, event: Event<Lenient<K>>) -> Option<Change> {
         match event {
             Event::Init => {
                 self.listing = Vec::new();
@@ -125,7 +127,13 @@ impl<K: Watched> Ingest<K> {
         }
     }
 
-    fn convert(&mut self, object: &K) -> (Option<K::Model>, Option<Remark>) {
+    fn convert(&mut self, object: &Lenient<K>) -> (Option<K::Model>, Option<Remark>) {
+        let object = match object {
+            Lenient::Whole(object) => object,
+            Lenient::Broken { reason, .. } => {
+                return (None, Some(Remark::Rejected(reason.clone())));
+            }
+        };
         match object.convert(&mut self.converter) {
             Ok(Some(Converted { value, flaws, notes })) => {
                 let parts: Vec<_> = flaws.iter().chain(&notes).map(ToString::to_string).collect();
@@ -187,21 +195,21 @@ impl<K: Watched> Ingest<K> {
 }
 
 /// Where a person finds the object: `Service default/reviews`.
-fn place<K: Watched>(object: &K) -> String {
-    let metadata = object.metadata();
+fn place<K: Watched>(object: &Lenient<K>) -> String {
+    let metadata = object.meta();
     let name = metadata.name.as_deref().unwrap_or_default();
     format!("{} {}/{name}", K::KIND, namespace_of(metadata))
 }
 
-fn gone<K: Watched>(object: &K) -> Change {
-    let metadata = object.metadata();
+fn gone<K: Watched>(object: &Lenient<K>) -> Change {
+    let metadata = object.meta();
     K::gone(namespace_of(metadata), metadata.name.as_deref().unwrap_or_default())
 }
 
 fn namespaced<K: Watched + kube::Resource<Scope = NamespaceResourceScope>>(
     client: Client,
     scope: &Scope,
-) -> Api<K> {
+) -> Api<Lenient<K>> {
     match scope {
         Scope::All => Api::all(client),
         Scope::Namespace(namespace) => Api::namespaced(client, namespace),
@@ -212,7 +220,7 @@ impl Watched for core::Service {
     type Model = Service;
     const RESOURCE: &'static str = "services";
 
-    fn api(client: Client, scope: &Scope) -> Api<Self> {
+    fn api(client: Client, scope: &Scope) -> Api<Lenient<Self>> {
         namespaced(client, scope)
     }
 
@@ -234,7 +242,7 @@ impl Watched for discovery::EndpointSlice {
     type Model = EndpointSlice;
     const RESOURCE: &'static str = "endpointslices.discovery.k8s.io";
 
-    fn api(client: Client, scope: &Scope) -> Api<Self> {
+    fn api(client: Client, scope: &Scope) -> Api<Lenient<Self>> {
         namespaced(client, scope)
     }
 
@@ -262,7 +270,7 @@ impl Watched for core::Endpoints {
     type Model = EndpointSlice;
     const RESOURCE: &'static str = "endpoints";
 
-    fn api(client: Client, scope: &Scope) -> Api<Self> {
+    fn api(client: Client, scope: &Scope) -> Api<Lenient<Self>> {
         namespaced(client, scope)
     }
 

@@ -5,6 +5,7 @@ use kube::{Api, Client};
 
 use super::super::convert::{Converted, Converter, Rejection};
 use super::events::Watched;
+use super::lenient::Lenient;
 use crate::model::{Change, Node, Scope};
 
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -15,7 +16,7 @@ impl Watched for core::Node {
     type Model = Node;
     const RESOURCE: &'static str = "nodes";
 
-    fn api(client: Client, _: &Scope) -> Api<Self> {
+    fn api(client: Client, _: &Scope) -> Api<Lenient<Self>> {
         Api::all(client)
     }
     fn convert(&self, _: &mut Converter) -> Result<Option<Converted<Node>>, Rejection> {
@@ -51,7 +52,7 @@ mod tests {
     use crate::model::Model;
     use crate::source::health::Health;
 
-    fn node(name: &str, zone: &str, region: &str) -> core::Node {
+    fn node(name: &str, zone: &str, region: &str) -> Lenient<core::Node> {
         serde_json::from_value(json!({ "metadata": {
             "name": name, "labels": { ZONE: zone, REGION: region, "other": "x" } } }))
         .unwrap()

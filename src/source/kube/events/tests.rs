@@ -5,17 +5,17 @@ use serde_json::{Value, json};
 use super::*;
 use crate::model::Model;
 
-fn service(name: &str, port: i32) -> core::Service {
+fn service(name: &str, port: i32) -> Lenient<core::Service> {
     parse(json!({"metadata": {"name": name, "namespace": "shop"},
         "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": port}]}}))
 }
 
 /// A service that does not convert.
-fn broken(name: &str) -> core::Service {
+fn broken(name: &str) -> Lenient<core::Service> {
     parse(json!({"metadata": {"name": name, "namespace": "shop"}}))
 }
 
-fn slice(name: &str, kind: &str) -> discovery::EndpointSlice {
+fn slice(name: &str, kind: &str) -> Lenient<discovery::EndpointSlice> {
     parse(json!({"addressType": kind, "endpoints": [], "metadata":
         {"name": name, "namespace": "shop", "labels": {SERVICE_NAME_LABEL: "reviews"}}}))
 }
@@ -38,7 +38,7 @@ impl Feed {
     }
 
     /// How many changes the events became.
-    fn take(&mut self, events: impl IntoIterator<Item = Event<core::Service>>) -> usize {
+    fn take(&mut self, events: impl IntoIterator<Item = Event<Lenient<core::Service>>>) -> usize {
         let changes: Vec<_> =
             events.into_iter().filter_map(|event| self.ingest.take(event)).collect();
         let count = changes.len();
@@ -135,7 +135,7 @@ fn endpoints_objects_serve_and_locks_are_passed_over() {
     let health = Arc::new(Health::default());
     let mut ingest = Ingest::new(Scope::All, health.clone());
     let mut model = Model::default();
-    let endpoints = |name: &str| -> core::Endpoints {
+    let endpoints = |name: &str| -> Lenient<core::Endpoints> {
         parse(json!({"metadata": {"name": name, "namespace": "shop"}}))
     };
     for name in ["reviews", "k8s.io-lock"] {
@@ -147,4 +147,29 @@ fn endpoints_objects_serve_and_locks_are_passed_over() {
     let gone = ingest.take(Event::Delete(endpoints("reviews"))).expect("a change");
     model.apply(gone, &mut Set::new());
     assert_eq!(model.slice_count(), 0);
+}
+
+#[test]
+fn an_object_that_cannot_be_read_goes_alone_and_comes_back() {
+    let unreadable = |name: &str| {
+        parse(json!({"metadata": {"name": name, "namespace": "shop", "resourceVersion": "7"},
+            "spec": {"ports": [{"port": "eighty"}]}}))
+    };
+    let mut feed = Feed::new(Scope::All);
+    let list = |one| {
+        [Event::Init, Event::InitApply(one), Event::InitApply(service("b", 80)), Event::InitDone]
+    };
+    feed.take(list(service("a", 80)));
+    // As an event, its old state does not linger.
+    feed.take([Event::Apply(unreadable("a"))]);
+    assert_eq!(feed.names(), ["b"]);
+    let said = feed.health.rejections()["Service shop/a"].clone();
+    assert!(said.contains("spec.ports[0].port") && said.contains("eighty"), "{said}");
+    feed.take([Event::Apply(service("a", 80))]);
+    assert_eq!((feed.names(), feed.health.rejections().len()), (vec!["a", "b"], 0));
+    // In a list, the others are there; deleted, nothing is left of it.
+    feed.take(list(unreadable("a")));
+    assert_eq!((feed.names(), feed.health.rejections().len()), (vec!["b"], 1));
+    feed.take([Event::Delete(unreadable("a"))]);
+    assert_eq!((feed.names(), feed.health.rejections().len()), (vec!["b"], 0));
 }
