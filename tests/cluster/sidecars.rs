@@ -291,7 +291,7 @@ async fn traffic_takes_the_way_that_it_takes_with_istio() {
             what: "a pod of a headless service",
             place: "store-0.store:9080/details/0".to_owned(),
             answers: store.clone(),
-            caller: Some(passed),
+            caller: Some(("rq", outbound(9080, "store"))),
             callee: Some(("any", "inbound|9080||")),
         },
     ];
