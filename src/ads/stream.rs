@@ -8,19 +8,16 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::Stream;
 use tokio::sync::watch;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep};
 use tonic::Status;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::ads::admission::{QUIET, Turn};
 use crate::ads::connection::Control;
-use crate::ads::node;
 use crate::ads::request::Request;
 use crate::ads::requests::{RequestBody, Requests};
 use crate::ads::session::{self, Refusal, Session};
@@ -30,10 +27,12 @@ use crate::proxies::Connection;
 use crate::snapshot::View;
 use crate::view::Lease;
 
+mod begin;
 mod budget;
 mod note;
 mod shared;
 
+use begin::begin;
 use budget::Budget;
 pub(super) use shared::{Context, News};
 pub use shared::{Limits, Shared};
@@ -173,68 +172,6 @@ struct AdsStream {
     /// When there last was something to do, and since when if a change of the source was the cause.
     woken: Instant,
     since: Option<std::time::Instant>,
-}
-
-async fn begin(
-    context: &Arc<Context>,
-    method: Method,
-    connection: &Arc<Connection>,
-    news: &mut watch::Receiver<News>,
-    requests: &mut Requests<impl RequestBody>,
-) -> Result<Option<Box<AdsStream>>, Status> {
-    let shared = &context.shared;
-    let limit = shared.limits.first_request;
-    let first = tokio::select! {
-        _ = news.wait_for(|news| news.ending) => return Err(going_away()),
-        first = timeout(limit, requests.next()) => first.map_err(|_| {
-            Status::deadline_exceeded(format!(
-                "no request within {} s of opening the stream (--first-request-timeout)",
-                limit.as_secs_f64()
-            ))
-        })??,
-    };
-    let Some(first) = first else { return Ok(None) };
-    let request = decode(first, method.delta)?;
-    let invalid = |error: &dyn std::error::Error| Status::invalid_argument(error.to_string());
-    let node = request.common().decode_node().map_err(|error| invalid(&error))?;
-    let (identity, need) = node::identify(node.as_ref()).map_err(|error| invalid(&error))?;
-
-    if shared.snapshots.borrow().is_none() {
-        return Err(Status::unavailable(
-            "not ready: the source has not been listed completely yet (see /ready on the \
-             monitoring port for what is missing)",
-        ));
-    }
-    let lease = shared.leases.take(need);
-    info!(proxy = %identity.name, view = %identity.view, delta = method.delta, "proxy connected");
-    connection.update(|status| status.identity = Some(identity));
-    let view = built_view(news, &lease).await?;
-
-    static STREAMS: AtomicU64 = AtomicU64::new(0);
-    let session = Session::new(
-        method.delta,
-        method.only,
-        shared.limits.session,
-        shared.interner.clone(),
-        shared.frames.clone(),
-        nonce_seed(STREAMS.fetch_add(1, Ordering::Relaxed)),
-    );
-    let mut stream = Box::new(AdsStream {
-        context: context.clone(),
-        connection: connection.clone(),
-        session,
-        view,
-        lease,
-        budget: Budget::new(shared.limits.requests_per_second),
-        admitted: Admitted::Waiting(Box::pin(context.admission.clone().turn())),
-        sent_at: Default::default(),
-        alarm: Box::pin(sleep(Duration::ZERO)),
-        alarm_set: false,
-        woken: Instant::now(),
-        since: None,
-    });
-    stream.take(&request)?;
-    Ok(Some(stream))
 }
 
 impl AdsStream {
@@ -385,27 +322,6 @@ fn lookup(news: &News, lease: &Lease) -> Option<Arc<View>> {
     news.snapshot.as_ref()?.views.get(&*lease.view()?).cloned()
 }
 
-/// The view once the publisher has assigned and built it.
-async fn built_view(news: &mut watch::Receiver<News>, lease: &Lease) -> Result<Arc<View>, Status> {
-    let mut seat = lease.seat();
-    loop {
-        let (view, ending) = {
-            let news = news.borrow_and_update();
-            (lookup(&news, lease), news.ending)
-        };
-        if ending {
-            return Err(going_away());
-        }
-        if let Some(view) = view {
-            return Ok(view);
-        }
-        tokio::select! {
-            changed = news.changed() => changed.map_err(|_| going_away())?,
-            () = seat.reassigned() => {}
-        }
-    }
-}
-
 fn decode(message: Bytes, delta: bool) -> Result<Request, Status> {
     Request::decode(message, delta).map_err(|error| Status::invalid_argument(error.to_string()))
 }
@@ -425,16 +341,6 @@ fn refused(connection: &Connection, status: &Status) {
             proxy, peer = ?connection.peer, ?code, "stream refused: {}", status.message()
         ),
     }
-}
-
-/// Far apart for different streams, so that a nonce of an earlier stream, or of another replica,
-/// is foreign to this one.
-fn nonce_seed(stream: u64) -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let mut seed = [0; 16];
-    seed[..8].copy_from_slice(&stream.to_le_bytes());
-    seed[8..].copy_from_slice(&(now.as_nanos() as u64).to_le_bytes());
-    xxhash_rust::xxh3::xxh3_64(&seed)
 }
 
 #[cfg(test)]
