@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use crate::names;
 
 /// Where Envoy finds the control plane unless told otherwise.
-pub const DEFAULT_DISCOVERY_ADDRESS: &str = "istio-pilot.istio-system:15010";
+pub const DEFAULT_DISCOVERY_ADDRESS: &str = crate::doctor::DEFAULT_DISCOVERY;
 
 /// How Envoy asks the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
