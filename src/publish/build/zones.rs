@@ -43,18 +43,17 @@ impl Builder {
     pub(super) fn note_zones(&mut self, known: &Known, everybodys: &[Arc<Resource>]) {
         let Known { source: _, service, slices, clusters } = known;
         let depends = endpoints::depends_on_zone(service, slices.values().map(|slice| &**slice));
-        let was_aware = if depends {
-            !self.zones.aware.insert(service.key.clone())
+        if depends {
+            self.zones.aware.insert(service.key.clone());
         } else {
-            self.zones.aware.remove(&service.key)
-        };
-        if !depends && !was_aware {
-            return;
+            self.zones.aware.remove(&service.key);
         }
         let zones: Vec<_> = self.zones.own.keys().cloned().collect();
         for zone in zones {
             let own = if depends { self.in_zone(known, everybodys, &zone) } else { Vec::new() };
             if let Some(zoned) = self.zones.own.get_mut(&zone) {
+                // Also of a service that never asked for it: one of its name that did may have
+                // gone and left its clusters to be buried.
                 clusters.iter().for_each(|name| _ = zoned.remove(name));
                 let export_to = &service.export_to;
                 zoned.extend(

@@ -104,3 +104,21 @@ fn a_region_that_becomes_known_shows_in_its_zones_and_is_no_news_twice() {
     mesh.apply(Change::Slices(Scope::All, vec![slice]));
     assert!(text(&mesh.view(ProxyKind::Sidecar, None)).contains("r1"));
 }
+
+#[test]
+fn a_service_that_returns_before_its_clusters_are_buried_has_nothing_left_of_its_zones() {
+    let near = key("one", "near");
+    let mut mesh = Mesh::of(vec![near_service(&near, true), zoned_slice(&near, &[1, 2])]);
+    let keys = [in_zone("a"), ViewKey::new(ProxyKind::Sidecar, Some("one"))];
+    let [zoned, all] = keys.each_ref().map(|key| mesh.snapshot(&keys).views[key].clone());
+    assert!(
+        zoned.set(ResourceType::Endpoint).get(NEAR) != all.set(ResourceType::Endpoint).get(NEAR)
+    );
+
+    mesh.apply(Change::ServiceGone(near.clone()));
+    mesh.update();
+    mesh.apply(near_service(&near, false));
+    let snapshot = mesh.snapshot(&keys);
+    let [zoned, all] = keys.each_ref().map(|key| snapshot.views[key].set(ResourceType::Endpoint));
+    assert!(Arc::ptr_eq(zoned, all));
+}
