@@ -53,3 +53,19 @@ impl Clock {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_has_its_share_and_none_when_the_time_is_up() {
+        let hour = Duration::from_secs(3600);
+        let share = Clock::start(hour).step().unwrap();
+        assert!(share <= hour * 3 / 10 && share > hour / 20, "{share:?}");
+        let nearly_over = Clock { started: Instant::now() - hour, limit: hour + hour / 30 };
+        let finding = nearly_over.step().unwrap_err();
+        assert_eq!(finding.code, Code::OutOfTime);
+        assert!(finding.fix.contains("--timeout"), "{}", finding.fix);
+    }
+}

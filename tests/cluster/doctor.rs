@@ -96,6 +96,17 @@ fn service(namespace: &str, name: &str, cluster_ip: &str, selector: &str) -> Val
     })
 }
 
+/// One endpoint behind a service, under a port of this name.
+fn slice(namespace: &str, name: &str, port: &str, ready: bool) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": { "name": format!("{name}-1"), "namespace": namespace,
+            "labels": { "kubernetes.io/service-name": name } },
+        "ports": [{ "name": port, "port": 9080 }],
+        "endpoints": [{ "addresses": ["10.1.0.1"], "conditions": { "ready": ready } }],
+    })
+}
+
 #[tokio::test]
 #[ignore = "needs an API server: make test-cluster"]
 async fn kube_dns_with_another_address_is_named_and_so_is_one_that_is_gone() {
@@ -113,6 +124,14 @@ async fn kube_dns_with_another_address_is_named_and_so_is_one_that_is_gone() {
 
     server.admin.run(&["-n", "kube-system", "delete", "service", "kube-dns"]).await;
     by_name(&admin, &folder, Names::Silent).await.is("kube_dns_missing", 1, &[]);
+
+    // The right address, and nobody behind it.
+    server.admin.apply(&[service("kube-system", "kube-dns", "10.96.0.53", "dns")]).await;
+    let conf = folder.path().join("resolv.conf");
+    std::fs::write(&conf, "nameserver 10.96.0.53\n").unwrap();
+    let conf = conf.display().to_string();
+    let said = doctor(&admin, &["--discovery-address", PILOT, "--resolv-conf", &conf]).await;
+    said.is("kube_dns_no_endpoints", 1, &["10.96.0.53", "app=dns"]);
 }
 
 #[tokio::test]
@@ -135,6 +154,12 @@ async fn what_is_wrong_with_pilots_service_is_named() {
     said.is("address_not_of_service", 1, &["127.9.9.9", "10.96.7.2"]);
     let right = Names::Are(Ipv4Addr::new(10, 96, 7, 2));
     by_name(&admin, &folder, right).await.is("pilot_selects_no_pod", 1, &["app=pilot"]);
+
+    let behind = |port: &str| slice("istio-system", "istio-pilot", port, false);
+    server.admin.apply(&[behind("grpc")]).await;
+    by_name(&admin, &folder, right).await.is("pilot_pods_not_ready", 1, &["istio-pilot"]);
+    server.admin.apply(&[behind("web")]).await;
+    by_name(&admin, &folder, right).await.is("pilot_port_mismatch", 1, &["web"]);
 }
 
 #[tokio::test]
@@ -144,15 +169,7 @@ async fn why_a_service_has_nobody_behind_it_is_named() {
     server.allow(None).await;
     let pilot = Pilot::start(&server, "pilot", &[]);
     pilot.ready(200, |_| true).await;
-    let slice = |name: &str, port: &str, ready: bool| {
-        json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": { "name": format!("{name}-1"), "namespace": "default",
-                "labels": { "kubernetes.io/service-name": name } },
-            "ports": [{ "name": port, "port": 9080 }],
-            "endpoints": [{ "addresses": ["10.1.0.1"], "conditions": { "ready": ready } }],
-        })
-    };
+    let slice = |name: &str, port: &str, ready: bool| slice("default", name, port, ready);
     let own = |name: &str, address: &str| service("default", name, address, name);
     server
         .admin

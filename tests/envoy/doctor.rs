@@ -12,6 +12,7 @@ use crate::harness::control_plane::pilothouse;
 use crate::harness::process::Process;
 
 mod connection;
+mod impostors;
 mod names;
 mod proxy;
 mod service;

@@ -89,6 +89,22 @@ async fn a_name_server_that_is_refused() {
 }
 
 #[tokio::test]
+async fn a_name_server_that_speaks_no_dns() {
+    let socket = UdpSocket::bind((places::address(), 0)).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    // It ends with the test's runtime.
+    tokio::spawn(async move {
+        let mut buffer = [0; 512];
+        while let Ok((_, peer)) = socket.recv_from(&mut buffer).await {
+            _ = socket.send_to(b"what?", peer).await;
+        }
+    });
+    let said = ask(address, PILOT).await;
+    said.is("name_server_unreachable", 1);
+    said.names(&[&address.ip().to_string()]);
+}
+
+#[tokio::test]
 async fn a_name_server_that_refuses_to_answer() {
     for code in [ResponseCode::Refused, ResponseCode::ServFail] {
         let server = NameServer::start(move |_, _| Some(Err(code))).await;
