@@ -1,7 +1,6 @@
 //! `/debug/push_status` and `/debug/sourcez`: what is wrong, and where it all comes from.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
 
 use serde::Serialize;
 
@@ -128,14 +127,11 @@ pub(super) fn sourcez(
     state: &DebugState,
     _: &Parameters,
 ) -> Result<impl Serialize + use<>, Problem> {
-    let now = SystemTime::now();
     let watches = state.health.watches().into_iter().map(|(name, health)| Watch {
         name,
         synced: health.synced,
         last_contact: health.last_contact.map(rfc3339),
-        age_seconds: health
-            .last_contact
-            .map(|contact| now.duration_since(contact).unwrap_or_default().as_secs_f64()),
+        age_seconds: health.age().map(|age| age.as_secs_f64()),
         last_error: health.last_error,
         errors: health.errors,
     });

@@ -64,7 +64,7 @@ impl Collector for Scrape {
         )?;
         self.encode_proxies(&mut families, now)?;
         self.encode_mesh(&mut families)?;
-        self.encode_source(&mut families, now)
+        self.encode_source(&mut families)
     }
 }
 
@@ -170,26 +170,24 @@ impl Scrape {
         )
     }
 
-    fn encode_source(&self, families: &mut Families<'_>, now: SystemTime) -> fmt::Result {
+    fn encode_source(&self, families: &mut Families<'_>) -> fmt::Result {
         let watches = self.health.watches();
-        let each = |of: fn(&WatchHealth, SystemTime) -> f64| {
-            watches.iter().map(move |(name, watch)| (name, ConstGauge::new(of(watch, now))))
+        let each = |of: fn(&WatchHealth) -> f64| {
+            watches.iter().map(move |(name, watch)| (name, ConstGauge::new(of(watch))))
         };
         families.labelled(
             "pilothouse_watch_synced",
             "1 once the watch has listed everything",
             MetricType::Gauge,
             "watch",
-            each(|watch, _| f64::from(watch.synced)),
+            each(|watch| f64::from(watch.synced)),
         )?;
         families.labelled(
             "pilothouse_watch_age_seconds",
             "Seconds since the source last heard from the other side, NaN if never",
             MetricType::Gauge,
             "watch",
-            each(|watch, now| {
-                watch.last_contact.map_or(f64::NAN, |contact| age(contact, now).as_secs_f64())
-            }),
+            each(|watch| watch.age().map_or(f64::NAN, |age| age.as_secs_f64())),
         )?;
         families.labelled(
             "pilothouse_watch_errors",

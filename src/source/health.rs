@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 /// One watch (a kind, or a manifest path).
 #[derive(Clone, Debug, Default)]
@@ -14,10 +14,20 @@ pub struct WatchHealth {
     pub synced: bool,
     /// When the source last heard from the other side at all, events or not.
     pub last_contact: Option<SystemTime>,
+    /// The same by a clock that nobody sets.
+    heard: Option<Instant>,
     /// The last failure, until the next success.
     pub last_error: Option<String>,
     /// Failures since start.
     pub errors: u64,
+}
+
+impl WatchHealth {
+    /// How long ago that was; what is served may be as old as this. `None` if never. A wall clock
+    /// that is set (NTP, a suspended machine) makes no difference.
+    pub fn age(&self) -> Option<Duration> {
+        self.heard.map(|heard| heard.elapsed())
+    }
 }
 
 /// The health of a source's watches and the objects it had to leave out.
@@ -52,6 +62,7 @@ impl Health {
         self.with(|inner| {
             let entry = inner.watches.entry(watch.to_owned()).or_default();
             entry.last_contact = Some(SystemTime::now());
+            entry.heard = Some(Instant::now());
             entry.last_error = None;
         });
     }

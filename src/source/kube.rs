@@ -1,9 +1,9 @@
 //! The Kubernetes API as a source: one watch per kind and namespace.
 //!
 //! kube's watcher lists, watches and resumes; here its events become changes (`events`), its
-//! failures become health. After an outage it is started anew instead of resumed: a server that
-//! came back with another history (a restored backup) would accept the old position and stay silent
-//! for ever. No pods, no secrets: Services and EndpointSlices (or Endpoints, where the server is too
+//! failures become health. After an outage, a break in mid-watch or a silence (`heard`) it is
+//! started anew instead of resumed: a server that came back with another history (a restored
+//! backup) would accept the old position and stay silent for ever. No pods, no secrets: Services and EndpointSlices (or Endpoints, where the server is too
 //! old), Nodes if asked for, and no more.
 //! Objects are converted as they arrive and dropped, so what the model has no use for is never kept.
 
@@ -29,6 +29,7 @@ use crate::model::{Change, Scope};
 mod client;
 mod errors;
 mod events;
+mod heard;
 mod lenient;
 mod nodes;
 
@@ -162,12 +163,14 @@ async fn find_server(config: &Config, health: &Health) -> (Server, bool) {
             last.clone_from(&error);
         }
         health.failed(SEARCH, error);
-        pause(&mut backoff).await;
+        pause(&mut backoff, Duration::ZERO).await;
     }
 }
 
-async fn pause(backoff: &mut DefaultBackoff) {
-    tokio::time::sleep(backoff.next().unwrap_or(Duration::from_secs(30))).await;
+/// Grows from a second to half a minute, with jitter; no less than `at_least`.
+async fn pause(backoff: &mut DefaultBackoff, at_least: Duration) {
+    let next = backoff.next().unwrap_or(Duration::from_secs(30));
+    tokio::time::sleep(next.max(at_least)).await;
 }
 
 /// `services`, or `services in NAMESPACE`.
@@ -193,9 +196,11 @@ impl Plan {
     fn watch<K: Watched>(&mut self, scope: Scope) {
         let name: Arc<str> = watch_name::<K>(&scope).into();
         self.health.expect(&name);
-        let client = client::observed(&self.server.client, self.health.clone(), name.clone());
-        let api = K::api(client, &scope);
         let seconds = u32::try_from(self.watch_timeout.as_secs()).unwrap_or(u32::MAX).max(1);
+        let lasts = Duration::from_secs(seconds.into());
+        let client =
+            client::observed(&self.server.client, self.health.clone(), name.clone(), lasts);
+        let api = K::api(client, &scope);
         let settings = watcher::Config { label_selector: K::selector(), ..Default::default() }
             .timeout(seconds);
         let watch = Watch {
@@ -245,7 +250,7 @@ impl<K: Watched> Watch<K> {
                         let soon = errors::is_expired(&error)
                             && self.last_list.is_none_or(|last| last.elapsed() > RELIST_PAUSE);
                         if !soon {
-                            pause(&mut self.backoff).await;
+                            pause(&mut self.backoff, errors::retry_after(&error)).await;
                         }
                         if errors::needs_new_list(&error) {
                             // The old state is kept until the new list is complete.

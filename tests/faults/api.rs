@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
+
+use crate::pilot::PATIENCE;
 
 pub(crate) const SERVICES: &str = "services";
 pub(crate) const SLICES: &str = "endpointslices";
@@ -49,6 +51,10 @@ struct World {
     floor: u64,
     /// Answered to every request of the kind (or of any).
     refused: Option<(Option<&'static str>, u16)>,
+    /// What refusals say of when to come again, in seconds.
+    retry_after: u32,
+    /// When requests were refused.
+    refusals: Vec<Instant>,
     down: bool,
     lists: BTreeMap<String, usize>,
     /// The watches that can be cut, by kind.
@@ -111,7 +117,9 @@ impl Api {
     /// Cuts the open watches, of which there is one of each kind at least, and makes changes that
     /// none of them has told.
     pub(crate) async fn cut(&self, cut: Cut, changes: impl FnOnce(&mut Changes<'_>)) {
+        let begun = Instant::now();
         let world = loop {
+            assert!(begun.elapsed() < PATIENCE, "there is no watch of each kind to be cut");
             {
                 let world = self.shared.world();
                 if [SERVICES, SLICES]
@@ -136,6 +144,24 @@ impl Api {
     pub(crate) fn refuse(&self, kind: Option<&'static str>, status: u16) {
         self.shared.world().refused = Some((kind, status));
         self.shared.cut_all(Cut::End);
+    }
+
+    /// The same, and says when to come again.
+    pub(crate) fn refuse_for(&self, kind: &'static str, status: u16, seconds: u32) {
+        self.shared.world().retry_after = seconds;
+        self.refuse(Some(kind), status);
+    }
+
+    /// When requests were refused.
+    pub(crate) fn refusals(&self) -> Vec<Instant> {
+        self.shared.world().refusals.clone()
+    }
+
+    /// Pages of lists that were begun cannot be gone on with.
+    pub(crate) fn forget_lists(&self) {
+        let mut world = self.shared.world();
+        world.version += 1;
+        world.floor = world.version;
     }
 
     /// Nobody is listening any more, and what was open breaks.
@@ -167,6 +193,13 @@ pub(crate) struct Changes<'a> {
 }
 
 impl Changes<'_> {
+    /// Restored from a backup: other objects, and a history that is shorter than what watches know.
+    pub(crate) fn restore(&mut self) {
+        self.world.objects.clear();
+        self.world.history.clear();
+        self.world.version = 1;
+    }
+
     /// A service of one HTTP port, and a slice with these endpoints.
     pub(crate) fn service(&mut self, name: &str, addresses: &[&str]) {
         self.put(
@@ -270,6 +303,14 @@ fn refusal(code: u16) -> Response {
     answer(StatusCode::from_u16(code).unwrap(), status(code).to_string())
 }
 
+fn refusal_for(code: u16, seconds: u32) -> Response {
+    let mut status = status(code);
+    status["details"] = json!({ "retryAfterSeconds": seconds });
+    let mut response = answer(StatusCode::from_u16(code).unwrap(), status.to_string());
+    response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    response
+}
+
 async fn discovery(State(shared): State<Shared>) -> Response {
     if let Some((None, code)) = shared.world().refused {
         return refusal(code);
@@ -287,10 +328,14 @@ async fn collection(
     Query(query): Query<BTreeMap<String, String>>,
 ) -> Response {
     let kind = if kind == SERVICES { SERVICES } else { SLICES };
-    if let Some((of, code)) = shared.world().refused
-        && of.is_none_or(|of| of == kind)
     {
-        return refusal(code);
+        let mut world = shared.world();
+        if let Some((of, code)) = world.refused
+            && of.is_none_or(|of| of == kind)
+        {
+            world.refusals.push(Instant::now());
+            return refusal_for(code, world.retry_after);
+        }
     }
     if query.get("watch").is_some_and(|watch| watch == "true") {
         watch_from(shared, kind, &query)

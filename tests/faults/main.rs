@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
 
 mod api;
+mod line;
 mod pilot;
 mod proxy;
 mod watches;

@@ -1,7 +1,7 @@
 //! The control plane as a process, seen by its pages.
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -28,11 +28,16 @@ pub(crate) struct Pilot {
 
 impl Pilot {
     pub(crate) fn start(api: &Api) -> Self {
+        Self::start_at(api.address)
+    }
+
+    /// The API server is, or is reached through, what listens there.
+    pub(crate) fn start_at(api: SocketAddr) -> Self {
         let folder = TempDir::new().unwrap();
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
             "clusters": [{ "name": "test",
-                "cluster": { "server": format!("http://{}", api.address) } }],
+                "cluster": { "server": format!("http://{api}") } }],
             "users": [{ "name": "test", "user": {} }],
             "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
         });
@@ -110,7 +115,28 @@ impl Pilot {
         Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
     }
 
-    fn log(&self) -> String {
+    /// How long ago a watch was heard from, in seconds: in sourcez, and in the metrics.
+    pub(crate) async fn age(&self, watch: &str) -> Result<[f64; 2], String> {
+        let page = self.sourcez().await?;
+        let mut watches = page["watches"].as_array().into_iter().flatten();
+        let shown = watches.find(|one| one["name"] == watch);
+        let shown = shown.and_then(|one| one["ageSeconds"].as_f64());
+        let metrics = self.metrics().await?;
+        let sample = format!("pilothouse_watch_age_seconds{{watch=\"{watch}\"}} ");
+        let metric = metrics.lines().find_map(|line| line.strip_prefix(&sample)?.parse().ok());
+        shown.zip(metric).map(Into::into).ok_or_else(|| format!("{page} {metrics}"))
+    }
+
+    /// Waits until these words are in its log.
+    pub(crate) async fn logs(&self, words: &str) {
+        eventually(&format!("{words:?} in the log"), async || {
+            let log = self.log();
+            if log.contains(words) { Ok(()) } else { Err(log) }
+        })
+        .await;
+    }
+
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 }

@@ -1,9 +1,12 @@
 //! One test for each fault: noticed, told, the differences applied and nothing else lost, and well
 //! again by itself.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::api::{Api, Cut, SERVICES, SLICES};
+use crate::line::Line;
 use crate::pilot::{Pilot, eventually};
 use crate::proxy::Proxy;
 
@@ -39,9 +42,147 @@ async fn survives(cut: Cut) -> (Api, Pilot) {
 
 #[tokio::test]
 async fn a_watch_that_hangs_silently_is_noticed() {
-    let (_api, pilot) = survives(Cut::Hang).await;
-    let metrics = pilot.metrics().await.unwrap();
-    assert!(metrics.contains("pilothouse_watch_age_seconds{watch=\"services\"}"), "{metrics}");
+    let (api, pilot) = survives(Cut::Hang).await;
+    // Resuming would do for these changes, but not if the server were another one by now.
+    assert!(api.lists(SERVICES) > 1 && api.lists(SLICES) > 1);
+    pilot.logs("the connection is dead").await;
+}
+
+#[tokio::test]
+async fn while_a_watch_hangs_its_age_grows_and_is_shown() {
+    let (api, pilot, proxy) = served().await;
+    api.cut(Cut::Hang, |_| {}).await;
+    // More than the second after which a healthy watch is heard from at the latest.
+    for watch in [SERVICES, SLICES] {
+        eventually(&format!("the age of {watch}"), async || {
+            let ages = pilot.age(watch).await?;
+            if ages.iter().all(|&age| age > 2.5) { Ok(()) } else { Err(format!("{ages:?}")) }
+        })
+        .await;
+    }
+    pilot.ready().await.unwrap();
+    for watch in [SERVICES, SLICES] {
+        eventually(&format!("{watch} to be young again"), async || {
+            let ages = pilot.age(watch).await?;
+            if ages.iter().all(|&age| age < 1.5) { Ok(()) } else { Err(format!("{ages:?}")) }
+        })
+        .await;
+    }
+    proxy.lost_only(&[]).await;
+}
+
+/// The server is another one when it is heard of again: its versions are smaller than those that
+/// the watches know, so whoever resumes hears nothing any more.
+async fn is_believed_anew(cut: Cut) {
+    let (api, pilot, proxy) = served().await;
+    api.cut(cut, |now| {
+        now.restore();
+        now.service("a", &["10.0.0.9"]);
+        now.service("d", &["10.0.0.4"]);
+    })
+    .await;
+    pilot.serves(&["10.0.0.9", "10.0.0.4"]).await;
+    proxy.learns("d").await;
+    proxy.lost_only(&["b", "c"]).await;
+    pilot.ready().await.unwrap();
+    // And it is heard from then on.
+    api.change(|now| now.slice("a", &["10.0.0.8"]));
+    pilot.serves(&["10.0.0.8", "10.0.0.4"]).await;
+}
+
+#[tokio::test]
+async fn a_backup_restored_while_the_watches_hang() {
+    is_believed_anew(Cut::Hang).await;
+}
+
+#[tokio::test]
+async fn a_backup_restored_when_the_connections_break() {
+    is_believed_anew(Cut::HalfThenBreak).await;
+}
+
+#[tokio::test]
+async fn a_backup_restored_while_the_server_is_down() {
+    let (api, pilot, proxy) = served().await;
+    api.go_down();
+    for watch in [SERVICES, SLICES] {
+        pilot.complains(watch, "").await;
+    }
+    api.change(|now| {
+        now.restore();
+        now.service("a", &["10.0.0.9"]);
+    });
+    pilot.ready().await.unwrap();
+    proxy.lost_only(&[]).await;
+    api.be_well();
+    pilot.serves(&["10.0.0.9"]).await;
+    proxy.lost_only(&["b", "c"]).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_is_reset_in_mid_watch_is_told_and_listed_anew() {
+    let api = Api::start().await;
+    api.change(|now| now.service("a", &["10.0.0.1"]));
+    let line = Line::to(api.address).await;
+    let pilot = Pilot::start_at(line.address);
+    pilot.serves(&["10.0.0.1"]).await;
+    let lists = api.lists(SERVICES);
+    // What the reset takes along is told by the list.
+    line.stall();
+    api.change(|now| now.slice("a", &["10.0.0.9"]));
+    line.reset();
+    pilot.serves(&["10.0.0.9"]).await;
+    pilot.logs("the connection broke").await;
+    assert!(api.lists(SERVICES) > lists);
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_time_is_given_it() {
+    let (api, pilot, proxy) = served().await;
+    api.refuse_for(SLICES, 429, 3);
+    eventually("three refusals", async || {
+        if api.refusals().len() >= 3 { Ok(()) } else { Err(format!("{:?}", api.refusals())) }
+    })
+    .await;
+    for pair in api.refusals().windows(2) {
+        assert!(
+            pair[1] - pair[0] >= Duration::from_secs(3),
+            "{:?} {}",
+            api.refusals(),
+            pilot.log()
+        );
+    }
+    api.change(|now| now.slice("a", &["10.0.0.9"]));
+    api.be_well();
+    pilot.serves(&["10.0.0.9", "10.0.0.2", "10.0.0.3"]).await;
+    proxy.lost_only(&[]).await;
+}
+
+#[tokio::test]
+async fn a_list_that_is_forgotten_between_its_pages_is_begun_anew() {
+    let (api, pilot, proxy) = served().await;
+    api.change(|now| (0..600).for_each(|n| now.service(&format!("more-{n}"), &["10.0.1.1"])));
+    pilot.serves(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.1"]).await;
+    api.hold_pages(true);
+    api.cut(Cut::Gone, |now| {
+        now.slice("a", &["10.0.0.9"]);
+        now.delete_service("b");
+    })
+    .await;
+    for kind in ["services+", "endpointslices+"] {
+        eventually(&format!("a page of {kind}"), async || {
+            if api.lists(kind) > 0 { Ok(()) } else { Err("none yet".to_owned()) }
+        })
+        .await;
+    }
+    let lists = api.lists(SERVICES);
+    api.forget_lists();
+    api.hold_pages(false);
+    pilot.serves(&["10.0.0.9", "10.0.0.3", "10.0.1.1"]).await;
+    proxy.lost_only(&["b"]).await;
+    eventually("a new list", async || {
+        if api.lists(SERVICES) > lists { Ok(()) } else { Err(lists.to_string()) }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -58,12 +199,15 @@ async fn a_forgotten_version_is_listed_anew_when_the_next_watch_is_refused() {
 
 #[tokio::test]
 async fn half_an_event_before_a_broken_connection_is_asked_for_again() {
-    survives(Cut::HalfThenBreak).await;
+    let (api, _pilot) = survives(Cut::HalfThenBreak).await;
+    assert!(api.lists(SERVICES) > 1 && api.lists(SLICES) > 1);
 }
 
 #[tokio::test]
 async fn half_an_event_before_a_clean_end_is_asked_for_again() {
-    survives(Cut::HalfThenEnd).await;
+    let (api, pilot) = survives(Cut::HalfThenEnd).await;
+    assert!(api.lists(SERVICES) > 1 && api.lists(SLICES) > 1);
+    pilot.logs("in the middle of an event").await;
 }
 
 #[tokio::test]
@@ -169,7 +313,7 @@ async fn a_server_that_goes_down_and_comes_back_takes_nothing_along() {
 #[tokio::test]
 async fn a_list_of_many_pages_that_comes_slowly_takes_effect_at_its_end() {
     let (api, pilot, proxy) = served().await;
-    api.change(|now| (0..1_200).for_each(|n| now.service(&format!("more-{n}"), &["10.0.1.1"])));
+    api.change(|now| (0..10_000).for_each(|n| now.service(&format!("more-{n}"), &["10.0.1.1"])));
     pilot.serves(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.1"]).await;
 
     api.hold_pages(true);

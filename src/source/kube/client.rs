@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::BodyExt;
 use k8s_openapi::Resource;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::client::Body;
@@ -12,6 +11,7 @@ use kube::{Client, Error};
 use tower::service_fn;
 
 use super::super::health::Health;
+use super::heard::Heard;
 use super::{Config, errors};
 
 /// How long to wait for a connection to the API server.
@@ -77,30 +77,37 @@ pub(super) async fn has_endpoint_slices(client: &Client) -> Result<bool, Error> 
     }
 }
 
-/// The same client, telling `health` whenever the server answers or sends a piece of an answer.
+/// The same client, telling `health` whenever the server answers or sends a piece of an answer, and
+/// holding watches to the time that they were asked for ([`Heard`]).
 ///
 /// A healthy watch on which nothing happens emits no events, so freshness is measured here: the
 /// watch is asked for anew at each timeout, and bookmarks come in between.
-pub(super) fn observed(client: &Client, health: Arc<Health>, watch: Arc<str>) -> Client {
+pub(super) fn observed(
+    client: &Client,
+    health: Arc<Health>,
+    name: Arc<str>,
+    watch_timeout: Duration,
+) -> Client {
     let namespace = client.default_namespace().to_owned();
     let client = client.clone();
     let service = service_fn(move |request: http::Request<Body>| {
-        let (client, health, watch) = (client.clone(), health.clone(), watch.clone());
+        let (client, health, name) = (client.clone(), health.clone(), name.clone());
         async move {
+            let watch = is_watch(request.uri());
             let response = client.send(request).await?;
+            // The text of a refusal is neither a sign of health nor a stream of events.
             let good = response.status().is_success();
-            if good {
-                health.contact(&watch);
+            let (health, lasts) =
+                (good.then_some(health), (good && watch).then_some(watch_timeout));
+            if let Some(health) = &health {
+                health.contact(&name);
             }
-            Ok::<_, Error>(response.map(move |body| {
-                body.map_frame(move |frame| {
-                    if good {
-                        health.contact(&watch);
-                    }
-                    frame
-                })
-            }))
+            Ok::<_, Error>(response.map(|body| Heard::new(body, health, name, lasts)))
         }
     });
     Client::new(service, namespace)
+}
+
+fn is_watch(uri: &http::Uri) -> bool {
+    uri.query().is_some_and(|query| query.split('&').any(|one| one == "watch=true"))
 }

@@ -1,6 +1,7 @@
 //! What a failure of the API means to a person, and to the watch.
 
 use std::error::Error as StdError;
+use std::time::Duration;
 
 use kube::core::Status;
 use kube::runtime::watcher;
@@ -66,6 +67,14 @@ fn status_of(error: &watcher::Error) -> Option<&Status> {
     }
 }
 
+/// How long the server asks us to stay away, in its answer (429 and 503 have it); at most a minute,
+/// so that no answer takes us off for good.
+pub(super) fn retry_after(error: &watcher::Error) -> Duration {
+    let details = status_of(error).and_then(|status| status.details.as_ref());
+    let seconds = details.map_or(0, |details| details.retry_after_seconds);
+    Duration::from_secs(seconds.min(60).into())
+}
+
 /// The version that we would resume from is too old for the server.
 pub(super) fn is_expired(error: &watcher::Error) -> bool {
     status_of(error).is_some_and(|status| status.code == 410)
@@ -74,16 +83,16 @@ pub(super) fn is_expired(error: &watcher::Error) -> bool {
 /// Whether to list anew instead of resuming when the server is back. kube's watcher would resume,
 /// but a server whose history is shorter now (restored from a backup, set up anew) takes a position
 /// in the future for good and sends nothing from then on. An outage comes before that, so whoever
-/// failed to start a watch, or lost an event, lists again; one who was refused (401, 403, 429)
-/// need not.
+/// failed to start a watch, or whose watch broke off or fell silent, lists again; one who was
+/// refused (401, 403, 429) need not, nor one whose watch the server ended.
 pub(super) fn needs_new_list(error: &watcher::Error) -> bool {
     match error {
         watcher::Error::WatchStartFailed(kube::Error::Api(status)) => {
             status.code == 410 || status.code >= 500
         }
         watcher::Error::WatchStartFailed(_) => true,
-        // An event that is no JSON at all told of a change that nobody knows now.
-        watcher::Error::WatchFailed(kube::Error::SerdeError(_)) => true,
+        // What cannot be read (no JSON at all, or cut off) told of a change that nobody knows now.
+        watcher::Error::WatchFailed(_) => true,
         _ => false,
     }
 }
@@ -105,6 +114,20 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_asks_for_time_gets_it_within_reason() {
+        let asks = |seconds| {
+            let json =
+                serde_json::json!({ "code": 429, "details": { "retryAfterSeconds": seconds } });
+            let status = serde_json::from_value(json).expect("a status");
+            retry_after(&watcher::Error::WatchError(status))
+        };
+        assert_eq!(asks(7), Duration::from_secs(7));
+        assert_eq!(asks(86_400u32), Duration::from_secs(60));
+        let silent = watcher::Error::WatchError(status(429, "busy"));
+        assert_eq!(retry_after(&silent), Duration::ZERO);
+    }
+
+    #[test]
     fn an_outage_or_a_forgotten_position_needs_a_new_list() {
         let failed = |status| watcher::Error::WatchStartFailed(kube::Error::Api(status));
         assert!(needs_new_list(&failed(status(410, "too old"))));
@@ -115,6 +138,8 @@ mod tests {
         let garbage = serde_json::from_str::<u8>("{").expect_err("half a value");
         let lost = watcher::Error::WatchFailed(kube::Error::SerdeError(garbage));
         assert!(needs_new_list(&lost));
+        let broken = kube::Error::ReadEvents(std::io::Error::other("reset"));
+        assert!(needs_new_list(&watcher::Error::WatchFailed(broken)));
         // Listing anew all the time would not help against a missing right to watch.
         assert!(!needs_new_list(&failed(status(403, "no!"))));
         // As an event of the watch, kube's watcher lists anew by itself.

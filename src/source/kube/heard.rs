@@ -1,0 +1,116 @@
+//! The body of an answer, with whoever is interested told of each piece, and a watch held to its
+//! word.
+//!
+//! kube's watcher takes a watch that breaks off, or falls silent, for one that has ended, and
+//! resumes. Both are how a server goes that then comes back with another history, so here they are
+//! errors, after which the watch is listed anew. A watch that the server ends is resumed.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use kube::client::Body;
+use thiserror::Error;
+use tokio::time::{Sleep, sleep};
+
+use super::super::health::Health;
+use super::errors::chain;
+
+/// What a server may be late with the end of a watch; less than kube's own five seconds, after
+/// which it would resume.
+const LATE: Duration = Duration::from_secs(4);
+
+/// How a watch went that was not ended by the server.
+#[derive(Debug, Error)]
+pub(super) enum Broken {
+    #[error(
+        "it hangs: neither an end nor anything else came for {} s after it was due, so the \
+         connection is dead (a firewall, a load balancer, or the server)",
+        LATE.as_secs()
+    )]
+    Silent,
+    #[error("it ended in the middle of an event")]
+    HalfAnEvent,
+    /// With the cause as text: kube would take some causes for the ordinary end.
+    #[error("the connection broke: {0}")]
+    Cut(String),
+    #[error("{0}")]
+    Other(kube::Error),
+}
+
+/// Tells `health` of each piece. With a deadline if it is a watch's.
+pub(super) struct Heard {
+    body: Body,
+    /// Nobody, if the answer is a refusal.
+    health: Option<Arc<Health>>,
+    name: Arc<str>,
+    watch: Option<Pin<Box<Sleep>>>,
+    in_event: bool,
+}
+
+impl Heard {
+    /// `watch` is how long the server said it would keep it open, if it is the body of a watch.
+    pub(super) fn new(
+        body: Body,
+        health: Option<Arc<Health>>,
+        name: Arc<str>,
+        watch: Option<Duration>,
+    ) -> Self {
+        let watch = watch.map(|lasts| Box::pin(sleep(lasts + LATE)));
+        Self { body, health, name, watch, in_event: false }
+    }
+
+    fn note(&mut self, frame: &Frame<Bytes>) {
+        if let Some(health) = &self.health {
+            health.contact(&self.name);
+        }
+        if let Some(last) = frame.data_ref().and_then(|data| data.last()) {
+            self.in_event = *last != b'\n';
+        }
+    }
+}
+
+impl HttpBody for Heard {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        // What has come is taken first, however late we are in looking.
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        let in_event = self.in_event;
+        let Some(deadline) = self.watch.as_mut() else {
+            if let Poll::Ready(Some(Ok(frame))) = &polled {
+                self.note(frame);
+            }
+            return polled.map_err(Broken::Other);
+        };
+        match polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.note(&frame);
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                // kube looks for these words too.
+                let text = chain(&error).replace("unexpected EOF", "unexpected end");
+                Poll::Ready(Some(Err(Broken::Cut(text))))
+            }
+            Poll::Ready(None) if in_event => Poll::Ready(Some(Err(Broken::HalfAnEvent))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => deadline.as_mut().poll(context).map(|()| Some(Err(Broken::Silent))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.watch.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
