@@ -67,7 +67,7 @@ pub struct Config {
     /// Whether to watch Nodes, for the regions of their zones.
     pub nodes: bool,
     /// How long one watch request lasts before it is asked for anew, in whole seconds, at least
-    /// one. It bounds the time in which a connection that died silently is noticed (this and five
+    /// one. It bounds the time in which a connection that died silently is noticed (this and four
     /// seconds), and how old "last heard from" may grow while nothing happens.
     pub watch_timeout: Duration,
 }
