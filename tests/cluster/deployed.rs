@@ -11,10 +11,10 @@ use tokio::sync::OnceCell;
 
 use crate::harness::{Forward, Kubectl, until};
 
-const NAMESPACE: &str = "istio-system";
+pub(crate) const NAMESPACE: &str = "istio-system";
 
 /// Applies the overlay once and waits until all of it is available.
-async fn deployed() -> Kubectl {
+pub(crate) async fn deployed() -> Kubectl {
     static APPLIED: OnceCell<()> = OnceCell::const_new();
     let kubectl = Kubectl::default();
     APPLIED
