@@ -175,7 +175,7 @@ async fn debug_pages(kubectl: &Kubectl) -> Result<Vec<(String, Forward)>, String
 }
 
 /// The replica that this Envoy pod's stream is on, once everything that it was sent is acked.
-async fn replica_of(kubectl: &Kubectl, envoy: &str) -> String {
+pub(crate) async fn replica_of(kubectl: &Kubectl, envoy: &str) -> String {
     until("a replica that has the Envoy, all acked", async || {
         let mut seen = Vec::new();
         let pages = debug_pages(kubectl).await?;

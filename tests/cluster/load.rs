@@ -28,6 +28,9 @@ use crate::harness::{Kubectl, Process, until};
 const CLIENTS: usize = 4;
 const EVERY: Duration = Duration::from_millis(20);
 
+/// Of ten endpoints one that is in use is missed by so many answers once in 10^9 times.
+const IN_A_ROW: usize = 200;
+
 /// How an Envoy speaks to the control plane.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Wire {
@@ -100,14 +103,15 @@ impl LoadedEnvoy {
         Self { wire, seen, _clients: clients, process, _dir: dir }
     }
 
-    /// Waits until these pods answer, all of them and no others.
+    /// Waits until these pods answer, all of them and no others, over so many answers in a row that
+    /// no other can have been left out by chance.
     pub(crate) async fn is_answered_by(&self, pods: &[String]) {
         let wanted: BTreeSet<&str> = pods.iter().map(String::as_str).collect();
         self.seen.lock().unwrap().pods.clear();
         until(&format!("answers by {wanted:?} alone ({:?})", self.wire), async || {
             let mut seen = self.seen.lock().unwrap();
             let by: BTreeSet<&str> = seen.pods.keys().map(String::as_str).collect();
-            if by == wanted {
+            if by == wanted && seen.pods.values().sum::<usize>() >= IN_A_ROW {
                 return Ok(());
             }
             let said = format!("{:?}; failures {:?}", seen.pods, seen.failures);

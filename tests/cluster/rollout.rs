@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::deployed::{deployed, rolled_out};
+use crate::deployed::{NAMESPACE, deployed, replica_of, rolled_out};
 use crate::harness::{Kubectl, until};
 use crate::load::{LoadedEnvoy, Wire};
 
@@ -81,5 +81,41 @@ async fn ten_pods_are_rolled_under_load() {
     for envoy in &envoys {
         envoy.carries(100).await;
     }
+    end(&kubectl, envoys).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn the_control_plane_is_rolled_under_load_while_the_mesh_changes() {
+    let kubectl = deployed().await;
+    let before = ten_pods(&kubectl).await;
+    let envoys = two_envoys(&kubectl, &before).await;
+    let old = kubectl.pods(NAMESPACE, "istio=pilot").await;
+    assert_eq!(old.len(), 2, "{old:?}");
+
+    kubectl.run(&["-n", NAMESPACE, "rollout", "restart", "deployment/istio-pilot"]).await;
+    tokio::join!(rolled_out(&kubectl, NAMESPACE, "istio-pilot"), async {
+        for replicas in [6, 9, 5] {
+            let wanted = format!("--replicas={replicas}");
+            kubectl.run(&["scale", "deployment/rolled", &wanted]).await;
+            pods(&kubectl, replicas).await;
+        }
+    });
+    until("two new replicas alone", async || {
+        let new = kubectl.pods(NAMESPACE, "istio=pilot").await;
+        let all_new = new.len() == 2 && new.iter().all(|pod| !old.contains(pod));
+        if all_new { Ok(()) } else { Err(format!("{new:?} after {old:?}")) }
+    })
+    .await;
+    // The streams have moved, and what they carry is the mesh as it is now.
+    for id in ["loaded-sotw", "loaded-delta"] {
+        let replica = replica_of(&kubectl, id).await;
+        assert!(!old.contains(&replica), "{id} is on {replica}");
+    }
+    are_answered_by(&envoys, &pods(&kubectl, 5).await).await;
+    // By a stream of the new replicas, not only of the old ones' last word.
+    kubectl.run(&["scale", "deployment/rolled", "--replicas=7"]).await;
+    rolled_out(&kubectl, "default", "rolled").await;
+    are_answered_by(&envoys, &pods(&kubectl, 7).await).await;
     end(&kubectl, envoys).await;
 }
