@@ -11,10 +11,10 @@ use tokio::sync::OnceCell;
 
 use crate::harness::{Forward, Kubectl, until};
 
-const NAMESPACE: &str = "istio-system";
+pub(crate) const NAMESPACE: &str = "istio-system";
 
 /// Applies the overlay once and waits until all of it is available.
-async fn deployed() -> Kubectl {
+pub(crate) async fn deployed() -> Kubectl {
     static APPLIED: OnceCell<()> = OnceCell::const_new();
     let kubectl = Kubectl::default();
     APPLIED
@@ -175,7 +175,7 @@ async fn debug_pages(kubectl: &Kubectl) -> Result<Vec<(String, Forward)>, String
 }
 
 /// The replica that this Envoy pod's stream is on, once everything that it was sent is acked.
-async fn replica_of(kubectl: &Kubectl, envoy: &str) -> String {
+pub(crate) async fn replica_of(kubectl: &Kubectl, envoy: &str) -> String {
     until("a replica that has the Envoy, all acked", async || {
         let mut seen = Vec::new();
         let pages = debug_pages(kubectl).await?;

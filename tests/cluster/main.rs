@@ -11,4 +11,6 @@ mod deployed;
 mod doctor;
 mod half_live;
 mod harness;
+mod load;
+mod rollout;
 mod sidecars;
