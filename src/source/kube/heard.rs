@@ -37,7 +37,7 @@ pub(super) enum Broken {
     /// With the cause as text: kube would take some causes for the ordinary end.
     #[error("the connection broke: {0}")]
     Cut(String),
-    #[error("{0}")]
+    #[error(transparent)]
     Other(kube::Error),
 }
 
