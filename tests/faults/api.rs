@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::pilot::PATIENCE;
+use crate::pilot::{PATIENCE, eventually};
 
 pub(crate) const SERVICES: &str = "services";
 pub(crate) const SLICES: &str = "endpointslices";
@@ -114,24 +114,30 @@ impl Api {
         self.shared.changed.send_modify(|count| *count += 1);
     }
 
-    /// Cuts the open watches, of which there is one of each kind at least, and makes changes that
-    /// none of them has told.
-    pub(crate) async fn cut(&self, cut: Cut, changes: impl FnOnce(&mut Changes<'_>)) {
+    /// Waits until a watch of each kind is open, which a cut or a broken connection takes along.
+    pub(crate) async fn is_watched(&self) {
+        drop(self.watched().await);
+    }
+
+    async fn watched(&self) -> MutexGuard<'_, World> {
         let begun = Instant::now();
-        let world = loop {
-            assert!(begun.elapsed() < PATIENCE, "there is no watch of each kind to be cut");
+        loop {
+            assert!(begun.elapsed() < PATIENCE, "there is no open watch of each kind");
             {
                 let world = self.shared.world();
-                if [SERVICES, SLICES]
-                    .iter()
-                    .all(|kind| world.open.get(kind).is_some_and(|&n| n > 0))
-                {
-                    break world;
+                let open = |kind: &&str| world.open.get(kind).is_some_and(|&n| n > 0);
+                if [SERVICES, SLICES].iter().all(open) {
+                    return world;
                 }
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
-        };
-        let mut guard = Changes { world };
+        }
+    }
+
+    /// Cuts the open watches, of which there is one of each kind at least, and makes changes that
+    /// none of them has told.
+    pub(crate) async fn cut(&self, cut: Cut, changes: impl FnOnce(&mut Changes<'_>)) {
+        let mut guard = Changes { world: self.watched().await };
         changes(&mut guard);
         if matches!(cut, Cut::Gone | Cut::Forget) {
             guard.world.floor = guard.world.version;
@@ -184,6 +190,14 @@ impl Api {
     /// How many first pages (and how many later ones, as `KIND+`) have been asked for.
     pub(crate) fn lists(&self, kind: &str) -> usize {
         self.shared.world().lists.get(kind).copied().unwrap_or_default()
+    }
+
+    pub(crate) async fn lists_more_than(&self, kind: &str, count: usize) {
+        eventually(&format!("more than {count} lists of {kind}"), async || {
+            let seen = self.lists(kind);
+            if seen > count { Ok(()) } else { Err(seen.to_string()) }
+        })
+        .await;
     }
 }
 

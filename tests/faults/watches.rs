@@ -44,7 +44,8 @@ async fn survives(cut: Cut) -> (Api, Pilot) {
 async fn a_watch_that_hangs_silently_is_noticed() {
     let (api, pilot) = survives(Cut::Hang).await;
     // Resuming would do for these changes, but not if the server were another one by now.
-    assert!(api.lists(SERVICES) > 1 && api.lists(SLICES) > 1);
+    api.lists_more_than(SERVICES, 1).await;
+    api.lists_more_than(SLICES, 1).await;
     pilot.logs("the connection is dead").await;
 }
 
@@ -125,14 +126,17 @@ async fn a_connection_that_is_reset_in_mid_watch_is_told_and_listed_anew() {
     let line = Line::to(api.address).await;
     let pilot = Pilot::start_at(line.address);
     pilot.serves(&["10.0.0.1"]).await;
-    let lists = api.lists(SERVICES);
+    api.is_watched().await;
+    let lists = [SERVICES, SLICES].map(|kind| (kind, api.lists(kind)));
     // What the reset takes along is told by the list.
     line.stall();
     api.change(|now| now.slice("a", &["10.0.0.9"]));
     line.reset();
     pilot.serves(&["10.0.0.9"]).await;
     pilot.logs("the connection broke").await;
-    assert!(api.lists(SERVICES) > lists);
+    for (kind, lists) in lists {
+        api.lists_more_than(kind, lists).await;
+    }
 }
 
 #[tokio::test]
@@ -169,51 +173,50 @@ async fn a_list_that_is_forgotten_between_its_pages_is_begun_anew() {
     })
     .await;
     for kind in ["services+", "endpointslices+"] {
-        eventually(&format!("a page of {kind}"), async || {
-            if api.lists(kind) > 0 { Ok(()) } else { Err("none yet".to_owned()) }
-        })
-        .await;
+        api.lists_more_than(kind, 0).await;
     }
     let lists = api.lists(SERVICES);
     api.forget_lists();
     api.hold_pages(false);
     pilot.serves(&["10.0.0.9", "10.0.0.3", "10.0.1.1"]).await;
     proxy.lost_only(&["b"]).await;
-    eventually("a new list", async || {
-        if api.lists(SERVICES) > lists { Ok(()) } else { Err(lists.to_string()) }
-    })
-    .await;
+    api.lists_more_than(SERVICES, lists).await;
 }
 
 #[tokio::test]
 async fn a_forgotten_version_is_listed_anew_when_told_in_mid_watch() {
     let (api, _pilot) = survives(Cut::Gone).await;
-    assert!(api.lists(SERVICES) > 1 && api.lists(SLICES) > 1);
+    api.lists_more_than(SERVICES, 1).await;
+    api.lists_more_than(SLICES, 1).await;
 }
 
 #[tokio::test]
 async fn a_forgotten_version_is_listed_anew_when_the_next_watch_is_refused() {
     let (api, _pilot) = survives(Cut::Forget).await;
-    assert!(api.lists(SERVICES) > 1 && api.lists(SLICES) > 1);
+    api.lists_more_than(SERVICES, 1).await;
+    api.lists_more_than(SLICES, 1).await;
 }
 
 #[tokio::test]
 async fn half_an_event_before_a_broken_connection_is_asked_for_again() {
     let (api, _pilot) = survives(Cut::HalfThenBreak).await;
-    assert!(api.lists(SERVICES) > 1 && api.lists(SLICES) > 1);
+    api.lists_more_than(SERVICES, 1).await;
+    api.lists_more_than(SLICES, 1).await;
 }
 
 #[tokio::test]
 async fn half_an_event_before_a_clean_end_is_asked_for_again() {
     let (api, pilot) = survives(Cut::HalfThenEnd).await;
-    assert!(api.lists(SERVICES) > 1 && api.lists(SLICES) > 1);
+    api.lists_more_than(SERVICES, 1).await;
+    api.lists_more_than(SLICES, 1).await;
     pilot.logs("in the middle of an event").await;
 }
 
 #[tokio::test]
 async fn an_event_that_is_no_json_leads_to_a_new_list() {
     let (api, _pilot) = survives(Cut::Garbage).await;
-    assert!(api.lists(SERVICES) > 1 && api.lists(SLICES) > 1);
+    api.lists_more_than(SERVICES, 1).await;
+    api.lists_more_than(SLICES, 1).await;
 }
 
 #[tokio::test]
@@ -325,10 +328,7 @@ async fn a_list_of_many_pages_that_comes_slowly_takes_effect_at_its_end() {
     })
     .await;
     for kind in ["services+", "endpointslices+"] {
-        eventually(&format!("a page of {kind}"), async || {
-            if api.lists(kind) > 0 { Ok(()) } else { Err("none yet".to_owned()) }
-        })
-        .await;
+        api.lists_more_than(kind, 0).await;
     }
     pilot.serves(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.1"]).await;
     proxy.lost_only(&[]).await;
