@@ -96,6 +96,9 @@ struct Source {
 struct Watch {
     name: String,
     synced: bool,
+    /// How the last list was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listed: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_contact: Option<String>,
     /// How old that is now; what is served may be as old as this.
@@ -130,6 +133,7 @@ pub(super) fn sourcez(
     let watches = state.health.watches().into_iter().map(|(name, health)| Watch {
         name,
         synced: health.synced,
+        listed: health.listed,
         last_contact: health.last_contact.map(rfc3339),
         age_seconds: health.age().map(|age| age.as_secs_f64()),
         last_error: health.last_error,

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 pub struct WatchHealth {
     /// It has listed completely at least once.
     pub synced: bool,
+    /// How the last list was made, for people; `None` where there is no choice.
+    pub listed: Option<&'static str>,
     /// When the source last heard from the other side at all, events or not.
     pub last_contact: Option<SystemTime>,
     /// The same by a clock that nobody sets.
@@ -71,6 +73,11 @@ impl Health {
     pub fn synced(&self, watch: &str) {
         self.contact(watch);
         self.with(|inner| inner.watches.entry(watch.to_owned()).or_default().synced = true);
+    }
+
+    /// How a list was made that is complete now.
+    pub fn listed(&self, watch: &str, how: &'static str) {
+        self.with(|inner| inner.watches.entry(watch.to_owned()).or_default().listed = Some(how));
     }
 
     pub fn failed(&self, watch: &str, error: impl ToString) {

@@ -1,27 +1,25 @@
 //! The Kubernetes API as a source: one watch per kind and namespace.
 //!
-//! kube's watcher lists, watches and resumes; here its events become changes (`events`), its
+//! kube's watcher lists (`lists`), watches and resumes; here its events become changes (`events`), its
 //! failures become health. After an outage, a break in mid-watch or a silence (`heard`) it is
-//! started anew instead of resumed: a server that came back with another history (a restored
-//! backup) would accept the old position and stay silent for ever. No pods, no secrets: Services and EndpointSlices (or Endpoints, where the server is too
-//! old), Nodes if asked for, and no more.
-//! Objects are converted as they arrive and dropped, so what the model has no use for is never kept.
+//! started anew instead of resumed (`watch`): a server that came back with another history (a
+//! restored backup) would accept the old position and stay silent for ever.
+//!
+//! No pods, no secrets: Services and EndpointSlices (or Endpoints, where the server is too old), Nodes
+//! if asked for, and no more. Objects are converted as they arrive and dropped, so what the model has
+//! no use for is never kept.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use futures::{StreamExt, pin_mut};
 use k8s_openapi::api::core::v1::{Endpoints, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::Api;
-use kube::runtime::utils::Backoff;
-use kube::runtime::watcher::{self, DefaultBackoff, Event, watcher};
+use kube::runtime::watcher::{self, DefaultBackoff};
 use tokio::sync::mpsc::Sender;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::health::Health;
 use crate::model::{Change, Scope};
@@ -31,18 +29,18 @@ mod errors;
 mod events;
 mod heard;
 mod lenient;
+mod lists;
 mod nodes;
+mod watch;
 
 use client::Server;
 use events::{Ingest, Watched};
-use lenient::Lenient;
+use lists::Lists;
+use watch::{Watch, pause};
 
 /// Stands in the health's list of watches until the API server has been found and asked what it
 /// has.
 const SEARCH: &str = "API server";
-
-/// How soon after a list another one may be made without a pause.
-const RELIST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Which kind tells the endpoints.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -167,12 +165,6 @@ async fn find_server(config: &Config, health: &Health) -> (Server, bool) {
     }
 }
 
-/// Grows from a second to half a minute, with jitter; no less than `at_least`.
-async fn pause(backoff: &mut DefaultBackoff, at_least: Duration) {
-    let next = backoff.next().unwrap_or(Duration::from_secs(30));
-    tokio::time::sleep(next.max(at_least)).await;
-}
-
 /// `services`, or `services in NAMESPACE`.
 fn watch_name<K: Watched>(scope: &Scope) -> String {
     match scope {
@@ -211,100 +203,10 @@ impl Plan {
             health: self.health.clone(),
             unlisted: self.unlisted.clone(),
             backoff: DefaultBackoff::default(),
+            lists: Lists::default(),
             last_list: None,
             last_warning: None,
         };
         self.watches.spawn(watch.run(api, settings));
-    }
-}
-
-/// One watch, for as long as the process wants it.
-struct Watch<K: Watched> {
-    name: Arc<str>,
-    url: Arc<str>,
-    ingest: Ingest<K>,
-    changes: Sender<Change>,
-    health: Arc<Health>,
-    unlisted: Arc<AtomicUsize>,
-    backoff: DefaultBackoff,
-    last_list: Option<Instant>,
-    last_warning: Option<String>,
-}
-
-impl<K: Watched> Watch<K> {
-    async fn run(mut self, api: Api<Lenient<K>>, settings: watcher::Config) {
-        loop {
-            let stream = watcher(api.clone(), settings.clone());
-            pin_mut!(stream);
-            while let Some(event) = stream.next().await {
-                match event {
-                    Ok(event) => {
-                        if self.take(event).await.is_err() {
-                            return;
-                        }
-                    }
-                    Err(error) => {
-                        self.report(&error);
-                        // The server has forgotten our position, which is normal: list at once,
-                        // but not in a circle.
-                        let soon = errors::is_expired(&error)
-                            && self.last_list.is_none_or(|last| last.elapsed() > RELIST_PAUSE);
-                        if !soon {
-                            pause(&mut self.backoff, errors::retry_after(&error)).await;
-                        }
-                        if errors::needs_new_list(&error) {
-                            // The old state is kept until the new list is complete.
-                            break;
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// Sends what the event means; waits where the model is behind. Fails when nobody listens.
-    async fn take(&mut self, event: Event<Lenient<K>>) -> Result<(), ()> {
-        let listed = matches!(event, Event::InitDone);
-        if listed {
-            self.last_list = Some(Instant::now());
-        }
-        let watching = matches!(event, Event::Apply(_) | Event::Delete(_));
-        if watching {
-            // Not at the end of a list: where listing works and watching does not, the pauses
-            // between the lists must grow. (They shrink by themselves after two good minutes.)
-            self.backoff.reset();
-        }
-        if (listed || watching) && self.last_warning.take().is_some() {
-            info!(watch = %self.name, "the watch is well again");
-        }
-        if let Some(change) = self.ingest.take(event) {
-            self.changes.send(change).await.map_err(drop)?;
-        }
-        if listed && self.first_list() {
-            self.changes.send(Change::Synced).await.map_err(drop)?;
-        }
-        if listed {
-            self.health.synced(&self.name);
-        }
-        Ok(())
-    }
-
-    /// Counts this watch's first list; true if every watch has listed now.
-    fn first_list(&mut self) -> bool {
-        let first = self.ingest.is_first_list();
-        first && self.unlisted.fetch_sub(1, Ordering::AcqRel) == 1
-    }
-
-    fn report(&mut self, error: &watcher::Error) {
-        let text = errors::explain_watch(error, &self.url, K::URL_PATH_SEGMENT, K::RESOURCE);
-        if errors::is_expired(error) {
-            // Normal after a long pause: the server has forgotten our version. Listed anew.
-            debug!(watch = %self.name, error = %text, "listing anew");
-        } else if self.last_warning.as_deref() != Some(text.as_str()) {
-            // The same trouble once, not every thirty seconds for a night.
-            warn!(watch = %self.name, error = %text, "a watch failed; the last known state is kept");
-            self.last_warning = Some(text.clone());
-        }
-        self.health.failed(&self.name, text);
     }
 }

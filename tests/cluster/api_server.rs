@@ -404,3 +404,25 @@ async fn rights_taken_away_take_no_configuration_away() {
     late.has_endpoints(&["10.1.0.1", "10.1.0.2"]).await;
     envoy.has_endpoints(&["10.1.0.1", "10.1.0.2"]).await;
 }
+
+#[tokio::test]
+#[ignore = "needs an API server: make test-cluster"]
+async fn lists_are_streamed_where_the_server_can_and_made_in_pages_elsewhere() {
+    for (flags, wanted) in
+        [(&[][..], "streamed"), (&["--feature-gates=WatchList=false"], "in pages")]
+    {
+        let server = ApiServer::start(flags).await;
+        server.allow(None).await;
+        server.service("default", "reviews", "10.1.0.1").await;
+        let pilot = Pilot::start(&server, "pilot", &[]);
+        pilot.ready(200, |_| true).await;
+        pilot.has_endpoints(&["10.1.0.1"]).await;
+        let page = json(&format!("{}/debug/sourcez", pilot.debug)).await.unwrap();
+        let watches = page["watches"].as_array().unwrap();
+        assert_eq!(watches.len(), 2, "{page}");
+        assert!(watches.iter().all(|watch| watch["listed"] == wanted), "{flags:?}: {page}");
+        // The watch goes on from there.
+        server.service("default", "ratings", "10.1.0.2").await;
+        pilot.has_endpoints(&["10.1.0.1", "10.1.0.2"]).await;
+    }
+}

@@ -8,6 +8,7 @@
 
 mod api;
 mod line;
+mod lists;
 mod pilot;
 mod proxy;
 mod watches;

@@ -87,6 +87,17 @@ impl Pilot {
         .await;
     }
 
+    /// Waits until the last list of each watch was made like this.
+    pub(crate) async fn lists(&self, how: &str) {
+        eventually(&format!("lists to be {how}"), async || {
+            let page = self.sourcez().await?;
+            let watches = page["watches"].as_array().into_iter().flatten();
+            let so: Vec<bool> = watches.map(|one| one["listed"] == how).collect();
+            if so == [true, true] { Ok(()) } else { Err(format!("{page}; {}", self.log())) }
+        })
+        .await;
+    }
+
     /// Waits until this watch shows an error with these words.
     pub(crate) async fn complains(&self, watch: &str, words: &str) {
         eventually(&format!("{watch} to say {words:?}"), async || {

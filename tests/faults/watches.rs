@@ -11,7 +11,7 @@ use crate::pilot::{Pilot, eventually};
 use crate::proxy::Proxy;
 
 /// Services `a`, `b` and `c`, served to a proxy.
-async fn served() -> (Api, Pilot, Proxy) {
+pub(crate) async fn served() -> (Api, Pilot, Proxy) {
     let api = Api::start().await;
     api.change(|now| {
         now.service("a", &["10.0.0.1"]);
@@ -162,28 +162,6 @@ async fn a_server_that_asks_for_time_is_given_it() {
 }
 
 #[tokio::test]
-async fn a_list_that_is_forgotten_between_its_pages_is_begun_anew() {
-    let (api, pilot, proxy) = served().await;
-    api.change(|now| (0..600).for_each(|n| now.service(&format!("more-{n}"), &["10.0.1.1"])));
-    pilot.serves(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.1"]).await;
-    api.hold_pages(true);
-    api.cut(Cut::Gone, |now| {
-        now.slice("a", &["10.0.0.9"]);
-        now.delete_service("b");
-    })
-    .await;
-    for kind in ["services+", "endpointslices+"] {
-        api.lists_more_than(kind, 0).await;
-    }
-    let lists = api.lists(SERVICES);
-    api.forget_lists();
-    api.hold_pages(false);
-    pilot.serves(&["10.0.0.9", "10.0.0.3", "10.0.1.1"]).await;
-    proxy.lost_only(&["b"]).await;
-    api.lists_more_than(SERVICES, lists).await;
-}
-
-#[tokio::test]
 async fn a_forgotten_version_is_listed_anew_when_told_in_mid_watch() {
     let (api, _pilot) = survives(Cut::Gone).await;
     api.lists_more_than(SERVICES, 1).await;
@@ -310,31 +288,5 @@ async fn a_server_that_goes_down_and_comes_back_takes_nothing_along() {
     proxy.lost_only(&[]).await;
     api.be_well();
     pilot.serves(&["10.0.0.9", "10.0.0.3"]).await;
-    proxy.lost_only(&["b"]).await;
-}
-
-#[tokio::test]
-async fn a_list_of_many_pages_that_comes_slowly_takes_effect_at_its_end() {
-    let (api, pilot, proxy) = served().await;
-    api.change(|now| (0..10_000).for_each(|n| now.service(&format!("more-{n}"), &["10.0.1.1"])));
-    pilot.serves(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.1"]).await;
-
-    api.hold_pages(true);
-    // `a` is on the first page and `z` on the last.
-    api.cut(Cut::Gone, |now| {
-        now.slice("a", &["10.0.0.9"]);
-        now.delete_service("b");
-        now.service("z", &["10.0.0.4"]);
-    })
-    .await;
-    for kind in ["services+", "endpointslices+"] {
-        api.lists_more_than(kind, 0).await;
-    }
-    pilot.serves(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.1"]).await;
-    proxy.lost_only(&[]).await;
-    pilot.ready().await.unwrap();
-
-    api.hold_pages(false);
-    pilot.serves(&["10.0.0.9", "10.0.0.3", "10.0.0.4", "10.0.1.1"]).await;
     proxy.lost_only(&["b"]).await;
 }

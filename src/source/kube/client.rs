@@ -90,7 +90,10 @@ pub(super) fn observed(
 ) -> Client {
     let namespace = client.default_namespace().to_owned();
     let client = client.clone();
-    let service = service_fn(move |request: http::Request<Body>| {
+    let service = service_fn(move |mut request: http::Request<Body>| {
+        if let Some(newest) = newest(request.uri()) {
+            *request.uri_mut() = newest;
+        }
         let (client, health, name) = (client.clone(), health.clone(), name.clone());
         async move {
             let watch = is_watch(request.uri());
@@ -109,5 +112,45 @@ pub(super) fn observed(
 }
 
 fn is_watch(uri: &http::Uri) -> bool {
-    uri.query().is_some_and(|query| query.split('&').any(|one| one == "watch=true"))
+    asks(uri, "watch=true")
+}
+
+fn asks(uri: &http::Uri, parameter: &str) -> bool {
+    uri.query().is_some_and(|query| query.split('&').any(|one| one == parameter))
+}
+
+/// The request for a streamed list of the newest state, if it is one: kube asks with
+/// `resourceVersion=0`, that is for any state, and of several API servers one that lags behind
+/// would take us back in time. Without a version it is as new as a list in pages (KEP-3157).
+fn newest(uri: &http::Uri) -> Option<http::Uri> {
+    if !asks(uri, "sendInitialEvents=true") {
+        return None;
+    }
+    let others = uri.query()?.split('&').filter(|one| !one.starts_with("resourceVersion="));
+    let query = others.collect::<Vec<_>>().join("&");
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(format!("{}?{query}", uri.path()).parse().ok()?);
+    http::Uri::from_parts(parts).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streamed_lists_are_asked_for_as_new_as_they_can_be() {
+        let asked = "/api/v1/services?watch=true&sendInitialEvents=true\
+                     &resourceVersionMatch=NotOlderThan&resourceVersion=0&timeoutSeconds=30";
+        let newest = newest(&asked.parse().unwrap()).unwrap();
+        let wanted = "/api/v1/services?watch=true&sendInitialEvents=true\
+                      &resourceVersionMatch=NotOlderThan&timeoutSeconds=30";
+        assert_eq!(newest.to_string(), wanted);
+    }
+
+    #[test]
+    fn other_requests_are_left_as_they_are() {
+        for asked in ["/api/v1/services?watch=true&resourceVersion=0", "/api/v1/services"] {
+            assert_eq!(newest(&asked.parse().unwrap()), None);
+        }
+    }
 }

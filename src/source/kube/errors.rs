@@ -93,7 +93,8 @@ pub(super) fn needs_new_list(error: &watcher::Error) -> bool {
         watcher::Error::WatchStartFailed(_) => true,
         // What cannot be read (no JSON at all, or cut off) told of a change that nobody knows now.
         watcher::Error::WatchFailed(_) => true,
-        _ => false,
+        // kube's watcher would list anew as well, but as it did last time.
+        error => is_expired(error),
     }
 }
 
@@ -142,8 +143,7 @@ mod tests {
         assert!(needs_new_list(&watcher::Error::WatchFailed(broken)));
         // Listing anew all the time would not help against a missing right to watch.
         assert!(!needs_new_list(&failed(status(403, "no!"))));
-        // As an event of the watch, kube's watcher lists anew by itself.
-        assert!(!needs_new_list(&watcher::Error::WatchError(status(410, "too old"))));
+        assert!(needs_new_list(&watcher::Error::WatchError(status(410, "too old"))));
         assert!(is_expired(&watcher::Error::WatchError(status(410, "too old"))));
     }
 }

@@ -1,0 +1,159 @@
+//! What the stand-in has stored, and what it was told to do.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::{Cut, SERVICES, SLICES, Streaming};
+
+#[derive(Default)]
+pub(super) struct World {
+    pub(super) version: u64,
+    pub(super) objects: BTreeMap<(&'static str, String), Value>,
+    /// In the order of their versions.
+    history: Vec<Event>,
+    /// Watches cannot resume, nor lists go on, from before this version.
+    pub(super) floor: u64,
+    /// Answered to every request of the kind (or of any).
+    pub(super) refused: Option<(Option<&'static str>, u16)>,
+    /// What refusals say of when to come again, in seconds.
+    pub(super) retry_after: u32,
+    /// When requests were refused.
+    pub(super) refusals: Vec<Instant>,
+    pub(super) streaming: Streaming,
+    pub(super) down: bool,
+    pub(super) lists: BTreeMap<String, usize>,
+    /// The watches that can be cut, by kind.
+    pub(super) open: BTreeMap<&'static str, usize>,
+}
+
+struct Event {
+    version: u64,
+    kind: &'static str,
+    line: Bytes,
+}
+
+impl World {
+    /// The lines that tell of the changes of a kind since a version.
+    pub(super) fn news(&self, kind: &str, since: u64) -> Vec<Bytes> {
+        let first = self.history.partition_point(|event| event.version <= since);
+        let news = self.history.iter().skip(first).filter(|event| event.kind == kind);
+        news.map(|event| event.line.clone()).collect()
+    }
+
+    /// In the order of their names.
+    pub(super) fn of_kind(&self, kind: &str) -> Vec<&Value> {
+        let all = self.objects.iter().filter(|((of, _), _)| *of == kind);
+        all.map(|(_, object)| object).collect()
+    }
+
+    pub(super) fn count_list(&mut self, kind: impl Into<String>) {
+        *self.lists.entry(kind.into()).or_default() += 1;
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Shared {
+    world: Arc<Mutex<World>>,
+    /// Moves whenever there is something to look at.
+    pub(super) changed: watch::Sender<u64>,
+    pub(super) cut: watch::Sender<Cut>,
+    /// Later pages of lists wait while this is set.
+    pub(super) pages_held: watch::Sender<bool>,
+}
+
+impl Shared {
+    pub(super) fn new() -> Self {
+        // Version 0 means "any" to clients.
+        let world = World { version: 1, ..World::default() };
+        Self {
+            world: Arc::new(Mutex::new(world)),
+            changed: watch::Sender::new(0),
+            cut: watch::Sender::new(Cut::End),
+            pages_held: watch::Sender::new(false),
+        }
+    }
+
+    pub(super) fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn cut_all(&self, cut: Cut) {
+        self.cut.send_replace(cut);
+        self.changed.send_modify(|count| *count += 1);
+    }
+}
+
+/// Changes of one moment.
+pub(crate) struct Changes<'a> {
+    pub(super) world: MutexGuard<'a, World>,
+}
+
+impl Changes<'_> {
+    /// Restored from a backup: other objects, and a history that is shorter than what watches know.
+    pub(crate) fn restore(&mut self) {
+        self.world.objects.clear();
+        self.world.history.clear();
+        self.world.version = 1;
+    }
+
+    /// A service of one HTTP port, and a slice with these endpoints.
+    pub(crate) fn service(&mut self, name: &str, addresses: &[&str]) {
+        self.put(
+            SERVICES,
+            json!({ "metadata": { "name": name, "namespace": "default" },
+                "spec": { "ports": [{ "name": "http", "port": 80 }] } }),
+        );
+        self.slice(name, addresses);
+    }
+
+    pub(crate) fn slice(&mut self, name: &str, addresses: &[&str]) {
+        self.slice_at(name, addresses, 8080);
+    }
+
+    /// With endpoints that listen on another port.
+    pub(crate) fn slice_at(&mut self, name: &str, addresses: &[&str], port: u16) {
+        let endpoints: Vec<_> =
+            addresses.iter().map(|address| json!({ "addresses": [address] })).collect();
+        self.put(
+            SLICES,
+            json!({ "metadata": { "name": format!("{name}-1"), "namespace": "default",
+                    "labels": { "kubernetes.io/service-name": name } },
+                "addressType": "IPv4", "ports": [{ "name": "http", "port": port }],
+                "endpoints": endpoints }),
+        );
+    }
+
+    pub(crate) fn put(&mut self, kind: &'static str, mut object: Value) {
+        let world = &mut *self.world;
+        world.version += 1;
+        object["metadata"]["resourceVersion"] = world.version.to_string().into();
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        let known = world.objects.contains_key(&(kind, name.clone()));
+        let line = line(if known { "MODIFIED" } else { "ADDED" }, &object);
+        world.objects.insert((kind, name), object);
+        world.history.push(Event { version: world.version, kind, line });
+    }
+
+    pub(crate) fn delete(&mut self, kind: &'static str, name: &str) {
+        let world = &mut *self.world;
+        world.version += 1;
+        let mut object = world.objects.remove(&(kind, name.to_owned())).unwrap();
+        object["metadata"]["resourceVersion"] = world.version.to_string().into();
+        let line = line("DELETED", &object);
+        world.history.push(Event { version: world.version, kind, line });
+    }
+
+    pub(crate) fn delete_service(&mut self, name: &str) {
+        self.delete(SERVICES, name);
+        self.delete(SLICES, &format!("{name}-1"));
+    }
+}
+
+pub(super) fn line(what: &str, object: &Value) -> Bytes {
+    format!("{}\n", json!({ "type": what, "object": object })).into()
+}
