@@ -2,14 +2,14 @@
 //! beside it: what depends on the API's version and on rights.
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::harness::{Kubectl, Process, get, json, until};
+use crate::common::{Process, free_port, get, json, until};
+use crate::harness::Kubectl;
 
 mod controllers;
 mod zones;
@@ -139,10 +139,6 @@ fn program(name: &str) -> PathBuf {
     let folder = std::env::var_os("KUBEBUILDER_ASSETS");
     PathBuf::from(folder.expect("KUBEBUILDER_ASSETS names a folder with etcd and kube-apiserver"))
         .join(name)
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// The control plane as a process, watching as `pilot`.

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use tokio::process::Child;
 use tokio::sync::OnceCell;
 
-use crate::harness::{Forward, Kubectl, until};
+use crate::common::until;
+use crate::harness::{Forward, Kubectl};
 
 pub(crate) const NAMESPACE: &str = "istio-system";
 

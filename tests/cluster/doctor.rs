@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::api_server::{ApiServer, Pilot};
-use crate::harness::{Process, until};
+use crate::common::{Process, until};
 
 const PILOT: &str = "istio-pilot.istio-system:15010";
 

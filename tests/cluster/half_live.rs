@@ -8,7 +8,8 @@ use futures::FutureExt as _;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::harness::{Kubectl, until};
+use crate::common::until;
+use crate::harness::Kubectl;
 
 const NAMESPACE: &str = "half-live";
 const APPS: [&str; 4] = ["details", "productpage", "ratings", "reviews"];

@@ -7,10 +7,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
 
 mod api_server;
+#[path = "../common/mod.rs"]
+mod common;
 mod deployed;
 mod doctor;
 mod half_live;
 mod harness;
-mod load;
 mod rollout;
 mod sidecars;

@@ -3,6 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -12,9 +13,10 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::task::JoinSet;
 
+use crate::common::load::{LoadedEnvoy, Wire};
+use crate::common::{get, until};
 use crate::deployed::{NAMESPACE, deployed, replica_of, rolled_out};
-use crate::harness::{Kubectl, get, until};
-use crate::load::{LoadedEnvoy, Wire};
+use crate::harness::Kubectl;
 
 const URL: &str = "rolled:9080/details/0";
 
@@ -45,11 +47,19 @@ async fn pods(kubectl: &Kubectl, count: usize) -> Vec<String> {
     .await
 }
 
+/// Of the control plane, whichever replica answers there.
+async fn cluster_address(kubectl: &Kubectl) -> SocketAddr {
+    let service = kubectl.json(&["-n", NAMESPACE, "get", "service", "istio-pilot"]).await;
+    let address = service["spec"]["clusterIP"].as_str().unwrap();
+    SocketAddr::new(address.parse().unwrap(), 15010)
+}
+
 /// One in each variant of the protocol, both answered by all these pods.
 async fn two_envoys(kubectl: &Kubectl, pods: &[String]) -> [LoadedEnvoy; 2] {
+    let pilot = cluster_address(kubectl).await;
     let envoys = [
-        LoadedEnvoy::start(kubectl, Wire::Sotw, URL).await,
-        LoadedEnvoy::start(kubectl, Wire::Delta, URL).await,
+        LoadedEnvoy::start(pilot, Wire::Sotw, URL).await,
+        LoadedEnvoy::start(pilot, Wire::Delta, URL).await,
     ];
     are_answered_by(&envoys, pods).await;
     envoys

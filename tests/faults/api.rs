@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::pilot::{PATIENCE, eventually};
+use crate::common::{DEADLINE, until};
 
 mod answers;
 mod world;
 
-use world::{Changes, Shared, World};
+pub(crate) use world::Changes;
+use world::{Shared, World};
 
 pub(crate) const SERVICES: &str = "services";
 pub(crate) const SLICES: &str = "endpointslices";
@@ -87,7 +88,7 @@ impl Api {
     async fn watched(&self) -> MutexGuard<'_, World> {
         let begun = Instant::now();
         loop {
-            assert!(begun.elapsed() < PATIENCE, "there is no open watch of each kind");
+            assert!(begun.elapsed() < DEADLINE, "there is no open watch of each kind");
             {
                 let world = self.shared.world();
                 let open = |kind: &&str| world.open.get(kind).is_some_and(|&n| n > 0);
@@ -164,7 +165,7 @@ impl Api {
     }
 
     pub(crate) async fn lists_more_than(&self, kind: &str, count: usize) {
-        eventually(&format!("more than {count} lists of {kind}"), async || {
+        until(&format!("more than {count} lists of {kind}"), async || {
             let seen = self.lists(kind);
             if seen > count { Ok(()) } else { Err(seen.to_string()) }
         })

@@ -2,13 +2,17 @@
 //!
 //! The stand-in (`api`) speaks of Kubernetes' API what the source asks for: discovery, lists in
 //! pages, watches with bookmarks. What the control plane makes of a fault is seen where an operator
-//! sees it (`pilot`), and by a proxy that counts everything it loses (`proxy`).
+//! sees it (`pilot`), by a proxy that counts everything it loses (`proxy`), and by real Envoys under
+//! load (`under_load`).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
 
 mod api;
+#[path = "../common/mod.rs"]
+mod common;
 mod line;
 mod lists;
 mod pilot;
 mod proxy;
+mod under_load;
 mod watches;

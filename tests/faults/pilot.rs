@@ -1,29 +1,21 @@
 //! The control plane as a process, seen by its pages.
 
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, TcpListener};
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 use crate::api::Api;
-
-/// Long enough for a busy machine; nothing waits for it to pass.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+use crate::common::{Process, free_port, get, json, until};
 
 pub(crate) struct Pilot {
     pub(crate) grpc: u16,
     debug: u16,
     monitoring: u16,
-    folder: TempDir,
-    _child: Child,
+    process: Process,
+    _folder: TempDir,
 }
 
 impl Pilot {
@@ -34,30 +26,25 @@ impl Pilot {
     /// The API server is, or is reached through, what listens there.
     pub(crate) fn start_at(api: SocketAddr) -> Self {
         let folder = TempDir::new().unwrap();
-        let config = json!({
+        let config = serde_json::json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
             "clusters": [{ "name": "test",
                 "cluster": { "server": format!("http://{api}") } }],
             "users": [{ "name": "test", "user": {} }],
             "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
         });
-        let (kubeconfig, log) = (folder.path().join("kubeconfig"), folder.path().join("log"));
+        let kubeconfig = folder.path().join("kubeconfig");
         std::fs::write(&kubeconfig, config.to_string()).unwrap();
-        let log = std::fs::File::create(log).unwrap();
         let (grpc, debug, monitoring) = (free_port(), free_port(), free_port());
-        let child = Command::new(env!("CARGO_BIN_EXE_pilothouse"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pilothouse"));
+        command
             .args(["serve", "--source", "kube", "--watch-timeout", "1s"])
             .arg(format!("--grpc-addr=127.0.0.1:{grpc}"))
             .arg(format!("--http-addr=127.0.0.1:{debug}"))
             .arg(format!("--monitoring-addr=127.0.0.1:{monitoring}"))
-            .env("KUBECONFIG", kubeconfig)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        Self { grpc, debug, monitoring, folder, _child: child }
+            .env("KUBECONFIG", kubeconfig);
+        let process = Process::start(&mut command, folder.path().join("log"));
+        Self { grpc, debug, monitoring, process, _folder: folder }
     }
 
     pub(crate) async fn ready(&self) -> Result<(), String> {
@@ -78,7 +65,7 @@ impl Pilot {
     /// Waits until endpointz shows exactly these addresses.
     pub(crate) async fn serves(&self, wanted: &[&str]) {
         let wanted: BTreeSet<String> = wanted.iter().map(|one| (*one).to_owned()).collect();
-        eventually(&format!("the endpoints {wanted:?}"), async || {
+        until(&format!("the endpoints {wanted:?}"), async || {
             let page = self.json("/debug/endpointz").await?;
             let mut shown = BTreeSet::new();
             collect_addresses(&page, &mut shown);
@@ -89,7 +76,7 @@ impl Pilot {
 
     /// Waits until the last list of each watch was made like this.
     pub(crate) async fn lists(&self, how: &str) {
-        eventually(&format!("lists to be {how}"), async || {
+        until(&format!("lists to be {how}"), async || {
             let page = self.sourcez().await?;
             let watches = page["watches"].as_array().into_iter().flatten();
             let so: Vec<bool> = watches.map(|one| one["listed"] == how).collect();
@@ -100,7 +87,7 @@ impl Pilot {
 
     /// Waits until this watch shows an error with these words.
     pub(crate) async fn complains(&self, watch: &str, words: &str) {
-        eventually(&format!("{watch} to say {words:?}"), async || {
+        until(&format!("{watch} to say {words:?}"), async || {
             let page = self.sourcez().await?;
             let watches = page["watches"].as_array().into_iter().flatten();
             let said = watches
@@ -112,18 +99,13 @@ impl Pilot {
     }
 
     async fn json(&self, path: &str) -> Result<Value, String> {
-        let (_, text) = self.get(self.debug, path).await?;
-        serde_json::from_str(&text).map_err(|error| format!("{path}: {error}: {text}"))
+        let page = json(&format!("http://127.0.0.1:{}{path}", self.debug)).await;
+        page.map_err(|error| format!("{error}; its log: {}", self.log()))
     }
 
     async fn get(&self, port: u16, path: &str) -> Result<(u16, String), String> {
-        let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-        let uri = format!("http://127.0.0.1:{port}{path}").parse().unwrap();
-        let failed = |error: &dyn std::fmt::Display| format!("{error}; its log: {}", self.log());
-        let response = client.get(uri).await.map_err(|error| failed(&error))?;
-        let status = response.status().as_u16();
-        let body = response.into_body().collect().await.map_err(|error| failed(&error))?;
-        Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
+        let answer = get(&format!("http://127.0.0.1:{port}{path}")).await;
+        answer.map_err(|error| format!("{error}; its log: {}", self.log()))
     }
 
     /// How long ago a watch was heard from, in seconds: in sourcez, and in the metrics.
@@ -140,7 +122,7 @@ impl Pilot {
 
     /// Waits until these words are in its log.
     pub(crate) async fn logs(&self, words: &str) {
-        eventually(&format!("{words:?} in the log"), async || {
+        until(&format!("{words:?} in the log"), async || {
             let log = self.log();
             if log.contains(words) { Ok(()) } else { Err(log) }
         })
@@ -148,12 +130,8 @@ impl Pilot {
     }
 
     pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        self.process.log()
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn collect_addresses(value: &Value, into: &mut BTreeSet<String>) {
@@ -166,14 +144,5 @@ fn collect_addresses(value: &Value, into: &mut BTreeSet<String>) {
     }
     for value in value.as_array().into_iter().flatten() {
         collect_addresses(value, into);
-    }
-}
-
-/// Looks again and again until `check` says yes; panics with what it said last.
-pub(crate) async fn eventually(what: &str, mut check: impl AsyncFnMut() -> Result<(), String>) {
-    let begun = Instant::now();
-    while let Err(seen) = check().await {
-        assert!(begun.elapsed() < PATIENCE, "waited for {what}; last seen: {seen}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -14,7 +14,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 
-use crate::pilot::{Pilot, eventually};
+use crate::common::until;
+use crate::pilot::Pilot;
 
 #[derive(Default)]
 struct Seen {
@@ -40,7 +41,7 @@ impl Proxy {
         let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
         let stream = AbortOnDropHandle::new(tokio::spawn(follow(channel, clusters, seen.clone())));
         let proxy = Self { seen, _stream: stream };
-        eventually("the proxy to have its endpoints", async || {
+        until("the proxy to have its endpoints", async || {
             let seen = proxy.seen.lock().unwrap();
             let has = |name: &&str| seen.endpoints.get(&cluster(name)).is_some_and(|&n| n > 0);
             if services.iter().all(has) { Ok(()) } else { Err(format!("{:?}", seen.endpoints)) }
@@ -51,7 +52,7 @@ impl Proxy {
 
     /// Waits until it has been told of this service.
     pub(crate) async fn learns(&self, service: &str) {
-        eventually(&format!("the proxy to learn of {service}"), async || {
+        until(&format!("the proxy to learn of {service}"), async || {
             let seen = self.seen.lock().unwrap();
             let known = seen.clusters.contains(&cluster(service));
             if known { Ok(()) } else { Err(format!("{:?}", seen.clusters)) }
@@ -62,7 +63,7 @@ impl Proxy {
     /// Since the start it lost what belongs to these services, and nothing else.
     pub(crate) async fn lost_only(&self, services: &[&str]) {
         let wanted: BTreeSet<_> = services.iter().map(|name| cluster(name)).collect();
-        eventually(&format!("the proxy to lose {wanted:?}"), async || {
+        until(&format!("the proxy to lose {wanted:?}"), async || {
             let seen = self.seen.lock().unwrap();
             assert_eq!(seen.ended, None, "the stream ended");
             let more: Vec<_> = seen.lost.difference(&wanted).collect();

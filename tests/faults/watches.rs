@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::api::{Api, Cut, SERVICES, SLICES};
+use crate::common::until;
 use crate::line::Line;
-use crate::pilot::{Pilot, eventually};
+use crate::pilot::Pilot;
 use crate::proxy::Proxy;
 
 /// Services `a`, `b` and `c`, served to a proxy.
@@ -19,7 +20,7 @@ pub(crate) async fn served() -> (Api, Pilot, Proxy) {
         now.service("c", &["10.0.0.3"]);
     });
     let pilot = Pilot::start(&api);
-    eventually("ready", async || pilot.ready().await).await;
+    until("ready", async || pilot.ready().await).await;
     let proxy = Proxy::start(&pilot, &["a", "b", "c"]).await;
     (api, pilot, proxy)
 }
@@ -55,7 +56,7 @@ async fn while_a_watch_hangs_its_age_grows_and_is_shown() {
     api.cut(Cut::Hang, |_| {}).await;
     // More than the second after which a healthy watch is heard from at the latest.
     for watch in [SERVICES, SLICES] {
-        eventually(&format!("the age of {watch}"), async || {
+        until(&format!("the age of {watch}"), async || {
             let ages = pilot.age(watch).await?;
             if ages.iter().all(|&age| age > 2.5) { Ok(()) } else { Err(format!("{ages:?}")) }
         })
@@ -63,7 +64,7 @@ async fn while_a_watch_hangs_its_age_grows_and_is_shown() {
     }
     pilot.ready().await.unwrap();
     for watch in [SERVICES, SLICES] {
-        eventually(&format!("{watch} to be young again"), async || {
+        until(&format!("{watch} to be young again"), async || {
             let ages = pilot.age(watch).await?;
             if ages.iter().all(|&age| age < 1.5) { Ok(()) } else { Err(format!("{ages:?}")) }
         })
@@ -143,7 +144,7 @@ async fn a_connection_that_is_reset_in_mid_watch_is_told_and_listed_anew() {
 async fn a_server_that_asks_for_time_is_given_it() {
     let (api, pilot, proxy) = served().await;
     api.refuse_for(SLICES, 429, 3);
-    eventually("three refusals", async || {
+    until("three refusals", async || {
         if api.refusals().len() >= 3 { Ok(()) } else { Err(format!("{:?}", api.refusals())) }
     })
     .await;
@@ -249,7 +250,7 @@ async fn an_object_that_cannot_be_read_affects_itself_alone() {
 
     // In a list it is no different.
     let late = Pilot::start(&api);
-    eventually("ready", async || late.ready().await).await;
+    until("ready", async || late.ready().await).await;
     late.serves(&["10.0.0.9", "10.0.0.3"]).await;
 
     api.change(|now| now.slice("b", &["10.0.0.2"]));
@@ -269,7 +270,7 @@ async fn a_server_that_is_down_at_the_start_is_waited_for() {
     pilot.complains("API server", "").await;
     assert!(pilot.ready().await.unwrap_err().starts_with("503"));
     api.be_well();
-    eventually("ready", async || pilot.ready().await).await;
+    until("ready", async || pilot.ready().await).await;
     pilot.serves(&["10.0.0.1"]).await;
 }
 

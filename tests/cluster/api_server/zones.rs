@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::{ApiServer, Envoy, Pilot, program};
-use crate::harness::{Kubectl, Process, json as page, until};
+use crate::common::{Process, json as page, until};
+use crate::harness::Kubectl;
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 const REGION: &str = "topology.kubernetes.io/region";

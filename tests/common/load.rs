@@ -1,11 +1,11 @@
 //! Real Envoys on the node under constant load, every answer counted.
 //!
-//! An Envoy here is one of the sample's with a stream of its own kind to the control plane's
-//! ClusterIP, and clients that ask it all the time, each on a connection of its own. What answers
-//! other than by a pod is kept word for word: Envoy's own replies say why.
+//! An Envoy here is one of the sample's with a stream of its own kind to the control plane, and clients
+//! that ask it all the time, each on a connection of its own. What answers other than by a pod is kept
+//! word for word: Envoy's own replies say why.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use crate::harness::{Kubectl, Process, until};
+use super::{Process, free_port, until};
 
 /// Clients of one Envoy and the pause between two requests of each: 200 requests a second.
 const CLIENTS: usize = 4;
@@ -59,9 +59,7 @@ pub(crate) struct LoadedEnvoy {
 impl LoadedEnvoy {
     /// Starts an Envoy, waits until `url` (HOST:PORT/PATH) is answered through it by a pod, and puts
     /// it under load from then on.
-    pub(crate) async fn start(kubectl: &Kubectl, wire: Wire, url: &'static str) -> Self {
-        let service = kubectl.json(&["-n", "istio-system", "get", "service", "istio-pilot"]).await;
-        let pilot = service["spec"]["clusterIP"].as_str().unwrap();
+    pub(crate) async fn start(pilot: SocketAddr, wire: Wire, url: &'static str) -> Self {
         let dir = TempDir::new().unwrap();
         let port = free_port();
         let config = dir.path().join("envoy.yaml");
@@ -149,10 +147,10 @@ impl LoadedEnvoy {
     }
 }
 
-fn bootstrap(wire: Wire, pilot: &str, port: u16) -> String {
+fn bootstrap(wire: Wire, pilot: SocketAddr, port: u16) -> String {
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/envoy/standalone.yaml");
     let text = std::fs::read_to_string(sample).unwrap();
-    let control = format!("address: {pilot}, port_value: 15010");
+    let control = format!("address: {}, port_value: {}", pilot.ip(), pilot.port());
     let listener = format!("LISTEN_PORT: {port}");
     let (id, api_type) = match wire {
         Wire::Sotw => ("id: loaded-sotw", "api_type: GRPC"),
@@ -201,8 +199,4 @@ async fn ask(
     };
     let limit = Duration::from_secs(10);
     tokio::time::timeout(limit, answered).await.unwrap_or_else(|_| Err("no answer".to_owned()))
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
