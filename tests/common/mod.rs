@@ -60,7 +60,7 @@ pub(crate) async fn json(url: &str) -> Result<Value, String> {
 /// A process of a test, its output in a file that a failure can show; it ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Process {
-    _child: Child,
+    child: Child,
     log: std::path::PathBuf,
 }
 
@@ -75,7 +75,13 @@ impl Process {
             .kill_on_drop(true)
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        Self { _child: child, log }
+        Self { child, log }
+    }
+
+    /// Of the process; none if it has ended and that was noticed.
+    #[allow(dead_code)] // benchmarks ask
+    pub(crate) fn id(&self) -> Option<u32> {
+        self.child.id()
     }
 
     pub(crate) fn log(&self) -> String {

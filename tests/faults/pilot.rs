@@ -14,7 +14,7 @@ pub(crate) struct Pilot {
     pub(crate) grpc: u16,
     debug: u16,
     monitoring: u16,
-    process: Process,
+    pub(crate) process: Process,
     _folder: TempDir,
 }
 
@@ -25,6 +25,10 @@ impl Pilot {
 
     /// The API server is, or is reached through, what listens there.
     pub(crate) fn start_at(api: SocketAddr) -> Self {
+        Self::start_with(api, &["--watch-timeout=1s"])
+    }
+
+    pub(crate) fn start_with(api: SocketAddr, flags: &[&str]) -> Self {
         let folder = TempDir::new().unwrap();
         let config = serde_json::json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
@@ -38,7 +42,8 @@ impl Pilot {
         let (grpc, debug, monitoring) = (free_port(), free_port(), free_port());
         let mut command = Command::new(env!("CARGO_BIN_EXE_pilothouse"));
         command
-            .args(["serve", "--source", "kube", "--watch-timeout", "1s"])
+            .args(["serve", "--source", "kube"])
+            .args(flags)
             .arg(format!("--grpc-addr=127.0.0.1:{grpc}"))
             .arg(format!("--http-addr=127.0.0.1:{debug}"))
             .arg(format!("--monitoring-addr=127.0.0.1:{monitoring}"))
