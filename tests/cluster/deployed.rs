@@ -167,7 +167,7 @@ fn all_by(answers: &BTreeSet<Result<String, String>>, pods: &[String]) -> bool {
 }
 
 /// The debug pages of every replica, by pod.
-async fn debug_pages(kubectl: &Kubectl) -> Result<Vec<(String, Forward)>, String> {
+pub(crate) async fn debug_pages(kubectl: &Kubectl) -> Result<Vec<(String, Forward)>, String> {
     let mut pages = Vec::new();
     for pod in kubectl.pods(NAMESPACE, "istio=pilot").await {
         pages.push((pod.clone(), kubectl.forward(NAMESPACE, &pod, 8080).await?));

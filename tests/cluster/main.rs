@@ -13,5 +13,7 @@ mod deployed;
 mod doctor;
 mod half_live;
 mod harness;
+mod node;
+mod replicas;
 mod rollout;
 mod sidecars;

@@ -22,7 +22,7 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use super::{Process, free_port, until};
+use super::{Process, free_port, json, until};
 
 /// Clients of one Envoy and the pause between two requests of each: 200 requests a second.
 const CLIENTS: usize = 4;
@@ -32,7 +32,7 @@ const EVERY: Duration = Duration::from_millis(20);
 const IN_A_ROW: usize = 200;
 
 /// How an Envoy speaks to the control plane.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Wire {
     Sotw,
     Delta,
@@ -49,7 +49,10 @@ struct Seen {
 /// An Envoy and those that ask it; both end when dropped.
 #[derive(Debug)]
 pub(crate) struct LoadedEnvoy {
-    wire: Wire,
+    #[allow(dead_code)] // not every kind of tests asks
+    pub(crate) id: String,
+    pub(crate) wire: Wire,
+    admin: u16,
     seen: Arc<Mutex<Seen>>,
     _clients: JoinSet<()>,
     process: Process,
@@ -57,13 +60,13 @@ pub(crate) struct LoadedEnvoy {
 }
 
 impl LoadedEnvoy {
-    /// Starts an Envoy, waits until `url` (HOST:PORT/PATH) is answered through it by a pod, and puts
+    /// Starts an Envoy with this node id, waits until `url` (HOST:PORT/PATH) is answered through it by a pod, and puts
     /// it under load from then on.
-    pub(crate) async fn start(pilot: SocketAddr, wire: Wire, url: &'static str) -> Self {
+    pub(crate) async fn start(pilot: SocketAddr, wire: Wire, id: &str, url: &'static str) -> Self {
         let dir = TempDir::new().unwrap();
-        let port = free_port();
+        let (port, admin) = (free_port(), free_port());
         let config = dir.path().join("envoy.yaml");
-        std::fs::write(&config, bootstrap(wire, pilot, port)).unwrap();
+        std::fs::write(&config, bootstrap(wire, pilot, id, port, admin)).unwrap();
         let envoy =
             std::env::var("PILOTHOUSE_ENVOY").expect("PILOTHOUSE_ENVOY names an Envoy: make envoy");
         let process = Process::start(
@@ -98,7 +101,7 @@ impl LoadedEnvoy {
                 }
             });
         }
-        Self { wire, seen, _clients: clients, process, _dir: dir }
+        Self { id: id.to_owned(), wire, admin, seen, _clients: clients, process, _dir: dir }
     }
 
     /// Waits until these pods answer, all of them and no others, over so many answers in a row that
@@ -131,6 +134,16 @@ impl LoadedEnvoy {
         .await;
     }
 
+    /// One of Envoy's counters.
+    #[allow(dead_code)] // not every kind of tests asks
+    pub(crate) async fn counter(&self, name: &str) -> u64 {
+        let page =
+            json(&format!("http://127.0.0.1:{}/stats?format=json", self.admin)).await.unwrap();
+        let mut stats = page["stats"].as_array().into_iter().flatten();
+        let found = stats.find(|stat| stat["name"] == name).and_then(|stat| stat["value"].as_u64());
+        found.unwrap_or_else(|| panic!("Envoy has no counter {name}: {page}"))
+    }
+
     /// Not one request may have failed.
     pub(crate) fn met_no_failure(&self) {
         let seen = self.seen.lock().unwrap();
@@ -147,21 +160,22 @@ impl LoadedEnvoy {
     }
 }
 
-fn bootstrap(wire: Wire, pilot: SocketAddr, port: u16) -> String {
+fn bootstrap(wire: Wire, pilot: SocketAddr, id: &str, port: u16, admin: u16) -> String {
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/envoy/standalone.yaml");
     let text = std::fs::read_to_string(sample).unwrap();
     let control = format!("address: {}, port_value: {}", pilot.ip(), pilot.port());
     let listener = format!("LISTEN_PORT: {port}");
-    let (id, api_type) = match wire {
-        Wire::Sotw => ("id: loaded-sotw", "api_type: GRPC"),
-        Wire::Delta => ("id: loaded-delta", "api_type: DELTA_GRPC"),
+    let (id, admin) = (format!("id: {id}"), format!("port_value: {admin}"));
+    let api_type = match wire {
+        Wire::Sotw => "api_type: GRPC",
+        Wire::Delta => "api_type: DELTA_GRPC",
     };
     [
         ("address: istio-pilot.istio-system, port_value: 15010", control.as_str()),
-        ("port_value: 15000", "port_value: 0"),
+        ("port_value: 15000", admin.as_str()),
         ("LISTEN_ADDRESS: 0.0.0.0", "LISTEN_ADDRESS: 127.0.0.1"),
         ("LISTEN_PORT: 15080", &listener),
-        ("id: sample-standalone", id),
+        ("id: sample-standalone", id.as_str()),
         ("api_type: GRPC", api_type),
     ]
     .into_iter()

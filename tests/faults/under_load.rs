@@ -103,8 +103,8 @@ impl Loaded {
         until("ready", async || pilot.ready().await).await;
         let grpc = SocketAddr::from(([127, 0, 0, 1], pilot.grpc));
         let envoys = [
-            LoadedEnvoy::start(grpc, Wire::Sotw, "loaded/").await,
-            LoadedEnvoy::start(grpc, Wire::Delta, "loaded/").await,
+            LoadedEnvoy::start(grpc, Wire::Sotw, "loaded-sotw", "loaded/").await,
+            LoadedEnvoy::start(grpc, Wire::Delta, "loaded-delta", "loaded/").await,
         ];
         let loaded = Self { api, pilot, mesh, envoys };
         loaded.is_as_told().await;
