@@ -14,8 +14,10 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 mod alias;
+mod export_to;
 mod tuning;
 
+pub use export_to::ExportTo;
 pub use tuning::{Balance, Limits, Outliers, Tuning};
 
 /// Namespace and name of a Service.
@@ -114,25 +116,6 @@ pub struct ServicePort {
     /// 1 to 65535.
     pub port: u16,
     pub protocol: Protocol,
-}
-
-/// Whose proxies know of a service.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum ExportTo {
-    #[default]
-    Everyone,
-    /// Those of these namespaces, sorted; of none at all if it is empty.
-    Only(Arc<[Arc<str>]>),
-}
-
-impl ExportTo {
-    /// Whether proxies of this namespace (of none) see the service.
-    pub fn reaches(&self, namespace: Option<&str>) -> bool {
-        match self {
-            Self::Everyone => true,
-            Self::Only(namespaces) => namespaces.iter().any(|one| Some(&**one) == namespace),
-        }
-    }
 }
 
 /// Something in a service that is wrong and therefore left out or replaced by its default, while

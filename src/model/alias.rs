@@ -23,7 +23,8 @@ impl Service {
 impl Model {
     /// A service with its alias followed, if it is one: [`ServiceKind::Alias`] where it ends at a
     /// service of the mesh, [`ServiceKind::ExternalName`] with the last name where it leads out. An
-    /// alias that leads nowhere has no ports, and a flaw that says why.
+    /// alias that leads nowhere has no ports, and a flaw that says why. It is seen where what it stands
+    /// for is seen too.
     ///
     /// The result follows from the services on the way alone.
     pub fn resolved(&self, key: &ServiceKey, domain: &str) -> Option<Arc<Service>> {
@@ -31,7 +32,21 @@ impl Model {
         let ServiceKind::ExternalName(name) = &service.kind else { return Some(service.clone()) };
         let mut resolved = (**service).clone();
         match self.follow(key, name, domain) {
-            Ok(kind) => resolved.kind = kind,
+            Ok(kind) => {
+                if let ServiceKind::Alias(target) = &kind {
+                    // A name that leads nowhere would answer 503 where nobody knows of it at all.
+                    let both = service.export_to.and(&target.export_to);
+                    if both != service.export_to {
+                        let reason = format!(
+                            "{} is not exported to all that this is; seen where both are",
+                            target.key
+                        );
+                        resolved.flaws.push(Flaw::new("spec.externalName", reason));
+                    }
+                    resolved.export_to = both;
+                }
+                resolved.kind = kind;
+            }
             Err(reason) => {
                 resolved.ports.clear();
                 resolved.flaws.push(Flaw::new("spec.externalName", reason));

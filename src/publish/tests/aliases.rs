@@ -45,6 +45,25 @@ fn an_alias_follows_its_target_over_another_alias() {
 }
 
 #[test]
+fn an_alias_is_seen_where_its_target_is_seen_too() {
+    let to = |namespaces: &[&str]| {
+        let export_to = ExportTo::Only(namespaces.iter().map(|one| Arc::from(*one)).collect());
+        let ports = [(80, Protocol::Http)];
+        Change::Service(Service { export_to, ..service(&key("two", "db"), at(&[]), &ports) })
+    };
+    let mut mesh = Mesh::of(vec![alias("near", "db.two.svc.cluster.local", &[]), to(&["two"])]);
+    let look = |mesh: &mut Mesh, namespace| {
+        leads_to(&mesh.view(ProxyKind::Sidecar, Some(namespace)), "near.one")
+    };
+    let db = Some("outbound|80||db.two.svc.cluster.local".to_owned());
+    assert_eq!((look(&mut mesh, "one"), look(&mut mesh, "two")), (None, db.clone()));
+    mesh.apply(to(&["one", "two"]));
+    assert_eq!((look(&mut mesh, "one"), look(&mut mesh, "two")), (db.clone(), db.clone()));
+    mesh.apply(to(&["one"]));
+    assert_eq!((look(&mut mesh, "one"), look(&mut mesh, "two")), (db, None));
+}
+
+#[test]
 fn a_service_that_becomes_an_alias_leaves_no_endpoints_behind() {
     let web = key("one", "web");
     let cluster = "outbound|80||web.one.svc.cluster.local";
