@@ -74,16 +74,23 @@ async fn deployed() -> Kubectl {
                 // The second has a port that no Service names.
                 &[app("web", "details-v1", 9080), app("aside", "details-v1", 9999)],
             );
+            let mut raw = service("raw", "store", "tcp", 9997, true);
+            raw["spec"]["ports"][0]["targetPort"] = 9997.into();
             kubectl
                 .apply_injected(
                     &[
                         outside,
                         web,
-                        workload("StatefulSet", "store", &[app("store", "details-v1", 9080)]),
+                        workload(
+                            "StatefulSet",
+                            "store",
+                            &[app("store", "details-v1", 9080), app("raw", "details-v1", 9997)],
+                        ),
                         service("web", "web", "http", 8000, false),
                         // The same port number, another protocol and another pod.
                         service("store-tcp", "store", "tcp-store", 8000, false),
                         service("store", "store", "http", 9080, true),
+                        raw,
                     ],
                     &[],
                 )
@@ -294,6 +301,13 @@ async fn traffic_takes_the_way_that_it_takes_with_istio() {
             answers: store.clone(),
             caller: Some(("rq", outbound(9080, "store"))),
             callee: Some(("any", "inbound|9080||")),
+        },
+        Way {
+            what: "TCP to a headless service, which goes where the client sent it",
+            place: "raw:9997/details/0".to_owned(),
+            answers: store.clone(),
+            caller: Some(passed.clone()),
+            callee: Some(("cx", "inbound|9997||")),
         },
     ];
     for way in ways {

@@ -159,6 +159,7 @@ async fn whatever_befalls_the_watches_no_request_is_lost() {
         Cut::Forget,
         Cut::HalfThenBreak,
         Cut::HalfThenEnd,
+        Cut::NoNewline,
         Cut::Garbage,
         Cut::End,
     ] {

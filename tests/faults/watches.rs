@@ -192,6 +192,14 @@ async fn half_an_event_before_a_clean_end_is_asked_for_again() {
 }
 
 #[tokio::test]
+async fn an_event_without_the_end_of_its_line_is_asked_for_again() {
+    let (api, pilot) = survives(Cut::NoNewline).await;
+    api.lists_more_than(SERVICES, 1).await;
+    api.lists_more_than(SLICES, 1).await;
+    pilot.logs("in the middle of an event").await;
+}
+
+#[tokio::test]
 async fn an_event_that_is_no_json_leads_to_a_new_list() {
     let (api, _pilot) = survives(Cut::Garbage).await;
     api.lists_more_than(SERVICES, 1).await;

@@ -165,3 +165,6 @@ impl<K: Watched> Watch<K> {
         self.health.failed(&self.name, text);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,6 +33,8 @@ pub(crate) enum Cut {
     HalfThenBreak,
     /// Half an event, and a clean end.
     HalfThenEnd,
+    /// A whole event without the end of its line, and a clean end.
+    NoNewline,
     /// An event that is no JSON.
     Garbage,
     /// A clean end.

@@ -132,6 +132,7 @@ impl Changes<'_> {
         let world = &mut *self.world;
         world.version += 1;
         object["metadata"]["resourceVersion"] = world.version.to_string().into();
+        object["metadata"]["creationTimestamp"] = "2060-01-01T00:00:00Z".into();
         let name = object["metadata"]["name"].as_str().unwrap().to_owned();
         let known = world.objects.contains_key(&(kind, name.clone()));
         let line = line(if known { "MODIFIED" } else { "ADDED" }, &object);

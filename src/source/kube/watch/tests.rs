@@ -1,0 +1,172 @@
+//! An API server that is away for an hour, played in an instant: the clock is tokio's.
+
+use std::convert::Infallible;
+use std::sync::{Mutex, MutexGuard};
+
+use axum::body::Body as Bytes;
+use futures::stream;
+use http::{Request, Response};
+use k8s_openapi::api::core::v1::Service;
+use kube::Client;
+use kube::client::Body;
+use serde_json::json;
+use tokio::sync::mpsc::{self, Receiver};
+use tokio::time::{sleep, timeout};
+use tower::service_fn;
+
+use super::super::client::{Server, observed};
+use super::*;
+use crate::model::Scope;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Names its services, or refuses connections.
+#[derive(Default)]
+struct Stub {
+    away: bool,
+    services: Vec<&'static str>,
+    /// When it was asked while it was away.
+    missed: Vec<Instant>,
+}
+
+struct Source {
+    stub: Arc<Mutex<Stub>>,
+    health: Arc<Health>,
+    changes: Receiver<Change>,
+    _watch: tokio_util::task::AbortOnDropHandle<()>,
+}
+
+impl Source {
+    fn start(stub: Stub) -> Self {
+        let stub = Arc::new(Mutex::new(stub));
+        let (health, (sender, changes)) = (Arc::<Health>::default(), mpsc::channel(64));
+        let asked = stub.clone();
+        let service = service_fn(move |request| {
+            let answer = answer(&asked, &request);
+            async { answer }
+        });
+        let server = Server { client: Client::new(service, "default"), url: "http://stub".into() };
+        let lasts = Duration::from_secs(30);
+        let client = observed(&server.client, health.clone(), "services".into(), lasts);
+        health.expect("services");
+        let watch = Watch {
+            ingest: Ingest::<Service>::new(Scope::All, health.clone()),
+            name: "services".into(),
+            url: server.url,
+            changes: sender,
+            health: health.clone(),
+            unlisted: Arc::new(AtomicUsize::new(1)),
+            backoff: DefaultBackoff::default(),
+            lists: Lists::default(),
+            last_list: None,
+            last_warning: None,
+        };
+        let api = Service::api(client, &Scope::All);
+        let watch = tokio::spawn(watch.run(api, watcher::Config::default().timeout(30)));
+        Self { stub, health, changes, _watch: tokio_util::task::AbortOnDropHandle::new(watch) }
+    }
+
+    fn stub(&self) -> MutexGuard<'_, Stub> {
+        self.stub.lock().unwrap()
+    }
+
+    /// The names in the next list; past two minutes, which no pause may last, it fails.
+    async fn lists(&mut self) -> Vec<String> {
+        let next = timeout(Duration::from_secs(120), async {
+            loop {
+                if let Change::Services(_, all) = self.changes.recv().await.unwrap() {
+                    return all.iter().map(|one| one.key.name.to_string()).collect();
+                }
+            }
+        });
+        next.await.expect("a list")
+    }
+
+    /// An hour in which it is away, and asked often enough, not too often, and not by the clock.
+    async fn hour_away(&mut self) {
+        sleep(HOUR).await;
+        while let Ok(change) = self.changes.try_recv() {
+            assert!(matches!(change, Change::Synced), "{change:?}");
+        }
+        let watches = self.health.watches();
+        let said = watches["services"].last_error.clone().unwrap();
+        assert!(said.contains("nobody is there"), "{said}");
+        let missed = std::mem::take(&mut self.stub().missed);
+        let pauses: Vec<_> = missed.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        // Two attempts each may follow upon one another: streamed, and then in pages.
+        assert!((60..400).contains(&pauses.len()), "{pauses:?}");
+        assert!(pauses.iter().all(|pause| *pause <= Duration::from_secs(60)), "{pauses:?}");
+        let long: Vec<_> = pauses.iter().filter(|pause| pause.as_secs() > 15).collect();
+        assert!(long.len() > 30 && long.iter().any(|pause| *pause != long[0]), "{pauses:?}");
+    }
+}
+
+fn answer(stub: &Mutex<Stub>, request: &Request<Body>) -> Result<Response<Bytes>, std::io::Error> {
+    let mut stub = stub.lock().unwrap();
+    if stub.away {
+        stub.missed.push(Instant::now());
+        return Err(std::io::Error::other("nobody is there"));
+    }
+    let line = |what: &str, object: serde_json::Value| {
+        format!("{}\n", json!({ "type": what, "object": object }))
+    };
+    let mark = json!({ "kind": "Bookmark", "apiVersion": "v1", "metadata": {
+        "resourceVersion": "7", "annotations": { "k8s.io/initial-events-end": "true" } } });
+    let services = stub.services.iter().map(|name| {
+        json!({ "metadata": { "name": name, "namespace": "default", "resourceVersion": "7" },
+            "spec": { "ports": [{ "port": 80 }] } })
+    });
+    let query = request.uri().query().unwrap_or_default();
+    let body = if query.contains("sendInitialEvents=true") {
+        let told: String = services.map(|one| line("ADDED", one)).collect();
+        watched(told + &line("BOOKMARK", mark))
+    } else if query.contains("watch=true") {
+        watched(String::new())
+    } else {
+        let list = json!({ "kind": "List", "apiVersion": "v1", "items": services.collect::<Vec<_>>(),
+            "metadata": { "resourceVersion": "7" } });
+        Bytes::from(list.to_string())
+    };
+    Ok(Response::new(body))
+}
+
+/// Lasts as long as it was asked for.
+fn watched(told: String) -> Bytes {
+    let end = stream::once(async {
+        sleep(Duration::from_secs(30)).await;
+        Ok(String::new())
+    });
+    Bytes::from_stream(stream::iter([Ok::<_, Infallible>(told)]).chain(end))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_away_for_an_hour_at_the_start_is_waited_for() {
+    let mut source = Source::start(Stub { away: true, services: vec!["a"], ..Stub::default() });
+    source.hour_away().await;
+    let waiting = source.health.waiting_for().unwrap();
+    assert!(waiting.contains("nobody is there"), "{waiting}");
+    source.stub().away = false;
+    assert_eq!(source.lists().await, ["a"]);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(source.health.waiting_for(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_away_for_an_hour_in_mid_life_takes_nothing_along() {
+    let mut source = Source::start(Stub { services: vec!["a", "b"], ..Stub::default() });
+    assert_eq!(source.lists().await, ["a", "b"]);
+    source.stub().away = true;
+    source.hour_away().await;
+    assert_eq!(source.health.waiting_for(), None, "what was listed is served");
+    {
+        let mut stub = source.stub();
+        (stub.away, stub.services) = (false, vec!["b", "c"]);
+    }
+    assert_eq!(source.lists().await, ["b", "c"]);
+    // The pauses begin anew.
+    sleep(HOUR).await;
+    source.stub().away = true;
+    sleep(Duration::from_secs(60)).await;
+    let missed = source.stub().missed.clone();
+    assert!(missed[1] - missed[0] < Duration::from_secs(5), "{missed:?}");
+}
