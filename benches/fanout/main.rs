@@ -3,8 +3,9 @@
 //! One run measures several servers, each in a child process of its own, with the same simulated
 //! sidecars in another: `pilothouse` (the real publisher, session and gRPC server), `raw` (one
 //! task a socket that writes the same bytes to sidecars that never answer: the limit), `raw+acks`
-//! (the same to sidecars that answer as xDS wants; what they say is thrown away) and `naive`
-//! (tonic's generated service that encodes for every stream). Timings are noisy, so only ratios
+//! (the same to sidecars that answer as xDS wants; what they say is thrown away), `hyper+acks` (that
+//! through the HTTP/2 library of the real server) and `naive` (tonic's generated service that encodes
+//! for every stream). Timings are noisy, so only ratios
 //! within a run mean something. `docs/performance.md` has the figures.
 //!
 //! `cargo bench --bench fanout -- --streams 2000 --stalled 1000 --json target/fanout.json`
@@ -16,6 +17,7 @@ use anyhow::{Context, bail};
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+mod bare;
 mod clients;
 mod curve;
 mod figures;
@@ -57,7 +59,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 0)]
     pub(crate) stalled: usize,
     /// Servers to measure
-    #[arg(long, value_delimiter = ',', default_value = "pilothouse,raw,raw+acks,naive")]
+    #[arg(long, value_delimiter = ',', default_value = "pilothouse,raw,raw+acks,hyper+acks,naive")]
     pub(crate) servers: Vec<String>,
     /// Instead: latency and CPU under 1, 10, 100 and 1,000 changes a second for several paces
     #[arg(long)]
@@ -101,7 +103,8 @@ fn main() -> anyhow::Result<()> {
         "run" => run(&options),
         "clients" => clients::main(&options),
         "pilothouse" => server::main(&options),
-        "raw" => raw::main(&options),
+        "raw" => raw::main(&options, raw::By::Hand),
+        "hyper" => raw::main(&options, raw::By::Hyper),
         "naive" => naive::main(&options),
         "scale" => scale::main(&options),
         other => bail!("there is no role {other:?}"),

@@ -18,32 +18,53 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::broadcast;
 
-use crate::{Options, http2, mesh, now, process, say};
+use crate::{Options, bare, http2, mesh, now, process, say};
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; 64 << 10]);
 }
 
-pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
+/// How the messages are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    /// By itself, in frames that are made before anybody connects.
+    Hand,
+    /// By hyper (`bare`).
+    Hyper,
+}
+
+impl By {
+    fn framed(self, messages: &[u8]) -> Bytes {
+        match self {
+            Self::Hand => {
+                let mut out = Vec::new();
+                http2::data(&mut out, messages);
+                out.into()
+            }
+            Self::Hyper => Bytes::copy_from_slice(messages),
+        }
+    }
+}
+
+pub(crate) fn main(options: &Options, by: By) -> anyhow::Result<()> {
     process::raise_files(options.streams)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut mesh = Mesh::new(options);
-    let mut start = http2::greeting();
+    let mut start = Vec::new();
     for of in ResourceType::IN_ORDER {
         let set = mesh.view().set(of).clone();
         let all: Vec<&Resource> =
             set.iter().map(|one| &**one).filter(|one| wanted(of, one)).collect();
-        http2::data(&mut start, &mesh.message(of, &all));
+        start.extend(mesh.message(of, &all));
     }
+    let start = by.framed(&start);
     let first = mesh.view().set(ResourceType::Endpoint).clone();
     let first: Vec<&Resource> =
         first.get(&mesh::cluster(0)).into_iter().map(|one| &**one).collect();
-    let mut change = Vec::new();
-    http2::data(&mut change, &mesh.message(ResourceType::Endpoint, &first));
-    let change = Bytes::from(change);
+    let change = by.framed(&mesh.message(ResourceType::Endpoint, &first));
 
     let (send, _) = broadcast::channel::<Bytes>(64);
-    let (start, sender) = (Bytes::from(start), send.clone());
+    let sender = send.clone();
     let (listening, port) = runtime.block_on(async {
         let listener = process::listen()?;
         let port = listener.local_addr()?.port();
@@ -51,12 +72,20 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
     })?;
     runtime.spawn(async move {
         while let Ok((socket, _)) = listening.accept().await {
-            tokio::spawn(serve(socket, start.clone(), sender.subscribe()));
+            let (start, changes) = (start.clone(), sender.subscribe());
+            match by {
+                By::Hand => drop(tokio::spawn(serve(socket, start, changes))),
+                By::Hyper => drop(tokio::spawn(bare::serve(socket, start, changes))),
+            }
         }
     });
     say("port", port);
     for line in io::stdin().lock().lines() {
-        let bytes = if line?.starts_with("service") { mesh.add_service() } else { change.clone() };
+        let bytes = if line?.starts_with("service") {
+            by.framed(&mesh.add_service())
+        } else {
+            change.clone()
+        };
         say("begun", now());
         send.send(bytes)?;
     }
@@ -69,6 +98,7 @@ async fn serve(
     mut changes: broadcast::Receiver<Bytes>,
 ) -> io::Result<()> {
     socket.set_nodelay(true)?;
+    socket.write_all(&http2::greeting()).await?;
     socket.write_all(&start).await?;
     drop(start);
     loop {
@@ -155,13 +185,13 @@ impl Mesh {
         [Cluster, Endpoint, Route].map(told).into()
     }
 
-    fn add_service(&mut self) -> Bytes {
+    fn add_service(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
         for (of, told) in self.add() {
             let told: Vec<&Resource> = told.iter().map(|one| &**one).collect();
-            http2::data(&mut out, &self.message(of, &told));
+            out.extend(self.message(of, &told));
         }
-        out.into()
+        out
     }
 
     /// A gRPC message as the real server makes it.
