@@ -1,7 +1,7 @@
 //! What a stream asks for, interned: equal subscriptions are one allocation however many proxies
 //! hold them, so five thousand sidecars that name the same thousand clusters hold one list.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// The names that a stream wants of one type.
@@ -11,6 +11,26 @@ pub struct Subscription {
     wildcard: bool,
     /// Sorted, each once.
     names: Vec<Arc<str>>,
+    /// What thousands of proxies with equal subscriptions need, as they change them alike. Std
+    /// mutexes, never held across an await.
+    last_change: Mutex<Option<(Change, Weak<Self>)>>,
+    last_added: Mutex<Option<Added>>,
+}
+
+/// What a subscription has that another one has not, by its id.
+#[derive(Debug)]
+struct Added {
+    since: u64,
+    names: Arc<[Arc<str>]>,
+}
+
+/// How a subscription is changed by a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    pub wildcard: bool,
+    /// Names taken out, before those put in.
+    pub without: Vec<Arc<str>>,
+    pub with: Vec<Arc<str>>,
 }
 
 impl Subscription {
@@ -39,6 +59,20 @@ impl Subscription {
 
     pub fn is_empty(&self) -> bool {
         !self.wildcard && self.names.is_empty()
+    }
+
+    /// The names that this one has and `older` has not.
+    pub fn added_since(&self, older: &Self) -> Arc<[Arc<str>]> {
+        let mut last = lock(&self.last_added);
+        if let Some(added) = &*last
+            && added.since == older.id
+        {
+            return added.names.clone();
+        }
+        let names: Arc<[_]> =
+            self.names.iter().filter(|name| !older.is_named(name)).cloned().collect();
+        *last = Some(Added { since: older.id, names: names.clone() });
+        names
     }
 }
 
@@ -102,6 +136,22 @@ impl Interner {
         made
     }
 
+    /// What becomes of a subscription by a change.
+    pub fn change(&self, from: &Arc<Subscription>, change: Change) -> Arc<Subscription> {
+        if let Some((last, to)) = &*lock(&from.last_change)
+            && *last == change
+            && let Some(to) = to.upgrade()
+        {
+            return to;
+        }
+        let mut names: BTreeSet<_> = from.names.iter().cloned().collect();
+        change.without.iter().for_each(|name| _ = names.remove(name));
+        names.extend(change.with.iter().cloned());
+        let to = self.intern(change.wildcard, names.into_iter().collect());
+        *lock(&from.last_change) = Some((change, Arc::downgrade(&to)));
+        to
+    }
+
     /// The one subscription to these names.
     pub fn intern(&self, wildcard: bool, mut names: Vec<Arc<str>>) -> Arc<Subscription> {
         names.sort_unstable();
@@ -123,7 +173,13 @@ impl Interner {
         }
         inner.next += 1;
         names.shrink_to_fit();
-        let made = Arc::new(Subscription { id: inner.next, wildcard, names });
+        let made = Arc::new(Subscription {
+            id: inner.next,
+            wildcard,
+            names,
+            last_change: Mutex::default(),
+            last_added: Mutex::default(),
+        });
         slot.push(Arc::downgrade(&made));
         inner.entries += 1;
         if inner.entries > 64 + 2 * inner.swept {
@@ -138,8 +194,12 @@ impl Interner {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -160,6 +220,42 @@ mod tests {
         let other_order = interner.intern_as_sent(b"a,b", || names("a,b"));
         assert!(Arc::ptr_eq(&first, &other_order), "the same names in another order");
         assert!(Arc::ptr_eq(&first, &interner.intern(false, names("a,b"))));
+    }
+
+    #[test]
+    fn a_change_leads_from_one_to_another_and_tells_what_came() {
+        let interner = Interner::default();
+        let from = interner.intern(false, names("a,b"));
+        let change = |without: &str, with: &str| Change {
+            wildcard: false,
+            without: names(without),
+            with: names(with),
+        };
+        let to = interner.change(&from, change("a", "c"));
+        assert_eq!(to.names(), names("b,c"));
+        assert!(Arc::ptr_eq(&to, &interner.change(&from, change("a", "c"))));
+        assert_eq!(*to.added_since(&from), names("c"));
+        assert_eq!(*to.added_since(&from), names("c"), "by heart");
+
+        // Another change, and another past, are not taken for the last one.
+        assert_eq!(interner.change(&from, change("b", "c")).names(), names("a,c"));
+        let wild = interner.change(&from, Change { wildcard: true, ..change("a", "c") });
+        assert!(wild.is_wildcard() && wild.names() == names("b,c"));
+        assert_eq!(*to.added_since(&interner.intern(false, names("a"))), names("b,c"));
+        // What was taken out is put in again.
+        assert_eq!(interner.change(&from, change("a", "a")).names(), names("a,b"));
+        assert!(Arc::ptr_eq(&from, &interner.change(&from, change("a", "a"))));
+    }
+
+    #[test]
+    fn the_memory_of_a_change_holds_nothing() {
+        let interner = Interner::default();
+        let from = interner.intern(false, names("a"));
+        let change = Change { with: names("b"), ..Change::default() };
+        let id = interner.change(&from, change.clone()).id();
+        let again = interner.change(&from, change);
+        assert_ne!(again.id(), id, "it was held by nobody");
+        assert_eq!(again.names(), names("a,b"));
     }
 
     #[test]

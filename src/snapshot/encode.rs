@@ -187,6 +187,8 @@ pub struct FrameKey {
     pub all: bool,
     /// Pairs of set ids whose differences are told.
     pub steps: Vec<(u64, u64)>,
+    /// Names told beside that, sorted.
+    pub names: Vec<Arc<str>>,
 }
 
 /// What has been made of a set so far; dies with the set.

@@ -13,6 +13,10 @@ use crate::snapshot::encode::{Frame, FrameBuilder, FrameKey};
 use crate::snapshot::{Resource, TypeSet, Version};
 use crate::subscription::Subscription;
 
+/// So many names are asked for by many streams alike, when services come; more of them is what one
+/// stream alone is about, and not worth keeping.
+const SHARED_NAMES: usize = 16;
+
 impl TypeState {
     /// Something that this stream wants differs between what was sent and `now`.
     pub(super) fn is_behind(&self, kind: Kind, now: &Arc<TypeSet>) -> bool {
@@ -166,6 +170,7 @@ impl TypeState {
             subscription: self.subscription.id(),
             all: true,
             steps: Vec::new(),
+            names: Vec::new(),
         };
         let subscription = &self.subscription;
         now.frame(key, || {
@@ -195,7 +200,10 @@ impl TypeState {
             false => &*told.steps,
         };
         let build = || self.build_partial(kind, told, steps, type_url, now, frames);
-        if !told.names.is_empty() {
+        // Nothing is kept under names that a client has made up.
+        let shared = told.names.len() <= SHARED_NAMES
+            && told.names.iter().all(|name| now.get(name).is_some());
+        if !shared {
             return build();
         }
         let key = FrameKey {
@@ -203,6 +211,7 @@ impl TypeState {
             subscription: self.subscription.id(),
             all: told.all,
             steps: steps.iter().map(|step| (step.from.id(), step.to.id())).collect(),
+            names: told.names.iter().cloned().collect(),
         };
         now.frame(key, build)
     }

@@ -12,7 +12,7 @@ use super::told::Told;
 use crate::ads::request::{Common, DeltaRequest, Names, SotwRequest};
 use crate::names::ResourceType;
 use crate::snapshot::TypeSet;
-use crate::subscription::{Interner, Subscription};
+use crate::subscription::{Change, Interner, Subscription};
 
 /// The wildcard's name (rule 6). Of a type that has none it means nothing.
 const WILDCARD: &str = "*";
@@ -178,15 +178,14 @@ impl TypeState {
         } else if request.common.response_nonce.is_empty() {
             self.asked.all = true;
         } else if changed && kind.full_state {
-            let grows = new.is_wildcard() != old.is_wildcard()
-                || new.names().iter().any(|name| !old.is_named(name));
-            self.reply |= grows;
+            let added = new.added_since(old);
+            self.reply |= new.is_wildcard() != old.is_wildcard() || !added.is_empty();
             self.asked.all |= new.is_wildcard() && !old.is_wildcard();
-            let added = new.names().iter().filter(|name| !old.wants(name)).cloned();
-            self.asked.names.extend(added);
+            if !old.is_wildcard() {
+                self.asked.names.extend(added.iter().cloned());
+            }
         } else if changed {
-            let added = new.names().iter().filter(|name| !old.is_named(name)).cloned();
-            self.asked.names.extend(added);
+            self.asked.names.extend(new.added_since(old).iter().cloned());
         } else if repeated && request.common.error.is_none() {
             // The same once more, after its ACK: the client lost it and asks again (rule 5).
             self.asked.all = true;
@@ -210,24 +209,24 @@ impl TypeState {
         if plain {
             self.subscription = plain_subscription(&request.subscribe, now, interner);
         }
-        let (mut wildcard, mut names) = (self.subscription.is_wildcard(), None);
+        let mut change = Change { wildcard: self.subscription.is_wildcard(), ..Change::default() };
         if first && kind.full_state && request.subscribe.is_empty() {
-            wildcard = true;
+            change.wildcard = true;
         }
         for name in request.unsubscribe.iter() {
             if name == WILDCARD {
-                wildcard = false;
+                change.wildcard = false;
                 continue;
             }
-            let names = names.get_or_insert_with(|| self.name_set());
-            names.remove(name);
-            if wildcard {
+            let name = shared_name(now, name);
+            if change.wildcard {
                 // Still wanted by the wildcard; the client cannot know whether to keep it
                 // (rule 12).
-                self.asked.names.insert(shared_name(now, name));
+                self.asked.names.insert(name.clone());
             } else {
-                self.asked.names.remove(name);
+                self.asked.names.remove(&name);
             }
+            change.without.push(name);
         }
         for name in request.subscribe.iter().filter(|_| !plain) {
             if name == WILDCARD {
@@ -235,24 +234,20 @@ impl TypeState {
                     // On a first request it is compared with what the client brings along.
                     self.asked.all |= !first;
                     self.reply |= !first;
-                    wildcard = true;
+                    change.wildcard = true;
                 }
                 continue;
             }
-            let names = names.get_or_insert_with(|| self.name_set());
             let name = shared_name(now, name);
-            names.insert(name.clone());
             if !first {
                 // Whatever was sent before: the client may have dropped it since (rule 11).
-                self.asked.names.insert(name);
+                self.asked.names.insert(name.clone());
             }
+            change.with.push(name);
         }
-        if names.is_some() || wildcard != self.subscription.is_wildcard() {
-            let names = match names {
-                Some(names) => names.into_iter().collect(),
-                None => self.subscription.names().to_vec(),
-            };
-            self.subscription = interner.intern(wildcard, names);
+        let renamed = !change.without.is_empty() || !change.with.is_empty();
+        if renamed || change.wildcard != self.subscription.is_wildcard() {
+            self.subscription = interner.change(&self.subscription, change);
         }
 
         if first {
@@ -260,7 +255,7 @@ impl TypeState {
             // does not count.
             if request.initial_versions.is_empty() || self.warming.all {
                 self.asked.all = true;
-                self.reply = wildcard;
+                self.reply = self.subscription.is_wildcard();
                 self.asked.names.extend(self.missing(&request.initial_versions, now));
             } else {
                 self.compare(kind, &request.initial_versions, now);
@@ -375,10 +370,6 @@ impl TypeState {
             .map(|name| shared_name(now, name))
             .collect();
         interner.intern(star || legacy, names)
-    }
-
-    fn name_set(&self) -> BTreeSet<Arc<str>> {
-        self.subscription.names().iter().cloned().collect()
     }
 }
 

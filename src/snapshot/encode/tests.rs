@@ -63,7 +63,13 @@ fn a_message_is_few_pieces_and_shares_all_but_its_end() {
 #[test]
 fn a_storm_of_different_subscriptions_neither_grows_nor_drives_out_the_common_one() {
     let set = TypeSet::default();
-    let key = |subscription| FrameKey { delta: false, subscription, all: true, steps: vec![] };
+    let key = |subscription| FrameKey {
+        delta: false,
+        subscription,
+        all: true,
+        steps: vec![],
+        names: vec![],
+    };
     let frame = |len: usize| {
         let head = Bytes::from(vec![0; len]);
         Frame { head, version: Version(0), resources: 0, removed: 0 }
@@ -88,7 +94,13 @@ fn two_frames_that_are_larger_than_the_cache_are_still_built_once() {
     let set = TypeSet::default();
     let mut built = 0;
     for round in 0..10 {
-        let key = FrameKey { delta: true, subscription: round % 2, all: true, steps: vec![] };
+        let key = FrameKey {
+            delta: true,
+            subscription: round % 2,
+            all: true,
+            steps: vec![],
+            names: vec![],
+        };
         set.frame(key, || {
             built += 1;
             let head = Bytes::from(vec![0; CACHED_BYTES]);
