@@ -48,6 +48,22 @@ async fn places(kubectl: &Kubectl, envoys: &[LoadedEnvoy]) -> BTreeMap<String, P
     .await
 }
 
+/// Waits until no namespace is on its way out: its services would go while what changes is counted.
+async fn nothing_else_changes(kubectl: &Kubectl) {
+    until("namespaces that are to go to be gone", async || {
+        let all = kubectl.json(&["get", "namespaces"]).await;
+        let going: Vec<&Value> = all["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|one| one["status"]["phase"] == "Terminating")
+            .map(|one| &one["metadata"]["name"])
+            .collect();
+        if going.is_empty() { Ok(()) } else { Err(format!("{going:?}")) }
+    })
+    .await;
+}
+
 /// Envoys until there is one in each variant of the protocol on each replica.
 async fn on_both(kubectl: &Kubectl, replicas: &[String]) -> Vec<LoadedEnvoy> {
     let pilot = cluster_address(kubectl).await;
@@ -71,6 +87,7 @@ async fn on_both(kubectl: &Kubectl, replicas: &[String]) -> Vec<LoadedEnvoy> {
 #[ignore = "needs a cluster: make test-cluster"]
 async fn envoys_move_between_replicas_that_are_killed_by_force() {
     let kubectl = deployed().await;
+    nothing_else_changes(&kubectl).await;
     let before = ten_pods(&kubectl).await;
     let old = kubectl.pods(NAMESPACE, "istio=pilot").await;
     assert_eq!(old.len(), 2, "{old:?}");
