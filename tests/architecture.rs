@@ -20,7 +20,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("snapshot", &["names", "view", "subscription"]),
     ("subscription", &[]),
     ("publish", &["model", "translate", "snapshot", "view", "names", "metrics"]),
-    ("ads", &["snapshot", "subscription", "view", "names", "proxies", "metrics"]),
+    ("http2", &[]),
+    ("ads", &["http2", "snapshot", "subscription", "view", "names", "proxies", "metrics"]),
     ("proxies", &["snapshot", "subscription", "view", "names"]),
     // Readers of everything, writers of nothing.
     ("metrics", &["model", "names", "proxies", "snapshot", "source", "version"]),

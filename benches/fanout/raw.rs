@@ -202,7 +202,7 @@ impl Mesh {
         } else {
             self.frames.sotw(of.type_url(), version, all)
         };
-        frame.pieces(1).collect::<Vec<_>>().concat()
+        frame.to_bytes(1)
     }
 }
 

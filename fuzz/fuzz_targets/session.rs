@@ -96,7 +96,7 @@ fn well_formed(input: &mut Input<'_>, delta: bool, session: &Session) -> Vec<u8>
 }
 
 fn check(delta: bool, response: &Response) {
-    let mut bytes = response.frame.pieces(response.nonce).collect::<Vec<_>>().concat();
+    let mut bytes = response.frame.to_bytes(response.nonce);
     let message = bytes.split_off(5);
     assert_eq!(bytes[1..], (message.len() as u32).to_be_bytes());
     if !delta {

@@ -1,26 +1,60 @@
-//! One TCP connection: HTTP/2 by hyper, and the means to look after it from outside.
+//! One TCP connection: bytes between the socket, HTTP/2 and the streams, and the means to look after
+//! it from outside.
+//!
+//! One task for all that happens on a connection: a push is one wake-up, one write; an ACK is one
+//! wake-up, one read. Buffers belong to the thread, and a connection holds one only while its peer
+//! does not take what is written.
 
-use std::future::{Future, poll_fn};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use bytes::Bytes;
 use futures::task::AtomicWaker;
-use hyper::server::conn::http2::Builder;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tracing::debug;
 
+use super::budget::Budget;
+use super::exchange::{Exchange, Polled};
 use super::service::Service;
+use crate::http2::{self, Batch, Code, Event, Failure, MAX_PARTS};
 
 const OPEN: u8 = 0;
 const ENDING: u8 = 1;
 const CUT: u8 = 2;
+
+/// What is read at a time.
+const READ: usize = 64 << 10;
+
+/// What is gathered for one write, a frame more or less.
+const WRITE: usize = 256 << 10;
+
+/// Streams that one connection may open a second, averaged over ten seconds: a proxy opens one and
+/// keeps it. Opening is the dearest thing that a peer can ask for (rapid reset, CVE-2023-44487).
+const STREAMS_PER_SECOND: u32 = 100;
+
+/// How long a peer that was told why the connection ends has to read that and close it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Of a thread, for whichever connection it works on.
+struct Scratch {
+    read: Vec<u8>,
+    batch: Batch,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> =
+        RefCell::new(Scratch { read: vec![0; READ], batch: Batch::default() });
+}
 
 /// Looks after a connection that may be waiting for its peer.
 #[derive(Debug)]
@@ -76,93 +110,278 @@ impl Control {
     }
 }
 
-/// How HTTP/2 is spoken. A quiet peer is asked every `keepalive` whether it is there, and dropped
-/// if it does not answer within a third of that.
-pub(super) fn http2(keepalive: Duration) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .keep_alive_interval(keepalive)
-        .keep_alive_timeout(keepalive / 3);
-    builder
-}
-
-/// Serves until the peer goes, or the connection is ended.
+/// Serves until the peer goes, or the connection is ended. A quiet peer is asked every `keepalive`
+/// whether it is there, and dropped if nothing comes within a third of that.
 pub(super) async fn serve(
-    http2: Builder<TokioExecutor>,
     socket: TcpStream,
     peer: SocketAddr,
     service: Service,
     control: Arc<Control>,
+    keepalive: Duration,
 ) {
     if let Err(error) = socket.set_nodelay(true) {
         debug!(%peer, %error, "TCP_NODELAY");
     }
-    let socket = TokioIo::new(Socket { socket, control: control.clone() });
-    let mut connection = pin!(http2.serve_connection(socket, service));
-    let mut told = false;
-    let ended = poll_fn(|context| {
-        control.waker.register(context.waker());
-        match control.state.load(Ordering::Acquire) {
-            CUT => return Poll::Ready(Ok(())),
-            ENDING if !told => {
-                told = true;
-                connection.as_mut().graceful_shutdown();
-            }
+    let mut served = Served {
+        socket,
+        http2: http2::Connection::new(),
+        exchanges: Vec::new(),
+        unsent: VecDeque::new(),
+        service,
+        control,
+        new_streams: Budget::new(STREAMS_PER_SECOND),
+        keepalive,
+        heard: Instant::now(),
+        asked: false,
+        alarm: Box::pin(sleep(keepalive)),
+        failed: None,
+    };
+    // Broken connections are everyday life; streams say what they lost by it.
+    match poll_fn(|context| served.poll(context)).await {
+        Ok(()) => served.last_words().await,
+        Err(error) => debug!(%peer, %error, "connection broken"),
+    }
+    if let Some(failure) = served.failed {
+        debug!(%peer, code = ?failure.code, "connection ended: {failure}");
+    }
+}
+
+struct Served {
+    socket: TcpStream,
+    http2: http2::Connection,
+    /// One for each open stream.
+    exchanges: Vec<Exchange>,
+    /// What the socket did not take yet.
+    unsent: VecDeque<Bytes>,
+    service: Service,
+    control: Arc<Control>,
+    new_streams: Budget,
+    keepalive: Duration,
+    /// When the peer was last heard of, and whether it was asked since.
+    heard: Instant,
+    asked: bool,
+    alarm: Pin<Box<Sleep>>,
+    /// Why the connection ends, if by the peer's fault.
+    failed: Option<Failure>,
+}
+
+impl Served {
+    /// Done when everything has been said.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.control.waker.register(context.waker());
+        match self.control.state.load(Ordering::Acquire) {
+            CUT => return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+            ENDING => self.http2.go_away(),
             _ => {}
         }
-        connection.as_mut().poll(context)
-    });
-    if let Err(error) = ended.await {
-        // Broken connections are everyday life; streams say what they lost by it.
-        debug!(%peer, %error, "connection ended");
+        let mut woken = true;
+        loop {
+            let read = self.read(context)?;
+            if woken || read {
+                self.poll_streams(context);
+            }
+            let flooded = self.http2.is_flooded();
+            woken = self.write(context)?;
+            woken |= flooded && !self.http2.is_flooded();
+            if self.is_over() && self.unsent.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            if !read && !woken {
+                break;
+            }
+        }
+        self.poll_alarm(context)
+    }
+
+    fn is_over(&self) -> bool {
+        let is_ending = self.control.state.load(Ordering::Acquire) != OPEN;
+        self.failed.is_some() || is_ending && self.exchanges.is_empty()
+    }
+
+    /// One read. Whether there may be more.
+    fn read(&mut self, context: &mut Context<'_>) -> io::Result<bool> {
+        if self.failed.is_some() || self.http2.is_flooded() {
+            return Ok(false);
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut into = ReadBuf::new(&mut scratch.read);
+            match Pin::new(&mut self.socket).poll_read(context, &mut into)? {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(()) if into.filled().is_empty() => {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                Poll::Ready(()) => {}
+            }
+            (self.heard, self.asked) = (Instant::now(), false);
+            if let Err(failure) = self.take(into.filled()) {
+                self.http2.fail(&failure);
+                self.failed = Some(failure);
+                self.exchanges.clear();
+            }
+            Ok(true)
+        })
+    }
+
+    fn take(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
+        while let Some(event) = self.http2.receive(&mut bytes)? {
+            match event {
+                Event::Request { stream, head, ended } => {
+                    if !self.new_streams.take(self.heard) {
+                        let text = "too many streams in a short time";
+                        return Err(Failure::new(Code::EnhanceYourCalm, text));
+                    }
+                    let mut exchange = self.service.call(stream, *head);
+                    if ended {
+                        exchange.request_ended();
+                    }
+                    self.exchanges.push(exchange);
+                }
+                Event::Data { stream, bytes, ended } => {
+                    let Some(at) = self.position(stream) else { continue };
+                    if !self.exchanges[at].request_data(&bytes) {
+                        self.http2.reset(stream, Code::EnhanceYourCalm);
+                        self.exchanges.swap_remove(at);
+                    } else if ended {
+                        self.exchanges[at].request_ended();
+                    }
+                }
+                Event::Reset { stream } => {
+                    if let Some(at) = self.position(stream) {
+                        self.exchanges.swap_remove(at);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn position(&self, stream: u32) -> Option<usize> {
+        self.exchanges.iter().position(|one| one.stream == stream)
+    }
+
+    /// Lets every stream say what it has to say, as far as it has no more on its way.
+    fn poll_streams(&mut self, context: &mut Context<'_>) {
+        let http2 = &mut self.http2;
+        self.exchanges.retain_mut(|exchange| {
+            let polled = exchange.poll(http2, context);
+            http2.taken(exchange.stream, exchange.request_taken());
+            polled == Polled::Goes
+        });
+    }
+
+    /// Writes what there is. Whether a stream has got rid of everything, and may have more.
+    fn write(&mut self, context: &mut Context<'_>) -> io::Result<bool> {
+        let mut free = false;
+        loop {
+            if !self.unsent.is_empty() {
+                let mut slices = [IoSlice::new(&[]); MAX_PARTS];
+                let mut count = 0;
+                for (slice, bytes) in slices.iter_mut().zip(&self.unsent) {
+                    *slice = IoSlice::new(bytes);
+                    count += 1;
+                }
+                let written = write(&mut self.socket, &self.control, context, &slices[..count])?;
+                let Poll::Ready(written) = written else { return Ok(free) };
+                http2::advance(&mut self.unsent, written);
+                continue;
+            }
+            let written = SCRATCH.with_borrow_mut(|scratch| {
+                free |= self.gather(&mut scratch.batch);
+                if scratch.batch.len() == 0 {
+                    return Ok(false);
+                }
+                let mut slices = [IoSlice::new(&[]); MAX_PARTS];
+                let count = scratch.batch.slices(&mut slices);
+                let slices = &slices[..count];
+                let written = match write(&mut self.socket, &self.control, context, slices)? {
+                    Poll::Ready(written) => written,
+                    Poll::Pending => 0,
+                };
+                if written < scratch.batch.len() {
+                    self.unsent = scratch.batch.rest(written);
+                }
+                io::Result::Ok(true)
+            })?;
+            if !written {
+                return Ok(free);
+            }
+        }
+    }
+
+    /// Frames for the next write. Whether a stream has got rid of everything.
+    fn gather(&mut self, batch: &mut Batch) -> bool {
+        batch.clear();
+        let outbox = self.http2.outbox();
+        if !outbox.is_empty() {
+            batch.push(outbox);
+            *outbox = Vec::new();
+        }
+        let mut free = false;
+        for exchange in &mut self.exchanges {
+            free |= exchange.gather(&mut self.http2, batch, WRITE);
+        }
+        if self.exchanges.len() > 1 {
+            // Whoever was first is last the next time: the connection's window is for all.
+            self.exchanges.rotate_left(1);
+        }
+        free
+    }
+
+    /// Asks a peer that has been quiet whether it is there.
+    fn poll_alarm(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // What has come was read before this, so a server that was too busy to read in time does
+        // not blame its peer.
+        while self.alarm.as_mut().poll(context).is_ready() {
+            let now = Instant::now();
+            let due = self.heard + self.keepalive;
+            let next = if now < due {
+                due
+            } else if self.asked {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            } else {
+                self.asked = true;
+                self.http2.ping();
+                self.write(context)?;
+                now + self.keepalive / 3
+            };
+            self.alarm.as_mut().reset(next);
+        }
+        Poll::Pending
+    }
+
+    /// Closes our side, and gives the peer a moment to read what was said: a socket that is closed
+    /// with bytes unread takes that away again.
+    async fn last_words(&mut self) {
+        let read = async {
+            self.socket.shutdown().await?;
+            loop {
+                self.socket.readable().await?;
+                let read = SCRATCH
+                    .with_borrow_mut(|scratch| self.socket.try_read(&mut scratch.read));
+                match read {
+                    Ok(0) => return Ok(()),
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                    _ => {}
+                }
+            }
+        };
+        let _ = timeout(LAST_WORDS, read).await;
     }
 }
 
-/// Notes when the peer stops reading.
-struct Socket {
-    socket: TcpStream,
-    control: Arc<Control>,
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(context, into)
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.socket).poll_write(context, bytes);
-        self.control.wrote(result)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        pieces: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.socket).poll_write_vectored(context, pieces);
-        self.control.wrote(result)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(context)
+fn write(
+    socket: &mut TcpStream,
+    control: &Control,
+    context: &mut Context<'_>,
+    slices: &[IoSlice<'_>],
+) -> io::Result<Poll<usize>> {
+    let socket = Pin::new(socket);
+    let result = match slices {
+        [one] => socket.poll_write(context, one),
+        all => socket.poll_write_vectored(context, all),
+    };
+    match control.wrote(result) {
+        Poll::Ready(result) => result.map(Poll::Ready),
+        Poll::Pending => Ok(Poll::Pending),
     }
 }

@@ -1,92 +1,153 @@
 //! gRPC messages as they come off HTTP/2.
 //!
-//! What tonic's `Streaming` does, without its buffer for every stream: nearly every request is an
-//! ACK that fills one DATA frame, and is then a slice of it. Ten thousand idle streams hold nothing
+//! The connection puts in what it reads, the stream takes out whole messages. What tonic's
+//! `Streaming` does, without its buffer for every stream: ten thousand idle streams hold nothing
 //! here. The errors are tonic's, code and text.
 
-use std::error::Error;
+use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
-use bytes::{Buf, Bytes, BytesMut};
-use http_body::Body;
+use bytes::Bytes;
 use tonic::Status;
 
 /// gRPC's message prefix: compression flag and length.
 const PREFIX_BYTES: usize = 5;
 
-/// Where requests come from: hyper, and whatever tests put in its place.
-pub(super) trait RequestBody:
-    Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>> + Send> + Unpin + Send
-{
-}
-
-impl<B> RequestBody for B where
-    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>> + Send> + Unpin + Send
-{
-}
-
-/// The messages of one stream.
+/// The stream's end: the messages of one stream.
 #[derive(Debug)]
-pub(super) struct Requests<B> {
-    body: B,
-    /// Bytes of one message.
-    limit: usize,
-    /// What has come and is not taken yet.
-    rest: Bytes,
-    /// The same where a message is spread over several frames.
-    growing: BytesMut,
+pub(super) struct Requests(Arc<Mutex<Inbox>>);
+
+/// The connection's end.
+#[derive(Debug)]
+pub(super) struct Feed(Arc<Mutex<Inbox>>);
+
+/// Both ends, for messages of so many bytes at most.
+pub(super) fn requests(limit: usize) -> (Feed, Requests) {
+    let inbox = Inbox {
+        limit,
+        whole: VecDeque::new(),
+        prefix: [0; PREFIX_BYTES],
+        prefix_len: 0,
+        message: Vec::new(),
+        end: None,
+        came: 0,
+        taken: 0,
+    };
+    let inbox = Arc::new(Mutex::new(inbox));
+    (Feed(inbox.clone()), Requests(inbox))
 }
 
-impl<B: RequestBody> Requests<B> {
-    pub(super) fn new(body: B, limit: usize) -> Self {
-        Self { body, limit, rest: Bytes::new(), growing: BytesMut::new() }
+#[derive(Debug)]
+struct Inbox {
+    limit: usize,
+    whole: VecDeque<Bytes>,
+    /// What has come of the next one.
+    prefix: [u8; PREFIX_BYTES],
+    prefix_len: usize,
+    message: Vec<u8>,
+    /// What there is to say after the last one.
+    end: Option<Result<(), Status>>,
+    /// Bytes that came, and those of them that the peer has been allowed to send again.
+    came: u64,
+    taken: u64,
+}
+
+impl Feed {
+    pub(super) fn put(&self, bytes: &[u8]) {
+        lock(&self.0).put(bytes);
     }
 
+    /// The client says no more.
+    pub(super) fn end(&self) {
+        let mut inbox = lock(&self.0);
+        let partial = inbox.prefix_len > 0;
+        inbox.end.get_or_insert_with(|| match partial {
+            true => Err(Status::internal("Unexpected EOF decoding stream.")),
+            false => Ok(()),
+        });
+    }
+
+    /// Bytes that are not in the way any more: all but those of whole messages that nobody has
+    /// taken. A message may be larger than a window, so what has come of one makes room.
+    pub(super) fn taken(&self) -> u32 {
+        let mut inbox = lock(&self.0);
+        let waiting: usize = inbox.whole.iter().map(|one| PREFIX_BYTES + one.len()).sum();
+        let taken = inbox.came - waiting as u64;
+        let more = taken.saturating_sub(inbox.taken);
+        inbox.taken = inbox.taken.max(taken);
+        more as u32
+    }
+}
+
+impl Requests {
     /// The next message, or `None` when the client has ended its side. May be dropped while it
-    /// waits; nothing is lost.
+    /// waits; nothing is lost. Wakes nobody: the connection polls its streams after what it fed.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
-        poll_fn(|context| self.poll_next(context)).await
-    }
-
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
-        loop {
-            if let Some(message) = self.cut()? {
+        poll_fn(|_| {
+            let mut inbox = lock(&self.0);
+            if let Some(message) = inbox.whole.pop_front() {
                 return Poll::Ready(Ok(Some(message)));
             }
-            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        self.put(data);
-                    }
-                }
-                Some(Err(error)) => return Poll::Ready(Err(Status::from_error(error.into()))),
-                None if self.rest.is_empty() && self.growing.is_empty() => {
-                    return Poll::Ready(Ok(None));
-                }
-                None => {
-                    return Poll::Ready(Err(Status::internal("Unexpected EOF decoding stream.")));
+            match &inbox.end {
+                Some(end) => Poll::Ready(end.clone().map(|()| None)),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+}
+
+// A std mutex, never held across an await; both ends are used by one task.
+fn lock(inbox: &Mutex<Inbox>) -> MutexGuard<'_, Inbox> {
+    inbox.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inbox {
+    fn put(&mut self, mut bytes: &[u8]) {
+        self.came += bytes.len() as u64;
+        // After an end nothing counts.
+        while !bytes.is_empty() && self.end.is_none() {
+            if self.prefix_len < PREFIX_BYTES {
+                let part = split(&mut bytes, PREFIX_BYTES - self.prefix_len);
+                self.prefix[self.prefix_len..][..part.len()].copy_from_slice(part);
+                self.prefix_len += part.len();
+                if self.prefix_len < PREFIX_BYTES {
+                    return;
                 }
             }
+            let len = match self.message_len() {
+                Ok(len) => len,
+                Err(status) => {
+                    self.end = Some(Err(status));
+                    return;
+                }
+            };
+            let part = split(&mut bytes, len - self.message.len());
+            let message = if part.len() == len {
+                Bytes::copy_from_slice(part)
+            } else if part.is_empty() {
+                return;
+            } else {
+                // Exactly what it needs, but no more than comes for what a peer merely announces.
+                if self.message.is_empty() {
+                    self.message.reserve_exact(len.min(64 << 10));
+                }
+                self.message.extend_from_slice(part);
+                if self.message.len() < len {
+                    return;
+                }
+                std::mem::take(&mut self.message).into()
+            };
+            self.whole.push_back(message);
+            self.prefix_len = 0;
         }
     }
 
-    fn put(&mut self, data: Bytes) {
-        if self.rest.is_empty() && self.growing.is_empty() {
-            self.rest = data;
-            return;
-        }
-        let rest = std::mem::take(&mut self.rest);
-        self.growing.extend_from_slice(&rest);
-        self.growing.extend_from_slice(&data);
-    }
-
-    /// A whole message, if there is one.
-    fn cut(&mut self) -> Result<Option<Bytes>, Status> {
-        let grown = !self.growing.is_empty();
-        let have = if grown { &self.growing[..] } else { &self.rest[..] };
-        let Some([flag, a, b, c, d]) = have.first_chunk() else { return Ok(None) };
+    /// What the prefix says.
+    fn message_len(&self) -> Result<usize, Status> {
+        let [flag, len @ ..] = self.prefix;
         match flag {
             0 => {}
             1 => {
@@ -102,60 +163,39 @@ impl<B: RequestBody> Requests<B> {
                 )));
             }
         }
-        let (len, limit) = (u32::from_be_bytes([*a, *b, *c, *d]) as usize, self.limit);
+        let (len, limit) = (u32::from_be_bytes(len) as usize, self.limit);
         if len > limit {
             return Err(Status::out_of_range(format!(
                 "Error, decoded message length too large: found {len} bytes, the limit is: \
                  {limit} bytes (--max-request-bytes)"
             )));
         }
-        let (whole, have) = (PREFIX_BYTES + len, have.len());
-        if have < whole {
-            if !grown && have > 0 {
-                // The rest of it follows: one allocation, of the size that it will have.
-                let rest = std::mem::take(&mut self.rest);
-                self.growing.reserve(whole);
-                self.growing.extend_from_slice(&rest);
-            }
-            return Ok(None);
-        }
-        if grown {
-            self.rest = std::mem::take(&mut self.growing).freeze();
-        }
-        self.rest.advance(PREFIX_BYTES);
-        let message = self.rest.split_to(len);
-        if self.rest.is_empty() {
-            // An empty slice would keep the whole allocation.
-            self.rest = Bytes::new();
-        }
-        Ok(Some(message))
+        Ok(len)
     }
+}
+
+/// At most `len` bytes off the front.
+fn split<'a>(bytes: &mut &'a [u8], len: usize) -> &'a [u8] {
+    let (part, rest) = bytes.split_at(len.min(bytes.len()));
+    *bytes = rest;
+    part
 }
 
 #[cfg(test)]
 mod tests {
     use futures::FutureExt as _;
-    use http_body_util::StreamBody;
 
     use super::*;
 
-    type Frames = Vec<Result<http_body::Frame<Bytes>, std::io::Error>>;
-
-    fn requests(pieces: &[&[u8]]) -> Requests<impl RequestBody> {
-        let frames: Frames = pieces
-            .iter()
-            .map(|piece| Ok(http_body::Frame::data(Bytes::copy_from_slice(piece))))
-            .collect();
-        Requests::new(StreamBody::new(futures::stream::iter(frames)), 8)
-    }
-
     fn all(pieces: &[&[u8]]) -> Result<Vec<Bytes>, Status> {
-        let mut requests = requests(pieces);
+        let (feed, mut requests) = requests(8);
+        pieces.iter().for_each(|piece| feed.put(piece));
+        feed.end();
         let mut got = Vec::new();
         while let Some(message) = requests.next().now_or_never().expect("never waits")? {
             got.push(message);
         }
-        assert!(requests.rest.is_empty() && requests.growing.capacity() == 0, "holds nothing");
+        assert_eq!(lock(&requests.0).message.capacity(), 0, "holds nothing");
         Ok(got)
     }
 
@@ -191,5 +231,21 @@ mod tests {
         assert!(text.contains("invalid compression flag: 2"), "{text}");
         let (code, text) = refused(&[b"\0\0\0\0\x04ab"]);
         assert_eq!((code, &*text), (Internal, "Unexpected EOF decoding stream."));
+    }
+
+    #[test]
+    fn a_peer_may_send_again_what_is_not_waiting() {
+        let (feed, mut requests) = requests(1 << 20);
+        feed.put(b"\0\0\0\0\x02ab\0\0\0\0\x03");
+        assert_eq!(feed.taken(), 5, "of a message that is not whole");
+        feed.put(b"cd");
+        assert_eq!(feed.taken(), 2);
+        feed.put(b"e");
+        assert_eq!(feed.taken(), 0, "two messages that nobody has taken");
+        for expected in [0, 8] {
+            requests.next().now_or_never().unwrap().unwrap().unwrap();
+            assert_eq!(feed.taken(), expected);
+        }
+        assert_eq!(feed.taken(), 0);
     }
 }

@@ -66,9 +66,9 @@ impl AdsServer {
             peer,
             control,
         };
-        let http2 = connection::http2(self.keepalive);
         let accepted = accept(listener, &stop, |socket, peer, control: Arc<Control>| {
-            connection::serve(http2.clone(), socket, peer, service(peer, control.clone()), control)
+            let service = service(peer, control.clone());
+            connection::serve(socket, peer, service, control, self.keepalive)
         });
         tokio::join!(accepted, tell(&self.shared, &news), health, looked);
     }

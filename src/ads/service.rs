@@ -2,29 +2,23 @@
 //!
 //! tonic's generated services encode every response for every stream. Here a response is bytes
 //! that all streams share, so the service is made by hand, and nothing stands between it and
-//! hyper. Health and reflection are tonic's own.
+//! HTTP/2. Health and reflection are tonic's own.
 
-use std::convert::Infallible;
-use std::error::Error;
-use std::future::{Ready, ready};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use futures::Stream;
-use futures::future::{BoxFuture, Either};
 use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body::{Body, Frame};
-use hyper::body::Incoming;
 use tonic::{Code, Status};
-use tower::Service as _;
 
 use super::connection::Control;
-use super::requests::Requests;
+use super::exchange::{Exchange, Part};
+use super::requests::requests;
 use super::stream::{self, Context as Streams, Method};
 use crate::names::ResourceType;
+use crate::snapshot::encode::Piece;
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
@@ -58,46 +52,31 @@ pub(super) struct Service {
     pub(super) control: Arc<Control>,
 }
 
-impl hyper::service::Service<Request<Incoming>> for Service {
-    type Response = Response<Answer>;
-    type Error = Infallible;
-    type Future = Either<
-        Ready<Result<Self::Response, Infallible>>,
-        BoxFuture<'static, Result<Self::Response, Infallible>>,
-    >;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let Some(method) = method(request.uri().path()) else {
-            let answer = self.others.clone().call(request.map(tonic::body::Body::new));
-            let answer = async { answer.await.map(|answer| answer.map(Answer::Other)) };
-            return Either::Right(Box::pin(answer));
-        };
-        let answer = method.and_then(|method| self.discover(method, request));
-        Either::Left(ready(Ok(answer.unwrap_or_else(|status| status.into_http::<Answer>()))))
-    }
-}
-
 impl Service {
-    fn discover(
-        &self,
-        method: Method,
-        request: Request<Incoming>,
-    ) -> Result<Response<Answer>, Status> {
-        let encoding = request.headers().get("grpc-encoding");
+    /// What becomes of a request on this stream of the connection.
+    pub(super) fn call(&self, stream: u32, request: Request<()>) -> Exchange {
+        match method(request.uri().path()) {
+            None => Exchange::other(stream, request, self.others.clone()),
+            Some(Ok(method)) => self.discover(stream, method, request.headers()),
+            Some(Err(status)) => Exchange::refused(stream, &status),
+        }
+    }
+
+    fn discover(&self, stream: u32, method: Method, headers: &HeaderMap) -> Exchange {
+        let encoding = headers.get("grpc-encoding");
         if let Some(encoding) = encoding.filter(|it| *it != "identity") {
             let mut status = Status::unimplemented(format!(
                 "requests compressed as {encoding:?} are not accepted, send them uncompressed"
             ));
             let identity = tonic::metadata::MetadataValue::from_static("identity");
             status.metadata_mut().insert("grpc-accept-encoding", identity);
-            return Err(status);
+            return Exchange::refused(stream, &status);
         }
-        let requests = Requests::new(request.into_body(), self.streams.request_bytes());
+        let (feed, requests) = requests(self.streams.request_bytes());
         let (streams, control) = (self.streams.clone(), self.control.clone());
         let responses = stream::serve(streams, method, self.peer, control, requests);
-        let mut response = Response::new(Answer::Stream(Some(Box::pin(responses))));
-        response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC);
-        Ok(response)
+        let answer = Answer { greeted: false, responses: Some(Box::pin(responses)) };
+        Exchange::discovery(stream, feed, Box::pin(answer))
     }
 }
 
@@ -115,53 +94,37 @@ fn method(path: &str) -> Option<Result<Method, Status>> {
     })
 }
 
-type Responses = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
+type Responses = Pin<Box<dyn Stream<Item = Result<Piece, Status>> + Send>>;
 
-/// A response's body.
-pub(super) enum Answer {
-    /// Data frames as they come, then the trailers that say how the stream ended.
-    Stream(Option<Responses>),
-    Other(tonic::body::Body),
+/// What a stream says, in gRPC's order: headers at once, then messages as they come, then the
+/// trailers that say how it ended.
+struct Answer {
+    greeted: bool,
+    responses: Option<Responses>,
 }
 
-impl Default for Answer {
-    /// Of an error, which is said in the headers.
-    fn default() -> Self {
-        Self::Stream(None)
-    }
-}
+impl Stream for Answer {
+    type Item = Part;
 
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = Box<dyn Error + Send + Sync>;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let responses = match &mut *self {
-            Self::Stream(Some(responses)) => responses,
-            Self::Stream(None) => return Poll::Ready(None),
-            Self::Other(body) => {
-                return Pin::new(body).poll_frame(context).map_err(Into::into);
-            }
-        };
-        let status = match std::task::ready!(responses.as_mut().poll_next(context)) {
-            Some(Ok(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Part>> {
+        if !std::mem::replace(&mut self.greeted, true) {
+            let (mut parts, ()) = Response::new(()).into_parts();
+            parts.headers.insert(http::header::CONTENT_TYPE, GRPC);
+            return Poll::Ready(Some(Part::Head(Box::new(parts), false)));
+        }
+        let Some(responses) = &mut self.responses else { return Poll::Ready(None) };
+        let status = match ready!(responses.as_mut().poll_next(context)) {
+            Some(Ok(piece)) => return Poll::Ready(Some(Part::Data(piece))),
             Some(Err(status)) => status,
             None => Status::new(Code::Ok, ""),
         };
         // The generator is done: what it holds (session, registration, lease) goes now.
-        *self = Self::Stream(None);
+        self.responses = None;
         let mut trailers = HeaderMap::new();
-        let written = status.add_header(&mut trailers);
-        Poll::Ready(Some(written.map(|()| Frame::trailers(trailers)).map_err(Into::into)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Stream(responses) => responses.is_none(),
-            Self::Other(body) => body.is_end_stream(),
+        // A text that no header can carry: the code is what counts.
+        if status.add_header(&mut trailers).is_err() {
+            trailers.insert("grpc-status", HeaderValue::from(status.code() as i32));
         }
+        Poll::Ready(Some(Part::Trailers(trailers)))
     }
 }

@@ -17,23 +17,23 @@ use tonic::Status;
 use tracing::{debug, warn};
 
 use crate::ads::admission::{QUIET, Turn};
+use crate::ads::budget::Budget;
 use crate::ads::connection::Control;
 use crate::ads::request::Request;
-use crate::ads::requests::{RequestBody, Requests};
+use crate::ads::requests::Requests;
 use crate::ads::session::{self, Refusal, Session};
 use crate::metrics::Metrics;
 use crate::names::ResourceType;
 use crate::proxies::Connection;
 use crate::snapshot::View;
+use crate::snapshot::encode::Piece;
 use crate::view::Lease;
 
 mod begin;
-mod budget;
 mod note;
 mod shared;
 
 use begin::begin;
-use budget::Budget;
 pub(super) use shared::{Context, News};
 pub use shared::{Limits, Shared};
 
@@ -51,8 +51,8 @@ pub(super) fn serve(
     method: Method,
     peer: SocketAddr,
     control: Arc<Control>,
-    mut requests: Requests<impl RequestBody>,
-) -> impl Stream<Item = Result<Bytes, Status>> + Send {
+    mut requests: Requests,
+) -> impl Stream<Item = Result<Piece, Status>> + Send {
     async_stream::try_stream! {
         let shared = &context.shared;
         let _open = OpenStream::new(&shared.metrics);
@@ -188,7 +188,7 @@ impl AdsStream {
         &mut self,
         changed: Pin<&mut impl Future<Output = Result<(), watch::error::RecvError>>>,
         reassigned: Pin<&mut impl Future<Output = ()>>,
-        requests: &mut Requests<impl RequestBody>,
+        requests: &mut Requests,
     ) -> Result<Woken, Status> {
         self.set_alarm();
         tokio::select! {

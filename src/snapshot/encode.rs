@@ -32,12 +32,8 @@ pub const TAIL_BYTES: usize = 2 + NONCE_DIGITS;
 /// gRPC's message prefix: compression flag and length.
 const PREFIX_BYTES: usize = 5;
 
-/// What a peer's HTTP/2 takes in one frame unless it says otherwise, and Envoy does not.
-const DATA_FRAME: usize = 16_384;
-/// What is worth less than a frame, and a write to the socket, of its own.
-const COPIED: usize = 4096;
 /// A slow reader is one that takes less than this within the send deadline.
-const PIECE: usize = 16 * DATA_FRAME;
+const PIECE: usize = 256 << 10;
 
 /// Frames of one set that are kept, bytes: building one again is a copy, keeping every one would
 /// grow with the number of different subscriptions.
@@ -83,20 +79,27 @@ pub struct Frame {
     pub removed: usize,
 }
 
+/// Bytes of a message: what all streams share, and what is one stream's own at its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    pub shared: Bytes,
+    pub tail: Option<[u8; TAIL_BYTES]>,
+}
+
 impl Frame {
-    /// The whole message with this nonce. What is shared comes as slices of `head`; its last few
-    /// bytes are copied to the nonce's, so that most responses are one DATA frame and one write.
-    /// In more than one piece, so that a reader's progress can be seen.
-    pub fn pieces(&self, nonce: u64) -> impl Iterator<Item = Bytes> + use<> {
-        let full = self.head.len() / DATA_FRAME * DATA_FRAME;
-        let shared = if self.head.len() - full <= COPIED { full } else { self.head.len() };
-        let mut last = Vec::with_capacity(self.head.len() - shared + TAIL_BYTES);
-        last.extend_from_slice(self.head.get(shared..).unwrap_or_default());
-        put_tail(&mut last, nonce);
-        let head = self.head.clone();
-        let starts = (0..shared).step_by(PIECE);
-        let pieces = starts.map(move |at| head.slice(at..shared.min(at + PIECE)));
-        pieces.chain([Bytes::from(last)])
+    /// The whole message with this nonce, the tail with its last piece. In more than one, so that a
+    /// reader's progress can be seen.
+    pub fn pieces(&self, nonce: u64) -> impl Iterator<Item = Piece> + use<> {
+        let (head, len) = (self.head.clone(), self.head.len());
+        (0..len).step_by(PIECE).map(move |at| {
+            let end = len.min(at + PIECE);
+            Piece { shared: head.slice(at..end), tail: (end == len).then(|| tail(nonce)) }
+        })
+    }
+
+    /// The whole message with this nonce, in one piece.
+    pub fn to_bytes(&self, nonce: u64) -> Vec<u8> {
+        [&self.head, &tail(nonce)[..]].concat()
     }
 
     /// Bytes on the stream, prefix and tail included.
@@ -294,10 +297,12 @@ impl std::ops::Deref for SharedDiff {
     }
 }
 
-fn put_tail(into: &mut Vec<u8>, nonce: u64) {
-    into.extend_from_slice(&[NONCE, NONCE_DIGITS as u8]);
-    let digit = |at: usize| b"0123456789abcdef"[(nonce >> (60 - 4 * at)) as usize & 15];
-    into.extend((0..NONCE_DIGITS).map(digit));
+fn tail(nonce: u64) -> [u8; TAIL_BYTES] {
+    std::array::from_fn(|at| match at {
+        0 => NONCE,
+        1 => NONCE_DIGITS as u8,
+        at => b"0123456789abcdef"[(nonce >> (4 * (TAIL_BYTES - 1 - at))) as usize & 15],
+    })
 }
 
 fn header_len(content: usize) -> usize {

@@ -9,10 +9,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 use tracing::info;
 
-use super::budget::Budget;
 use super::{Admitted, AdsStream, Context, Method, News, decode, going_away, lookup};
+use crate::ads::budget::Budget;
 use crate::ads::node;
-use crate::ads::requests::{RequestBody, Requests};
+use crate::ads::requests::Requests;
 use crate::ads::session::Session;
 use crate::proxies::Connection;
 use crate::snapshot::View;
@@ -24,7 +24,7 @@ pub(super) async fn begin(
     method: Method,
     connection: &Arc<Connection>,
     news: &mut watch::Receiver<News>,
-    requests: &mut Requests<impl RequestBody>,
+    requests: &mut Requests,
 ) -> Result<Option<Box<AdsStream>>, Status> {
     let shared = &context.shared;
     let limit = shared.limits.first_request;

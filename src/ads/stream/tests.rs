@@ -21,7 +21,7 @@ fn what_a_stream_holds_does_not_grow_unseen() {
         limits: Limits::default(),
         shutdown: CancellationToken::new(),
     };
-    let requests = Requests::new(http_body_util::Empty::new(), 1);
+    let (_, requests) = crate::ads::requests::requests(1);
     let method = Method { delta: true, only: None };
     let peer = ([127, 0, 0, 1], 1).into();
     let context = Arc::new(Context::new(Arc::new(shared), news));

@@ -92,7 +92,7 @@ fn unpack(any: &Any) -> (String, String) {
 }
 
 pub(in super::super) fn decode(delta: bool, response: &Response) -> Got {
-    let mut bytes = response.frame.pieces(response.nonce).collect::<Vec<_>>().concat();
+    let mut bytes = response.frame.to_bytes(response.nonce);
     let prefix: Vec<u8> = bytes.drain(..5).collect();
     assert_eq!(prefix[0], 0, "not compressed");
     assert_eq!(prefix[1..], (bytes.len() as u32).to_be_bytes(), "gRPC length");

@@ -1,4 +1,4 @@
-//! How many requests a stream may make.
+//! How much a peer may ask for.
 
 use tokio::time::Instant;
 

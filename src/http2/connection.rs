@@ -1,0 +1,538 @@
+//! One connection's rules (RFC 9113): what arrives becomes events, what must be said goes into an
+//! outbox of frames, windows and streams are kept.
+
+use std::borrow::Cow;
+
+use http::response::Parts;
+use http::{HeaderMap, Request, StatusCode};
+
+use super::frame::{self, Code, Failure, HEAD, Head, MAX_FRAME, MAX_WINDOW, flag, kind, setting};
+use super::hpack::{Block, Decoder, Undecodable};
+use super::input::{Cut, Input};
+use super::request;
+use super::window::{Inbound, Outbound, WINDOW};
+
+/// Streams that one peer may have open. A proxy has one, or five without ADS.
+const MAX_STREAMS: usize = 100;
+
+/// Bytes of a header block as sent, in however many frames: one that is longer is no gRPC, and
+/// would have to be kept (the CONTINUATION flood, CVE-2024-27316).
+const MAX_BLOCK: usize = 2 * request::MAX_HEADER_LIST;
+
+/// What a peer may make us say (answers to settings and pings, windows, resets) without reading it.
+const MAX_OUTBOX: usize = 64 << 10;
+
+/// What a peer has done.
+#[derive(Debug)]
+pub(crate) enum Event<'a> {
+    /// It has opened a stream.
+    Request { stream: u32, head: Box<Request<()>>, ended: bool },
+    /// Bytes of a request's body, to be taken (`taken`), and whether that was all.
+    Data { stream: u32, bytes: Cow<'a, [u8]>, ended: bool },
+    /// It has given up a stream; what there is of it can go.
+    Reset { stream: u32 },
+}
+
+/// A stream that we have not ended.
+#[derive(Debug)]
+struct Stream {
+    id: u32,
+    inbound: Inbound,
+    outbound: Outbound,
+    /// Bytes that came and were not taken.
+    waiting: u32,
+    /// The peer has said everything.
+    ended: bool,
+}
+
+/// A header block of which more is to come.
+#[derive(Debug)]
+struct Begun {
+    head: Head,
+    block: Vec<u8>,
+}
+
+/// What is known of one peer.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    input: Input,
+    decoder: Decoder,
+    begun: Option<Box<Begun>>,
+    /// Few, so a search is a look at each.
+    streams: Vec<Stream>,
+    /// The newest stream that the peer has opened.
+    last: u32,
+    /// The DATA frame that is under way: its stream, and whether it ends that.
+    data: (u32, bool),
+    inbound: Inbound,
+    outbound: Outbound,
+    /// What the peer gives each new stream.
+    stream_window: u32,
+    settled: bool,
+    /// The next header block must say that it uses no table.
+    no_table: bool,
+    going_away: bool,
+    outbox: Vec<u8>,
+}
+
+impl Connection {
+    /// A new one, our settings in its outbox.
+    pub(crate) fn new() -> Self {
+        let mut outbox = Vec::new();
+        let settings = [
+            (setting::MAX_CONCURRENT_STREAMS, MAX_STREAMS as u32),
+            (setting::INITIAL_WINDOW_SIZE, WINDOW),
+            (setting::MAX_HEADER_LIST_SIZE, request::MAX_HEADER_LIST as u32),
+        ];
+        frame::put_settings(&mut outbox, &settings);
+        frame::put_window_update(&mut outbox, 0, WINDOW - frame::DEFAULT_WINDOW);
+        Self {
+            input: Input::default(),
+            decoder: Decoder::new(),
+            begun: None,
+            streams: Vec::new(),
+            last: 0,
+            data: (0, false),
+            inbound: Inbound::new(),
+            outbound: Outbound::default(),
+            stream_window: frame::DEFAULT_WINDOW,
+            settled: false,
+            no_table: false,
+            going_away: false,
+            outbox,
+        }
+    }
+
+    /// The next event in what has come, which is taken off `bytes`; `None` when that is used up.
+    ///
+    /// # Errors
+    /// What ends the connection, after [`Self::fail`].
+    pub(crate) fn receive<'a>(
+        &mut self,
+        bytes: &mut &'a [u8],
+    ) -> Result<Option<Event<'a>>, Failure> {
+        loop {
+            let Some(cut) = self.input.cut(bytes)? else { return Ok(None) };
+            let event = match cut {
+                Cut::Data(part, last) => {
+                    let (stream, ends) = self.data;
+                    self.data_event(stream, Cow::Borrowed(part), last && ends)
+                }
+                Cut::DataBegins(head) => {
+                    self.check_order(head)?;
+                    let ends = head.has(flag::END_STREAM);
+                    self.data = (head.stream, ends);
+                    let refused = self.data_arrives(head)?;
+                    // Nothing follows an empty one.
+                    if refused.is_none() && head.len == 0 && ends {
+                        self.data_event(head.stream, Cow::default(), true)
+                    } else {
+                        refused
+                    }
+                }
+                Cut::Frame(head, content) => {
+                    self.check_order(head)?;
+                    self.frame(head, content)?
+                }
+            };
+            if event.is_some() {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// Settings come first, and nothing between the frames of a header block (section 3.4, 6.10).
+    fn check_order(&mut self, head: Head) -> Result<(), Failure> {
+        if !self.settled {
+            if head.kind != kind::SETTINGS || head.has(flag::ACK) {
+                return protocol("the first frame is not SETTINGS");
+            }
+            self.settled = true;
+        }
+        match &self.begun {
+            Some(begun) if head.kind != kind::CONTINUATION || head.stream != begun.head.stream => {
+                protocol("something else within a header block")
+            }
+            None if head.kind == kind::CONTINUATION => protocol("CONTINUATION of nothing"),
+            _ => Ok(()),
+        }
+    }
+
+    fn frame<'a>(
+        &mut self,
+        head: Head,
+        content: Cow<'a, [u8]>,
+    ) -> Result<Option<Event<'a>>, Failure> {
+        match head.kind {
+            kind::DATA => return self.padded_data(head, content),
+            kind::HEADERS => {
+                self.check_stream(head)?;
+                let mut block = unpadded(head, &content)?;
+                if head.has(flag::PRIORITY) {
+                    block = block.get(5..).ok_or(SHORT)?;
+                }
+                return self.headers(head, block);
+            }
+            kind::CONTINUATION => return self.continuation(head, &content),
+            kind::PRIORITY if head.stream == 0 => return protocol("PRIORITY of the connection"),
+            kind::RST_STREAM => {
+                self.check_known(head)?;
+                let _: [u8; 4] = exactly(&content)?;
+                return Ok(self.close(head.stream).map(|()| Event::Reset { stream: head.stream }));
+            }
+            kind::SETTINGS => self.settings(head, &content)?,
+            kind::PUSH_PROMISE => return protocol("PUSH_PROMISE from a client"),
+            kind::PING => {
+                check_connection(head)?;
+                let payload: [u8; 8] = exactly(&content)?;
+                if !head.has(flag::ACK) {
+                    frame::put(&mut self.outbox, kind::PING, flag::ACK, 0, &payload);
+                }
+            }
+            // The peer opens no more streams; those that are open go on (section 6.8).
+            kind::GOAWAY => check_connection(head)?,
+            kind::WINDOW_UPDATE => self.window_update(head, &content)?,
+            // PRIORITY is no longer used, and what is not known is to be ignored.
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    /// DATA is counted whole, padding included (section 6.1).
+    fn data_arrives<'a>(&mut self, head: Head) -> Result<Option<Event<'a>>, Failure> {
+        self.check_known(head)?;
+        let over = Failure::new(Code::FlowControl, "more DATA than the window allows");
+        let len = head.len as u32;
+        self.inbound.receive(len).ok_or(over.clone())?;
+        match self.find(head.stream) {
+            Some(stream) if stream.ended => {
+                self.taken_of_connection(len);
+                self.reset(head.stream, Code::StreamClosed);
+                return Ok(Some(Event::Reset { stream: head.stream }));
+            }
+            Some(stream) => {
+                stream.inbound.receive(len).ok_or(over)?;
+                stream.waiting += len;
+            }
+            // It has ended, and the peer had not heard of it.
+            None => self.taken_of_connection(len),
+        }
+        Ok(None)
+    }
+
+    fn data_event<'a>(&mut self, id: u32, bytes: Cow<'a, [u8]>, ended: bool) -> Option<Event<'a>> {
+        let stream = self.find(id)?;
+        stream.ended |= ended;
+        Some(Event::Data { stream: id, bytes, ended })
+    }
+
+    fn padded_data<'a>(
+        &mut self,
+        head: Head,
+        content: Cow<'a, [u8]>,
+    ) -> Result<Option<Event<'a>>, Failure> {
+        let refused = self.data_arrives(head)?;
+        let len = unpadded(head, &content)?.len();
+        if refused.is_some() {
+            return Ok(refused);
+        }
+        self.taken(head.stream, (head.len - len) as u32);
+        let bytes = match content {
+            Cow::Borrowed(all) => Cow::Borrowed(all.get(1..=len).unwrap_or_default()),
+            Cow::Owned(all) => Cow::Owned(all.get(1..=len).unwrap_or_default().to_vec()),
+        };
+        Ok(self.data_event(head.stream, bytes, head.has(flag::END_STREAM)))
+    }
+
+    fn headers<'a>(&mut self, head: Head, block: &[u8]) -> Result<Option<Event<'a>>, Failure> {
+        if head.has(flag::END_HEADERS) {
+            return self.whole_headers(head, block);
+        }
+        self.begun = Some(Box::new(Begun { head, block: block.to_vec() }));
+        Ok(None)
+    }
+
+    fn continuation<'a>(
+        &mut self,
+        head: Head,
+        content: &[u8],
+    ) -> Result<Option<Event<'a>>, Failure> {
+        let Some(mut begun) = self.begun.take() else { return Ok(None) };
+        begun.block.extend_from_slice(content);
+        if begun.block.len() > MAX_BLOCK || content.is_empty() {
+            return Err(Failure::new(Code::EnhanceYourCalm, "a header block without end"));
+        }
+        if head.has(flag::END_HEADERS) {
+            return self.whole_headers(begun.head, &begun.block);
+        }
+        self.begun = Some(begun);
+        Ok(None)
+    }
+
+    fn whole_headers<'a>(&mut self, head: Head, block: &[u8]) -> Result<Option<Event<'a>>, Failure> {
+        let undecodable =
+            |Undecodable| Failure::new(Code::Compression, "a header block that does not decode");
+        let (id, ended) = (head.stream, head.has(flag::END_STREAM));
+        if id <= self.last {
+            // Trailers, which gRPC's clients do not send; or of a stream that has ended.
+            self.decoder.decode(block, |_, _| {}).map_err(undecodable)?;
+            match self.find(id) {
+                Some(stream) if stream.ended => self.reset(id, Code::StreamClosed),
+                Some(_) if !ended => self.reset(id, Code::Protocol),
+                Some(_) => return Ok(self.data_event(id, Cow::default(), true)),
+                None => return Ok(None),
+            }
+            return Ok(Some(Event::Reset { stream: id }));
+        }
+        self.last = id;
+        let read = request::read(&mut self.decoder, block).map_err(undecodable)?;
+        if self.going_away || self.streams.len() >= MAX_STREAMS {
+            frame::put_reset(&mut self.outbox, id, Code::RefusedStream);
+            return Ok(None);
+        }
+        let request = match read {
+            request::Block::Request(request) => request,
+            request::Block::Malformed => {
+                frame::put_reset(&mut self.outbox, id, Code::Protocol);
+                return Ok(None);
+            }
+            request::Block::TooLong => {
+                let mut block = self.block();
+                block.status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+                self.put_block(id, block, true);
+                if !ended {
+                    frame::put_reset(&mut self.outbox, id, Code::NoError);
+                }
+                return Ok(None);
+            }
+        };
+        let outbound = Outbound::new(self.stream_window);
+        let inbound = Inbound::new();
+        self.streams.push(Stream { id, inbound, outbound, waiting: 0, ended });
+        Ok(Some(Event::Request { stream: id, head: request, ended }))
+    }
+
+    fn settings(&mut self, head: Head, content: &[u8]) -> Result<(), Failure> {
+        check_connection(head)?;
+        if head.has(flag::ACK) {
+            return if content.is_empty() { Ok(()) } else { Err(SHORT) };
+        }
+        let (all, []) = content.as_chunks::<6>() else { return Err(SHORT) };
+        for [a, b, value @ ..] in all {
+            let value = u32::from_be_bytes(*value);
+            match u16::from_be_bytes([*a, *b]) {
+                setting::HEADER_TABLE_SIZE => self.no_table = true,
+                setting::ENABLE_PUSH if value > 1 => return protocol("ENABLE_PUSH is 0 or 1"),
+                setting::INITIAL_WINDOW_SIZE => {
+                    let over = Failure::new(Code::FlowControl, "a window of more than 2^31-1");
+                    if value > MAX_WINDOW {
+                        return Err(over);
+                    }
+                    let by = i64::from(value) - i64::from(self.stream_window);
+                    self.stream_window = value;
+                    for stream in &mut self.streams {
+                        stream.outbound.widen(by).ok_or(over.clone())?;
+                    }
+                }
+                // Ours are the smallest, so which it is makes no difference.
+                setting::MAX_FRAME_SIZE if !(1 << 14..1 << 24).contains(&value) => {
+                    return protocol("MAX_FRAME_SIZE is 2^14 to 2^24-1");
+                }
+                _ => {}
+            }
+        }
+        frame::put(&mut self.outbox, kind::SETTINGS, flag::ACK, 0, &[]);
+        Ok(())
+    }
+
+    fn window_update(&mut self, head: Head, content: &[u8]) -> Result<(), Failure> {
+        let by = u32::from_be_bytes(exactly(content)?) & MAX_WINDOW;
+        if head.stream == 0 {
+            if by == 0 {
+                return protocol("WINDOW_UPDATE by nothing");
+            }
+            let over = Failure::new(Code::FlowControl, "a window of more than 2^31-1");
+            return self.outbound.widen(i64::from(by)).ok_or(over);
+        }
+        self.check_known(head)?;
+        let Some(stream) = self.find(head.stream) else { return Ok(()) };
+        if by == 0 {
+            return protocol("WINDOW_UPDATE by nothing");
+        }
+        let over = Failure::new(Code::FlowControl, "a stream's window of more than 2^31-1");
+        stream.outbound.widen(i64::from(by)).ok_or(over)
+    }
+
+    /// Of a stream that the peer may open (odd).
+    fn check_stream(&self, head: Head) -> Result<(), Failure> {
+        if head.stream % 2 == 0 { protocol("a client's streams are odd") } else { Ok(()) }
+    }
+
+    /// Of a stream that the peer has opened once.
+    fn check_known(&self, head: Head) -> Result<(), Failure> {
+        self.check_stream(head)?;
+        if head.stream > self.last { protocol("a stream that was not opened") } else { Ok(()) }
+    }
+
+    fn find(&mut self, id: u32) -> Option<&mut Stream> {
+        self.streams.iter_mut().find(|stream| stream.id == id)
+    }
+
+    /// Forgets a stream, if it is there.
+    fn close(&mut self, id: u32) -> Option<()> {
+        let at = self.streams.iter().position(|stream| stream.id == id)?;
+        let stream = self.streams.swap_remove(at);
+        self.taken_of_connection(stream.waiting);
+        Some(())
+    }
+
+    fn taken_of_connection(&mut self, bytes: u32) {
+        if let Some(by) = self.inbound.take(bytes) {
+            frame::put_window_update(&mut self.outbox, 0, by);
+        }
+    }
+
+    /// So much of a stream's data has been used; its peer may send as much again.
+    pub(crate) fn taken(&mut self, id: u32, bytes: u32) {
+        let Some(stream) = self.find(id) else { return };
+        // Never more than what came.
+        let bytes = bytes.min(stream.waiting);
+        stream.waiting -= bytes;
+        if !stream.ended
+            && let Some(by) = stream.inbound.take(bytes)
+        {
+            frame::put_window_update(&mut self.outbox, id, by);
+        }
+        self.taken_of_connection(bytes);
+    }
+
+    /// The head of a response; with `end` it is all of it.
+    pub(crate) fn respond(&mut self, id: u32, parts: &Parts, end: bool) {
+        let mut block = self.block();
+        block.status(parts.status);
+        block.headers(&parts.headers);
+        self.put_block(id, block, end);
+        if end {
+            self.ended(id);
+        }
+    }
+
+    /// The end of a response. Everything that was to be sent before must be in frames.
+    pub(crate) fn finish(&mut self, id: u32, trailers: &HeaderMap) {
+        let mut block = self.block();
+        block.headers(trailers);
+        self.put_block(id, block, true);
+        self.ended(id);
+    }
+
+    /// The end of a response that has no trailers.
+    pub(crate) fn finish_bare(&mut self, id: u32) {
+        frame::put(&mut self.outbox, kind::DATA, flag::END_STREAM, id, &[]);
+        self.ended(id);
+    }
+
+    /// A peer that has more to say need not say it (section 8.1).
+    fn ended(&mut self, id: u32) {
+        if self.find(id).is_some_and(|stream| !stream.ended) {
+            frame::put_reset(&mut self.outbox, id, Code::NoError);
+        }
+        self.close(id);
+    }
+
+    /// Gives up a stream.
+    pub(crate) fn reset(&mut self, id: u32, code: Code) {
+        frame::put_reset(&mut self.outbox, id, code);
+        self.close(id);
+    }
+
+    fn block(&mut self) -> Block {
+        let mut block = Block::default();
+        if std::mem::take(&mut self.no_table) {
+            block.no_table();
+        }
+        block
+    }
+
+    fn put_block(&mut self, id: u32, Block(block): Block, end: bool) {
+        let mut kind = kind::HEADERS;
+        let mut chunks = block.chunks(MAX_FRAME).peekable();
+        while let Some(chunk) = chunks.next() {
+            let mut flags = if chunks.peek().is_none() { flag::END_HEADERS } else { 0 };
+            if end && kind == kind::HEADERS {
+                flags |= flag::END_STREAM;
+            }
+            frame::put(&mut self.outbox, kind, flags, id, chunk);
+            kind = kind::CONTINUATION;
+        }
+    }
+
+    /// The head of a DATA frame for as much of `want` bytes as the windows and a frame allow, and
+    /// how much that is; counted as sent. `None` if there is no room.
+    pub(crate) fn data(&mut self, id: u32, want: usize) -> Option<([u8; HEAD], usize)> {
+        let room = self.outbound.left();
+        let stream = self.find(id)?;
+        let len = want.min(MAX_FRAME).min(room).min(stream.outbound.left());
+        if len == 0 {
+            return None;
+        }
+        stream.outbound.send(len);
+        self.outbound.send(len);
+        Some((Head { len, kind: kind::DATA, flags: 0, stream: id }.encode(), len))
+    }
+
+    /// Asks the peer whether it is there.
+    pub(crate) fn ping(&mut self) {
+        frame::put(&mut self.outbox, kind::PING, 0, 0, b"are you?");
+    }
+
+    /// Takes no more streams; those that are open go on.
+    pub(crate) fn go_away(&mut self) {
+        if !std::mem::replace(&mut self.going_away, true) {
+            frame::put_goaway(&mut self.outbox, self.last, Code::NoError, "");
+        }
+    }
+
+    /// Says why the connection ends. Nothing can be said after that.
+    pub(crate) fn fail(&mut self, failure: &Failure) {
+        self.going_away = true;
+        frame::put_goaway(&mut self.outbox, self.last, failure.code, failure.text);
+    }
+
+    /// Whether the peer makes us say more than it reads: nothing more should be received.
+    pub(crate) fn is_flooded(&self) -> bool {
+        self.outbox.len() > MAX_OUTBOX
+    }
+
+    /// Frames that are to be sent before any further DATA.
+    pub(crate) fn outbox(&mut self) -> &mut Vec<u8> {
+        &mut self.outbox
+    }
+}
+
+const SHORT: Failure = Failure { code: Code::FrameSize, text: "a frame of the wrong length" };
+
+fn protocol<T>(text: &'static str) -> Result<T, Failure> {
+    Err(Failure::new(Code::Protocol, text))
+}
+
+fn exactly<const N: usize>(content: &[u8]) -> Result<[u8; N], Failure> {
+    content.try_into().map_err(|_| SHORT)
+}
+
+fn check_connection(head: Head) -> Result<(), Failure> {
+    if head.stream == 0 { Ok(()) } else { protocol("a frame of the connection on a stream") }
+}
+
+/// What is between the padding's length and the padding.
+fn unpadded(head: Head, content: &[u8]) -> Result<&[u8], Failure> {
+    if !head.has(flag::PADDED) {
+        return Ok(content);
+    }
+    let (padding, rest) = content.split_first().ok_or(SHORT)?;
+    let len = rest.len().checked_sub(usize::from(*padding));
+    let len = len.ok_or(Failure::new(Code::Protocol, "more padding than frame"))?;
+    Ok(rest.get(..len).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests;
