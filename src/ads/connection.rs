@@ -11,13 +11,12 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, timeout};
@@ -60,7 +59,8 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct Control {
     state: AtomicU8,
-    waker: AtomicWaker,
+    /// Of the connection's task, which has but one.
+    waker: OnceLock<Waker>,
     opened: Instant,
     /// Milliseconds after `opened` since when the socket takes nothing, plus one; 0 if it does.
     full_since: AtomicU64,
@@ -70,7 +70,7 @@ impl Control {
     pub(super) fn new() -> Self {
         Self {
             state: AtomicU8::new(OPEN),
-            waker: AtomicWaker::new(),
+            waker: OnceLock::new(),
             opened: Instant::now(),
             full_since: AtomicU64::new(0),
         }
@@ -97,20 +97,28 @@ impl Control {
         result
     }
 
+    /// Lets the streams look whether there is something new.
+    pub(super) fn wake(&self) {
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+    }
+
     /// No further streams; it closes when those that are open have ended.
     pub(super) fn end(&self) {
         let _ = self.state.compare_exchange(OPEN, ENDING, Ordering::AcqRel, Ordering::Acquire);
-        self.waker.wake();
+        self.wake();
     }
 
     /// Drops the connection with everything on it.
     pub(super) fn cut(&self) {
         self.state.store(CUT, Ordering::Release);
-        self.waker.wake();
+        self.wake();
     }
 }
 
-/// Serves until the peer goes, or the connection is ended. A quiet peer is asked every `keepalive`
+/// Serves until the peer goes, or the connection is ended; to be spawned as a task by itself, whose
+/// waker stays the same. A quiet peer is asked every `keepalive`
 /// whether it is there, and dropped if nothing comes within a third of that.
 pub(super) async fn serve(
     socket: TcpStream,
@@ -134,6 +142,7 @@ pub(super) async fn serve(
         heard: Instant::now(),
         asked: false,
         alarm: Box::pin(sleep(keepalive)),
+        armed: false,
         failed: None,
     };
     // Broken connections are everyday life; streams say what they lost by it.
@@ -161,6 +170,7 @@ struct Served {
     heard: Instant,
     asked: bool,
     alarm: Pin<Box<Sleep>>,
+    armed: bool,
     /// Why the connection ends, if by the peer's fault.
     failed: Option<Failure>,
 }
@@ -168,27 +178,24 @@ struct Served {
 impl Served {
     /// Done when everything has been said.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.control.waker.register(context.waker());
+        self.control.waker.get_or_init(|| context.waker().clone());
         match self.control.state.load(Ordering::Acquire) {
             CUT => return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
             ENDING => self.http2.go_away(),
             _ => {}
         }
-        let mut woken = true;
-        loop {
-            let read = self.read(context)?;
-            if woken || read {
+        let (mut readable, mut due) = (true, true);
+        while readable || due {
+            let flooded = self.http2.is_flooded();
+            readable = readable && !flooded && self.read(context)?;
+            if readable || due {
                 self.poll_streams(context);
             }
-            let flooded = self.http2.is_flooded();
-            woken = self.write(context)?;
-            woken |= flooded && !self.http2.is_flooded();
+            due = self.write(context)?;
             if self.is_over() && self.unsent.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            if !read && !woken {
-                break;
-            }
+            readable |= flooded && !self.http2.is_flooded();
         }
         self.poll_alarm(context)
     }
@@ -200,7 +207,7 @@ impl Served {
 
     /// One read. Whether there may be more.
     fn read(&mut self, context: &mut Context<'_>) -> io::Result<bool> {
-        if self.failed.is_some() || self.http2.is_flooded() {
+        if self.failed.is_some() {
             return Ok(false);
         }
         SCRATCH.with_borrow_mut(|scratch| {
@@ -331,8 +338,13 @@ impl Served {
     fn poll_alarm(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         // What has come was read before this, so a server that was too busy to read in time does
         // not blame its peer.
+        // It wakes the same task however often that is polled, so it is left alone until then.
+        let now = Instant::now();
+        if self.armed && now < self.alarm.deadline() {
+            return Poll::Pending;
+        }
+        self.armed = true;
         while self.alarm.as_mut().poll(context).is_ready() {
-            let now = Instant::now();
             let due = self.heard + self.keepalive;
             let next = if now < due {
                 due

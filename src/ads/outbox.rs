@@ -21,7 +21,7 @@ use crate::proxies::Connection;
 #[derive(Debug)]
 pub(super) struct Outboxes {
     epoch: Instant,
-    // A std mutex, never held across an await; taken when a stream opens, ends, and to look.
+    // A std mutex, never held across an await; taken when a stream opens, ends, to look, to wake.
     open: Mutex<HashMap<u64, Arc<Waiting>>>,
 }
 
@@ -58,6 +58,12 @@ impl Outboxes {
         });
         self.all().insert(connection.id, waiting.clone());
         Outbox { all: self.clone(), waiting }
+    }
+
+    /// Lets every stream look whether there is something new: cheaper than a list of ten thousand
+    /// that wait, which each of them enters anew.
+    pub(super) fn wake(&self) {
+        self.all().values().for_each(|one| one.control.wake());
     }
 
     /// Ends the connections on which a piece has been waiting for longer than `limit`.

@@ -16,7 +16,7 @@ use tracing::warn;
 
 use super::connection::{self, Control};
 use super::service::{AGGREGATED, Service};
-use super::stream::{Context, News, Shared};
+use super::stream::{Context as Streams, News, Shared};
 
 /// How often turns and send deadlines are looked at, at most.
 const LOOK: Duration = Duration::from_millis(500);
@@ -57,7 +57,7 @@ impl AdsServer {
     /// has ended.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
         let (news, follow) = watch::channel(News::default());
-        let streams = Arc::new(Context::new(self.shared.clone(), follow));
+        let streams = Arc::new(Streams::new(self.shared.clone(), follow));
         let health = stop.run_until_cancelled(report_health(self.health, &self.shared));
         let looked = stop.run_until_cancelled(look(&streams));
         let service = |peer, control| Service {
@@ -70,7 +70,7 @@ impl AdsServer {
             let service = service(peer, control.clone());
             connection::serve(socket, peer, service, control, self.keepalive)
         });
-        tokio::join!(accepted, tell(&self.shared, &news), health, looked);
+        tokio::join!(accepted, tell(&streams, &self.shared, &news), health, looked);
     }
 }
 
@@ -110,7 +110,7 @@ async fn accept<F>(
 }
 
 /// Hands snapshots on to the streams, and that it is time to go: they wait for one thing only.
-async fn tell(shared: &Shared, news: &watch::Sender<News>) {
+async fn tell(streams: &Streams, shared: &Shared, news: &watch::Sender<News>) {
     let mut snapshots = shared.snapshots.clone();
     snapshots.mark_changed();
     loop {
@@ -121,6 +121,7 @@ async fn tell(shared: &Shared, news: &watch::Sender<News>) {
                 Ok(()) => {
                     let snapshot = snapshots.borrow_and_update().clone();
                     news.send_modify(|news| news.snapshot = snapshot);
+                    streams.wake();
                 }
                 // The publisher has gone: a shutdown.
                 Err(_) => break,
@@ -128,10 +129,11 @@ async fn tell(shared: &Shared, news: &watch::Sender<News>) {
         }
     }
     news.send_modify(|news| news.ending = true);
+    streams.wake();
 }
 
 /// Ends the turns and connections that have lasted too long.
-async fn look(streams: &Context) {
+async fn look(streams: &Streams) {
     let mut look = tokio::time::interval(LOOK.min(streams.send_timeout() / 4));
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use futures::Stream;
 use http::{HeaderMap, HeaderValue, Request, Response};
+use pin_project_lite::pin_project;
 use tonic::{Code, Status};
 
 use super::connection::Control;
@@ -75,7 +76,7 @@ impl Service {
         let (feed, requests) = requests(self.streams.request_bytes());
         let (streams, control) = (self.streams.clone(), self.control.clone());
         let responses = stream::serve(streams, method, self.peer, control, requests);
-        let answer = Answer { greeted: false, responses: Some(Box::pin(responses)) };
+        let answer = Answer { greeted: false, responses };
         Exchange::discovery(stream, feed, Box::pin(answer))
     }
 }
@@ -94,32 +95,31 @@ fn method(path: &str) -> Option<Result<Method, Status>> {
     })
 }
 
-type Responses = Pin<Box<dyn Stream<Item = Result<Piece, Status>> + Send>>;
-
-/// What a stream says, in gRPC's order: headers at once, then messages as they come, then the
-/// trailers that say how it ended.
-struct Answer {
-    greeted: bool,
-    responses: Option<Responses>,
+pin_project! {
+    /// What a stream says, in gRPC's order: headers at once, then messages as they come, then the
+    /// trailers that say how it ended.
+    struct Answer<S> {
+        greeted: bool,
+        #[pin]
+        responses: S,
+    }
 }
 
-impl Stream for Answer {
+impl<S: Stream<Item = Result<Piece, Status>>> Stream for Answer<S> {
     type Item = Part;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Part>> {
-        if !std::mem::replace(&mut self.greeted, true) {
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Part>> {
+        let this = self.project();
+        if !std::mem::replace(this.greeted, true) {
             let (mut parts, ()) = Response::new(()).into_parts();
             parts.headers.insert(http::header::CONTENT_TYPE, GRPC);
             return Poll::Ready(Some(Part::Head(Box::new(parts), false)));
         }
-        let Some(responses) = &mut self.responses else { return Poll::Ready(None) };
-        let status = match ready!(responses.as_mut().poll_next(context)) {
+        let status = match ready!(this.responses.poll_next(context)) {
             Some(Ok(piece)) => return Poll::Ready(Some(Part::Data(piece))),
             Some(Err(status)) => status,
             None => Status::new(Code::Ok, ""),
         };
-        // The generator is done: what it holds (session, registration, lease) goes now.
-        self.responses = None;
         let mut trailers = HeaderMap::new();
         // A text that no header can carry: the code is what counts.
         if status.add_header(&mut trailers).is_err() {

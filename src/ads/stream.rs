@@ -4,10 +4,11 @@
 //! peer that does not read holds the frame in flight and nothing else, and no channel stands
 //! between a snapshot and the socket.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use futures::Stream;
@@ -75,43 +76,44 @@ pub(super) fn serve(
             }
         };
         let mut seat = stream.lease.seat();
-        loop {
-            let end = {
-                // One wait for as long as there is nothing new, however often the proxy answers.
-                let mut changed = pin!(news.changed());
-                let mut reassigned = pin!(seat.reassigned());
-                loop {
-                    while let Some(response) = stream.next() {
-                        stream.note_sent(&response);
-                        for piece in response.frame.pieces(response.nonce) {
-                            outbox.put();
-                            yield piece;
+        let end = loop {
+            // One wait for as long as the view stays, however often the proxy answers.
+            let mut reassigned = pin!(seat.reassigned());
+            let end = loop {
+                while let Some(response) = stream.next() {
+                    stream.note_sent(&response);
+                    for piece in response.frame.pieces(response.nonce) {
+                        outbox.put();
+                        yield piece;
+                    }
+                    outbox.taken();
+                }
+                match stream.wait(&news, reassigned.as_mut(), &mut requests).await {
+                    Ok(Woken::Here) => {}
+                    Ok(Woken::News) => {
+                        if let Err(status) = stream.follow(&news.borrow_and_update(), true) {
+                            break Some(Err(status));
                         }
-                        outbox.taken();
                     }
-                    let woken = stream.wait(changed.as_mut(), reassigned.as_mut(), &mut requests);
-                    match woken.await {
-                        Ok(Woken::Here) => {}
-                        Ok(Woken::News) => break Ok(true),
-                        Ok(Woken::Reassigned) => break Ok(false),
-                        Ok(Woken::Ended) => break Err(Ok(())),
-                        Err(status) => break Err(Err(status)),
-                    }
+                    Ok(Woken::Reassigned) => break None,
+                    Ok(Woken::Ended) => break Some(Ok(())),
+                    Err(status) => break Some(Err(status)),
                 }
             };
-            let end = end.and_then(|is_new| {
-                stream.follow(&news.borrow_and_update(), is_new).map_err(Err)
-            });
             match end {
-                Ok(()) => {}
-                Err(Ok(())) => {
-                    debug!(proxy = stream.connection.connection_id(), "stream ended");
-                    return;
+                Some(end) => break end,
+                None => {
+                    if let Err(status) = stream.follow(&news.borrow_and_update(), false) {
+                        break Err(status);
+                    }
                 }
-                Err(Err(status)) => {
-                    refused(&stream.connection, &status);
-                    Err(status)?
-                }
+            }
+        };
+        match end {
+            Ok(()) => debug!(proxy = stream.connection.connection_id(), "stream ended"),
+            Err(status) => {
+                refused(&stream.connection, &status);
+                Err(status)?
             }
         }
     }
@@ -186,7 +188,7 @@ impl AdsStream {
     /// Waits for something to do.
     async fn wait(
         &mut self,
-        changed: Pin<&mut impl Future<Output = Result<(), watch::error::RecvError>>>,
+        news: &watch::Receiver<News>,
         reassigned: Pin<&mut impl Future<Output = ()>>,
         requests: &mut Requests,
     ) -> Result<Woken, Status> {
@@ -200,8 +202,8 @@ impl AdsStream {
                 let request = decode(request, self.session.is_delta())?;
                 self.take(&request)?;
             }
-            changed = changed => {
-                changed.map_err(|_| going_away())?;
+            there = there(news) => {
+                there.map_err(|_| going_away())?;
                 return Ok(Woken::News);
             }
             () = reassigned => return Ok(Woken::Reassigned),
@@ -308,6 +310,16 @@ impl AdsStream {
         }
         Ok(())
     }
+}
+
+/// News, once they are there. Nobody is woken by this: see [`Context::wake`].
+async fn there(news: &watch::Receiver<News>) -> Result<(), watch::error::RecvError> {
+    poll_fn(|_| match news.has_changed() {
+        Ok(false) => Poll::Pending,
+        Ok(true) => Poll::Ready(Ok(())),
+        Err(gone) => Poll::Ready(Err(gone)),
+    })
+    .await
 }
 
 /// The turn, once it is there; never for a stream that does not wait for one.

@@ -65,8 +65,8 @@ pub struct Shared {
     pub shutdown: CancellationToken,
 }
 
-/// What streams wait for: one thing, because each thing that ten thousand streams wait for is a
-/// list of ten thousand under a lock.
+/// What is new to streams. They look at it whenever they are woken, and do not wait for it: see
+/// [`Context::wake`].
 #[derive(Clone, Debug, Default)]
 pub(in crate::ads) struct News {
     pub(in crate::ads) snapshot: Option<Arc<Snapshot>>,
@@ -95,6 +95,11 @@ impl Context {
 
     pub(in crate::ads) fn send_timeout(&self) -> Duration {
         self.shared.limits.send
+    }
+
+    /// To be called after the news have changed.
+    pub(in crate::ads) fn wake(&self) {
+        self.outboxes.wake();
     }
 
     /// Ends what has lasted too long; to be called now and then.
