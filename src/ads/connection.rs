@@ -368,8 +368,8 @@ impl Served {
             self.socket.shutdown().await?;
             loop {
                 self.socket.readable().await?;
-                let read = SCRATCH
-                    .with_borrow_mut(|scratch| self.socket.try_read(&mut scratch.read));
+                let read =
+                    SCRATCH.with_borrow_mut(|scratch| self.socket.try_read(&mut scratch.read));
                 match read {
                     Ok(0) => return Ok(()),
                     Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),

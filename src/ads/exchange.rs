@@ -159,7 +159,12 @@ impl Exchange {
     }
 
     /// Puts frames into a batch, up to so many bytes. Whether there is nothing left to send.
-    pub(super) fn gather(&mut self, http2: &mut Connection, batch: &mut Batch, limit: usize) -> bool {
+    pub(super) fn gather(
+        &mut self,
+        http2: &mut Connection,
+        batch: &mut Batch,
+        limit: usize,
+    ) -> bool {
         let Some((piece, at)) = &mut self.sending else { return false };
         let tail = piece.tail.as_ref().map_or(&[][..], |tail| &tail[..]);
         let whole = piece.shared.len() + tail.len();

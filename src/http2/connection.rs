@@ -3,14 +3,16 @@
 
 use std::borrow::Cow;
 
-use http::response::Parts;
-use http::{HeaderMap, Request, StatusCode};
+use http::{Request, StatusCode};
 
-use super::frame::{self, Code, Failure, HEAD, Head, MAX_FRAME, MAX_WINDOW, flag, kind, setting};
-use super::hpack::{Block, Decoder, Undecodable};
+use super::frame::{self, Code, Failure, Head, flag, kind, setting};
+use super::hpack::{Decoder, Undecodable};
 use super::input::{Cut, Input};
 use super::request;
 use super::window::{Inbound, Outbound, WINDOW};
+
+mod send;
+mod settings;
 
 /// Streams that one peer may have open. A proxy has one, or five without ADS.
 const MAX_STREAMS: usize = 100;
@@ -18,9 +20,6 @@ const MAX_STREAMS: usize = 100;
 /// Bytes of a header block as sent, in however many frames: one that is longer is no gRPC, and
 /// would have to be kept (the CONTINUATION flood, CVE-2024-27316).
 const MAX_BLOCK: usize = 2 * request::MAX_HEADER_LIST;
-
-/// What a peer may make us say (answers to settings and pings, windows, resets) without reading it.
-const MAX_OUTBOX: usize = 64 << 10;
 
 /// What a peer has done.
 #[derive(Debug)]
@@ -269,7 +268,11 @@ impl Connection {
         Ok(None)
     }
 
-    fn whole_headers<'a>(&mut self, head: Head, block: &[u8]) -> Result<Option<Event<'a>>, Failure> {
+    fn whole_headers<'a>(
+        &mut self,
+        head: Head,
+        block: &[u8],
+    ) -> Result<Option<Event<'a>>, Failure> {
         let undecodable =
             |Undecodable| Failure::new(Code::Compression, "a header block that does not decode");
         let (id, ended) = (head.stream, head.has(flag::END_STREAM));
@@ -312,60 +315,9 @@ impl Connection {
         Ok(Some(Event::Request { stream: id, head: request, ended }))
     }
 
-    fn settings(&mut self, head: Head, content: &[u8]) -> Result<(), Failure> {
-        check_connection(head)?;
-        if head.has(flag::ACK) {
-            return if content.is_empty() { Ok(()) } else { Err(SHORT) };
-        }
-        let (all, []) = content.as_chunks::<6>() else { return Err(SHORT) };
-        for [a, b, value @ ..] in all {
-            let value = u32::from_be_bytes(*value);
-            match u16::from_be_bytes([*a, *b]) {
-                setting::HEADER_TABLE_SIZE => self.no_table = true,
-                setting::ENABLE_PUSH if value > 1 => return protocol("ENABLE_PUSH is 0 or 1"),
-                setting::INITIAL_WINDOW_SIZE => {
-                    let over = Failure::new(Code::FlowControl, "a window of more than 2^31-1");
-                    if value > MAX_WINDOW {
-                        return Err(over);
-                    }
-                    let by = i64::from(value) - i64::from(self.stream_window);
-                    self.stream_window = value;
-                    for stream in &mut self.streams {
-                        stream.outbound.widen(by).ok_or(over.clone())?;
-                    }
-                }
-                // Ours are the smallest, so which it is makes no difference.
-                setting::MAX_FRAME_SIZE if !(1 << 14..1 << 24).contains(&value) => {
-                    return protocol("MAX_FRAME_SIZE is 2^14 to 2^24-1");
-                }
-                _ => {}
-            }
-        }
-        frame::put(&mut self.outbox, kind::SETTINGS, flag::ACK, 0, &[]);
-        Ok(())
-    }
-
-    fn window_update(&mut self, head: Head, content: &[u8]) -> Result<(), Failure> {
-        let by = u32::from_be_bytes(exactly(content)?) & MAX_WINDOW;
-        if head.stream == 0 {
-            if by == 0 {
-                return protocol("WINDOW_UPDATE by nothing");
-            }
-            let over = Failure::new(Code::FlowControl, "a window of more than 2^31-1");
-            return self.outbound.widen(i64::from(by)).ok_or(over);
-        }
-        self.check_known(head)?;
-        let Some(stream) = self.find(head.stream) else { return Ok(()) };
-        if by == 0 {
-            return protocol("WINDOW_UPDATE by nothing");
-        }
-        let over = Failure::new(Code::FlowControl, "a stream's window of more than 2^31-1");
-        stream.outbound.widen(i64::from(by)).ok_or(over)
-    }
-
     /// Of a stream that the peer may open (odd).
     fn check_stream(&self, head: Head) -> Result<(), Failure> {
-        if head.stream % 2 == 0 { protocol("a client's streams are odd") } else { Ok(()) }
+        if head.stream.is_multiple_of(2) { protocol("a client's streams are odd") } else { Ok(()) }
     }
 
     /// Of a stream that the peer has opened once.
@@ -404,108 +356,6 @@ impl Connection {
             frame::put_window_update(&mut self.outbox, id, by);
         }
         self.taken_of_connection(bytes);
-    }
-
-    /// The head of a response; with `end` it is all of it.
-    pub(crate) fn respond(&mut self, id: u32, parts: &Parts, end: bool) {
-        let mut block = self.block();
-        block.status(parts.status);
-        block.headers(&parts.headers);
-        self.put_block(id, block, end);
-        if end {
-            self.ended(id);
-        }
-    }
-
-    /// The end of a response. Everything that was to be sent before must be in frames.
-    pub(crate) fn finish(&mut self, id: u32, trailers: &HeaderMap) {
-        let mut block = self.block();
-        block.headers(trailers);
-        self.put_block(id, block, true);
-        self.ended(id);
-    }
-
-    /// The end of a response that has no trailers.
-    pub(crate) fn finish_bare(&mut self, id: u32) {
-        frame::put(&mut self.outbox, kind::DATA, flag::END_STREAM, id, &[]);
-        self.ended(id);
-    }
-
-    /// A peer that has more to say need not say it (section 8.1).
-    fn ended(&mut self, id: u32) {
-        if self.find(id).is_some_and(|stream| !stream.ended) {
-            frame::put_reset(&mut self.outbox, id, Code::NoError);
-        }
-        self.close(id);
-    }
-
-    /// Gives up a stream.
-    pub(crate) fn reset(&mut self, id: u32, code: Code) {
-        frame::put_reset(&mut self.outbox, id, code);
-        self.close(id);
-    }
-
-    fn block(&mut self) -> Block {
-        let mut block = Block::default();
-        if std::mem::take(&mut self.no_table) {
-            block.no_table();
-        }
-        block
-    }
-
-    fn put_block(&mut self, id: u32, Block(block): Block, end: bool) {
-        let mut kind = kind::HEADERS;
-        let mut chunks = block.chunks(MAX_FRAME).peekable();
-        while let Some(chunk) = chunks.next() {
-            let mut flags = if chunks.peek().is_none() { flag::END_HEADERS } else { 0 };
-            if end && kind == kind::HEADERS {
-                flags |= flag::END_STREAM;
-            }
-            frame::put(&mut self.outbox, kind, flags, id, chunk);
-            kind = kind::CONTINUATION;
-        }
-    }
-
-    /// The head of a DATA frame for as much of `want` bytes as the windows and a frame allow, and
-    /// how much that is; counted as sent. `None` if there is no room.
-    pub(crate) fn data(&mut self, id: u32, want: usize) -> Option<([u8; HEAD], usize)> {
-        let room = self.outbound.left();
-        let stream = self.find(id)?;
-        let len = want.min(MAX_FRAME).min(room).min(stream.outbound.left());
-        if len == 0 {
-            return None;
-        }
-        stream.outbound.send(len);
-        self.outbound.send(len);
-        Some((Head { len, kind: kind::DATA, flags: 0, stream: id }.encode(), len))
-    }
-
-    /// Asks the peer whether it is there.
-    pub(crate) fn ping(&mut self) {
-        frame::put(&mut self.outbox, kind::PING, 0, 0, b"are you?");
-    }
-
-    /// Takes no more streams; those that are open go on.
-    pub(crate) fn go_away(&mut self) {
-        if !std::mem::replace(&mut self.going_away, true) {
-            frame::put_goaway(&mut self.outbox, self.last, Code::NoError, "");
-        }
-    }
-
-    /// Says why the connection ends. Nothing can be said after that.
-    pub(crate) fn fail(&mut self, failure: &Failure) {
-        self.going_away = true;
-        frame::put_goaway(&mut self.outbox, self.last, failure.code, failure.text);
-    }
-
-    /// Whether the peer makes us say more than it reads: nothing more should be received.
-    pub(crate) fn is_flooded(&self) -> bool {
-        self.outbox.len() > MAX_OUTBOX
-    }
-
-    /// Frames that are to be sent before any further DATA.
-    pub(crate) fn outbox(&mut self) -> &mut Vec<u8> {
-        &mut self.outbox
     }
 }
 

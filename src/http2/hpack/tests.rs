@@ -64,11 +64,8 @@ fn entries_leave_the_table() {
          3133 3a32 3120 474d 546e 1768 7474 7073 3a2f 2f77 7777 2e65 7861 6d70 6c65 2e63 6f6d",
     ));
     let date = "Mon, 21 Oct 2013 20:13:21 GMT";
-    let rest = [
-        ("cache-control", "private"),
-        ("date", date),
-        ("location", "https://www.example.com"),
-    ];
+    let rest =
+        [("cache-control", "private"), ("date", date), ("location", "https://www.example.com")];
     let all = [&[(":status", "302")], &rest[..]].concat();
     assert_eq!(decode(&mut decoder, &block).unwrap(), fields(&all));
     assert_eq!(decoder.size, 222);
