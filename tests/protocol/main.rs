@@ -7,6 +7,7 @@ mod c_core;
 mod docs;
 mod grpc_clients;
 mod harness;
+mod http2;
 mod limits;
 mod peers;
 mod replicas;

@@ -1,0 +1,233 @@
+//! HTTP/2 on the wire, with a client that can be asked for what gRPC's own never do: windows of a
+//! few bytes, streams that are dropped as soon as they are opened, pings without end. (Rules one
+//! by one are in `src/http2/connection/tests.rs`.)
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::service::cluster::v3::cluster_discovery_service_client::ClusterDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::endpoint::v3::endpoint_discovery_service_client::EndpointDiscoveryServiceClient;
+use h2::Reason;
+use h2::client::SendRequest;
+use http::Request;
+use prost::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+use crate::harness::{CDS, EDS, Server, Stream, ack, cluster, delta, in_time, requests, sotw};
+
+const DELTA: &str =
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+
+/// A connection, and the task that works on it.
+async fn connect(
+    server: &Server,
+    builder: &h2::client::Builder,
+) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>) {
+    let socket = TcpStream::connect(server.running.grpc).await.unwrap();
+    let (client, connection) = builder.handshake(socket).await.unwrap();
+    let task = tokio::spawn(connection);
+    (client.ready().await.unwrap(), task)
+}
+
+fn post(server: &Server) -> Request<()> {
+    Request::post(format!("http://{}{DELTA}", server.running.grpc))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())
+        .unwrap()
+}
+
+fn message(request: &impl Message) -> Bytes {
+    let body = request.encode_to_vec();
+    [&[0], &(body.len() as u32).to_be_bytes()[..], &body].concat().into()
+}
+
+#[tokio::test]
+async fn a_window_of_a_few_bytes_carries_everything() {
+    let server = Server::start().await;
+    server.ready().await;
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(7);
+    let (mut client, _connection) = connect(&server, &builder).await;
+    let (response, mut requests) = client.send_request(post(&server), false).unwrap();
+    requests.send_data(message(&delta(CDS, &[])), false).unwrap();
+    let mut body = in_time("headers", response).await.unwrap().into_body();
+
+    let mut bytes = Vec::new();
+    let mut pieces = 0;
+    let decoded = loop {
+        let piece = in_time("data", body.data()).await.unwrap().unwrap();
+        assert!(piece.len() <= 7, "more than the window");
+        body.flow_control().release_capacity(piece.len()).unwrap();
+        bytes.extend_from_slice(&piece);
+        pieces += 1;
+        if let Some(whole) = bytes.get(1..5)
+            && let len = u32::from_be_bytes(whole.try_into().unwrap()) as usize
+            && bytes.len() == 5 + len
+        {
+            break DeltaDiscoveryResponse::decode(&bytes[5..]).unwrap();
+        }
+    };
+    assert!(pieces > 50, "{pieces} pieces");
+    let names: Vec<_> = decoded.resources.iter().map(|one| one.name.clone()).collect();
+    assert!(names.contains(&cluster("web")), "{names:?}");
+
+    // The end comes too, and is gRPC's.
+    requests.send_data(message(&ack(&decoded)), true).unwrap();
+    let trailers = in_time("trailers", body.trailers()).await.unwrap().expect("trailers");
+    assert_eq!(trailers.get("grpc-status").unwrap(), "0");
+}
+
+/// What Envoy does that has a gRPC service for each type, but not ADS, on one cluster.
+#[tokio::test]
+async fn streams_of_one_connection_do_not_wait_for_each_other() {
+    let server = Server::start().await;
+    server.ready().await;
+    let channel = server.channel().await;
+
+    let (send, body) = requests();
+    let mut client = ClusterDiscoveryServiceClient::new(channel.clone());
+    let responses = client.delta_clusters(body).await.unwrap().into_inner();
+    let mut clusters = Stream { send, responses };
+    let (send, body) = requests();
+    let mut client = EndpointDiscoveryServiceClient::new(channel.clone());
+    let responses = client.stream_endpoints(body).await.unwrap().into_inner();
+    let mut endpoints = Stream { send, responses };
+    let (send, body) = requests();
+    let mut client = AggregatedDiscoveryServiceClient::new(channel.clone());
+    let responses = client.delta_aggregated_resources(body).await.unwrap().into_inner();
+    let mut all = Stream { send, responses };
+    let mut health = HealthClient::new(channel.clone());
+    let mut watched = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    in_time("health", watched.message()).await.unwrap();
+
+    clusters.say(delta(CDS, &[])).await;
+    let told = clusters.response().await;
+    clusters.say(ack(&told)).await;
+    endpoints.say(sotw(EDS, &[&cluster("web")])).await;
+    endpoints.response().await; // and never answered
+    all.say(delta(CDS, &[])).await;
+    let told = all.response().await;
+    all.say(ack(&told)).await;
+
+    server.write("news", &["10.0.0.9"]);
+    for stream in [&mut clusters, &mut all] {
+        let told = stream.response().await;
+        assert!(told.resources.iter().any(|one| one.name == cluster("news")), "{told:?}");
+        stream.say(ack(&told)).await;
+    }
+    // One ends, the others do not.
+    drop(all);
+    health.check(HealthCheckRequest::default()).await.unwrap();
+    drop(watched);
+    server.write("more", &["10.0.0.9"]);
+    let told = clusters.response().await;
+    assert!(told.resources.iter().any(|one| one.name == cluster("more")), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_request_may_be_larger_than_every_window() {
+    let server = Server::start().await;
+    let mut stream = server.delta().await;
+    let names: Vec<String> = (0..30_000).map(|at| format!("{at:0>100}")).collect();
+    let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+    stream.say(delta(EDS, &names)).await;
+    assert_eq!(stream.response().await.removed_resources.len(), 30_000, "3 MB were read");
+}
+
+/// CVE-2023-44487
+#[tokio::test]
+async fn who_opens_streams_only_to_drop_them_is_disconnected() {
+    let server = Server::start().await;
+    let mut other = server.delta().await;
+    other.say(delta(CDS, &[])).await;
+    let told = other.response().await;
+    other.say(ack(&told)).await;
+
+    let (mut client, connection) = connect(&server, &h2::client::Builder::new()).await;
+    let opened = async {
+        let mut opened = 0;
+        while let Ok(mut ready) = client.clone().ready().await {
+            let Ok((_, mut stream)) = ready.send_request(post(&server), false) else { break };
+            stream.send_reset(Reason::CANCEL);
+            client = ready;
+            opened += 1;
+            // The connection and the server run on the same thread.
+            tokio::task::yield_now().await;
+        }
+        opened
+    };
+    let opened = in_time("an end", opened).await;
+    assert!(opened >= 1000, "cut after {opened} streams, a burst should be fine");
+    let ended = in_time("the connection's end", connection).await.unwrap();
+    // What it was told may be lost to its own writes.
+    if let Err(error) = ended
+        && let Some(reason) = error.reason()
+    {
+        assert_eq!(reason, Reason::ENHANCE_YOUR_CALM);
+    }
+    server.write("news", &["10.0.0.9"]);
+    assert!(!other.response().await.resources.is_empty(), "the others do not notice");
+}
+
+/// Everything that comes before the end, as text.
+async fn last_words(peer: &mut TcpStream) -> String {
+    let mut heard = Vec::new();
+    in_time("the end", peer.read_to_end(&mut heard)).await.unwrap();
+    String::from_utf8_lossy(&heard).into_owned()
+}
+
+#[tokio::test]
+async fn other_protocols_are_told_what_this_port_speaks() {
+    let server = Server::start().await;
+    for (says, text) in [
+        (&b"GET /debug/syncz HTTP/1.1\r\nHost: x\r\n\r\n"[..], "this port is gRPC (HTTP/2"),
+        (&[0x16, 3, 1, 0, 200], "this port is plaintext gRPC"),
+    ] {
+        let mut peer = TcpStream::connect(server.running.grpc).await.unwrap();
+        peer.write_all(says).await.unwrap();
+        let heard = last_words(&mut peer).await;
+        assert!(heard.contains(text), "{heard:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_pings_without_reading_is_not_read_until_it_does() {
+    let server = Server::start().await;
+    let mut peer = TcpStream::connect(server.running.grpc).await.unwrap();
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    peer.write_all(&bytes).await.unwrap();
+    bytes = b"\0\0\x08\x06\0\0\0\0\0pingpong".repeat(10_000);
+    let (mut at, mut written) = (0, 0);
+    // Until the sockets' buffers are full both ways: what they hold differs from system to system,
+    // but nobody's hold a gigabyte.
+    while let Ok(result) = timeout(Duration::from_secs(1), peer.write(&bytes[at..])).await {
+        let some = result.unwrap();
+        (at, written) = ((at + some) % bytes.len(), written + some);
+        assert!(written < 1 << 30, "it is read without end");
+    }
+    // And when it reads, everything is answered.
+    let (mut read, mut write) = peer.into_split();
+    let wanted = b"\0\0\x08\x06\x01\0\0\0\0the last";
+    let drained = async {
+        let mut last = vec![0; 1 << 20];
+        let mut end: Vec<u8> = Vec::new();
+        while !end.windows(wanted.len()).any(|window| window == wanted) {
+            let got = read.read(&mut last).await.unwrap();
+            assert_ne!(got, 0, "closed");
+            end.drain(..end.len().saturating_sub(wanted.len()));
+            end.extend_from_slice(&last[..got]);
+        }
+    };
+    let rest = async {
+        write.write_all(&bytes[at..]).await.unwrap();
+        write.write_all(b"\0\0\x08\x06\0\0\0\0\0the last").await.unwrap();
+    };
+    in_time("answers", async { tokio::join!(drained, rest) }).await;
+}
