@@ -2,7 +2,7 @@
 //! hold them, so five thousand sidecars that name the same thousand clusters hold one list.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 /// The names that a stream wants of one type.
 #[derive(Debug)]
@@ -11,10 +11,20 @@ pub struct Subscription {
     wildcard: bool,
     /// Sorted, each once.
     names: Vec<Arc<str>>,
+    /// A list that means exactly these names.
+    as_sent: OnceLock<SentNames>,
     /// What thousands of proxies with equal subscriptions need, as they change them alike. Std
     /// mutexes, never held across an await.
     last_change: Mutex<Option<(Change, Weak<Self>)>>,
     last_added: Mutex<Option<Added>>,
+}
+
+/// Names as a client sent them.
+#[derive(Clone, Debug)]
+pub struct SentNames {
+    pub bytes: Arc<[u8]>,
+    /// How many names those are.
+    pub len: usize,
 }
 
 /// What a subscription has that another one has not, by its id.
@@ -47,6 +57,11 @@ impl Subscription {
     /// The names asked for one by one, sorted.
     pub fn names(&self) -> &[Arc<str>] {
         &self.names
+    }
+
+    /// A list of these names and nothing else, as one client sent it: most send the same again.
+    pub fn as_sent(&self) -> Option<&SentNames> {
+        self.as_sent.get()
     }
 
     pub fn is_named(&self, name: &str) -> bool {
@@ -106,12 +121,14 @@ struct AsSent {
 const AS_SENT_BYTES: usize = 4 << 20;
 
 impl Interner {
-    /// The one subscription to names that came as these bytes, and that `names` reads from them.
+    /// The one subscription to so many names that came as these bytes, and that `names` reads from
+    /// them.
     /// Thousands of sidecars send the same thousand names: to compare the bytes costs a fraction
     /// of reading, sorting and looking up each of them.
     pub fn intern_as_sent(
         &self,
         bytes: &[u8],
+        len: usize,
         names: impl FnOnce() -> Vec<Arc<str>>,
     ) -> Arc<Subscription> {
         let hash = xxhash_rust::xxh3::xxh3_64(bytes);
@@ -123,9 +140,15 @@ impl Interner {
             return subscription;
         }
         let made = self.intern(false, names());
+        let bytes: Arc<[u8]> = bytes.into();
+        // A list in which there is more than these names (the wildcard, one of them twice) may mean
+        // something else to another type.
+        if made.names.len() == len {
+            made.as_sent.get_or_init(|| SentNames { bytes: bytes.clone(), len });
+        }
         let mut inner = self.lock();
         let lists = &mut inner.as_sent;
-        let replaced = lists.by_hash.insert(hash, (bytes.into(), Arc::downgrade(&made)));
+        let replaced = lists.by_hash.insert(hash, (bytes.clone(), Arc::downgrade(&made)));
         lists.bytes += bytes.len();
         lists.bytes -= replaced.map_or(0, |(bytes, _)| bytes.len());
         if lists.bytes > AS_SENT_BYTES + 2 * lists.swept {
@@ -177,6 +200,7 @@ impl Interner {
             id: inner.next,
             wildcard,
             names,
+            as_sent: OnceLock::new(),
             last_change: Mutex::default(),
             last_added: Mutex::default(),
         });
@@ -210,14 +234,29 @@ mod tests {
         list.split(',').map(Arc::from).collect()
     }
 
+    /// What is wanted of such lists is not what is in them.
+    #[test]
+    fn only_a_list_of_just_these_names_is_kept_with_them() {
+        let interner = Interner::default();
+        let kept = |bytes: &[u8], len, list: Vec<Arc<str>>| {
+            interner.intern_as_sent(bytes, len, || list).as_sent().map(|sent| sent.bytes.to_vec())
+        };
+        assert_eq!(kept(b"*", 1, Vec::new()), None, "the wildcard of a type that has none");
+        assert_eq!(kept(b"a,a", 2, names("a,a")), None);
+        assert_eq!(kept(b"a,*", 2, names("a")), None);
+        assert_eq!(kept(b"a", 1, names("a")), Some(b"a".to_vec()));
+        let _held = interner.intern_as_sent(b"b,a", 2, || names("b,a"));
+        assert_eq!(kept(b"a,b", 2, names("a,b")), Some(b"b,a".to_vec()), "the first of them");
+    }
+
     #[test]
     fn five_thousand_proxies_hold_one_list() {
         let interner = Interner::default();
-        let first = interner.intern_as_sent(b"b,a", || names("b,a"));
+        let first = interner.intern_as_sent(b"b,a", 2, || names("b,a"));
         let held: Vec<_> =
-            (0..5000).map(|_| interner.intern_as_sent(b"b,a", || panic!("read again"))).collect();
+            (0..5000).map(|_| interner.intern_as_sent(b"b,a", 2, || panic!("read again"))).collect();
         assert!(held.iter().all(|one| Arc::ptr_eq(one, &first)));
-        let other_order = interner.intern_as_sent(b"a,b", || names("a,b"));
+        let other_order = interner.intern_as_sent(b"a,b", 2, || names("a,b"));
         assert!(Arc::ptr_eq(&first, &other_order), "the same names in another order");
         assert!(Arc::ptr_eq(&first, &interner.intern(false, names("a,b"))));
     }
@@ -261,13 +300,13 @@ mod tests {
     #[test]
     fn lists_that_nobody_holds_are_forgotten() {
         let interner = Interner::default();
-        let kept = interner.intern_as_sent(b"kept", || names("kept"));
+        let kept = interner.intern_as_sent(b"kept", 1, || names("kept"));
         for number in 0..100_u32 {
             let list = format!("{number:03}").repeat(30_000);
-            interner.intern_as_sent(list.as_bytes(), || names(&list[..3]));
+            interner.intern_as_sent(list.as_bytes(), 1, || names(&list[..3]));
         }
         assert!(interner.lock().as_sent.bytes <= AS_SENT_BYTES + 90_000);
-        let again = interner.intern_as_sent(b"kept", || panic!("read again"));
+        let again = interner.intern_as_sent(b"kept", 1, || panic!("read again"));
         assert!(Arc::ptr_eq(&kept, &again));
     }
 }

@@ -14,6 +14,11 @@ use prost::encoding::{WireType, decode_key, decode_varint, skip_field};
 use prost::{DecodeError, Message};
 use thiserror::Error;
 
+use crate::subscription::Subscription;
+
+/// Tag of a name in a `DiscoveryRequest`: number 3, length-delimited.
+const SOTW_NAME: u8 = 3 << 3 | 2;
+
 /// Bytes that are no discovery request.
 #[derive(Debug, Error)]
 #[error("not a valid discovery request: {0}")]
@@ -31,6 +36,8 @@ pub struct Names {
     /// The fields with their tags and lengths, one after the other.
     fields: Bytes,
     len: usize,
+    /// The subscription that was made of this very list.
+    known: Option<u64>,
 }
 
 impl Names {
@@ -56,6 +63,11 @@ impl Names {
         &self.fields
     }
 
+    /// [`Subscription::id`] of one that was made of this very list, if that was noticed.
+    pub fn known(&self) -> Option<u64> {
+        self.known
+    }
+
     /// Equal lists in equal order have equal hashes.
     pub fn hash(&self) -> u64 {
         xxhash_rust::xxh3::xxh3_64(&self.fields)
@@ -71,7 +83,7 @@ impl<'a> FromIterator<&'a str> for Names {
             fields.extend_from_slice(name.as_bytes());
             len += 1;
         }
-        Self { fields: fields.into(), len }
+        Self { fields: fields.into(), len, known: None }
     }
 }
 
@@ -80,6 +92,8 @@ impl<'a> FromIterator<&'a str> for Names {
 struct Run {
     rows: Vec<Range<usize>>,
     len: usize,
+    /// The subscription that was made of the first ones, and how many those are.
+    known: Option<(u64, usize)>,
 }
 
 impl Run {
@@ -92,6 +106,25 @@ impl Run {
         }
     }
 
+    /// A list that is known at the front of `rest`, which is the end of a message: takes it in one
+    /// go, which is what an ACK for a thousand clusters costs.
+    fn take_known<'a>(
+        &mut self,
+        message: &[u8],
+        rest: &mut &[u8],
+        mut known: impl Iterator<Item = &'a Subscription>,
+    ) {
+        let found = known.find_map(|subscription| {
+            let list = subscription.as_sent().filter(|list| list.len > 0)?;
+            Some((rest.strip_prefix(&*list.bytes)?, list.len, subscription.id()))
+        });
+        if let Some((after, len, id)) = found {
+            let start = message.len() - rest.len();
+            self.push(start..message.len() - after.len());
+            (self.len, self.known, *rest) = (len, Some((id, len)), after);
+        }
+    }
+
     fn names(self, message: &Bytes) -> Result<Names, Malformed> {
         let fields = match &self.rows[..] {
             [] => Bytes::new(),
@@ -101,6 +134,11 @@ impl Run {
                 rows.collect::<Vec<_>>().concat().into()
             }
         };
+        if let Some((known, len)) = self.known
+            && len == self.len
+        {
+            return Ok(Names { fields, len, known: Some(known) });
+        }
         // All of them at once; lengths above 127 and other scripts take the longer way.
         if !fields.is_ascii() {
             let mut rest = &fields[..];
@@ -108,7 +146,7 @@ impl Run {
                 utf8(name)?;
             }
         }
-        Ok(Names { fields, len: self.len })
+        Ok(Names { fields, len: self.len, known: None })
     }
 }
 
@@ -162,10 +200,22 @@ impl Request {
     /// # Errors
     /// Bytes that are no such message.
     pub fn decode(message: Bytes, delta: bool) -> Result<Self, Malformed> {
+        Self::decode_knowing(message, delta, [])
+    }
+
+    /// The same, with subscriptions of which this may be the list again.
+    ///
+    /// # Errors
+    /// Bytes that are no such message.
+    pub fn decode_knowing<'a>(
+        message: Bytes,
+        delta: bool,
+        known: impl IntoIterator<Item = &'a Subscription>,
+    ) -> Result<Self, Malformed> {
         if delta {
             DeltaRequest::decode(message).map(Self::Delta)
         } else {
-            SotwRequest::decode(message).map(Self::Sotw)
+            SotwRequest::decode(message, known.into_iter()).map(Self::Sotw)
         }
     }
 }
@@ -181,22 +231,33 @@ impl Common {
 }
 
 impl SotwRequest {
-    fn decode(message: Bytes) -> Result<Self, Malformed> {
+    fn decode<'a>(
+        message: Bytes,
+        known: impl Iterator<Item = &'a Subscription>,
+    ) -> Result<Self, Malformed> {
         let mut request = Self::default();
         let common = &mut request.common;
         let mut names = Run::default();
-        fields(&message, |number, field, content| {
+        let mut known = Some(known);
+        let mut rest = &message[..];
+        loop {
+            if rest.first() == Some(&SOTW_NAME)
+                && let Some(known) = known.take()
+            {
+                names.take_known(&message, &mut rest, known);
+            }
+            let start = message.len() - rest.len();
+            let Some((number, content)) = next_field(&mut rest)? else { break };
             match number {
                 1 => request.version_info = string(content)?,
                 2 => common.node = Some(message.slice_ref(content)),
-                3 => names.push(field),
+                3 => names.push(start..message.len() - rest.len()),
                 4 => common.type_url = string(content)?,
                 5 => common.response_nonce = string(content)?,
                 6 => common.error = Some(status_text(content)?),
                 _ => {}
             }
-            Ok(())
-        })?;
+        }
         request.names = names.names(&message)?;
         Ok(request)
     }
@@ -309,6 +370,8 @@ fn status_text(content: &[u8]) -> Result<String, Malformed> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
     use envoy_types::pb::google::rpc::Status;
 
@@ -368,6 +431,41 @@ mod tests {
         assert_eq!(got.common.type_url, "t");
         let same: Names = ["b", "a"].into_iter().collect();
         assert_eq!((text(&same), same.len()), (vec!["b", "a"], 2));
+    }
+
+    /// Lists that are known are taken in one go, and mean the same.
+    #[test]
+    fn a_list_that_is_known_is_read_as_any_other() {
+        let interner = crate::subscription::Interner::default();
+        let subscribe = |names: &[&'static str]| {
+            let sent: Names = names.iter().copied().collect();
+            let list = || names.iter().map(|name| Arc::from(*name)).collect();
+            interner.intern_as_sent(sent.as_sent(), sent.len(), list)
+        };
+        let (ab, a) = (subscribe(&["a", "b"]), subscribe(&["a"]));
+        let known = |names: &[&str], known: &[&Arc<Subscription>]| {
+            let request = DiscoveryRequest {
+                version_info: "7".to_owned(),
+                resource_names: names.iter().map(|name| (*name).to_owned()).collect(),
+                type_url: "t".to_owned(),
+                ..Default::default()
+            };
+            let bytes = Bytes::from(request.encode_to_vec());
+            let known = known.iter().map(|one| &***one);
+            let Ok(Request::Sotw(got)) = Request::decode_knowing(bytes, false, known) else {
+                panic!("did not decode")
+            };
+            assert_eq!((text(&got.names), got.names.len()), (names.to_vec(), names.len()));
+            assert_eq!((&*got.version_info, &*got.common.type_url), ("7", "t"));
+            got.names.known()
+        };
+        assert_eq!(known(&["a", "b"], &[&ab]), Some(ab.id()));
+        assert_eq!(known(&["a"], &[&ab, &a]), Some(a.id()));
+        assert_eq!(known(&["a", "b"], &[&a]), None, "more than that");
+        assert_eq!(known(&["a", "b", "c"], &[&a, &ab]), None);
+        assert_eq!(known(&["b", "a"], &[&ab]), None, "another order");
+        assert_eq!(known(&["ab"], &[&a]), None);
+        assert_eq!(known(&[], &[&a]), None);
     }
 
     #[test]

@@ -8,9 +8,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use thiserror::Error;
 
-use crate::ads::request::Request;
+use crate::ads::request::{Malformed, Request};
 use crate::names::ResourceType;
 use crate::snapshot::encode::{Frame, FrameBuilder};
 use crate::snapshot::{TypeSet, View};
@@ -127,6 +128,15 @@ impl Session {
         let unserved = Vec::new();
         let rounds_waited = 0;
         Self { delta, only, limits, interner, frames, nonce, types, unserved, rounds_waited }
+    }
+
+    /// Reads a request of this stream.
+    ///
+    /// # Errors
+    /// Bytes that are no such message.
+    pub fn decode(&self, message: Bytes) -> Result<Request, Malformed> {
+        let known = self.types.iter().map(|state| &**state.subscription());
+        Request::decode_knowing(message, self.delta, known)
     }
 
     /// Takes a request in; what it leads to comes out of [`Self::poll`].

@@ -10,7 +10,6 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
-use bytes::Bytes;
 use futures::Stream;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
@@ -20,7 +19,7 @@ use tracing::{debug, warn};
 use crate::ads::admission::{QUIET, Turn};
 use crate::ads::budget::Budget;
 use crate::ads::connection::Control;
-use crate::ads::request::Request;
+use crate::ads::request::{Malformed, Request};
 use crate::ads::requests::Requests;
 use crate::ads::session::{self, Refusal, Session};
 use crate::metrics::Metrics;
@@ -199,7 +198,7 @@ impl AdsStream {
             request = requests.next() => {
                 let Some(request) = request? else { return Ok(Woken::Ended) };
                 (self.woken, self.since) = (Instant::now(), None);
-                let request = decode(request, self.session.is_delta())?;
+                let request = self.session.decode(request).map_err(malformed)?;
                 self.take(&request)?;
             }
             there = there(news) => {
@@ -334,8 +333,8 @@ fn lookup(news: &News, lease: &Lease) -> Option<Arc<View>> {
     news.snapshot.as_ref()?.views.get(&*lease.view()?).cloned()
 }
 
-fn decode(message: Bytes, delta: bool) -> Result<Request, Status> {
-    Request::decode(message, delta).map_err(|error| Status::invalid_argument(error.to_string()))
+fn malformed(error: Malformed) -> Status {
+    Status::invalid_argument(error.to_string())
 }
 
 fn going_away() -> Status {

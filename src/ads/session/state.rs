@@ -151,8 +151,9 @@ impl TypeState {
         // A nonce on a type's first request is of another stream (rule 1).
         let meaning = if first { Meaning::Subscribe } else { self.answer(&request.common) };
 
-        let hash = request.names.hash();
-        let renamed = self.names_hash.replace(hash) != Some(hash);
+        let same = request.names.known() == Some(self.subscription.id());
+        let hash = (!same).then(|| request.names.hash());
+        let renamed = !same && std::mem::replace(&mut self.names_hash, hash) != hash;
         let before = self.subscription.clone();
         if renamed {
             // Even a stale request carries the names the client wants by now (rule 4).
@@ -379,7 +380,7 @@ fn plain_subscription(names: &Names, now: &TypeSet, interner: &Interner) -> Arc<
         let names = names.iter().filter(|name| *name != WILDCARD);
         names.map(|name| shared_name(now, name)).collect()
     };
-    interner.intern_as_sent(names.as_sent(), list)
+    interner.intern_as_sent(names.as_sent(), names.len(), list)
 }
 
 /// The name as the set has it, so that a thousand streams do not hold a thousand copies.

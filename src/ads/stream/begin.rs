@@ -9,9 +9,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 use tracing::info;
 
-use super::{Admitted, AdsStream, Context, Method, News, decode, going_away, lookup};
+use super::{Admitted, AdsStream, Context, Method, News, going_away, lookup, malformed};
 use crate::ads::budget::Budget;
 use crate::ads::node;
+use crate::ads::request::Request;
 use crate::ads::requests::Requests;
 use crate::ads::session::Session;
 use crate::proxies::Connection;
@@ -38,7 +39,7 @@ pub(super) async fn begin(
         })??,
     };
     let Some(first) = first else { return Ok(None) };
-    let request = decode(first, method.delta)?;
+    let request = Request::decode(first, method.delta).map_err(malformed)?;
     let invalid = |error: &dyn std::error::Error| Status::invalid_argument(error.to_string());
     let node = request.common().decode_node().map_err(|error| invalid(&error))?;
     let (identity, need) = node::identify(node.as_ref()).map_err(|error| invalid(&error))?;

@@ -11,7 +11,6 @@ use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Disc
 use envoy_types::pb::google::rpc;
 use prost::Message;
 
-use crate::ads::request::Request;
 use crate::ads::session::{Limits, Meaning, Refusal, Session};
 use crate::names::ResourceType;
 use crate::snapshot::encode::FrameBuilder;
@@ -267,7 +266,7 @@ impl Peer {
 
     /// Gives the session a request's bytes.
     pub(super) fn take(&mut self, request: Vec<u8>) -> Result<(), Refusal> {
-        let request = Request::decode(request.into(), self.delta).expect("a request");
+        let request = self.session.decode(request.into()).expect("a request");
         let (_, meaning) = self.session.request(&request, &self.view())?;
         self.meaning = Some(meaning);
         Ok(())

@@ -15,7 +15,6 @@ use proptest::test_runner::{FileFailurePersistence, RngAlgorithm};
 use prost::Message;
 
 use super::harness::{Got, decode, resource, session};
-use crate::ads::request::Request;
 use crate::ads::session::Session;
 use crate::names::ResourceType;
 use crate::snapshot::encode::FrameBuilder;
@@ -239,7 +238,7 @@ impl Run {
     }
 
     fn take(&mut self, of: ResourceType, bytes: &[u8]) {
-        let request = Request::decode(bytes.to_vec().into(), self.delta()).expect("a request");
+        let request = self.session.decode(bytes.to_vec().into()).expect("a request");
         if self.asked[of.index()].open {
             let unanswered = &mut self.unanswered[of.index()];
             if unanswered.as_ref() == Some(&request.common().response_nonce) {
@@ -398,7 +397,7 @@ impl Run {
         };
         self.allowed += 2;
         if unknown {
-            let request = Request::decode(bytes.into(), self.delta()).expect("a request");
+            let request = self.session.decode(bytes.into()).expect("a request");
             let view = View::new(self.sets.clone());
             self.session.request(&request, &view).expect("not refused");
         } else {
