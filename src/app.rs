@@ -5,6 +5,7 @@
 //! publisher stop, then the pages for people; what has not ended by the deadline is dropped.
 
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +32,24 @@ use crate::source::health::Health;
 use crate::source::{files, kube};
 use crate::subscription::Interner;
 use crate::view::Leases;
+
+/// Task polls between two looks at sockets and timers, and between two at the queue that threads
+/// share. A push wakes thousands of streams, and each is ready in some ten microseconds: with tokio's
+/// 61 the first ones' ACKs would be read before the last ones are told, half of them 20 % later.
+const EVENT_INTERVAL: u32 = 1024;
+const GLOBAL_QUEUE_INTERVAL: u32 = 31;
+
+/// What the control plane runs on.
+///
+/// # Errors
+/// The system gives no threads, or no epoll.
+pub fn runtime() -> io::Result<Runtime> {
+    Builder::new_multi_thread()
+        .enable_all()
+        .event_interval(EVENT_INTERVAL)
+        .global_queue_interval(GLOBAL_QUEUE_INTERVAL)
+        .build()
+}
 
 /// Changes between the source and the publisher. A relist is one change, so this is about bursts
 /// of single ones; the source waits when it is full.

@@ -55,8 +55,7 @@ fn serve(serve: Serve) -> ExitCode {
         eprintln!("error: --log {:?}: {problem}", serve.log);
         return ExitCode::from(2);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let Some(runtime) = said(runtime.context("cannot start the runtime")) else {
+    let Some(runtime) = said(app::runtime().context("cannot start the runtime")) else {
         return ExitCode::FAILURE;
     };
     info!(version = pilothouse::version::VERSION, "pilothouse serve {serve}");

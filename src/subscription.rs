@@ -253,8 +253,9 @@ mod tests {
     fn five_thousand_proxies_hold_one_list() {
         let interner = Interner::default();
         let first = interner.intern_as_sent(b"b,a", 2, || names("b,a"));
-        let held: Vec<_> =
-            (0..5000).map(|_| interner.intern_as_sent(b"b,a", 2, || panic!("read again"))).collect();
+        let held: Vec<_> = (0..5000)
+            .map(|_| interner.intern_as_sent(b"b,a", 2, || panic!("read again")))
+            .collect();
         assert!(held.iter().all(|one| Arc::ptr_eq(one, &first)));
         let other_order = interner.intern_as_sent(b"a,b", 2, || names("a,b"));
         assert!(Arc::ptr_eq(&first, &other_order), "the same names in another order");

@@ -27,7 +27,7 @@ type Cuts = Arc<Mutex<BTreeMap<String, f64>>>;
 
 pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
     process::raise_files(options.streams)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = pilothouse::app::runtime()?;
     let metrics = Metrics::new(&mut Registry::default());
     let leases = Arc::new(Leases::default());
     let timing = Timing { pace: Duration::from_millis(options.pace), ..Timing::default() };

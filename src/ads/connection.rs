@@ -19,6 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::coop;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tracing::debug;
 
@@ -343,7 +344,8 @@ impl Served {
         if self.armed && now < self.alarm.deadline() {
             return Poll::Pending;
         }
-        self.armed = true;
+        // Without a budget it would not be set, and this task be polled again.
+        self.armed = coop::has_budget_remaining();
         while self.alarm.as_mut().poll(context).is_ready() {
             let due = self.heard + self.keepalive;
             let next = if now < due {
@@ -353,7 +355,7 @@ impl Served {
             } else {
                 self.asked = true;
                 self.http2.ping();
-                self.write(context)?;
+                context.waker().wake_by_ref();
                 now + self.keepalive / 3
             };
             self.alarm.as_mut().reset(next);

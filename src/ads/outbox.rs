@@ -6,7 +6,7 @@
 //! connection knows since when the socket is full, and whoever looks now and then ends the
 //! connection of one that has waited too long.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use crate::proxies::Connection;
 pub(super) struct Outboxes {
     epoch: Instant,
     // A std mutex, never held across an await; taken when a stream opens, ends, to look, to wake.
-    open: Mutex<HashMap<u64, Arc<Waiting>>>,
+    open: Mutex<BTreeMap<u64, Arc<Waiting>>>,
 }
 
 #[derive(Debug)]
@@ -92,7 +92,7 @@ impl Outboxes {
         self.epoch.elapsed().as_millis() as u64
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<u64, Arc<Waiting>>> {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Waiting>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,7 @@
 //! Requests, made of the fields of a header block, and what makes them malformed (RFC 9113,
 //! section 8.1 to 8.3).
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
 use super::hpack::{Decoder, Undecodable};
 
@@ -46,6 +46,7 @@ pub(crate) fn read(decoder: &mut Decoder, block: &[u8]) -> Result<Block, Undecod
             let mut request = Request::new(());
             (*request.method_mut(), *request.uri_mut()) = (method, path);
             *request.headers_mut() = fields.headers;
+            *request.version_mut() = Version::HTTP_2;
             Block::Request(Box::new(request))
         }
         _ => Block::Malformed,
