@@ -1,14 +1,16 @@
 //! The streams that proxies hold open: gRPC below tonic's codec, the protocol above it.
 //!
-//! `server` is the port, `connection` one TCP connection to it, `exchange` one HTTP/2 stream on that,
-//! `service` speaks gRPC, `requests` cuts messages off HTTP/2, `stream` moves bytes, `request` reads
-//! them and `session` decides. `admission` says who starts when, `budget` how much a peer may ask,
-//! `outbox` ends readers that have stopped. Uses `http2`, `snapshot`, `subscription`, `view`,
-//! `proxies` and `names`; knows neither the model nor Kubernetes.
+//! `server` is the port, `connection` one TCP connection to it, which `control` looks after from
+//! outside, `exchange` one HTTP/2 stream on that. `service` speaks gRPC, `requests` cuts messages off
+//! HTTP/2, `stream` moves bytes, `request` reads them and `session` decides. `admission` says who
+//! starts when, `budget` how much a peer may ask, `outbox` ends readers that have stopped. Uses
+//! `http2`, `snapshot`, `subscription`, `view`, `proxies` and `names`; knows neither the model nor
+//! Kubernetes.
 
 mod admission;
 mod budget;
 mod connection;
+mod control;
 mod exchange;
 pub mod node;
 mod outbox;

@@ -1,5 +1,5 @@
-//! What the HTTP/2 library costs by itself: the messages of the raw writer through hyper, as the real
-//! server speaks it. It decides nothing either, and reads what the sidecars say to throw it away.
+//! What an HTTP/2 library costs: the messages of the raw writer through hyper, which the real server
+//! was once built on. It decides nothing either, and reads what the sidecars say to throw it away.
 
 use std::convert::Infallible;
 use std::sync::Mutex;

@@ -4,9 +4,9 @@
 //! sidecars in another: `pilothouse` (the real publisher, session and gRPC server), `raw` (one
 //! task a socket that writes the same bytes to sidecars that never answer: the limit), `raw+acks`
 //! (the same to sidecars that answer as xDS wants; what they say is thrown away), `hyper+acks` (that
-//! through the HTTP/2 library of the real server) and `naive` (tonic's generated service that encodes
-//! for every stream). Timings are noisy, so only ratios
-//! within a run mean something. `docs/performance.md` has the figures.
+//! through an HTTP/2 library) and `naive` (tonic's generated service that encodes for every stream).
+//! Timings are noisy, so only ratios within a run mean something. `docs/performance.md` has the
+//! figures.
 //!
 //! `cargo bench --bench fanout -- --streams 2000 --stalled 1000 --json target/fanout.json`
 

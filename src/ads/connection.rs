@@ -1,5 +1,4 @@
-//! One TCP connection: bytes between the socket, HTTP/2 and the streams, and the means to look after
-//! it from outside.
+//! One TCP connection: bytes between the socket, HTTP/2 and the streams.
 //!
 //! One task for all that happens on a connection: a push is one wake-up, one write; an ACK is one
 //! wake-up, one read. Buffers belong to the thread, and a connection holds one only while its peer
@@ -11,9 +10,8 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,13 +22,10 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use tracing::debug;
 
 use super::budget::Budget;
+use super::control::Control;
 use super::exchange::{Exchange, Polled};
 use super::service::Service;
 use crate::http2::{self, Batch, Code, Event, Failure, MAX_PARTS};
-
-const OPEN: u8 = 0;
-const ENDING: u8 = 1;
-const CUT: u8 = 2;
 
 /// What is read at a time.
 const READ: usize = 64 << 10;
@@ -56,71 +51,9 @@ thread_local! {
         RefCell::new(Scratch { read: vec![0; READ], batch: Batch::default() });
 }
 
-/// Looks after a connection that may be waiting for its peer.
-#[derive(Debug)]
-pub(super) struct Control {
-    state: AtomicU8,
-    /// Of the connection's task, which has but one.
-    waker: OnceLock<Waker>,
-    opened: Instant,
-    /// Milliseconds after `opened` since when the socket takes nothing, plus one; 0 if it does.
-    full_since: AtomicU64,
-}
-
-impl Control {
-    pub(super) fn new() -> Self {
-        Self {
-            state: AtomicU8::new(OPEN),
-            waker: OnceLock::new(),
-            opened: Instant::now(),
-            full_since: AtomicU64::new(0),
-        }
-    }
-
-    /// How long the socket has been taking nothing.
-    pub(super) fn full_for(&self) -> Duration {
-        match self.full_since.load(Ordering::Relaxed) {
-            0 => Duration::ZERO,
-            since => Duration::from_millis((self.millis() + 1).saturating_sub(since)),
-        }
-    }
-
-    fn millis(&self) -> u64 {
-        self.opened.elapsed().as_millis() as u64
-    }
-
-    fn wrote<T>(&self, result: Poll<T>) -> Poll<T> {
-        match (&result, self.full_since.load(Ordering::Relaxed)) {
-            (Poll::Pending, 0) => self.full_since.store(self.millis() + 1, Ordering::Relaxed),
-            (Poll::Ready(_), 1..) => self.full_since.store(0, Ordering::Relaxed),
-            _ => {}
-        }
-        result
-    }
-
-    /// Lets the streams look whether there is something new.
-    pub(super) fn wake(&self) {
-        if let Some(waker) = self.waker.get() {
-            waker.wake_by_ref();
-        }
-    }
-
-    /// No further streams; it closes when those that are open have ended.
-    pub(super) fn end(&self) {
-        let _ = self.state.compare_exchange(OPEN, ENDING, Ordering::AcqRel, Ordering::Acquire);
-        self.wake();
-    }
-
-    /// Drops the connection with everything on it.
-    pub(super) fn cut(&self) {
-        self.state.store(CUT, Ordering::Release);
-        self.wake();
-    }
-}
-
 /// Serves until the peer goes, or the connection is ended; to be spawned as a task by itself, whose
-/// waker stays the same. A quiet peer is asked every `keepalive`
-/// whether it is there, and dropped if nothing comes within a third of that.
+/// waker stays the same. A quiet peer is asked every `keepalive` whether it is there, and dropped
+/// if nothing comes within a third of that.
 pub(super) async fn serve(
     socket: TcpStream,
     peer: SocketAddr,
@@ -134,7 +67,8 @@ pub(super) async fn serve(
     let mut served = Served {
         socket,
         http2: http2::Connection::new(),
-        exchanges: Vec::new(),
+        // Nearly always one.
+        exchanges: Vec::with_capacity(1),
         unsent: VecDeque::new(),
         service,
         control,
@@ -179,11 +113,12 @@ struct Served {
 impl Served {
     /// Done when everything has been said.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.control.waker.get_or_init(|| context.waker().clone());
-        match self.control.state.load(Ordering::Acquire) {
-            CUT => return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
-            ENDING => self.http2.go_away(),
-            _ => {}
+        self.control.wakes(context.waker());
+        if self.control.is_cut() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        if self.control.is_ending() {
+            self.http2.go_away();
         }
         let (mut readable, mut due) = (true, true);
         while readable || due {
@@ -202,8 +137,7 @@ impl Served {
     }
 
     fn is_over(&self) -> bool {
-        let is_ending = self.control.state.load(Ordering::Acquire) != OPEN;
-        self.failed.is_some() || is_ending && self.exchanges.is_empty()
+        self.failed.is_some() || self.control.is_ending() && self.exchanges.is_empty()
     }
 
     /// One read. Whether there may be more.
@@ -308,6 +242,8 @@ impl Served {
                 if written < scratch.batch.len() {
                     self.unsent = scratch.batch.rest(written);
                 }
+                // What it shares may be the last of a frame that nobody needs any more.
+                scratch.batch.clear();
                 io::Result::Ok(true)
             })?;
             if !written {
@@ -318,6 +254,7 @@ impl Served {
 
     /// Frames for the next write. Whether a stream has got rid of everything.
     fn gather(&mut self, batch: &mut Batch) -> bool {
+        // Whatever a write that failed has left there is another connection's.
         batch.clear();
         let outbox = self.http2.outbox();
         if !outbox.is_empty() {

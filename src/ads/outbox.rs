@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::connection::Control;
+use super::control::Control;
 use crate::metrics::Metrics;
 use crate::proxies::Connection;
 

@@ -14,7 +14,8 @@ use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 use tracing::warn;
 
-use super::connection::{self, Control};
+use super::connection;
+use super::control::Control;
 use super::service::{AGGREGATED, Service};
 use super::stream::{Context as Streams, News, Shared};
 

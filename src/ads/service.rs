@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use pin_project_lite::pin_project;
 use tonic::{Code, Status};
 
-use super::connection::Control;
+use super::control::Control;
 use super::exchange::{Exchange, Part};
 use super::requests::requests;
 use super::stream::{self, Context as Streams, Method};

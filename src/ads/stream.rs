@@ -18,7 +18,7 @@ use tracing::{debug, warn};
 
 use crate::ads::admission::{QUIET, Turn};
 use crate::ads::budget::Budget;
-use crate::ads::connection::Control;
+use crate::ads::control::Control;
 use crate::ads::request::{Malformed, Request};
 use crate::ads::requests::Requests;
 use crate::ads::session::{self, Refusal, Session};
