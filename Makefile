@@ -27,9 +27,10 @@ test: rust envoy ## every test that needs no cluster, real Envoy included
 	@echo "left out: the tests on a real Kubernetes (make test-cluster)"
 
 .PHONY: fuzz
-fuzz: rust ## random bytes into the protocol for 20 s (FUZZ_SECONDS), after a first build of minutes
+fuzz: rust ## random bytes into both protocols, 20 s each (FUZZ_SECONDS), after a first build of minutes
 	@tools/need c++
 	@tools/fuzz session $(or $(FUZZ_SECONDS),20)
+	@tools/fuzz http2 $(or $(FUZZ_SECONDS),20)
 
 .PHONY: test-cluster
 test-cluster: rust envoy ## our own manifests and images on a real Kubernetes with real pods

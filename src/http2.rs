@@ -20,5 +20,5 @@ mod request;
 mod window;
 
 pub(crate) use batch::{Batch, MAX_PARTS, advance};
-pub(crate) use connection::{Connection, Event};
-pub(crate) use frame::{Code, Failure};
+pub use connection::{Connection, Event};
+pub use frame::{Code, Failure};

@@ -31,7 +31,7 @@ pub mod subscription;
 pub mod publish;
 
 pub mod ads;
-mod http2;
+pub mod http2;
 pub mod proxies;
 
 pub mod debug;

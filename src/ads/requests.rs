@@ -33,6 +33,7 @@ pub(super) fn requests(limit: usize) -> (Feed, Requests) {
         message: Vec::new(),
         end: None,
         came: 0,
+        waiting: 0,
         taken: 0,
     };
     let inbox = Arc::new(Mutex::new(inbox));
@@ -49,8 +50,10 @@ struct Inbox {
     message: Vec<u8>,
     /// What there is to say after the last one.
     end: Option<Result<(), Status>>,
-    /// Bytes that came, and those of them that the peer has been allowed to send again.
+    /// Bytes that came, those of them that wait as whole messages, and those that the peer has been
+    /// allowed to send again.
     came: u64,
+    waiting: u64,
     taken: u64,
 }
 
@@ -73,8 +76,7 @@ impl Feed {
     /// taken. A message may be larger than a window, so what has come of one makes room.
     pub(super) fn taken(&self) -> u32 {
         let mut inbox = lock(&self.0);
-        let waiting: usize = inbox.whole.iter().map(|one| PREFIX_BYTES + one.len()).sum();
-        let taken = inbox.came - waiting as u64;
+        let taken = inbox.came - inbox.waiting;
         let more = taken.saturating_sub(inbox.taken);
         inbox.taken = inbox.taken.max(taken);
         more as u32
@@ -88,6 +90,7 @@ impl Requests {
         poll_fn(|_| {
             let mut inbox = lock(&self.0);
             if let Some(message) = inbox.whole.pop_front() {
+                inbox.waiting -= (PREFIX_BYTES + message.len()) as u64;
                 return Poll::Ready(Ok(Some(message)));
             }
             match &inbox.end {
@@ -140,6 +143,7 @@ impl Inbox {
                 }
                 std::mem::take(&mut self.message).into()
             };
+            self.waiting += (PREFIX_BYTES + len) as u64;
             self.whole.push_back(message);
             self.prefix_len = 0;
         }

@@ -21,9 +21,12 @@ const MAX_STREAMS: usize = 100;
 /// would have to be kept (the CONTINUATION flood, CVE-2024-27316).
 const MAX_BLOCK: usize = 2 * request::MAX_HEADER_LIST;
 
+/// Frames of one header block: those that follow the first may be empty.
+const MAX_BLOCK_FRAMES: usize = 32;
+
 /// What a peer has done.
 #[derive(Debug)]
-pub(crate) enum Event<'a> {
+pub enum Event<'a> {
     /// It has opened a stream.
     Request { stream: u32, head: Box<Request<()>>, ended: bool },
     /// Bytes of a request's body, to be taken (`taken`), and whether that was all.
@@ -49,11 +52,12 @@ struct Stream {
 struct Begun {
     head: Head,
     block: Vec<u8>,
+    frames: usize,
 }
 
 /// What is known of one peer.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub struct Connection {
     input: Input,
     decoder: Decoder,
     begun: Option<Box<Begun>>,
@@ -74,9 +78,15 @@ pub(crate) struct Connection {
     outbox: Vec<u8>,
 }
 
+impl Default for Connection {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Connection {
     /// A new one, our settings in its outbox.
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         let mut outbox = Vec::new();
         let settings = [
             (setting::MAX_CONCURRENT_STREAMS, MAX_STREAMS as u32),
@@ -106,10 +116,7 @@ impl Connection {
     ///
     /// # Errors
     /// What ends the connection, after [`Self::fail`].
-    pub(crate) fn receive<'a>(
-        &mut self,
-        bytes: &mut &'a [u8],
-    ) -> Result<Option<Event<'a>>, Failure> {
+    pub fn receive<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Option<Event<'a>>, Failure> {
         loop {
             let Some(cut) = self.input.cut(bytes)? else { return Ok(None) };
             let event = match cut {
@@ -247,7 +254,7 @@ impl Connection {
         if head.has(flag::END_HEADERS) {
             return self.whole_headers(head, block);
         }
-        self.begun = Some(Box::new(Begun { head, block: block.to_vec() }));
+        self.begun = Some(Box::new(Begun { head, block: block.to_vec(), frames: 1 }));
         Ok(None)
     }
 
@@ -258,7 +265,8 @@ impl Connection {
     ) -> Result<Option<Event<'a>>, Failure> {
         let Some(mut begun) = self.begun.take() else { return Ok(None) };
         begun.block.extend_from_slice(content);
-        if begun.block.len() > MAX_BLOCK || content.is_empty() {
+        begun.frames += 1;
+        if begun.block.len() > MAX_BLOCK || begun.frames > MAX_BLOCK_FRAMES {
             return Err(Failure::new(Code::EnhanceYourCalm, "a header block without end"));
         }
         if head.has(flag::END_HEADERS) {
@@ -345,7 +353,7 @@ impl Connection {
     }
 
     /// So much of a stream's data has been used; its peer may send as much again.
-    pub(crate) fn taken(&mut self, id: u32, bytes: u32) {
+    pub fn taken(&mut self, id: u32, bytes: u32) {
         let Some(stream) = self.find(id) else { return };
         // Never more than what came.
         let bytes = bytes.min(stream.waiting);

@@ -46,7 +46,7 @@ pub(crate) mod setting {
 
 /// Why a stream or a connection ends (section 7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Code {
+pub enum Code {
     NoError = 0,
     Protocol = 1,
     FlowControl = 3,
@@ -60,9 +60,10 @@ pub(crate) enum Code {
 /// What ends a connection. The text is for whoever looks at the peer (it goes into GOAWAY too).
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{text}")]
-pub(crate) struct Failure {
-    pub(crate) code: Code,
-    pub(crate) text: &'static str,
+pub struct Failure {
+    pub code: Code,
+    /// Plain words, for GOAWAY and the log.
+    pub text: &'static str,
 }
 
 impl Failure {

@@ -14,7 +14,7 @@ use h2::client::SendRequest;
 use http::Request;
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -139,6 +139,42 @@ async fn a_request_may_be_larger_than_every_window() {
     let names: Vec<&str> = names.iter().map(|name| &**name).collect();
     stream.say(delta(EDS, &names)).await;
     assert_eq!(stream.response().await.removed_resources.len(), 30_000, "3 MB were read");
+}
+
+/// Nothing is lost or said twice where the socket takes half of what it is given.
+#[tokio::test]
+async fn a_large_response_through_a_narrow_socket_comes_whole() {
+    let server = Server::start().await;
+    server.ready().await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(8192).unwrap();
+    let socket = socket.connect(server.running.grpc).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(64 << 20).initial_connection_window_size(64 << 20);
+    let (client, connection) = builder.handshake(socket).await.unwrap();
+    tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+
+    let (response, mut requests) = client.send_request(post(&server), false).unwrap();
+    let names: Vec<String> = (0..35_000).map(|at| format!("{at:0>100}")).collect();
+    let wanted: Vec<&str> = names.iter().map(|name| &**name).collect();
+    requests.send_data(message(&delta(EDS, &wanted)), false).unwrap();
+    let mut body = in_time("headers", response).await.unwrap().into_body();
+    let mut bytes = Vec::new();
+    let mut whole = usize::MAX;
+    while bytes.len() < whole {
+        let piece = in_time("data", body.data()).await.unwrap().unwrap();
+        body.flow_control().release_capacity(piece.len()).unwrap();
+        bytes.extend_from_slice(&piece);
+        if let Some([_, len @ ..]) = bytes.first_chunk::<5>() {
+            whole = 5 + u32::from_be_bytes(*len) as usize;
+        }
+    }
+    let decoded = DeltaDiscoveryResponse::decode(&bytes[5..]).unwrap();
+    assert_eq!((bytes.len(), decoded.removed_resources), (whole, names));
+    requests.send_data(Bytes::new(), true).unwrap();
+    let trailers = in_time("trailers", body.trailers()).await.unwrap().expect("trailers");
+    assert_eq!(trailers.get("grpc-status").unwrap(), "0");
 }
 
 /// CVE-2023-44487

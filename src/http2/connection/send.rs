@@ -12,7 +12,7 @@ const MAX_OUTBOX: usize = 64 << 10;
 
 impl Connection {
     /// The head of a response; with `end` it is all of it.
-    pub(crate) fn respond(&mut self, id: u32, parts: &Parts, end: bool) {
+    pub fn respond(&mut self, id: u32, parts: &Parts, end: bool) {
         let mut block = self.block();
         block.status(parts.status);
         block.headers(&parts.headers);
@@ -23,7 +23,7 @@ impl Connection {
     }
 
     /// The end of a response. Everything that was to be sent before must be in frames.
-    pub(crate) fn finish(&mut self, id: u32, trailers: &HeaderMap) {
+    pub fn finish(&mut self, id: u32, trailers: &HeaderMap) {
         let mut block = self.block();
         block.headers(trailers);
         self.put_block(id, block, true);
@@ -31,7 +31,7 @@ impl Connection {
     }
 
     /// The end of a response that has no trailers.
-    pub(crate) fn finish_bare(&mut self, id: u32) {
+    pub fn finish_bare(&mut self, id: u32) {
         frame::put(&mut self.outbox, kind::DATA, flag::END_STREAM, id, &[]);
         self.ended(id);
     }
@@ -45,7 +45,7 @@ impl Connection {
     }
 
     /// Gives up a stream.
-    pub(crate) fn reset(&mut self, id: u32, code: Code) {
+    pub fn reset(&mut self, id: u32, code: Code) {
         frame::put_reset(&mut self.outbox, id, code);
         self.close(id);
     }
@@ -77,7 +77,7 @@ impl Connection {
 
     /// The head of a DATA frame for as much of `want` bytes as the windows and a frame allow, and
     /// how much that is; counted as sent. `None` if there is no room.
-    pub(crate) fn data(&mut self, id: u32, want: usize) -> Option<([u8; HEAD], usize)> {
+    pub fn data(&mut self, id: u32, want: usize) -> Option<([u8; HEAD], usize)> {
         let room = self.outbound.left();
         let stream = self.find(id)?;
         let len = want.min(MAX_FRAME).min(room).min(stream.outbound.left());
@@ -90,30 +90,30 @@ impl Connection {
     }
 
     /// Asks the peer whether it is there.
-    pub(crate) fn ping(&mut self) {
+    pub fn ping(&mut self) {
         frame::put(&mut self.outbox, kind::PING, 0, 0, b"are you?");
     }
 
     /// Takes no more streams; those that are open go on.
-    pub(crate) fn go_away(&mut self) {
+    pub fn go_away(&mut self) {
         if !std::mem::replace(&mut self.going_away, true) {
             frame::put_goaway(&mut self.outbox, self.last, Code::NoError, "");
         }
     }
 
     /// Says why the connection ends. Nothing can be said after that.
-    pub(crate) fn fail(&mut self, failure: &Failure) {
+    pub fn fail(&mut self, failure: &Failure) {
         self.going_away = true;
         frame::put_goaway(&mut self.outbox, self.last, failure.code, failure.text);
     }
 
     /// Whether the peer makes us say more than it reads: nothing more should be received.
-    pub(crate) fn is_flooded(&self) -> bool {
+    pub fn is_flooded(&self) -> bool {
         self.outbox.len() > MAX_OUTBOX
     }
 
     /// Frames that are to be sent before any further DATA.
-    pub(crate) fn outbox(&mut self) -> &mut Vec<u8> {
+    pub fn outbox(&mut self) -> &mut Vec<u8> {
         &mut self.outbox
     }
 }

@@ -230,7 +230,8 @@ fn header_blocks_come_in_pieces_and_have_an_end() {
     let mut bytes = Vec::new();
     put(&mut bytes, kind::HEADERS, flag::END_STREAM, 1, &REQUEST[..1]);
     put(&mut bytes, kind::CONTINUATION, 0, 1, &REQUEST[1..2]);
-    put(&mut bytes, kind::CONTINUATION, HEADERS, 1, &REQUEST[2..]);
+    put(&mut bytes, kind::CONTINUATION, 0, 1, &REQUEST[2..]);
+    put(&mut bytes, kind::CONTINUATION, HEADERS, 1, &[]);
     assert_eq!(peer.says(&bytes).unwrap(), ["request 1 end"]);
 
     for (what, kind, stream) in [
