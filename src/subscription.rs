@@ -12,19 +12,11 @@ pub struct Subscription {
     /// Sorted, each once.
     names: Vec<Arc<str>>,
     /// A list that means exactly these names.
-    as_sent: OnceLock<SentNames>,
+    as_sent: OnceLock<Arc<[u8]>>,
     /// What thousands of proxies with equal subscriptions need, as they change them alike. Std
     /// mutexes, never held across an await.
     last_change: Mutex<Option<(Change, Weak<Self>)>>,
     last_added: Mutex<Option<Added>>,
-}
-
-/// Names as a client sent them.
-#[derive(Clone, Debug)]
-pub struct SentNames {
-    pub bytes: Arc<[u8]>,
-    /// How many names those are.
-    pub len: usize,
 }
 
 /// What a subscription has that another one has not, by its id.
@@ -60,8 +52,8 @@ impl Subscription {
     }
 
     /// A list of these names and nothing else, as one client sent it: most send the same again.
-    pub fn as_sent(&self) -> Option<&SentNames> {
-        self.as_sent.get()
+    pub fn as_sent(&self) -> Option<&[u8]> {
+        self.as_sent.get().map(|list| &**list)
     }
 
     pub fn is_named(&self, name: &str) -> bool {
@@ -144,7 +136,7 @@ impl Interner {
         // A list in which there is more than these names (the wildcard, one of them twice) may mean
         // something else to another type.
         if made.names.len() == len {
-            made.as_sent.get_or_init(|| SentNames { bytes: bytes.clone(), len });
+            made.as_sent.get_or_init(|| bytes.clone());
         }
         let mut inner = self.lock();
         let lists = &mut inner.as_sent;
@@ -239,7 +231,7 @@ mod tests {
     fn only_a_list_of_just_these_names_is_kept_with_them() {
         let interner = Interner::default();
         let kept = |bytes: &[u8], len, list: Vec<Arc<str>>| {
-            interner.intern_as_sent(bytes, len, || list).as_sent().map(|sent| sent.bytes.to_vec())
+            interner.intern_as_sent(bytes, len, || list).as_sent().map(<[u8]>::to_vec)
         };
         assert_eq!(kept(b"*", 1, Vec::new()), None, "the wildcard of a type that has none");
         assert_eq!(kept(b"a,a", 2, names("a,a")), None);

@@ -7,9 +7,12 @@
 
 #![no_main]
 
+mod input;
+
 use std::collections::BTreeMap;
 
 use http::{HeaderMap, HeaderValue, Response};
+use input::Input;
 use libfuzzer_sys::fuzz_target;
 use pilothouse::http2::{Code, Connection, Event};
 
@@ -18,23 +21,7 @@ const REQUEST: &[u8] = &[0x83, 0x86, 0x84];
 const HEADERS: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// Reads the input bit by bit; zeros when it is used up.
-struct Input<'a>(&'a [u8]);
-
-impl<'a> Input<'a> {
-    fn byte(&mut self) -> u8 {
-        let Some((first, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
-        *first
-    }
-
-    fn bytes(&mut self) -> &'a [u8] {
-        let len = usize::from(self.byte()).min(self.0.len());
-        let (bytes, rest) = self.0.split_at(len);
-        self.0 = rest;
-        bytes
-    }
-
+impl Input<'_> {
     fn stream(&mut self) -> u32 {
         u32::from(self.byte() % 12)
     }

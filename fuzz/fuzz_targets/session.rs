@@ -7,6 +7,8 @@
 
 #![no_main]
 
+mod input;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -16,6 +18,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 use envoy_types::pb::google::rpc;
+use input::Input;
 use libfuzzer_sys::fuzz_target;
 use pilothouse::ads::request::Request;
 use pilothouse::ads::session::{Limits, Response, Session};
@@ -26,23 +29,7 @@ use prost::Message;
 
 const NAMES: [&str; 5] = ["a", "b", "c", "*", "x"];
 
-/// Reads the input bit by bit; zeros when it is used up.
-struct Input<'a>(&'a [u8]);
-
-impl<'a> Input<'a> {
-    fn byte(&mut self) -> u8 {
-        let Some((first, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
-        *first
-    }
-
-    fn bytes(&mut self) -> &'a [u8] {
-        let len = usize::from(self.byte()).min(self.0.len());
-        let (taken, rest) = self.0.split_at(len);
-        self.0 = rest;
-        taken
-    }
-
+impl Input<'_> {
     fn of(&mut self) -> ResourceType {
         ResourceType::IN_ORDER[usize::from(self.byte()) % ResourceType::COUNT]
     }

@@ -216,13 +216,9 @@ impl Served {
         let mut free = false;
         loop {
             if !self.unsent.is_empty() {
-                let mut slices = [IoSlice::new(&[]); MAX_PARTS];
-                let mut count = 0;
-                for (slice, bytes) in slices.iter_mut().zip(&self.unsent) {
-                    *slice = IoSlice::new(bytes);
-                    count += 1;
-                }
-                let written = write(&mut self.socket, &self.control, context, &slices[..count])?;
+                let mut into = [IoSlice::new(&[]); MAX_PARTS];
+                let slices = http2::slices(self.unsent.iter().map(|bytes| &**bytes), &mut into);
+                let written = write(&mut self.socket, &self.control, context, slices)?;
                 let Poll::Ready(written) = written else { return Ok(free) };
                 http2::advance(&mut self.unsent, written);
                 continue;
@@ -232,9 +228,8 @@ impl Served {
                 if scratch.batch.len() == 0 {
                     return Ok(false);
                 }
-                let mut slices = [IoSlice::new(&[]); MAX_PARTS];
-                let count = scratch.batch.slices(&mut slices);
-                let slices = &slices[..count];
+                let mut into = [IoSlice::new(&[]); MAX_PARTS];
+                let slices = http2::slices(scratch.batch.parts(), &mut into);
                 let written = match write(&mut self.socket, &self.control, context, slices)? {
                     Poll::Ready(written) => written,
                     Poll::Pending => 0,
@@ -277,10 +272,10 @@ impl Served {
         // What has come was read before this, so a server that was too busy to read in time does
         // not blame its peer.
         // It wakes the same task however often that is polled, so it is left alone until then.
-        let now = Instant::now();
-        if self.armed && now < self.alarm.deadline() {
+        if self.armed && !self.alarm.is_elapsed() {
             return Poll::Pending;
         }
+        let now = Instant::now();
         // Without a budget it would not be set, and this task be polled again.
         self.armed = coop::has_budget_remaining();
         while self.alarm.as_mut().poll(context).is_ready() {
@@ -331,8 +326,5 @@ fn write(
         [one] => socket.poll_write(context, one),
         all => socket.poll_write_vectored(context, all),
     };
-    match control.wrote(result) {
-        Poll::Ready(result) => result.map(Poll::Ready),
-        Poll::Pending => Ok(Poll::Pending),
-    }
+    Ok(control.wrote(result)?)
 }

@@ -115,8 +115,8 @@ impl Run {
         mut known: impl Iterator<Item = &'a Subscription>,
     ) {
         let found = known.find_map(|subscription| {
-            let list = subscription.as_sent().filter(|list| list.len > 0)?;
-            Some((rest.strip_prefix(&*list.bytes)?, list.len, subscription.id()))
+            let list = subscription.as_sent().filter(|list| !list.is_empty())?;
+            Some((rest.strip_prefix(list)?, subscription.names().len(), subscription.id()))
         });
         if let Some((after, len, id)) = found {
             let start = message.len() - rest.len();

@@ -12,6 +12,8 @@ use std::task::Poll;
 use bytes::Bytes;
 use tonic::Status;
 
+use crate::http2::split;
+
 /// gRPC's message prefix: compression flag and length.
 const PREFIX_BYTES: usize = 5;
 
@@ -176,13 +178,6 @@ impl Inbox {
         }
         Ok(len)
     }
-}
-
-/// At most `len` bytes off the front.
-fn split<'a>(bytes: &mut &'a [u8], len: usize) -> &'a [u8] {
-    let (part, rest) = bytes.split_at(len.min(bytes.len()));
-    *bytes = rest;
-    part
 }
 
 #[cfg(test)]

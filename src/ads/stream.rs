@@ -75,10 +75,10 @@ pub(super) fn serve(
             }
         };
         let mut seat = stream.lease.seat();
-        let end = loop {
+        let end = 'stream: loop {
             // One wait for as long as the view stays, however often the proxy answers.
             let mut reassigned = pin!(seat.reassigned());
-            let end = loop {
+            loop {
                 while let Some(response) = stream.next() {
                     stream.note_sent(&response);
                     for piece in response.frame.pieces(response.nonce) {
@@ -91,21 +91,16 @@ pub(super) fn serve(
                     Ok(Woken::Here) => {}
                     Ok(Woken::News) => {
                         if let Err(status) = stream.follow(&news.borrow_and_update(), true) {
-                            break Some(Err(status));
+                            break 'stream Err(status);
                         }
                     }
-                    Ok(Woken::Reassigned) => break None,
-                    Ok(Woken::Ended) => break Some(Ok(())),
-                    Err(status) => break Some(Err(status)),
+                    Ok(Woken::Reassigned) => break,
+                    Ok(Woken::Ended) => break 'stream Ok(()),
+                    Err(status) => break 'stream Err(status),
                 }
-            };
-            match end {
-                Some(end) => break end,
-                None => {
-                    if let Err(status) = stream.follow(&news.borrow_and_update(), false) {
-                        break Err(status);
-                    }
-                }
+            }
+            if let Err(status) = stream.follow(&news.borrow_and_update(), false) {
+                break Err(status);
             }
         };
         match end {

@@ -69,14 +69,8 @@ impl Batch {
         }
     }
 
-    /// All of it as the kernel takes it.
-    pub(crate) fn slices<'a>(&'a self, into: &mut [IoSlice<'a>; MAX_PARTS]) -> usize {
-        let mut count = 0;
-        for (slot, part) in into.iter_mut().zip(&self.parts) {
-            *slot = IoSlice::new(self.part(part));
-            count += 1;
-        }
-        count
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        self.parts.iter().map(|part| self.part(part))
     }
 
     /// What is left when `written` bytes are in the kernel.
@@ -95,6 +89,19 @@ impl Batch {
         }
         rest
     }
+}
+
+/// As many parts as fit, as the kernel takes them.
+pub(crate) fn slices<'a, 'b>(
+    parts: impl Iterator<Item = &'a [u8]>,
+    into: &'b mut [IoSlice<'a>; MAX_PARTS],
+) -> &'b [IoSlice<'a>] {
+    let mut count = 0;
+    for (slot, part) in into.iter_mut().zip(parts) {
+        *slot = IoSlice::new(part);
+        count += 1;
+    }
+    into.get(..count).unwrap_or_default()
 }
 
 /// Takes `written` bytes off the front.
@@ -125,9 +132,9 @@ mod tests {
         batch.push(b"tail");
         let whole = [&b"headsmall"[..], &shared, b"tail"].concat();
         assert_eq!((batch.len(), batch.parts.len()), (whole.len(), 3));
-        let mut slices = [IoSlice::new(&[]); MAX_PARTS];
-        let count = batch.slices(&mut slices);
-        assert_eq!(slices[..count].iter().flat_map(|one| one.to_vec()).collect::<Vec<_>>(), whole);
+        let mut into = [IoSlice::new(&[]); MAX_PARTS];
+        let slices = slices(batch.parts(), &mut into);
+        assert_eq!(slices.iter().flat_map(|one| one.to_vec()).collect::<Vec<_>>(), whole);
         for written in [0, 3, 8, 9, 10, COPIED, COPIED + 10, COPIED + 11, whole.len()] {
             let mut rest = batch.rest(written);
             let left = |rest: &VecDeque<Bytes>| rest.iter().flatten().copied().collect::<Vec<_>>();

@@ -103,7 +103,7 @@ impl Connection {
             last: 0,
             data: (0, false),
             inbound: Inbound::new(),
-            outbound: Outbound::default(),
+            outbound: Outbound::new(frame::DEFAULT_WINDOW),
             stream_window: frame::DEFAULT_WINDOW,
             settled: false,
             no_table: false,
@@ -207,9 +207,8 @@ impl Connection {
     /// DATA is counted whole, padding included (section 6.1).
     fn data_arrives<'a>(&mut self, head: Head) -> Result<Option<Event<'a>>, Failure> {
         self.check_known(head)?;
-        let over = Failure::new(Code::FlowControl, "more DATA than the window allows");
         let len = head.len as u32;
-        self.inbound.receive(len).ok_or(over.clone())?;
+        self.inbound.receive(len)?;
         match self.find(head.stream) {
             Some(stream) if stream.ended => {
                 self.taken_of_connection(len);
@@ -217,7 +216,7 @@ impl Connection {
                 return Ok(Some(Event::Reset { stream: head.stream }));
             }
             Some(stream) => {
-                stream.inbound.receive(len).ok_or(over)?;
+                stream.inbound.receive(len)?;
                 stream.waiting += len;
             }
             // It has ended, and the peer had not heard of it.

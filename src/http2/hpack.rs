@@ -154,10 +154,14 @@ impl Block {
 
     pub(crate) fn headers(&mut self, headers: &HeaderMap) {
         for (name, value) in headers {
-            self.0.push(0);
-            self.text(name.as_str().as_bytes());
-            self.text(value.as_bytes());
+            self.field(name.as_str().as_bytes(), value.as_bytes());
         }
+    }
+
+    pub(crate) fn field(&mut self, name: &[u8], value: &[u8]) {
+        self.0.push(0);
+        self.text(name);
+        self.text(value);
     }
 
     fn text(&mut self, text: &[u8]) {

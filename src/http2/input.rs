@@ -99,7 +99,7 @@ impl Input {
 }
 
 /// At most `len` bytes off the front.
-fn split<'a>(bytes: &mut &'a [u8], len: usize) -> &'a [u8] {
+pub(crate) fn split<'a>(bytes: &mut &'a [u8], len: usize) -> &'a [u8] {
     let (part, rest) = bytes.split_at(len.min(bytes.len()));
     *bytes = rest;
     part

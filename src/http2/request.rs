@@ -84,6 +84,7 @@ impl Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http2::hpack;
 
     const WHOLE: [(&str, &str); 5] = [
         (":method", "POST"),
@@ -94,22 +95,11 @@ mod tests {
     ];
 
     fn made_of(fields: &[(&str, &str)]) -> Block {
-        let mut block = Vec::new();
+        let mut block = hpack::Block::default();
         for (name, value) in fields {
-            block.push(0);
-            for text in [name, value] {
-                // The length's prefix has seven bits.
-                if text.len() < 127 {
-                    block.push(text.len() as u8);
-                } else {
-                    let rest = text.len() - 127;
-                    block.extend([127, rest as u8 | 0x80, (rest >> 7) as u8 | 0x80]);
-                    block.push((rest >> 14) as u8);
-                }
-                block.extend_from_slice(text.as_bytes());
-            }
+            block.field(name.as_bytes(), value.as_bytes());
         }
-        read(&mut Decoder::new(), &block).unwrap()
+        read(&mut Decoder::new(), &block.0).unwrap()
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Flow control (RFC 9113, section 5.2 and 6.9): what may still be sent, each way.
 
-use super::frame::{DEFAULT_WINDOW, MAX_WINDOW};
+use super::frame::{Code, Failure, MAX_WINDOW};
 
 /// What a peer may have sent us that we have not taken, on a stream as on a connection. More than
 /// the largest ACK that is usual (50 KB for a thousand clusters), so that nobody waits for an update.
@@ -20,10 +20,11 @@ impl Inbound {
         Self { room: WINDOW, credit: 0 }
     }
 
-    /// Bytes came; `None` if they were not allowed to.
-    pub(crate) fn receive(&mut self, bytes: u32) -> Option<()> {
-        self.room = self.room.checked_sub(bytes)?;
-        Some(())
+    /// Bytes came, if they were allowed to.
+    pub(crate) fn receive(&mut self, bytes: u32) -> Result<(), Failure> {
+        let over = Failure::new(Code::FlowControl, "more DATA than the window allows");
+        self.room = self.room.checked_sub(bytes).ok_or(over)?;
+        Ok(())
     }
 
     /// Bytes were taken; how much wider the peer is to be told that the window is, if at all now.
@@ -59,11 +60,5 @@ impl Outbound {
     pub(crate) fn widen(&mut self, by: i64) -> Option<()> {
         self.0 += by;
         (self.0 <= i64::from(MAX_WINDOW)).then_some(())
-    }
-}
-
-impl Default for Outbound {
-    fn default() -> Self {
-        Self::new(DEFAULT_WINDOW)
     }
 }

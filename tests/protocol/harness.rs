@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::discovery::v3::{
@@ -14,6 +15,7 @@ use pilothouse::app::{self, Config, Running, Source};
 use pilothouse::names::ResourceType;
 use pilothouse::publish::Timing;
 use pilothouse::source::files;
+use prost::Message;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,6 +24,10 @@ use tonic::{Code, Status, Streaming};
 
 /// Long enough for a busy machine; nothing waits for it to pass.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where delta streams are opened, for peers that no generated client is.
+pub(crate) const DELTA: &str =
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
 pub(crate) const CDS: ResourceType = ResourceType::Cluster;
 pub(crate) const EDS: ResourceType = ResourceType::Endpoint;
@@ -196,6 +202,12 @@ impl<Q: Debug, R: Debug> Stream<Q, R> {
 
 pub(crate) fn node() -> Node {
     Node { id: "test".to_owned(), cluster: "test".to_owned(), ..Default::default() }
+}
+
+/// A message as gRPC sends it: uncompressed, its length before it.
+pub(crate) fn message(request: &impl Message) -> Bytes {
+    let body = request.encode_to_vec();
+    [&[0], &(body.len() as u32).to_be_bytes()[..], &body].concat().into()
 }
 
 /// The first request of a stream.

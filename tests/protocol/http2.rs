@@ -9,8 +9,8 @@ use envoy_types::pb::envoy::service::cluster::v3::cluster_discovery_service_clie
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::endpoint::v3::endpoint_discovery_service_client::EndpointDiscoveryServiceClient;
-use h2::Reason;
 use h2::client::SendRequest;
+use h2::{Reason, RecvStream};
 use http::Request;
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,17 +19,15 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use crate::harness::{CDS, EDS, Server, Stream, ack, cluster, delta, in_time, requests, sotw};
-
-const DELTA: &str =
-    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+use crate::harness::{
+    CDS, DELTA, EDS, Server, Stream, ack, cluster, delta, in_time, message, requests, sotw,
+};
 
 /// A connection, and the task that works on it.
 async fn connect(
-    server: &Server,
+    socket: TcpStream,
     builder: &h2::client::Builder,
 ) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>) {
-    let socket = TcpStream::connect(server.running.grpc).await.unwrap();
     let (client, connection) = builder.handshake(socket).await.unwrap();
     let task = tokio::spawn(connection);
     (client.ready().await.unwrap(), task)
@@ -43,9 +41,31 @@ fn post(server: &Server) -> Request<()> {
         .unwrap()
 }
 
-fn message(request: &impl Message) -> Bytes {
-    let body = request.encode_to_vec();
-    [&[0], &(body.len() as u32).to_be_bytes()[..], &body].concat().into()
+async fn socket(server: &Server) -> TcpStream {
+    TcpStream::connect(server.running.grpc).await.unwrap()
+}
+
+/// The first message of a response, the only one that has been sent; the sizes of its DATA frames go
+/// to `check`.
+async fn response(body: &mut RecvStream, mut check: impl FnMut(usize)) -> DeltaDiscoveryResponse {
+    let (mut bytes, mut whole) = (Vec::new(), usize::MAX);
+    while bytes.len() < whole {
+        let piece = in_time("data", body.data()).await.unwrap().unwrap();
+        check(piece.len());
+        body.flow_control().release_capacity(piece.len()).unwrap();
+        bytes.extend_from_slice(&piece);
+        if let Some([_, len @ ..]) = bytes.first_chunk::<5>() {
+            whole = 5 + u32::from_be_bytes(*len) as usize;
+        }
+    }
+    assert_eq!(bytes.len(), whole);
+    DeltaDiscoveryResponse::decode(&bytes[5..]).unwrap()
+}
+
+/// The end comes too, and is gRPC's.
+async fn ends_well(body: &mut RecvStream) {
+    let trailers = in_time("trailers", body.trailers()).await.unwrap().expect("trailers");
+    assert_eq!(trailers.get("grpc-status").unwrap(), "0");
 }
 
 #[tokio::test]
@@ -54,34 +74,23 @@ async fn a_window_of_a_few_bytes_carries_everything() {
     server.ready().await;
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(7);
-    let (mut client, _connection) = connect(&server, &builder).await;
-    let (response, mut requests) = client.send_request(post(&server), false).unwrap();
+    let (mut client, _connection) = connect(socket(&server).await, &builder).await;
+    let (head, mut requests) = client.send_request(post(&server), false).unwrap();
     requests.send_data(message(&delta(CDS, &[])), false).unwrap();
-    let mut body = in_time("headers", response).await.unwrap().into_body();
+    let mut body = in_time("headers", head).await.unwrap().into_body();
 
-    let mut bytes = Vec::new();
     let mut pieces = 0;
-    let decoded = loop {
-        let piece = in_time("data", body.data()).await.unwrap().unwrap();
-        assert!(piece.len() <= 7, "more than the window");
-        body.flow_control().release_capacity(piece.len()).unwrap();
-        bytes.extend_from_slice(&piece);
+    let decoded = response(&mut body, |len| {
+        assert!(len <= 7, "more than the window");
         pieces += 1;
-        if let Some(whole) = bytes.get(1..5)
-            && let len = u32::from_be_bytes(whole.try_into().unwrap()) as usize
-            && bytes.len() == 5 + len
-        {
-            break DeltaDiscoveryResponse::decode(&bytes[5..]).unwrap();
-        }
-    };
+    });
+    let decoded = decoded.await;
     assert!(pieces > 50, "{pieces} pieces");
     let names: Vec<_> = decoded.resources.iter().map(|one| one.name.clone()).collect();
     assert!(names.contains(&cluster("web")), "{names:?}");
 
-    // The end comes too, and is gRPC's.
     requests.send_data(message(&ack(&decoded)), true).unwrap();
-    let trailers = in_time("trailers", body.trailers()).await.unwrap().expect("trailers");
-    assert_eq!(trailers.get("grpc-status").unwrap(), "0");
+    ends_well(&mut body).await;
 }
 
 /// What Envoy does that has a gRPC service for each type, but not ADS, on one cluster.
@@ -146,35 +155,22 @@ async fn a_request_may_be_larger_than_every_window() {
 async fn a_large_response_through_a_narrow_socket_comes_whole() {
     let server = Server::start().await;
     server.ready().await;
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(8192).unwrap();
-    let socket = socket.connect(server.running.grpc).await.unwrap();
+    let narrow = TcpSocket::new_v4().unwrap();
+    narrow.set_recv_buffer_size(8192).unwrap();
+    let narrow = narrow.connect(server.running.grpc).await.unwrap();
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(64 << 20).initial_connection_window_size(64 << 20);
-    let (client, connection) = builder.handshake(socket).await.unwrap();
-    tokio::spawn(connection);
-    let mut client = client.ready().await.unwrap();
+    let (mut client, _connection) = connect(narrow, &builder).await;
 
-    let (response, mut requests) = client.send_request(post(&server), false).unwrap();
+    let (head, mut requests) = client.send_request(post(&server), false).unwrap();
     let names: Vec<String> = (0..35_000).map(|at| format!("{at:0>100}")).collect();
     let wanted: Vec<&str> = names.iter().map(|name| &**name).collect();
     requests.send_data(message(&delta(EDS, &wanted)), false).unwrap();
-    let mut body = in_time("headers", response).await.unwrap().into_body();
-    let mut bytes = Vec::new();
-    let mut whole = usize::MAX;
-    while bytes.len() < whole {
-        let piece = in_time("data", body.data()).await.unwrap().unwrap();
-        body.flow_control().release_capacity(piece.len()).unwrap();
-        bytes.extend_from_slice(&piece);
-        if let Some([_, len @ ..]) = bytes.first_chunk::<5>() {
-            whole = 5 + u32::from_be_bytes(*len) as usize;
-        }
-    }
-    let decoded = DeltaDiscoveryResponse::decode(&bytes[5..]).unwrap();
-    assert_eq!((bytes.len(), decoded.removed_resources), (whole, names));
+    let mut body = in_time("headers", head).await.unwrap().into_body();
+    let decoded = response(&mut body, |_| {}).await;
+    assert_eq!(decoded.removed_resources, names);
     requests.send_data(Bytes::new(), true).unwrap();
-    let trailers = in_time("trailers", body.trailers()).await.unwrap().expect("trailers");
-    assert_eq!(trailers.get("grpc-status").unwrap(), "0");
+    ends_well(&mut body).await;
 }
 
 /// CVE-2023-44487
@@ -186,7 +182,8 @@ async fn who_opens_streams_only_to_drop_them_is_disconnected() {
     let told = other.response().await;
     other.say(ack(&told)).await;
 
-    let (mut client, connection) = connect(&server, &h2::client::Builder::new()).await;
+    let (mut client, connection) =
+        connect(socket(&server).await, &h2::client::Builder::new()).await;
     let opened = async {
         let mut opened = 0;
         while let Ok(mut ready) = client.clone().ready().await {
@@ -226,7 +223,7 @@ async fn other_protocols_are_told_what_this_port_speaks() {
         (&b"GET /debug/syncz HTTP/1.1\r\nHost: x\r\n\r\n"[..], "this port is gRPC (HTTP/2"),
         (&[0x16, 3, 1, 0, 200], "this port is plaintext gRPC"),
     ] {
-        let mut peer = TcpStream::connect(server.running.grpc).await.unwrap();
+        let mut peer = socket(&server).await;
         peer.write_all(says).await.unwrap();
         let heard = last_words(&mut peer).await;
         assert!(heard.contains(text), "{heard:?}");
@@ -236,7 +233,7 @@ async fn other_protocols_are_told_what_this_port_speaks() {
 #[tokio::test]
 async fn who_pings_without_reading_is_not_read_until_it_does() {
     let server = Server::start().await;
-    let mut peer = TcpStream::connect(server.running.grpc).await.unwrap();
+    let mut peer = socket(&server).await;
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
     peer.write_all(&bytes).await.unwrap();
     bytes = b"\0\0\x08\x06\0\0\0\0\0pingpong".repeat(10_000);

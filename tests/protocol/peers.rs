@@ -9,10 +9,7 @@ use tokio::net::TcpStream;
 use tonic::Code;
 use tower::{Service, ServiceExt};
 
-use crate::harness::{CDS, Server, delta, in_time};
-
-const DELTA: &str =
-    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+use crate::harness::{CDS, DELTA, Server, delta, in_time, message};
 
 /// Sends one body as it is, and says the status that comes back.
 async fn call(server: &Server, path: &str, encoding: Option<&str>, body: &[u8]) -> (Code, String) {
@@ -118,11 +115,7 @@ async fn a_half_open_peer_is_dropped_by_keepalive() {
     ];
     let end_of_headers = 4;
     bytes.extend(frame(headers, end_of_headers, 1, &fields.concat()));
-    let message = prost::Message::encode_to_vec(&delta(CDS, &[]));
-    let mut body = vec![0];
-    body.extend_from_slice(&(message.len() as u32).to_be_bytes());
-    body.extend_from_slice(&message);
-    bytes.extend(frame(data, 0, 1, &body));
+    bytes.extend(frame(data, 0, 1, &message(&delta(CDS, &[]))));
     peer.write_all(&bytes).await.unwrap();
 
     // It is served, and takes the only place there is for its address …

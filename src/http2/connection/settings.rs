@@ -3,6 +3,8 @@
 use super::{Connection, SHORT, check_connection, exactly, protocol};
 use crate::http2::frame::{self, Code, Failure, Head, MAX_WINDOW, flag, kind, setting};
 
+const TOO_WIDE: Failure = Failure { code: Code::FlowControl, text: "a window of more than 2^31-1" };
+
 impl Connection {
     pub(super) fn settings(&mut self, head: Head, content: &[u8]) -> Result<(), Failure> {
         check_connection(head)?;
@@ -16,14 +18,13 @@ impl Connection {
                 setting::HEADER_TABLE_SIZE => self.no_table = true,
                 setting::ENABLE_PUSH if value > 1 => return protocol("ENABLE_PUSH is 0 or 1"),
                 setting::INITIAL_WINDOW_SIZE => {
-                    let over = Failure::new(Code::FlowControl, "a window of more than 2^31-1");
                     if value > MAX_WINDOW {
-                        return Err(over);
+                        return Err(TOO_WIDE);
                     }
                     let by = i64::from(value) - i64::from(self.stream_window);
                     self.stream_window = value;
                     for stream in &mut self.streams {
-                        stream.outbound.widen(by).ok_or(over.clone())?;
+                        stream.outbound.widen(by).ok_or(TOO_WIDE)?;
                     }
                 }
                 // Ours are the smallest, so which it is makes no difference.
@@ -43,8 +44,7 @@ impl Connection {
             if by == 0 {
                 return protocol("WINDOW_UPDATE by nothing");
             }
-            let over = Failure::new(Code::FlowControl, "a window of more than 2^31-1");
-            return self.outbound.widen(i64::from(by)).ok_or(over);
+            return self.outbound.widen(i64::from(by)).ok_or(TOO_WIDE);
         }
         self.check_known(head)?;
         let Some(stream) = self.find(head.stream) else { return Ok(()) };

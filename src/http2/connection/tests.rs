@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::http2::frame::{MAX_FRAME, put, put_settings, put_window_update};
+use crate::http2::hpack::Block;
 use crate::http2::input::PREFACE;
 
 /// `:method POST`, `:scheme http`, `:path /`
@@ -208,12 +209,11 @@ fn malformed_requests_end_their_stream_only() {
     assert_eq!(peer.frame(kind::DATA, 0, 1, b"a").unwrap(), ["data 1 \"a\""]);
 
     // Fields that are too long are answered as such.
-    let mut block = REQUEST.to_vec();
-    let value = [b'v'; 6000];
+    let mut block = Block(REQUEST.to_vec());
     for _ in 0..3 {
-        block.extend([0, 1, b'x', 0x7f, 0xf1, 0x2d]);
-        block.extend(value);
+        block.field(b"x", &[b'v'; 6000]);
     }
+    let Block(block) = block;
     let mut bytes = Vec::new();
     put(&mut bytes, kind::HEADERS, flag::END_STREAM, 5, &block[..MAX_FRAME]);
     put(&mut bytes, kind::CONTINUATION, HEADERS, 5, &block[MAX_FRAME..]);
