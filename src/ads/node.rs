@@ -1,6 +1,6 @@
 //! What a proxy says of itself in its first request, and what it therefore gets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use thiserror::Error;
 
 use crate::names::{NodeId, NodeIdError, NodeType};
-use crate::proxies::ProxyIdentity;
+use crate::proxies::{Labels, ProxyIdentity};
 use crate::view::{Need, ProxyKind, ViewKey};
 
 /// Metadata of a node that changes what it gets.
@@ -18,6 +18,11 @@ const INSTANCE_IPS: &str = "INSTANCE_IPS";
 const NAMESPACE: &str = "NAMESPACE";
 const LISTEN_ADDRESS: &str = "LISTEN_ADDRESS";
 const LISTEN_PORT: &str = "LISTEN_PORT";
+
+/// Metadata that is shown: the labels of the pod. As many as fit into this, bytes of keys and values;
+/// the usual pod has some hundreds.
+const LABELS: &str = "LABELS";
+const LABEL_BYTES: usize = 4 << 10;
 
 /// Addresses that are taken from the metadata: a pod has one of each family, and few have more.
 const MOST_ADDRESSES: usize = 16;
@@ -68,6 +73,7 @@ pub fn identify(node: Option<&Node>) -> Result<(ProxyIdentity, Need), NodeError>
         view: view.clone(),
         user_agent: user_agent(node).into(),
         locality: locality(node).into(),
+        labels: labels(node),
     };
     Ok((identity, Need { view, addresses }))
 }
@@ -112,6 +118,23 @@ fn text(node: &Node, key: &str) -> Option<String> {
         Kind::NumberValue(number) => Some(number.to_string()),
         _ => None,
     }
+}
+
+fn labels(node: &Node) -> Labels {
+    let value = node.metadata.as_ref().and_then(|metadata| metadata.fields.get(LABELS));
+    let Some(Kind::StructValue(labels)) = value.and_then(|value| value.kind.as_ref()) else {
+        return Labels::default();
+    };
+    let texts = labels.fields.iter().filter_map(|(key, value)| match &value.kind {
+        Some(Kind::StringValue(text)) => Some((&**key, &**text)),
+        _ => None,
+    });
+    let (by_key, mut bytes) = (texts.collect::<BTreeMap<_, _>>(), 0);
+    let fits = |(key, value): &(&str, &str)| {
+        bytes += key.len() + value.len();
+        bytes <= LABEL_BYTES
+    };
+    by_key.into_iter().take_while(fits).map(|(key, value)| (key.into(), value.into())).collect()
 }
 
 fn user_agent(node: &Node) -> String {
@@ -186,6 +209,23 @@ mod tests {
         let router = "router~10.1.2.3~gw.edge~edge.svc.cluster.local";
         assert!(addresses(router, std::slice::from_ref(&listed)).is_empty());
         assert!(addresses("edge", &[listed]).is_empty());
+    }
+
+    #[test]
+    fn its_pods_labels_are_kept_as_far_as_they_are_few() {
+        let labels = |labels: &[(&str, Kind)]| {
+            let labels = Kind::StructValue(node("", labels).metadata.unwrap());
+            let labels = identity(&node("edge", &[("LABELS", labels)])).labels;
+            labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>()
+        };
+        let usual =
+            [("version", string("v1")), ("app", string("web")), ("n", Kind::NumberValue(1.0))];
+        assert_eq!(labels(&usual), ["app=web", "version=v1"]);
+        let long = "x".repeat(LABEL_BYTES / 2 - 1);
+        let many = [("a", string(&long)), ("b", string(&long)), ("c", string(""))];
+        assert_eq!(labels(&many), [format!("a={long}"), format!("b={long}")]);
+        assert!(identity(&node("edge", &[("LABELS", string("app=web"))])).labels.is_empty());
+        assert!(identity(&node("edge", &[])).labels.is_empty());
     }
 
     #[test]
