@@ -67,7 +67,7 @@ pub(super) fn connections(
     parameters: &Parameters,
     output: &mut Output,
 ) -> Result<(), Problem> {
-    write(state, parameters, output, |connection| client(connection))
+    write(state, parameters, output, client)
 }
 
 /// The same, and what each subscribes to.
