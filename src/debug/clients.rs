@@ -56,8 +56,7 @@ struct Names(Arc<Subscription>);
 impl Serialize for Names {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let wildcard = self.0.is_wildcard().then_some("*");
-        serializer
-            .collect_seq(wildcard.into_iter().chain(self.0.names().iter().map(|name| &**name)))
+        serializer.collect_seq(wildcard.into_iter().chain(self.0.names().map(|name| &**name)))
     }
 }
 
