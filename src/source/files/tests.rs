@@ -253,3 +253,21 @@ async fn neighbours_do_not_wake_a_single_file() {
     write(&file, &service(81));
     timeout(DEADLINE, watch.woken()).await.expect("a change wakes");
 }
+
+/// A manifest is refused for a flaw of its spec, but not for one of its annotations.
+#[tokio::test]
+async fn a_bad_annotation_is_noted_and_the_service_is_there() {
+    let folder = temp();
+    let path = folder.path().join("a.yaml");
+    let annotated = service(80)
+        .replace("{name: a}", "{name: a, annotations: {pilothouse.io/retries: \"many\"}}");
+    std::fs::write(&path, annotated).expect("written");
+    let mut running = Running::start(&[folder.path()]);
+    running.until(&[80]).await;
+    let notes = running.health.notes();
+    let (place, note) = notes.iter().next().expect("one");
+    assert!(place.ends_with("a.yaml"), "{place}");
+    assert!(note.starts_with("metadata.annotations[pilothouse.io/retries]: \"many\""), "{note}");
+    assert!(running.health.rejections().is_empty());
+    running.end().await;
+}
