@@ -41,11 +41,12 @@ const CRATES: &str = include_str!("../../Cargo.lock");
 /// # Errors
 /// The directive that names neither.
 pub fn log_filter(text: &str) -> Result<String, String> {
-    let directives: Vec<&str> = text.split(',').map(str::trim).collect();
-    if directives.iter().all(|directive| directive.is_empty()) {
+    let directives = text.split(',').map(str::trim).filter(|directive| !directive.is_empty());
+    let directives: Vec<&str> = directives.collect();
+    if directives.is_empty() {
         return Err("it must name a level (off, error, warn, info, debug or trace)".to_owned());
     }
-    for directive in directives.iter().filter(|directive| !directive.is_empty()) {
+    for directive in &directives {
         let (part, level) = match directive.split_once('=') {
             Some((part, level)) => (Some(part), level),
             None if is_part(directive) => continue,
@@ -66,7 +67,7 @@ pub fn log_filter(text: &str) -> Result<String, String> {
             ));
         }
     }
-    Ok(format!("notify=error,{text}"))
+    Ok(format!("notify=off,{}", directives.join(",")))
 }
 
 /// Whether anything in the program may log by this name.
@@ -101,7 +102,9 @@ mod tests {
             "pilothouse::source::files=trace",
             "error, hyper_util::client=debug",
         ] {
-            assert_eq!(log_filter(good), Ok(format!("notify=error,{good}")));
+            let filter = log_filter(good).unwrap();
+            assert!(filter.starts_with("notify=off,"), "{filter}");
+            assert!(tracing_subscriber::EnvFilter::try_new(&filter).is_ok(), "{filter}");
         }
     }
 

@@ -152,7 +152,9 @@ impl File {
         }
         self.skipped = parsed.skipped;
         self.trouble = None;
-        self.good = self.read;
+        if !nameless {
+            self.good = self.read;
+        }
     }
 }
 

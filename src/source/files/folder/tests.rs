@@ -384,7 +384,8 @@ fn a_thousand_bad_files_hide_no_good_one() {
 #[test]
 fn a_name_that_leads_to_no_file_keeps_its_state_and_says_why() {
     let mut bed = Bed::new(&[("real.txt", &service("a", "10.96.0.1", "80"))]);
-    let path = |name: &str| bed.dir.path().join(name);
+    let folder = bed.dir.path().to_owned();
+    let path = |name: &str| folder.join(name);
     symlink("real.txt", path("link.yaml")).expect("a link");
     assert_eq!(bed.read().services(), ["a:80"]);
 
