@@ -184,9 +184,9 @@ pub struct Serve {
     )]
     pub monitoring_addr: SocketAddr,
 
-    /// Shortest time between two snapshots, up to 1h; the first change after a quiet time goes at once
+    /// Shortest time between two snapshots, up to 5s; the first change after a quiet time goes at once
     #[arg(
-        long, value_name = "DURATION", default_value = "100ms", value_parser = flags::pause,
+        long, value_name = "DURATION", default_value = "100ms", value_parser = flags::pace,
         env = "PILOTHOUSE_PACE", help_heading = "Publishing"
     )]
     pub pace: Duration,

@@ -6,12 +6,19 @@ use serde_saphyr::{Error, UserMessageFormatter};
 pub const TEMPLATE: &str =
     "{{ is of a Helm template, which is to be rendered first: helm template CHART";
 
+const TOO_MUCH: &str = "it is nested deeper, or repeats more by anchors, aliases and merge keys (<<), \
+                        than the limit that keeps a small file from filling the memory: write it out";
+
 /// The error; `text` is what was read.
 pub fn explain(error: &Error, text: &[u8]) -> String {
     let said = error.render_with_formatter(&UserMessageFormatter);
-    let said = match said.contains("untagged enum") {
-        true => "not a YAML mapping with names as its keys".to_owned(),
-        false => said,
+    let said = if said.contains("untagged enum") {
+        "not a YAML mapping with names as its keys".to_owned()
+    } else if said.starts_with("YAML document too large or too complex") {
+        let place = [" (defined at", " at line"].iter().find_map(|word| said.find(word));
+        format!("{TOO_MUCH}{}", place.map_or("", |at| &said[at..]))
+    } else {
+        said
     };
     match text.windows(2).position(|two| two == b"{{") {
         Some(at) => {

@@ -19,6 +19,8 @@ const LONGEST_WATCH: Duration = Duration::from_secs(290);
 /// Envoy answers pings on the thread that also takes in its configuration.
 const SHORTEST_KEEPALIVE: Duration = Duration::from_secs(1);
 
+const LONGEST_PACE: Duration = Duration::from_secs(5);
+
 const MOST: u32 = 1_000_000_000;
 
 /// The first request of an Envoy brings its node along, which has some KiB.
@@ -30,6 +32,12 @@ pub fn time_limit(text: &str) -> Result<Duration, String> {
         Duration::ZERO => Ok(Duration::ZERO),
         time => within(time, SHORTEST_LIMIT, YEAR, "; 0 for no limit"),
     }
+}
+
+/// The least time between two snapshots.
+pub fn pace(text: &str) -> Result<Duration, String> {
+    let why = ", as a new sort of proxy waits for the next snapshot too";
+    within(duration(text)?, Duration::ZERO, LONGEST_PACE, why)
 }
 
 /// A wait that may be none.

@@ -40,7 +40,7 @@ fn the_readme_shows_the_flags_that_there_are() {
 
 /// What each flag that bounds something may be at the least, at "no limit", and at the most.
 const BOUNDS: [(&str, &str, &str, &str); 14] = [
-    ("--pace", "0", "0", "1h"),
+    ("--pace", "0", "0", "5s"),
     ("--linger", "0", "0s", "1h"),
     ("--max-request-bytes", "4096", "4096", "1073741824"),
     ("--max-names", "1000", "0", "1000000000"),

@@ -28,9 +28,11 @@ pub(super) struct File {
     pub(super) trouble: Option<String>,
     pub(super) documents: Vec<Document>,
     pub(super) skipped: BTreeMap<String, u64>,
-    /// What was read last, and what `documents` come from.
-    read: Option<Extent>,
-    good: Option<Extent>,
+    /// Which file it was when it was looked at last: another one is no half of the one before.
+    identity: Option<Identity>,
+    /// How long it was when it was read last, and when `documents` were.
+    length: usize,
+    good: usize,
     /// Content that may be half of what it is to be, and when it will be taken all the same.
     held: Option<(u64, Instant)>,
 }
@@ -46,12 +48,10 @@ pub(super) struct Document {
     pub(super) note: Option<String>,
 }
 
-/// Which file it was, and how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Extent {
+struct Identity {
     device: u64,
     inode: u64,
-    length: u64,
 }
 
 /// What a look at a file has brought.
@@ -72,10 +72,11 @@ impl File {
         now: Instant,
         jobs: &mut Vec<Job>,
     ) -> News {
-        let (bytes, extent) = match read(path) {
+        let (bytes, identity) = match read(path) {
             Ok(read) => read,
             Err(error) => return self.cannot_be_read(error.to_string()),
         };
+        let in_place = self.identity.replace(identity) == Some(identity);
         let hash = xxh3_64(&bytes);
         if self.hash == Some(hash) {
             self.held = None;
@@ -88,7 +89,7 @@ impl File {
             self.trouble = Some(trouble);
             return News::Some;
         }
-        if serves && self.good.is_some_and(|good| extent.is_rest_of(good)) {
+        if serves && in_place && bytes.len() < self.good {
             let since_seen = self.held.filter(|(held, _)| *held == hash);
             let (_, until) = since_seen.unwrap_or((hash, now + HALF_WRITTEN));
             if now < until {
@@ -96,7 +97,7 @@ impl File {
                 return News::At(until);
             }
         }
-        (self.hash, self.held, self.read) = (Some(hash), None, Some(extent));
+        (self.hash, self.held, self.length) = (Some(hash), None, bytes.len());
         if is_kustomization(path) {
             let skipped = BTreeMap::from([("Kustomization".to_owned(), 1)]);
             self.take(Parsed { skipped, ..Parsed::default() });
@@ -153,23 +154,15 @@ impl File {
         self.skipped = parsed.skipped;
         self.trouble = None;
         if !nameless {
-            self.good = self.read;
+            self.good = self.length;
         }
     }
 }
 
-impl Extent {
-    /// Whether this may be what a writer has written so far who began with emptying the file.
-    fn is_rest_of(self, good: Self) -> bool {
-        (self.device, self.inode) == (good.device, good.inode) && self.length < good.length
-    }
-}
-
-fn read(path: &Path) -> io::Result<(Vec<u8>, Extent)> {
+fn read(path: &Path) -> io::Result<(Vec<u8>, Identity)> {
     let found = fs::metadata(path)?;
     let bytes = fs::read(path)?;
-    let length = bytes.len() as u64;
-    Ok((bytes, Extent { device: found.dev(), inode: found.ino(), length }))
+    Ok((bytes, Identity { device: found.dev(), inode: found.ino() }))
 }
 
 /// Lies among manifests without being one; often does not even say its kind.
