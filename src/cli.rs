@@ -249,6 +249,22 @@ pub struct Serve {
     )]
     pub max_streams_per_peer: usize,
 
+    /// Bytes of memory that one connection may make the server hold (requests, subscriptions, what
+    /// it does not read), 1048576 at least; 0 for no limit
+    #[arg(
+        long, value_name = "BYTES", value_parser = flags::memory, default_value_t = 32 << 20,
+        env = "PILOTHOUSE_MAX_CONNECTION_MEMORY", help_heading = "Limits for a proxy"
+    )]
+    pub max_connection_memory: usize,
+
+    /// The same for all connections together; the one that holds most goes first. 0 for no limit,
+    /// half of the memory that the process may use if not given
+    #[arg(
+        long, value_name = "BYTES", value_parser = flags::memory,
+        env = "PILOTHOUSE_MAX_PEER_MEMORY", help_heading = "Limits for a proxy"
+    )]
+    pub max_peer_memory: Option<usize>,
+
     /// Until a new stream's first request; 0 for no limit
     #[arg(
         long, value_name = "DURATION", default_value = "10s", value_parser = flags::time_limit,

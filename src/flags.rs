@@ -11,7 +11,7 @@ mod name;
 
 pub use address::{known_address, listen_address, peer_address};
 pub use amount::{
-    count_limit, deadline, keepalive, or_any, or_forever, pace, pause, pause_in_seconds,
+    count_limit, deadline, keepalive, memory, or_any, or_forever, pace, pause, pause_in_seconds,
     request_bytes, requests, threads, time_limit, type_limit, watch_timeout,
 };
 pub use log::log_filter;

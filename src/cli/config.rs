@@ -11,7 +11,7 @@ use clap::error::ErrorKind;
 use super::{Cli, Serve, Source};
 use crate::ads::session;
 use crate::ads::stream;
-use crate::app;
+use crate::app::{self, memory};
 use crate::flags::{or_any, or_forever};
 use crate::publish::Timing;
 use crate::source::{files, kube};
@@ -73,6 +73,8 @@ impl Serve {
                 },
                 streams_per_peer: self.max_streams_per_peer,
                 starting: self.max_starting,
+                connection_memory: self.max_connection_memory,
+                peer_memory: self.max_peer_memory.unwrap_or_else(memory::half),
             },
             keepalive: self.keepalive,
             shutdown_timeout: self.shutdown_timeout,

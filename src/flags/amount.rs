@@ -26,6 +26,8 @@ const MOST: u32 = 1_000_000_000;
 /// The first request of an Envoy brings its node along, which has some KiB.
 const REQUEST_BYTES: RangeInclusive<usize> = 4096..=1 << 30;
 
+const MEMORY: RangeInclusive<usize> = 1 << 20..=1 << 40;
+
 /// A limit on time; [`or_forever`] reads its 0.
 pub fn time_limit(text: &str) -> Result<Duration, String> {
     match duration(text)? {
@@ -102,6 +104,19 @@ pub fn request_bytes(text: &str) -> Result<usize, String> {
         false => Err(format!(
             "it must be {least} to {most} bytes: an Envoy's first request takes some KiB, and \
              without a limit one peer could fill the memory"
+        )),
+    }
+}
+
+/// A limit on memory, 0 for none.
+pub fn memory(text: &str) -> Result<usize, String> {
+    let count = number::<usize>(text)?;
+    match count == 0 || MEMORY.contains(&count) {
+        true => Ok(count),
+        false => Err(format!(
+            "it must be {} to {} bytes, as less than that would not do for one Envoy; 0 for no limit",
+            MEMORY.start(),
+            MEMORY.end()
         )),
     }
 }

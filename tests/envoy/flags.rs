@@ -39,7 +39,7 @@ fn the_readme_shows_the_flags_that_there_are() {
 }
 
 /// What each flag that bounds something may be at the least, at "no limit", and at the most.
-const BOUNDS: [(&str, &str, &str, &str); 14] = [
+const BOUNDS: [(&str, &str, &str, &str); 16] = [
     ("--pace", "0", "0", "5s"),
     ("--linger", "0", "0s", "1h"),
     ("--max-request-bytes", "4096", "4096", "1073741824"),
@@ -48,6 +48,8 @@ const BOUNDS: [(&str, &str, &str, &str); 14] = [
     ("--max-requests-per-second", "1", "0", "1000000000"),
     ("--max-streams-per-peer", "1", "0", "1000000000"),
     ("--max-starting", "1", "0", "1000000000"),
+    ("--max-connection-memory", "1048576", "0", "1099511627776"),
+    ("--max-peer-memory", "1048576", "0", "1099511627776"),
     ("--first-request-timeout", "100ms", "0", "365days"),
     ("--ack-timeout", "100ms", "0", "365days"),
     ("--send-timeout", "100ms", "0s", "365days"),
