@@ -15,7 +15,8 @@ use super::args::{
     everywhere,
 };
 use super::node::{self, Node};
-use crate::{flags, yaml};
+use crate::flags;
+use crate::yaml;
 
 const DEFAULT_CONCURRENCY: u32 = 2;
 const DEFAULT_DRAIN_TIME: Duration = Duration::from_secs(45);
