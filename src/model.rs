@@ -16,9 +16,11 @@ use imbl::OrdMap;
 mod alias;
 mod export_to;
 mod tuning;
+mod unserved;
 
 pub use export_to::ExportTo;
 pub use tuning::{Balance, Limits, Outliers, Tuning};
+pub use unserved::unserved_ports;
 
 /// Namespace and name of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,7 +50,8 @@ pub enum ServiceKind {
     ClusterIp(Vec<IpAddr>),
     /// `clusterIP: None`: DNS answers with the endpoints themselves.
     Headless,
-    /// A DNS alias to this name; has no endpoints of its own.
+    /// A DNS alias to this name, which is absolute and has no dot at its end; has no endpoints of its
+    /// own.
     ExternalName(Arc<str>),
     /// The same of a service of the mesh, with which it shares everything but its own names. Made
     /// by [`Model::resolved`], never by a source.

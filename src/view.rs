@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
@@ -55,6 +56,15 @@ pub struct InboundPort {
     /// The one that the workload listens on, not the service's.
     pub port: u16,
     pub protocol: InboundProtocol,
+    /// How long TCP connections may be idle there; zero for no limit, none for the default.
+    pub idle_timeout: Option<Duration>,
+}
+
+impl InboundPort {
+    /// One of which nothing else is known.
+    pub fn new(port: u16, protocol: InboundProtocol) -> Self {
+        Self { port, protocol, idle_timeout: None }
+    }
 }
 
 /// All of them: sorted, no number twice. Equal for all pods of a Deployment, and mostly for those
@@ -95,9 +105,12 @@ impl fmt::Display for ViewKey {
         if let Some(zone) = &self.zone {
             write!(f, " in zone {zone}")?;
         }
-        for (at, InboundPort { port, protocol }) in self.inbound.iter().enumerate() {
+        for (at, InboundPort { port, protocol, idle_timeout }) in self.inbound.iter().enumerate() {
             let before = if at == 0 { " with inbound" } else { "," };
             write!(f, "{before} {port}/{protocol:?}")?;
+            if let Some(idle) = idle_timeout {
+                write!(f, " idle {idle:?}")?;
+            }
         }
         Ok(())
     }

@@ -8,11 +8,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::model::{EndpointSlice, Model, Protocol, Service, ServiceKey, SlicesOfService};
 use crate::snapshot::{Conflict, ConflictKind, Conflicts};
 use crate::translate::serves_inbound_port;
 use crate::view::{InboundPort, InboundPorts, InboundProtocol, Need, ViewKey};
+
+/// Envoy's, where nothing else is said.
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// The one writer of who needs what.
 #[derive(Debug, Default)]
@@ -119,15 +123,25 @@ impl Needs {
     /// The ports of these addresses on which services lead there, and whose word about one was
     /// not the first: services go by their keys, so that all replicas agree.
     fn inbound(&self, addresses: &[IpAddr]) -> (InboundPorts, Vec<(Conflict, Arc<str>)>) {
-        let mut ports: BTreeMap<u16, (InboundProtocol, &ServiceKey)> = BTreeMap::new();
+        let mut ports: BTreeMap<u16, (InboundPort, &ServiceKey)> = BTreeMap::new();
         let mut lost = Vec::new();
         let mut named: Vec<_> =
             addresses.iter().flat_map(|address| self.naming(*address)).collect();
         named.sort_by_key(|(key, ..)| *key);
         for (key, address, service, slice) in named {
             for (port, protocol) in ports_of(service, slice, address) {
-                let (first, owner) = *ports.entry(port).or_insert((protocol, key));
-                if first != protocol {
+                let new = InboundPort {
+                    idle_timeout: service
+                        .tuning
+                        .tcp_idle_timeout
+                        .filter(|_| protocol == InboundProtocol::Tcp),
+                    ..InboundPort::new(port, protocol)
+                };
+                let (known, owner) = ports.entry(port).or_insert((new, key));
+                let first = known.protocol;
+                if first == protocol {
+                    known.idle_timeout = longer(known.idle_timeout, new.idle_timeout);
+                } else {
                     let conflict = Conflict {
                         kind: ConflictKind::Inbound,
                         place: port.to_string().into(),
@@ -141,8 +155,7 @@ impl Needs {
                 }
             }
         }
-        let ports = ports.into_iter().map(|(port, (protocol, _))| InboundPort { port, protocol });
-        (ports.collect(), lost)
+        (ports.into_values().map(|(port, _)| port).collect(), lost)
     }
 
     fn naming(
@@ -238,6 +251,17 @@ fn ports_of(
         let own = own.filter(|target| serves_inbound_port(target.port));
         own.map(|target| (target.port, inbound_protocol(port.protocol))).collect::<Vec<_>>()
     })
+}
+
+/// Which service a connection came for cannot be told, so that it may be idle for as long as any of
+/// them allows.
+fn longer(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    let length = |idle: &Option<Duration>| match idle {
+        Some(Duration::ZERO) => Duration::MAX,
+        Some(idle) => *idle,
+        None => DEFAULT_IDLE_TIMEOUT,
+    };
+    std::cmp::max_by_key(one, other, length)
 }
 
 fn inbound_protocol(protocol: Protocol) -> InboundProtocol {

@@ -79,7 +79,7 @@ fn views() -> Vec<ViewKey> {
 
 /// A sidecar's, with these HTTP ports.
 fn with_inbound(namespace: &str, ports: &[u16]) -> ViewKey {
-    let port = |port: &u16| InboundPort { port: *port, protocol: InboundProtocol::Http };
+    let port = |port: &u16| InboundPort::new(*port, InboundProtocol::Http);
     let inbound = ports.iter().map(port).collect();
     ViewKey { inbound, ..ViewKey::new(ProxyKind::Sidecar, Some(namespace)) }
 }

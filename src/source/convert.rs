@@ -21,7 +21,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::model::{
     Endpoint, EndpointSlice, EndpointState, ExportTo, Flaw, IpFamily, Service, ServiceKey,
-    ServiceKind, ServicePort, SlicePort, Subset,
+    ServiceKind, ServicePort, SlicePort, Subset, unserved_ports,
 };
 
 mod export_to;
@@ -32,7 +32,7 @@ mod tuning;
 
 use intern::Strings;
 pub(super) use names::is_dns_label;
-use names::{dns_name, require_dns_label};
+use names::{require_dns_label, require_dns_name, require_subdomain};
 use protocol::protocol_of;
 use tuning::tuning_of;
 
@@ -88,7 +88,15 @@ impl Converter {
         let mut values = Vec::new();
         let tuning = tuning_of(&from.metadata, spec, &mut values);
         let export_to = self.export_to(&from.metadata, &key, &mut values);
-        let all = flaws.iter().chain(&values);
+        let mut all: Vec<_> = flaws
+            .iter()
+            .chain(&values)
+            .map(|flaw| Flaw::new(&*flaw.field, &*flaw.reason))
+            .collect();
+        // What an ExternalName stands for is not known yet.
+        if !matches!(kind, ServiceKind::ExternalName(_)) {
+            all.extend(unserved_ports(&kind, &ports));
+        }
         let created = from.metadata.creation_timestamp.as_ref();
         let value = Service {
             export_to,
@@ -97,7 +105,7 @@ impl Converter {
             resource_version: from.metadata.resource_version.as_deref().unwrap_or_default().into(),
             families: families(spec),
             tuning: Box::new(tuning),
-            flaws: all.map(|flaw| Flaw::new(&*flaw.field, &*flaw.reason)).collect(),
+            flaws: all,
             ..Service::new(key, kind, ports)
         };
         Ok(Converted { value, flaws, notes: Vec::new() })
@@ -125,7 +133,8 @@ impl Converter {
         };
         require_dns_label(format!("metadata.labels[{SERVICE_NAME_LABEL}]"), owner)?;
         let service = self.key_of(&from.metadata, owner)?;
-        let name = dns_name("metadata.name", from.metadata.name.as_deref())?;
+        let name = from.metadata.name.as_deref().unwrap_or_default();
+        require_subdomain("metadata.name", name)?;
 
         let (mut flaws, mut notes) = (Vec::new(), Vec::new());
         let Some(family) = family else {
@@ -259,8 +268,10 @@ impl Converter {
             "ClusterIP" | "NodePort" | "LoadBalancer" => {}
             "ExternalName" => {
                 let target = spec.external_name.as_ref().map(|name| name.to_ascii_lowercase());
-                let target = target.as_deref().map(|name| name.trim_end_matches('.'));
-                let name = dns_name("spec.externalName", target)?;
+                // With the dot at its end it says no more: a CNAME is absolute either way.
+                let target = target.as_deref().map(|name| name.strip_suffix('.').unwrap_or(name));
+                let name = target.unwrap_or_default();
+                require_dns_name("spec.externalName", name)?;
                 return Ok(ServiceKind::ExternalName(name.into()));
             }
             other => {

@@ -202,10 +202,9 @@ fn lb_endpoint(
 ) -> LbEndpoint {
     let second = second
         .map(|&(address, port)| AdditionalAddress { address: Some(tcp_address(address, port)) });
-    let name = (by_name && !candidate.hostname_unknown).then(|| named(candidate.hostname));
     LbEndpoint {
         load_balancing_weight: Some(number(1)),
-        metadata: name,
+        metadata: by_name.then(|| named(&pod_name(candidate))),
         host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
             address: Some(tcp_address(candidate.address, candidate.port)),
             additional_addresses: second.into_iter().collect(),
@@ -213,6 +212,17 @@ fn lb_endpoint(
         })),
         ..Default::default()
     }
+}
+
+/// The label under which DNS knows the pod of a headless service: its hostname, else its address with
+/// dashes, as CoreDNS has it (`endpointHostname` in its kubernetes plugin; a name cannot end in a
+/// dash).
+fn pod_name(candidate: &Candidate<'_>) -> String {
+    if !candidate.hostname_unknown {
+        return candidate.hostname.to_owned();
+    }
+    let dashed = candidate.address.to_string().replace(['.', ':'], "-");
+    if dashed.ends_with('-') { dashed + "0" } else { dashed }
 }
 
 /// One entry in each of the two maps, so that the encoding does not depend on chance.

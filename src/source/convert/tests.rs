@@ -66,8 +66,11 @@ fn kinds_of_services() {
     }
     let alias = json!({"type": "ExternalName", "externalName": "Example.COM."});
     assert_eq!(kind(alias), ServiceKind::ExternalName("example.com".into()));
-    let bad = service(json!({"type": "ExternalName", "externalName": "a b"})).unwrap_err();
-    assert_eq!(bad.field, "spec.externalName");
+    let (label, long) = ("x".repeat(64) + ".com", "y".repeat(254));
+    for bad in ["a b", "a.com..", ".", "a..com", "*.a.com", &label, &long] {
+        let bad = service(json!({"type": "ExternalName", "externalName": bad})).unwrap_err();
+        assert_eq!(bad.field, "spec.externalName");
+    }
     assert_eq!(service(json!({"type": "Wrong"})).unwrap_err().field, "spec.type");
 }
 
@@ -129,6 +132,38 @@ fn names_that_would_forge_a_host_are_rejected() {
     assert!(with(&"x".repeat(63), "1-2").is_ok());
     let label = json!({"metadata": {"name": "s", "labels": {SERVICE_NAME_LABEL: "a.other"}}});
     assert!(slice(label).unwrap_err().field.contains(SERVICE_NAME_LABEL));
+}
+
+/// k8ssandra-operator#1690: a slice is named after its service, with a suffix of the controller's.
+#[test]
+fn a_slices_name_may_have_253_characters() {
+    let named = |name: &str| {
+        slice(json!({"metadata": {"name": name, "namespace": "shop",
+            "labels": {SERVICE_NAME_LABEL: "reviews"}}, "endpoints": [{"addresses": ["10.0.0.1"]}]}))
+    };
+    for good in ["a", "a.b", &"x".repeat(64), &"x".repeat(253)] {
+        assert_eq!(&*named(good).unwrap().unwrap().value.name, good);
+    }
+    for bad in ["", "A", "a_b", "a/b", "-a", &"x".repeat(254)] {
+        assert_eq!(named(bad).unwrap_err().field, "metadata.name", "{bad:?}");
+    }
+}
+
+#[test]
+fn a_port_of_the_sidecar_itself_is_a_flaw_where_there_is_no_cluster_ip() {
+    let flaws = |spec| -> (usize, Vec<String>) {
+        let converted = service(spec).unwrap();
+        let own = converted.value.flaws.iter().map(|flaw| flaw.field.to_string()).collect();
+        (converted.flaws.len(), own)
+    };
+    let ports = json!([{"name": "http", "port": 15021}, {"name": "http-b", "port": 8080}]);
+    let told = vec!["spec.ports[port=15021]".to_owned()];
+    assert_eq!(flaws(json!({"clusterIP": "None", "ports": ports})), (0, told.clone()));
+    assert_eq!(flaws(json!({"ports": ports})), (0, told));
+    assert_eq!(flaws(json!({"clusterIP": "10.96.0.1", "ports": ports})), (0, vec![]));
+    // An alias of the mesh is reached by its target's address: `Model::resolved` tells.
+    let alias = json!({"type": "ExternalName", "externalName": "a.b.svc", "ports": ports});
+    assert_eq!(flaws(alias), (0, vec![]));
 }
 
 #[test]

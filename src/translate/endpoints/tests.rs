@@ -261,8 +261,27 @@ fn endpoints_of_a_headless_service_carry_their_pods_names() {
         };
         endpoints.map(name).collect()
     };
-    assert_eq!(names(ServiceKind::Headless), [Some("db-0".to_owned()), None]);
+    let dashed = Some("10-1-0-2".to_owned());
+    assert_eq!(names(ServiceKind::Headless), [Some("db-0".to_owned()), dashed]);
     assert_eq!(names(cluster_ip(&["10.0.0.1"])), [None, None], "DNS has no such names");
+}
+
+/// As in CoreDNS' `endpointHostname`.
+#[test]
+fn a_pod_without_a_hostname_is_called_by_its_address_with_dashes() {
+    for (address, name) in [
+        ("10.10.0.4", "10-10-0-4"),
+        ("2001:db8::1", "2001-db8--1"),
+        ("2001:db8::", "2001-db8--0"),
+        ("fd00:0:0:0:1:2:3:4", "fd00--1-2-3-4"),
+    ] {
+        let slices = [slice(&[("http-80", 80)], &[ready(address)])];
+        let one = service("default/a", ServiceKind::Headless, &[(Protocol::Http, 80)]);
+        let [assignment] = of_service(&one, slices.iter(), DOMAIN, ANYWHERE).try_into().unwrap();
+        let metadata = assignment.endpoints[0].lb_endpoints[0].metadata.clone().unwrap();
+        let value = metadata.filter_metadata["envoy.lb"].fields["hostname"].kind.clone();
+        assert_eq!(value, Some(value::Kind::StringValue(name.to_owned())));
+    }
 }
 
 fn any_endpoint() -> impl Strategy<Value = ModelEndpoint> {
