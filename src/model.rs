@@ -150,6 +150,8 @@ pub struct Service {
     pub export_to: ExportTo,
     /// `trafficDistribution`: proxies use endpoints of their own zone while there are any.
     pub prefers_own_zone: bool,
+    /// `internalTrafficPolicy: Local`: proxies use endpoints of their own node alone.
+    pub node_local: bool,
     /// What of it is not honoured, in the order in which the source found it. A change of these
     /// alone counts as a change, since readers must see it; proxies are not sent anything for it.
     pub flaws: Vec<Flaw>,
@@ -485,6 +487,7 @@ impl Service {
             tuning: Box::default(),
             export_to: ExportTo::default(),
             prefers_own_zone: false,
+            node_local: false,
             flaws: Vec::new(),
             created: "".into(),
             resource_version: "".into(),
@@ -501,6 +504,7 @@ impl Service {
             tuning,
             export_to,
             prefers_own_zone,
+            node_local,
             flaws,
             created: _,
             resource_version: _,
@@ -512,6 +516,7 @@ impl Service {
             && *tuning == other.tuning
             && *export_to == other.export_to
             && *prefers_own_zone == other.prefers_own_zone
+            && *node_local == other.node_local
             && *flaws == other.flaws
     }
 

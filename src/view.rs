@@ -1,7 +1,7 @@
 //! What differs between proxies, as a key that all proxies of one sort share.
 //!
 //! Listeners depend on how traffic reaches the proxy and on the ports of the workload beside it,
-//! routes also on the namespace whose short names it may use, endpoints on the zone, and
+//! routes also on the namespace whose short names it may use, endpoints on the zone and the node, and
 //! everything on what the namespace may see. A view is built only when a proxy asks for it and shares everything that
 //! does not differ.
 
@@ -79,6 +79,9 @@ pub struct ViewKey {
     pub namespace: Option<Arc<str>>,
     /// Whose endpoints go first, where a service wants that.
     pub zone: Option<Arc<str>>,
+    /// Where it runs, if some service that is for its own node alone has endpoints there. In a
+    /// [`Need`]: what the proxy says.
+    pub node: Option<Arc<str>>,
     /// Empty for a proxy that is no captured sidecar, and for one to which no service leads.
     pub inbound: InboundPorts,
 }
@@ -87,7 +90,7 @@ impl ViewKey {
     /// The view of a proxy that does not say where it is, and to which no service leads.
     pub fn new(kind: ProxyKind, namespace: Option<&str>) -> Self {
         let namespace = namespace.map(Arc::from);
-        Self { kind, namespace, zone: None, inbound: InboundPorts::default() }
+        Self { kind, namespace, zone: None, node: None, inbound: InboundPorts::default() }
     }
 }
 
@@ -104,6 +107,9 @@ impl fmt::Display for ViewKey {
         }
         if let Some(zone) = &self.zone {
             write!(f, " in zone {zone}")?;
+        }
+        if let Some(node) = &self.node {
+            write!(f, " on node {node}")?;
         }
         for (at, InboundPort { port, protocol, idle_timeout }) in self.inbound.iter().enumerate() {
             let before = if at == 0 { " with inbound" } else { "," };

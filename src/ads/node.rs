@@ -16,6 +16,7 @@ use crate::view::{Need, ProxyKind, ViewKey};
 const INTERCEPTION_MODE: &str = "INTERCEPTION_MODE";
 const INSTANCE_IPS: &str = "INSTANCE_IPS";
 const NAMESPACE: &str = "NAMESPACE";
+const NODE_NAME: &str = "NODE_NAME";
 const LISTEN_ADDRESS: &str = "LISTEN_ADDRESS";
 const LISTEN_PORT: &str = "LISTEN_PORT";
 
@@ -60,7 +61,11 @@ pub fn identify(node: Option<&Node>) -> Result<(ProxyIdentity, Need), NodeError>
     };
     let zone =
         node.locality.as_ref().map(|locality| &*locality.zone).filter(|zone| !zone.is_empty());
-    let view = ViewKey { zone: zone.map(Arc::from), ..ViewKey::new(kind, namespace.as_deref()) };
+    let view = ViewKey {
+        zone: zone.map(Arc::from),
+        node: text(node, NODE_NAME).filter(|name| !name.is_empty()).map(Arc::from),
+        ..ViewKey::new(kind, namespace.as_deref())
+    };
     let identity = ProxyIdentity {
         node_id: node.id.as_str().into(),
         name: id.as_ref().map_or(node.id.as_str(), |id| id.name).into(),
@@ -170,6 +175,14 @@ mod tests {
         assert_eq!(identity(&node).view.zone, None);
         node.locality = Some(locality("zone-a"));
         assert_eq!(identity(&node).view.zone.as_deref(), Some("zone-a"));
+    }
+
+    #[test]
+    fn the_cluster_node_is_that_of_its_metadata() {
+        let on = |name| identity(&node("edge", &[("NODE_NAME", string(name))])).view.node;
+        assert_eq!(on("worker-1").as_deref(), Some("worker-1"));
+        assert_eq!(on(""), None);
+        assert_eq!(identity(&node("edge", &[])).view.node, None);
     }
 
     #[test]

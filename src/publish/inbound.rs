@@ -1,4 +1,5 @@
-//! Which view each proxy needs, now that its inbound ports depend on the mesh.
+//! Which view each proxy needs, now that its inbound ports depend on the mesh, and whether its node
+//! matters does too.
 //!
 //! An index from addresses to the slices that name them tells for one proxy which services lead
 //! to it, without a walk through the mesh; a change of a slice looks at the addresses that came
@@ -10,6 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::nodes::Nodes;
 use crate::model::{EndpointSlice, Model, Protocol, Service, ServiceKey, SlicesOfService};
 use crate::snapshot::{Conflict, ConflictKind, Conflicts};
 use crate::translate::serves_inbound_port;
@@ -26,6 +28,9 @@ pub(super) struct Needs {
     known: BTreeMap<ServiceKey, Indexed>,
     needs: BTreeMap<Need, Answer>,
     by_address: BTreeMap<IpAddr, BTreeSet<Need>>,
+    nodes: Nodes,
+    /// By the node that a proxy says it is on.
+    by_node: BTreeMap<Arc<str>, BTreeSet<Need>>,
     /// Every view that is needed, by how many needs.
     views: BTreeMap<Arc<ViewKey>, usize>,
     /// By how many needs each conflict is met.
@@ -58,11 +63,14 @@ impl Needs {
         dirty: &BTreeSet<ServiceKey>,
         conflicts: &mut Conflicts,
     ) -> Vec<(Need, Arc<ViewKey>)> {
-        let mut addresses = BTreeSet::new();
+        let (mut addresses, mut nodes) = (BTreeSet::new(), BTreeSet::new());
         for key in dirty {
             self.index(model, key, &mut addresses);
+            let service = model.service(key).map(|service| &**service);
+            self.nodes.put(key, service, &model.slices_of(key), &mut nodes);
         }
-        let needs = addresses.iter().filter_map(|address| self.by_address.get(address)).flatten();
+        let needs = addresses.iter().filter_map(|address| self.by_address.get(address));
+        let needs = needs.chain(nodes.iter().filter_map(|node| self.by_node.get(node))).flatten();
         let needs: BTreeSet<Need> = needs.cloned().collect();
         let moved = needs.into_iter().filter_map(|need| {
             let before = self.needs.get(&need).map(|answer| answer.view.clone());
@@ -77,6 +85,9 @@ impl Needs {
         for address in need.addresses.iter() {
             self.by_address.entry(*address).or_default().insert(need.clone());
         }
+        if let Some(node) = &need.view.node {
+            self.by_node.entry(node.clone()).or_default().insert(need.clone());
+        }
         self.put(need, conflicts)
     }
 
@@ -90,6 +101,14 @@ impl Needs {
                 }
             }
         }
+        if let Some(node) = &need.view.node
+            && let Some(needs) = self.by_node.get_mut(node)
+        {
+            needs.remove(need);
+            if needs.is_empty() {
+                self.by_node.remove(node);
+            }
+        }
         self.forget(need, conflicts);
     }
 
@@ -100,7 +119,8 @@ impl Needs {
             *self.conflicts.entry(conflict.clone()).or_default() += 1;
             conflicts.insert(conflict.clone(), text.clone());
         }
-        let view = ViewKey { inbound, ..need.view.clone() };
+        let node = need.view.node.clone().filter(|node| self.nodes.matters(node));
+        let view = ViewKey { inbound, node, ..need.view.clone() };
         // One allocation for all that are equal.
         let known = self.views.get_key_value(&view).map(|(known, _)| known.clone());
         let view = known.unwrap_or_else(|| Arc::new(view));
@@ -212,7 +232,7 @@ impl Needs {
 }
 
 /// One less; whether that was the last.
-fn release<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) -> bool {
+pub(super) fn release<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) -> bool {
     let Some(count) = counts.get_mut(key) else { return false };
     *count -= 1;
     let last = *count == 0;

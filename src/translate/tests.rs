@@ -10,7 +10,7 @@ use crate::model::{Protocol, ServiceKey};
 pub(super) const DOMAIN: &str = "cluster.local";
 static NO_REGIONS: BTreeMap<Arc<str>, Arc<str>> = BTreeMap::new();
 /// A proxy that does not say where it is, and nothing known of places.
-pub(super) const ANYWHERE: Place<'static> = Place { zone: None, regions: &NO_REGIONS };
+pub(super) const ANYWHERE: Place<'static> = Place { zone: None, node: None, regions: &NO_REGIONS };
 pub(super) const STANDALONE: ProxyKind = ProxyKind::DEFAULT_STANDALONE;
 pub(super) const PER_PORT: [ProxyKind; 3] =
     [ProxyKind::Sidecar, ProxyKind::BoundSidecar, ProxyKind::Router];

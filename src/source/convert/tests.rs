@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::Protocol;
+use crate::model::{Endpoint, EndpointSlice, EndpointState, Protocol, SlicePort};
 
 fn parse<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).expect("the test's object is well-formed")
@@ -146,6 +146,26 @@ fn a_slices_name_may_have_253_characters() {
     }
     for bad in ["", "A", "a_b", "a/b", "-a", &"x".repeat(254)] {
         assert_eq!(named(bad).unwrap_err().field, "metadata.name", "{bad:?}");
+    }
+}
+
+#[test]
+fn names_of_endpoints_and_their_nodes_are_checked_and_cost_only_themselves() {
+    let with = |hostname: &str, node: &str| {
+        let endpoint = json!({"addresses": ["10.0.0.1"], "hostname": hostname, "nodeName": node});
+        let converted = slice(json!({"ports": [{"port": 80}], "endpoints": [endpoint]}));
+        let converted = converted.unwrap().unwrap();
+        let one = converted.value.subsets[0].endpoints[0].clone();
+        let fields: Vec<_> = converted.flaws.iter().map(|flaw| flaw.field.clone()).collect();
+        (one.hostname.is_some(), one.node.is_some(), fields)
+    };
+    let (label, subdomain) = ("h".repeat(63), "n".repeat(253));
+    assert_eq!(with(&label, &subdomain), (true, true, vec![]));
+    assert_eq!(with("", ""), (false, false, vec![]));
+    let both = ["endpoints[0].hostname", "endpoints[0].nodeName"].map(str::to_owned);
+    for (hostname, node) in [("a.b", "A"), ("DB-0", "a_b"), (&*(label + "h"), &*(subdomain + "n"))]
+    {
+        assert_eq!(with(hostname, node), (false, false, both.to_vec()));
     }
 }
 
@@ -338,6 +358,16 @@ fn traffic_distribution_asks_for_the_own_zone() {
         assert!(asked(Some(value)), "{value}");
     }
     assert!(!asked(None) && !asked(Some("")) && !asked(Some("PreferSomethingNew")));
+}
+
+#[test]
+fn internal_traffic_may_be_for_the_own_node_alone() {
+    let local = |spec| service(spec).unwrap().value.node_local;
+    let policy = |policy: &str, address: &str| json!({"ports": [{"port": 80}], "clusterIP": address, "internalTrafficPolicy": policy});
+    assert!(local(policy("Local", "10.96.0.1")) && local(policy("Local", "")));
+    assert!(!local(policy("Cluster", "10.96.0.1")) && !local(policy("", "10.96.0.1")));
+    assert!(!local(policy("Local", "None")), "DNS gives all pods");
+    assert!(!local(json!({"ports": [{"port": 80}]})));
 }
 
 #[test]
