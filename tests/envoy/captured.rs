@@ -133,12 +133,10 @@ async fn services_with_the_port_numbers_of_the_proxy_are_served_by_cluster_ip() 
     }
     let (lab, client) = captured().await;
     let workload = Backend::http("w-one").await;
-    let address = places::address();
     let endpoints = [json!({ "addresses": [workload.address] })];
     for (name, kind) in [("web", "http"), ("stored", "tcp")] {
         for port in PROXYS_OWN {
             let (own, ip) = (format!("{name}-{port}"), places::address());
-            let ip = if name == "web" { address } else { ip };
             let one = service(&own, &ip.to_string(), kind, port, &Value::Null);
             put(&lab, &own, &[one, slice(&own, "IPv4", &endpoints)]);
             eventually(VISIBLE, &format!("an answer by {own}"), async || {

@@ -13,11 +13,10 @@ use crate::harness::lab::Lab;
 use crate::harness::{DEADLINE, eventually, places};
 use crate::meaning::{put, service};
 
-/// What a kubelet writes into a pod's resolv.conf, as c-ares reads it from the environment.
-const OF_A_POD: [(&str, &str); 2] = [
-    ("LOCALDOMAIN", "shop.svc.cluster.local svc.cluster.local cluster.local"),
-    ("RES_OPTIONS", "ndots:5"),
-];
+/// What a kubelet writes into a pod's resolv.conf, as c-ares reads it from the environment, where it
+/// takes one search domain.
+const OF_A_POD: [(&str, &str); 2] =
+    [("LOCALDOMAIN", "svc.cluster.local"), ("RES_OPTIONS", "ndots:5")];
 
 /// Knows the A records of a few names, and which names it was asked for.
 struct NameServer {
@@ -75,8 +74,8 @@ fn name_of(mut labels: &[u8]) -> String {
     words.join(".")
 }
 
-/// An Envoy as in a pod of the namespace `shop`. It has a cluster of its own, `canary.example.com`,
-/// which is asked for with the search domains.
+/// An Envoy as in a pod. It has a cluster of its own, `canary.example.com`,
+/// which is asked for with the search domain.
 async fn in_a_pod(lab: &mut Lab, dns: SocketAddr) {
     let resolver = format!(
         "typed_dns_resolver_config: {{ name: envoy.network.dns_resolver.cares, typed_config: {{ \
@@ -124,12 +123,9 @@ async fn a_name_outside_is_asked_of_dns() {
 async fn a_name_outside_is_absolute_whoever_owns_a_namespace_called_com() {
     let (right, wrong) = (Backend::http("right").await, Backend::http("impostor").await);
     let (IpAddr::V4(good), IpAddr::V4(bad)) = (right.address, wrong.address) else { panic!() };
-    let dns = NameServer::start(&[
-        ("www.example.com", good),
-        ("www.example.com.shop.svc.cluster.local", bad),
-        ("www.example.com.svc.cluster.local", bad),
-    ])
-    .await;
+    let dns =
+        NameServer::start(&[("www.example.com", good), ("www.example.com.svc.cluster.local", bad)])
+            .await;
     let mut lab = Lab::start(Sample::Standalone, Wire::Delta, &[]).await;
     for (name, of) in [("plain", "www.example.com"), ("rooted", "www.example.com.")] {
         outside(&lab, name, of, target_port());
@@ -138,7 +134,7 @@ async fn a_name_outside_is_absolute_whoever_owns_a_namespace_called_com() {
     for name in ["plain", "rooted"] {
         lab.answered_by(name, &["right"]).await;
     }
-    // This resolver does use its search domains, for names that are not absolute.
+    // This resolver does use its search domain, for names that are not absolute.
     eventually(DEADLINE, "the canary to be searched for", async || {
         let asked = dns.asked();
         let searched = asked.contains("canary.example.com.svc.cluster.local");

@@ -162,7 +162,7 @@ fn names_of_endpoints_and_their_nodes_are_checked_and_cost_only_themselves() {
     let (label, subdomain) = ("h".repeat(63), "n".repeat(253));
     assert_eq!(with(&label, &subdomain), (true, true, vec![]));
     assert_eq!(with("", ""), (false, false, vec![]));
-    let both = ["endpoints[0].hostname", "endpoints[0].nodeName"].map(str::to_owned);
+    let both = ["endpoints[0].nodeName", "endpoints[0].hostname"].map(str::to_owned);
     for (hostname, node) in [("a.b", "A"), ("DB-0", "a_b"), (&*(label + "h"), &*(subdomain + "n"))]
     {
         assert_eq!(with(hostname, node), (false, false, both.to_vec()));
