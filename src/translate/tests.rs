@@ -80,7 +80,7 @@ fn http_ports_have_a_listener_and_a_table_or_neither() {
             let target = behind(&service);
             let own = target.ports.iter().flat_map(|port| {
                 let listeners = listeners::of_port(&kind, target, port, DOMAIN);
-                listeners.into_iter().filter(|_| port.protocol.is_http()).next()
+                listeners.into_iter().find(|_| port.protocol.is_http())
             });
             let own: Vec<_> = own.map(|listener| listener.name).collect();
             let common = http_ports(&kind, &service)
