@@ -17,10 +17,12 @@ mod about;
 mod alias;
 mod export_to;
 mod tuning;
+mod unserved;
 
 pub use about::{About, Labels, TargetPort};
 pub use export_to::ExportTo;
 pub use tuning::{Balance, Limits, Outliers, Tuning};
+pub use unserved::unserved_ports;
 
 /// Namespace and name of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,7 +52,8 @@ pub enum ServiceKind {
     ClusterIp(Vec<IpAddr>),
     /// `clusterIP: None`: DNS answers with the endpoints themselves.
     Headless,
-    /// A DNS alias to this name; has no endpoints of its own.
+    /// A DNS alias to this name, which is absolute and has no dot at its end; has no endpoints of its
+    /// own.
     ExternalName(Arc<str>),
     /// The same of a service of the mesh, with which it shares everything but its own names. Made
     /// by [`Model::resolved`], never by a source.
@@ -149,6 +152,8 @@ pub struct Service {
     pub export_to: ExportTo,
     /// `trafficDistribution`: proxies use endpoints of their own zone while there are any.
     pub prefers_own_zone: bool,
+    /// `internalTrafficPolicy: Local`: proxies use endpoints of their own node alone.
+    pub node_local: bool,
     /// What of it is not honoured, in the order in which the source found it. A change of these
     /// alone counts as a change, since readers must see it; proxies are not sent anything for it.
     pub flaws: Vec<Flaw>,
@@ -489,6 +494,7 @@ impl Service {
             tuning: Box::default(),
             export_to: ExportTo::default(),
             prefers_own_zone: false,
+            node_local: false,
             flaws: Vec::new(),
             about: Box::default(),
             created: "".into(),
@@ -506,6 +512,7 @@ impl Service {
             tuning,
             export_to,
             prefers_own_zone,
+            node_local,
             flaws,
             about,
             created: _,
@@ -518,6 +525,7 @@ impl Service {
             && *tuning == other.tuning
             && *export_to == other.export_to
             && *prefers_own_zone == other.prefers_own_zone
+            && *node_local == other.node_local
             && *flaws == other.flaws
             && *about == other.about
     }

@@ -20,6 +20,7 @@ use fields::Fields;
 const INTERCEPTION_MODE: &str = "INTERCEPTION_MODE";
 const INSTANCE_IPS: &str = "INSTANCE_IPS";
 const NAMESPACE: &str = "NAMESPACE";
+const NODE_NAME: &str = "NODE_NAME";
 const LISTEN_ADDRESS: &str = "LISTEN_ADDRESS";
 const LISTEN_PORT: &str = "LISTEN_PORT";
 
@@ -95,7 +96,11 @@ pub fn identify(node: Option<&[u8]>) -> Result<(ProxyIdentity, Need), NodeError>
         check_len(what, part.len(), MAX_LOCALITY)?;
     }
     let zone = Some(node.zone).filter(|zone| !zone.is_empty());
-    let view = ViewKey { zone: zone.map(Arc::from), ..ViewKey::new(kind, namespace.as_deref()) };
+    let view = ViewKey {
+        zone: zone.map(Arc::from),
+        node: text(&node, NODE_NAME)?.filter(|name| !name.is_empty()).map(Arc::from),
+        ..ViewKey::new(kind, namespace.as_deref())
+    };
     let shown = |text: &str| Arc::from(&*peer_text::cut(text, MAX_SHOWN));
     let identity = ProxyIdentity {
         node_id: node.id.into(),
@@ -215,6 +220,14 @@ mod tests {
         assert_eq!(identity(&node).view.zone, None);
         node.locality = Some(locality("zone-a"));
         assert_eq!(identity(&node).view.zone.as_deref(), Some("zone-a"));
+    }
+
+    #[test]
+    fn the_cluster_node_is_that_of_its_metadata() {
+        let on = |name| identity(&node("edge", &[("NODE_NAME", string(name))])).view.node;
+        assert_eq!(on("worker-1").as_deref(), Some("worker-1"));
+        assert_eq!(on(""), None);
+        assert_eq!(identity(&node("edge", &[])).view.node, None);
     }
 
     #[test]

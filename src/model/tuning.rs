@@ -53,6 +53,8 @@ pub struct Tuning {
     pub connect_timeout: Option<Duration>,
     /// For the whole answer to a request; zero for no limit.
     pub request_timeout: Option<Duration>,
+    /// For a TCP connection on which nothing moves, in either direction; zero for no limit.
+    pub tcp_idle_timeout: Option<Duration>,
     /// Attempts after the first.
     pub retries: Option<u32>,
     pub outliers: Option<Outliers>,

@@ -122,8 +122,10 @@ fn by_dns(cluster: &mut Cluster, outside: &str, port: u16) {
     }));
     // A name that does not resolve must not hold up everything else.
     cluster.wait_for_warm_on_init = Some(BoolValue { value: false });
+    // A CNAME is absolute. Without the dot a resolver tries the pod's search domains first, where
+    // whoever owns a namespace called `com` could answer for example.com.
     let address = SocketAddress {
-        address: outside.to_owned(),
+        address: format!("{outside}."),
         port_specifier: Some(PortSpecifier::PortValue(port.into())),
         ..Default::default()
     };

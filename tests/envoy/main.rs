@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
 
 mod bound;
+mod captured;
 mod changes;
 mod doctor;
 mod flags;
@@ -15,6 +16,7 @@ mod interrupted;
 mod meaning;
 mod on_demand;
 mod outage;
+mod outside;
 mod process;
 mod rejected;
 mod replicas;

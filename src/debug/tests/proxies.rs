@@ -273,7 +273,7 @@ async fn syncz_shows_the_view_that_was_assigned() {
     assert!(page[0].get("view").is_none(), "none is assigned yet");
     assert_eq!(page[0]["asked"], "sidecar in namespace default");
 
-    let port = InboundPort { port: 9080, protocol: InboundProtocol::Http };
+    let port = InboundPort { port: 9080, protocol: InboundProtocol::Http, idle_timeout: None };
     let assigned = ViewKey { inbound: [port].into(), ..asked.clone() };
     let views = [(assigned.clone(), Arc::new(View::new(sets())))].into();
     fixture.snapshot.send_replace(Some(Arc::new(Snapshot { views, ..Snapshot::default() })));
