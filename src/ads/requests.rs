@@ -104,6 +104,14 @@ impl Requests {
     }
 }
 
+impl Requests {
+    /// Whether the client has ended its side and everything that it said was taken.
+    pub(super) fn are_over(&self) -> bool {
+        let inbox = lock(&self.0);
+        inbox.whole.is_empty() && matches!(inbox.end, Some(Ok(())))
+    }
+}
+
 // A std mutex, never held across an await; both ends are used by one task.
 fn lock(inbox: &Mutex<Inbox>) -> MutexGuard<'_, Inbox> {
     inbox.lock().unwrap_or_else(PoisonError::into_inner)

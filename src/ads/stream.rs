@@ -187,10 +187,12 @@ impl AdsStream {
         requests: &mut Requests,
     ) -> Result<Woken, Status> {
         self.set_alarm();
+        // A client that has said everything is owed the answers all the same: it waits for its turn.
+        let over = matches!(self.admitted, Admitted::Waiting(_)) && requests.are_over();
         tokio::select! {
             biased;
             // A proxy that asks goes before one that is merely told (it may be starting).
-            request = requests.next() => {
+            request = requests.next(), if !over => {
                 let Some(request) = request? else { return Ok(Woken::Ended) };
                 (self.woken, self.since) = (Instant::now(), None);
                 let request = self.session.decode(request).map_err(malformed)?;

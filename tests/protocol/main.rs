@@ -6,6 +6,7 @@
 mod c_core;
 mod docs;
 mod grpc_clients;
+mod h2spec;
 mod harness;
 mod http2;
 mod limits;
