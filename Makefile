@@ -10,7 +10,7 @@ export PILOTHOUSE_KIT ?= $(CURDIR)/../shared/kubernetes
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: rust envoy ## bookinfo through a real Envoy on this machine, no cluster needed; Ctrl-C ends it
@@ -27,10 +27,11 @@ test: rust envoy h2spec ## every test that needs no cluster, real Envoy included
 	@echo "left out: the tests on a real Kubernetes (make test-cluster)"
 
 .PHONY: fuzz
-fuzz: rust ## random bytes into both protocols, 20 s each (FUZZ_SECONDS), after a first build of minutes
+fuzz: rust ## random bytes into all protocols, 20 s each (FUZZ_SECONDS), after a first build of minutes
 	@tools/need c++
-	@tools/fuzz session $(or $(FUZZ_SECONDS),20)
-	@tools/fuzz http2 $(or $(FUZZ_SECONDS),20)
+	@for target in session http2 connection against_h2; do \
+		tools/fuzz $$target $(or $(FUZZ_SECONDS),20) || exit 1; \
+	done
 
 .PHONY: test-cluster
 test-cluster: rust envoy ## our own manifests and images on a real Kubernetes with real pods

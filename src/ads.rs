@@ -18,7 +18,7 @@ mod foreign;
 pub mod node;
 mod outbox;
 pub mod request;
-mod requests;
+pub mod requests;
 pub mod server;
 mod service;
 pub mod session;

@@ -19,14 +19,14 @@ const PREFIX_BYTES: usize = 5;
 
 /// The stream's end: the messages of one stream.
 #[derive(Debug)]
-pub(super) struct Requests(Arc<Mutex<Inbox>>);
+pub struct Requests(Arc<Mutex<Inbox>>);
 
 /// The connection's end.
 #[derive(Debug)]
-pub(super) struct Feed(Arc<Mutex<Inbox>>);
+pub struct Feed(Arc<Mutex<Inbox>>);
 
 /// Both ends, for messages of so many bytes at most.
-pub(super) fn requests(limit: usize) -> (Feed, Requests) {
+pub fn requests(limit: usize) -> (Feed, Requests) {
     let inbox = Inbox {
         limit,
         whole: VecDeque::new(),
@@ -60,12 +60,12 @@ struct Inbox {
 }
 
 impl Feed {
-    pub(super) fn put(&self, bytes: &[u8]) {
+    pub fn put(&self, bytes: &[u8]) {
         lock(&self.0).put(bytes);
     }
 
     /// The client says no more.
-    pub(super) fn end(&self) {
+    pub fn end(&self) {
         let mut inbox = lock(&self.0);
         let partial = inbox.prefix_len > 0;
         inbox.end.get_or_insert_with(|| match partial {
@@ -76,7 +76,7 @@ impl Feed {
 
     /// Bytes that are not in the way any more: all but those of whole messages that nobody has
     /// taken. A message may be larger than a window, so what has come of one makes room.
-    pub(super) fn taken(&self) -> u32 {
+    pub fn taken(&self) -> u32 {
         let mut inbox = lock(&self.0);
         let taken = inbox.came - inbox.waiting;
         let more = taken.saturating_sub(inbox.taken);
@@ -88,7 +88,10 @@ impl Feed {
 impl Requests {
     /// The next message, or `None` when the client has ended its side. May be dropped while it
     /// waits; nothing is lost. Wakes nobody: the connection polls its streams after what it fed.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+    ///
+    /// # Errors
+    /// What is no message, or too long.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         poll_fn(|_| {
             let mut inbox = lock(&self.0);
             if let Some(message) = inbox.whole.pop_front() {
