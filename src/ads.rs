@@ -8,6 +8,7 @@
 //! `http2`, `snapshot`, `subscription`, `view`, `proxies` and `names`; knows neither the model nor
 //! Kubernetes.
 
+mod account;
 mod admission;
 mod budget;
 mod call;
@@ -17,6 +18,7 @@ mod exchange;
 mod foreign;
 pub mod node;
 mod outbox;
+mod peer_text;
 pub mod request;
 pub mod requests;
 pub mod server;
@@ -24,3 +26,4 @@ mod service;
 pub mod session;
 mod status;
 pub mod stream;
+mod work;

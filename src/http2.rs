@@ -19,8 +19,7 @@ mod input;
 mod request;
 mod window;
 
-pub(crate) use batch::{Batch, MAX_PARTS, advance, slices};
+pub(crate) use batch::{Batch, COPIED, MAX_PARTS, advance, slices};
 pub use connection::{Connection, Event};
 pub use frame::{Code, Failure};
 pub use input::Foreign;
-pub(crate) use input::split;

@@ -238,10 +238,11 @@ fuzz_target!(|bytes: &[u8]| {
         for (stream, served) in &mut peer.open {
             // As the connection does it: a stream whose response is on its way waits.
             let end = if served.unsent.is_empty() { served.go_on(&view) } else { None };
-            let taken = served.feed.taken();
-            served.taken += u64::from(taken);
-            peer.http2.taken(*stream, taken);
+            let state = served.feed.state();
+            served.taken += u64::from(state.taken);
+            peer.http2.taken(*stream, state.taken);
             assert!(served.came - served.taken <= WINDOW, "more waits than the window allows");
+            assert!(state.held <= served.came as usize * 2 + MAX_MESSAGE, "{}", state.held);
             ended.extend(end.map(|end| (*stream, end)));
         }
         for (stream, end) in ended {

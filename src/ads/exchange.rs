@@ -2,6 +2,8 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,7 +21,7 @@ use tonic::Status;
 use tower::Service as _;
 
 use super::call::Unfit;
-use super::requests::Feed;
+use super::requests::{Feed, State};
 use super::{foreign, status};
 use crate::http2::{Batch, Code, Connection};
 use crate::snapshot::encode::Piece;
@@ -48,10 +50,31 @@ pub(super) type Answer = Pin<Box<dyn Stream<Item = Part> + Send>>;
 /// Who takes the request's body.
 enum Body {
     Discovery(Feed),
-    /// Health and reflection, until they have it all.
-    Other(Option<mpsc::Sender<Bytes>>, u32),
-    /// Nobody; dropped at its end.
-    Nobody(Option<oneshot::Sender<Infallible>>, u32),
+    /// Health and reflection.
+    Other(Pieces),
+    /// Nobody: the bytes that came, and what is dropped at the end.
+    Nobody(u32, Option<oneshot::Sender<Infallible>>),
+}
+
+/// A request's body on its way to somebody else's service.
+#[derive(Default)]
+struct Pieces {
+    /// Until they have it all.
+    feed: Option<mpsc::Sender<Bytes>>,
+    /// Bytes that wait for the service.
+    waiting: Arc<AtomicUsize>,
+    /// Bytes that came, and those that the peer has been allowed to send again.
+    came: usize,
+    released: usize,
+}
+
+impl Pieces {
+    fn state(&mut self) -> State {
+        let held = self.waiting.load(Ordering::Relaxed);
+        let taken = (self.came - held) - self.released;
+        self.released += taken;
+        State { taken: taken as u32, held, begun: None }
+    }
 }
 
 pub(super) struct Exchange {
@@ -86,7 +109,7 @@ impl Exchange {
     /// One that is refused at once.
     pub(super) fn refused(stream: u32, http: StatusCode, status: &Status) -> Self {
         let head = Part::Head(Box::new(refusal(http, status)), true);
-        Self::new(stream, Body::Nobody(None, 0), Box::pin(futures::stream::iter([head])))
+        Self::new(stream, Body::Nobody(0, None), Box::pin(futures::stream::iter([head])))
     }
 
     /// One that is no call.
@@ -110,7 +133,7 @@ impl Exchange {
                 yield Part::Data(Piece { shared: text.into(), tail: None });
             }
         };
-        Self::new(stream, Body::Nobody(Some(end), 0), Box::pin(answer))
+        Self::new(stream, Body::Nobody(0, Some(end)), Box::pin(answer))
     }
 
     /// One that tonic's own services answer, or say that there is nothing.
@@ -120,7 +143,10 @@ impl Exchange {
         mut others: tonic::service::Routes,
     ) -> Self {
         let (feed, body) = mpsc::channel(WAITING);
-        let body = futures::StreamExt::map(ReceiverStream::new(body), |bytes| {
+        let pieces = Pieces { feed: Some(feed), ..Pieces::default() };
+        let waiting = pieces.waiting.clone();
+        let body = futures::StreamExt::map(ReceiverStream::new(body), move |bytes: Bytes| {
+            waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
             Ok::<_, Infallible>(Frame::data(bytes))
         });
         let request = request.map(|()| tonic::body::Body::new(StreamBody::new(body)));
@@ -143,7 +169,7 @@ impl Exchange {
                 }
             }
         };
-        Self::new(stream, Body::Other(Some(feed), 0), Box::pin(answer))
+        Self::new(stream, Body::Other(pieces), Box::pin(answer))
     }
 
     /// Ends it then with DEADLINE_EXCEEDED, wherever it is.
@@ -155,17 +181,23 @@ impl Exchange {
     pub(super) fn request_data(&mut self, bytes: &[u8]) -> bool {
         match &mut self.body {
             Body::Discovery(feed) => feed.put(bytes),
-            Body::Other(feed, taken) => {
-                *taken += bytes.len() as u32;
-                let Some(feed) = feed else { return true };
-                if !bytes.is_empty()
-                    && let Err(mpsc::error::TrySendError::Full(_)) =
-                        feed.try_send(Bytes::copy_from_slice(bytes))
-                {
-                    return false;
+            Body::Other(pieces) => {
+                pieces.came += bytes.len();
+                let Some(feed) = &pieces.feed else { return true };
+                if bytes.is_empty() {
+                    return true;
+                }
+                pieces.waiting.fetch_add(bytes.len(), Ordering::Relaxed);
+                match feed.try_send(Bytes::copy_from_slice(bytes)) {
+                    Ok(()) => {}
+                    Err(mpsc::error::TrySendError::Full(_)) => return false,
+                    // The service wants no more of it.
+                    Err(mpsc::error::TrySendError::Closed(_)) => {
+                        pieces.waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
+                    }
                 }
             }
-            Body::Nobody(_, taken) => *taken += bytes.len() as u32,
+            Body::Nobody(came, _) => *came += bytes.len() as u32,
         }
         true
     }
@@ -173,16 +205,17 @@ impl Exchange {
     pub(super) fn request_ended(&mut self) {
         match &mut self.body {
             Body::Discovery(feed) => feed.end(),
-            Body::Other(feed, _) => *feed = None,
-            Body::Nobody(end, _) => *end = None,
+            Body::Other(pieces) => pieces.feed = None,
+            Body::Nobody(_, end) => *end = None,
         }
     }
 
-    /// Bytes of the body that were taken since this was last asked.
-    pub(super) fn request_taken(&mut self) -> u32 {
+    /// How it stands with what has come of the request's body.
+    pub(super) fn request_state(&mut self) -> State {
         match &mut self.body {
-            Body::Discovery(feed) => feed.taken(),
-            Body::Other(_, taken) | Body::Nobody(_, taken) => std::mem::take(taken),
+            Body::Discovery(feed) => feed.state(),
+            Body::Other(pieces) => pieces.state(),
+            Body::Nobody(came, _) => State { taken: std::mem::take(came), ..State::default() },
         }
     }
 

@@ -111,7 +111,7 @@ impl Input {
 }
 
 /// At most `len` bytes off the front.
-pub(crate) fn split<'a>(bytes: &mut &'a [u8], len: usize) -> &'a [u8] {
+fn split<'a>(bytes: &mut &'a [u8], len: usize) -> &'a [u8] {
     let (part, rest) = bytes.split_at(len.min(bytes.len()));
     *bytes = rest;
     part
