@@ -34,6 +34,7 @@ const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PUSH_PROMISE: u8 = 5;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
@@ -314,6 +315,15 @@ fn may_differ(frame: &Frame, ours: &Outcome, theirs: &Outcome, past: &Past) -> b
         (Some(STREAM_CLOSED), None) => {
             (headers || frame.kind == DATA) && past.ended.contains(stream)
         }
+        // h2 looks at a header block when all of it is there.
+        (Some(PROTOCOL_ERROR), None) if matches!(frame.kind, HEADERS | PUSH_PROMISE) => {
+            let whole = frame.flags & 4 != 0;
+            !whole || theirs.resets.get(stream) == Some(&PROTOCOL_ERROR)
+        }
+        // And at its fields before it looks whether the stream may be opened.
+        (Some(PROTOCOL_ERROR), None) if headers => {
+            theirs.resets.get(stream) == Some(&PROTOCOL_ERROR)
+        }
         // Stream errors, of which h2 makes errors of the connection (5.4.1 allows that): 5.1,
         // "half-closed (remote)"; a WINDOW_UPDATE of 0 (6.9); a PRIORITY of another length (6.3); a
         // name that HTTP/2 does not allow (8.2.1).
@@ -496,7 +506,8 @@ fuzz_target!(|bytes: &[u8]| {
             if a.resets.contains_key(&frame.stream) {
                 past.cut.insert(frame.stream);
             }
-            if frame.kind == RST_STREAM {
+            let ends = matches!(frame.kind, DATA | HEADERS) && frame.flags & 1 == 1;
+            if ends || frame.kind == RST_STREAM {
                 past.ended.insert(frame.stream);
             }
         }
