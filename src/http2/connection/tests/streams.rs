@@ -64,7 +64,8 @@ fn who_goes_on_after_its_own_end_is_disconnected() {
         let (parts, ()) = http::Response::new(()).into_parts();
         peer.0.respond(1, &parts, true);
     };
-    let ended: [(&str, fn(&mut Peer)); 3] = [
+    type Ends = fn(&mut Peer);
+    let ended: [(&str, Ends); 3] = [
         ("END_STREAM", |peer| {
             peer.frame(kind::HEADERS, LAST_HEADERS, 1, REQUEST).unwrap();
         }),
