@@ -332,7 +332,9 @@ fn may_differ(frame: &Frame, ours: &Outcome, theirs: &Outcome, past: &Past) -> b
             DATA | HEADERS | CONTINUATION => {
                 ours.resets.get(stream) == Some(&STREAM_CLOSED) || past.cut.contains(stream)
             }
-            WINDOW_UPDATE | PRIORITY => ours.resets.contains_key(stream),
+            // Ours ignores it on a stream that has ended, whatever it says (5.1).
+            WINDOW_UPDATE => frame.content == [0; 4],
+            PRIORITY => ours.resets.contains_key(stream),
             // RFC 8441 is none of ours, so its setting is any other that is not known; an ACK that
             // nobody waits for does no harm.
             SETTINGS => {
