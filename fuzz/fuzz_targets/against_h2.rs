@@ -333,7 +333,7 @@ fn may_differ(frame: &Frame, ours: &Outcome, theirs: &Outcome, past: &Past) -> b
                 ours.resets.get(stream) == Some(&STREAM_CLOSED) || past.cut.contains(stream)
             }
             // Ours ignores it on a stream that has ended, whatever it says (5.1).
-            WINDOW_UPDATE => frame.content == [0; 4],
+            WINDOW_UPDATE => matches!(*frame.content, [0 | 0x80, 0, 0, 0]),
             PRIORITY => ours.resets.contains_key(stream),
             // RFC 8441 is none of ours, so its setting is any other that is not known; an ACK that
             // nobody waits for does no harm.
