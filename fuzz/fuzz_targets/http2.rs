@@ -118,6 +118,7 @@ fuzz_target!(|bytes: &[u8]| {
                     Ok(Some(Event::Reset { stream })) => {
                         assert!(open.remove(&stream).is_some());
                     }
+                    Ok(Some(Event::Refused { .. })) => {}
                     Err(failure) => {
                         http2.fail(&failure);
                         check_said(http2.outbox());

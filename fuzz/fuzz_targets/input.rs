@@ -1,4 +1,4 @@
-//! What both targets read their steps from.
+//! What all targets read their steps from.
 
 /// Reads the input bit by bit; zeros when it is used up.
 pub struct Input<'a>(pub &'a [u8]);

@@ -25,6 +25,7 @@ use super::account::{Charge, ConnectionAccount};
 use super::budget::Budget;
 use super::control::Control;
 use super::exchange::{Exchange, Polled};
+use super::foreign;
 use super::service::Service;
 use crate::http2::{self, Batch, COPIED, Code, Event, Failure, MAX_PARTS};
 
@@ -181,7 +182,10 @@ impl Served {
             }
             (self.heard, self.asked) = (Instant::now(), false);
             if let Err(failure) = self.take(into.filled()) {
-                self.http2.fail(&failure);
+                match self.http2.foreign().and_then(foreign::answer) {
+                    Some(answer) => *self.http2.outbox() = answer,
+                    None => self.http2.fail(&failure),
+                }
                 self.failed = Some(failure);
                 self.exchanges.clear();
             }
@@ -193,10 +197,7 @@ impl Served {
         while let Some(event) = self.http2.receive(&mut bytes)? {
             match event {
                 Event::Request { stream, head, ended } => {
-                    if !self.new_streams.take(self.heard) {
-                        let text = "too many streams in a short time";
-                        return Err(Failure::new(Code::EnhanceYourCalm, text));
-                    }
+                    self.opens()?;
                     let mut exchange = self.service.call(stream, *head);
                     if ended {
                         exchange.request_ended();
@@ -212,6 +213,7 @@ impl Served {
                         self.exchanges[at].request_ended();
                     }
                 }
+                Event::Refused { .. } => self.opens()?,
                 Event::Reset { stream } => {
                     if let Some(at) = self.position(stream) {
                         self.exchanges.swap_remove(at);
@@ -220,6 +222,14 @@ impl Served {
             }
         }
         Ok(())
+    }
+
+    /// Counts a stream that the peer opens, or tries to.
+    fn opens(&mut self) -> Result<(), Failure> {
+        if self.new_streams.take(self.heard) {
+            return Ok(());
+        }
+        Err(Failure::new(Code::EnhanceYourCalm, "too many streams in a short time"))
     }
 
     fn position(&self, stream: u32) -> Option<usize> {

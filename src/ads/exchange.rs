@@ -5,24 +5,35 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
-use http::HeaderMap;
+use http::header::{ALLOW, CONTENT_TYPE};
 use http::response::Parts;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tower::Service as _;
 
+use super::call::Unfit;
 use super::requests::{Feed, State};
-use crate::http2::{Batch, Connection};
+use super::{foreign, status};
+use crate::http2::{Batch, Code, Connection};
 use crate::snapshot::encode::Piece;
 
 /// Pieces of a request to somebody else's service that wait for it.
 const WAITING: usize = 64;
+
+/// How long a client that does not speak gRPC has to end its request before it is answered. Many
+/// take it for a broken connection when they are answered while they still send.
+const END_OF_REQUEST: Duration = Duration::from_secs(1);
+
+pub(super) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// What a response consists of, in this order.
 #[derive(Debug)]
@@ -39,13 +50,16 @@ pub(super) type Answer = Pin<Box<dyn Stream<Item = Part> + Send>>;
 /// Who takes the request's body.
 enum Body {
     Discovery(Feed),
-    /// Health and reflection, or nobody any more.
+    /// Health and reflection.
     Other(Pieces),
+    /// Nobody: the bytes that came, and what is dropped at the end.
+    Nobody(u32, Option<oneshot::Sender<Infallible>>),
 }
 
 /// A request's body on its way to somebody else's service.
 #[derive(Default)]
 struct Pieces {
+    /// Until they have it all.
     feed: Option<mpsc::Sender<Bytes>>,
     /// Bytes that wait for the service.
     waiting: Arc<AtomicUsize>,
@@ -67,6 +81,10 @@ pub(super) struct Exchange {
     pub(super) stream: u32,
     body: Body,
     answer: Answer,
+    /// The response has begun.
+    begun: bool,
+    /// When the client has no use for a response any more.
+    deadline: Option<Pin<Box<Sleep>>>,
     /// What is to be sent before there is more, and how far that is.
     sending: Option<(Piece, usize)>,
 }
@@ -79,21 +97,43 @@ pub(super) enum Polled {
 }
 
 impl Exchange {
+    fn new(stream: u32, body: Body, answer: Answer) -> Self {
+        Self { stream, body, answer, begun: false, deadline: None, sending: None }
+    }
+
     /// One that discovery answers.
     pub(super) fn discovery(stream: u32, feed: Feed, answer: Answer) -> Self {
-        Self { stream, body: Body::Discovery(feed), answer, sending: None }
+        Self::new(stream, Body::Discovery(feed), answer)
     }
 
     /// One that is refused at once.
-    pub(super) fn refused(stream: u32, status: &Status) -> Self {
-        let (parts, ()) = status.clone().into_http::<()>().into_parts();
-        let answer = futures::stream::iter([Part::Head(Box::new(parts), true)]);
-        Self {
-            stream,
-            body: Body::Other(Pieces::default()),
-            answer: Box::pin(answer),
-            sending: None,
+    pub(super) fn refused(stream: u32, http: StatusCode, status: &Status) -> Self {
+        let head = Part::Head(Box::new(refusal(http, status)), true);
+        Self::new(stream, Body::Nobody(0, None), Box::pin(futures::stream::iter([head])))
+    }
+
+    /// One that is no call.
+    pub(super) fn unfit(stream: u32, unfit: Unfit, method: &Method) -> Self {
+        let status = match unfit {
+            Unfit::Grpc(http, status) => return Self::refused(stream, http, &status),
+            Unfit::Foreign(status) => status,
+        };
+        let (mut parts, ()) = Response::new(()).into_parts();
+        parts.status = status;
+        parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            parts.headers.insert(ALLOW, HeaderValue::from_static("POST"));
         }
+        let text = (*method != Method::HEAD).then(|| foreign::text(status));
+        let (end, ended) = oneshot::channel();
+        let answer = async_stream::stream! {
+            let _ = timeout(END_OF_REQUEST, ended).await;
+            yield Part::Head(Box::new(parts), text.is_none());
+            if let Some(text) = text {
+                yield Part::Data(Piece { shared: text.into(), tail: None });
+            }
+        };
+        Self::new(stream, Body::Nobody(0, Some(end)), Box::pin(answer))
     }
 
     /// One that tonic's own services answer, or say that there is nothing.
@@ -112,7 +152,8 @@ impl Exchange {
         let request = request.map(|()| tonic::body::Body::new(StreamBody::new(body)));
         let answer = async_stream::stream! {
             let Ok(response) = others.call(request).await;
-            let (parts, mut body) = response.into_parts();
+            let (mut parts, mut body) = response.into_parts();
+            status::renew(&mut parts.headers);
             yield Part::Head(Box::new(parts), http_body::Body::is_end_stream(&body));
             while let Some(frame) = body.frame().await {
                 // A body that breaks ends without trailers, which gRPC takes for a failure.
@@ -120,14 +161,20 @@ impl Exchange {
                 match frame.into_data() {
                     Ok(shared) => yield Part::Data(Piece { shared, tail: None }),
                     Err(frame) => {
-                        if let Ok(trailers) = frame.into_trailers() {
+                        if let Ok(mut trailers) = frame.into_trailers() {
+                            status::renew(&mut trailers);
                             yield Part::Trailers(trailers);
                         }
                     }
                 }
             }
         };
-        Self { stream, body: Body::Other(pieces), answer: Box::pin(answer), sending: None }
+        Self::new(stream, Body::Other(pieces), Box::pin(answer))
+    }
+
+    /// Ends it then with DEADLINE_EXCEEDED, wherever it is.
+    pub(super) fn ends_after(&mut self, timeout: Duration) {
+        self.deadline = Some(Box::pin(sleep(timeout)));
     }
 
     /// Takes some of the request's body; false if that is more than anybody wants to keep.
@@ -150,6 +197,7 @@ impl Exchange {
                     }
                 }
             }
+            Body::Nobody(came, _) => *came += bytes.len() as u32,
         }
         true
     }
@@ -158,6 +206,7 @@ impl Exchange {
         match &mut self.body {
             Body::Discovery(feed) => feed.end(),
             Body::Other(pieces) => pieces.feed = None,
+            Body::Nobody(_, end) => *end = None,
         }
     }
 
@@ -166,16 +215,40 @@ impl Exchange {
         match &mut self.body {
             Body::Discovery(feed) => feed.state(),
             Body::Other(pieces) => pieces.state(),
+            Body::Nobody(came, _) => State { taken: std::mem::take(came), ..State::default() },
         }
     }
 
     /// Goes on with the response as far as what was said before is on its way.
     pub(super) fn poll(&mut self, http2: &mut Connection, context: &mut Context<'_>) -> Polled {
+        if self.answer(http2, context) == Polled::Ended {
+            return Polled::Ended;
+        }
+        let Some(deadline) = &mut self.deadline else { return Polled::Goes };
+        if deadline.as_mut().poll(context).is_pending() {
+            return Polled::Goes;
+        }
+        let status = Status::deadline_exceeded("the client's deadline (grpc-timeout) has passed");
+        if self.sending.is_some() {
+            // In the middle of a message there can be no trailers.
+            http2.reset(self.stream, Code::Cancel);
+        } else if self.begun {
+            let mut trailers = HeaderMap::new();
+            status::put(&status, &mut trailers);
+            http2.finish(self.stream, &trailers);
+        } else {
+            http2.respond(self.stream, &refusal(StatusCode::OK, &status), true);
+        }
+        Polled::Ended
+    }
+
+    fn answer(&mut self, http2: &mut Connection, context: &mut Context<'_>) -> Polled {
         while self.sending.is_none() {
             match self.answer.as_mut().poll_next(context) {
                 Poll::Pending => return Polled::Goes,
                 Poll::Ready(Some(Part::Head(parts, end))) => {
                     http2.respond(self.stream, &parts, end);
+                    self.begun = true;
                     if end {
                         return Polled::Ended;
                     }
@@ -222,4 +295,13 @@ impl Exchange {
         self.sending = None;
         true
     }
+}
+
+/// A response that is all of it: gRPC's Trailers-Only.
+fn refusal(http: StatusCode, status: &Status) -> Parts {
+    let (mut parts, ()) = Response::new(()).into_parts();
+    parts.status = http;
+    parts.headers.insert(CONTENT_TYPE, GRPC);
+    status::put(status, &mut parts.headers);
+    parts
 }

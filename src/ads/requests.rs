@@ -22,27 +22,27 @@ const ANNOUNCED: usize = 64 << 10;
 
 /// The stream's end: the messages of one stream.
 #[derive(Debug)]
-pub(super) struct Requests(Arc<Mutex<Inbox>>);
+pub struct Requests(Arc<Mutex<Inbox>>);
 
 /// The connection's end.
 #[derive(Debug)]
-pub(super) struct Feed(Arc<Mutex<Inbox>>);
+pub struct Feed(Arc<Mutex<Inbox>>);
 
 /// How it stands with what has come of a request's body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct State {
+pub struct State {
     /// Bytes that came and are not waiting as whole messages, since this was last asked: the peer
     /// may send as many again. A message may be larger than a window, so what has come of one makes
     /// room; the account of memory bounds it.
-    pub(super) taken: u32,
+    pub taken: u32,
     /// Bytes that are kept.
-    pub(super) held: usize,
+    pub held: usize,
     /// Since when a message has been coming that is not whole.
-    pub(super) begun: Option<Instant>,
+    pub begun: Option<Instant>,
 }
 
 /// Both ends, for messages of so many bytes at most.
-pub(super) fn requests(limit: usize) -> (Feed, Requests) {
+pub fn requests(limit: usize) -> (Feed, Requests) {
     let inbox = Inbox {
         limit,
         buffer: Vec::new(),
@@ -74,19 +74,19 @@ struct Inbox {
 }
 
 impl Feed {
-    pub(super) fn put(&self, bytes: &[u8]) {
+    pub fn put(&self, bytes: &[u8]) {
         lock(&self.0).put(bytes);
     }
 
     /// The client says no more.
-    pub(super) fn end(&self) {
+    pub fn end(&self) {
         let mut inbox = lock(&self.0);
         inbox.end.get_or_insert(Ok(()));
         inbox.begun = None;
     }
 
     /// How it stands with what has come.
-    pub(super) fn state(&self) -> State {
+    pub fn state(&self) -> State {
         let mut inbox = lock(&self.0);
         let taken = inbox.came - (inbox.whole - inbox.taken) as u64;
         let more = taken.saturating_sub(inbox.released);
@@ -100,8 +100,17 @@ impl Feed {
 impl Requests {
     /// The next message, or `None` when the client has ended its side. May be dropped while it
     /// waits; nothing is lost. Wakes nobody: the connection polls its streams after what it fed.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+    ///
+    /// # Errors
+    /// What is no message, or too long.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         poll_fn(|_| lock(&self.0).next()).await
+    }
+
+    /// Whether the client has ended its side and everything that it said was taken.
+    pub(super) fn are_over(&self) -> bool {
+        let inbox = lock(&self.0);
+        inbox.taken == inbox.buffer.len() && matches!(inbox.end, Some(Ok(())))
     }
 }
 

@@ -10,19 +10,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures::Stream;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Request, Response, StatusCode};
 use pin_project_lite::pin_project;
 use tonic::{Code, Status};
 
 use super::account::ConnectionAccount;
+use super::call;
 use super::control::Control;
-use super::exchange::{Exchange, Part};
+use super::exchange::{Exchange, GRPC, Part};
 use super::requests::requests;
+use super::status;
 use super::stream::{self, Context as Streams, Method, Peer};
 use crate::names::ResourceType;
 use crate::snapshot::encode::Piece;
-
-const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// The aggregated service's name, which health checks may ask for.
 pub(super) const AGGREGATED: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
@@ -58,11 +59,19 @@ pub(super) struct Service {
 impl Service {
     /// What becomes of a request on this stream of the connection.
     pub(super) fn call(&self, stream: u32, request: Request<()>) -> Exchange {
-        match method(request.uri().path()) {
+        let timeout = match call::check(&request) {
+            Ok(timeout) => timeout,
+            Err(unfit) => return Exchange::unfit(stream, unfit, request.method()),
+        };
+        let mut exchange = match method(request.uri().path()) {
             None => Exchange::other(stream, request, self.others.clone()),
             Some(Ok(method)) => self.discover(stream, method, request.headers()),
-            Some(Err(status)) => Exchange::refused(stream, &status),
+            Some(Err(status)) => Exchange::refused(stream, StatusCode::OK, &status),
+        };
+        if let Some(timeout) = timeout {
+            exchange.ends_after(timeout);
         }
+        exchange
     }
 
     fn discover(&self, stream: u32, method: Method, headers: &HeaderMap) -> Exchange {
@@ -73,7 +82,7 @@ impl Service {
             ));
             let identity = tonic::metadata::MetadataValue::from_static("identity");
             status.metadata_mut().insert("grpc-accept-encoding", identity);
-            return Exchange::refused(stream, &status);
+            return Exchange::refused(stream, StatusCode::OK, &status);
         }
         let (feed, requests) = requests(self.streams.request_bytes());
         let peer = Peer {
@@ -118,7 +127,7 @@ impl<S: Stream<Item = Result<Piece, Status>>> Stream for Answer<S> {
         let this = self.project();
         if !std::mem::replace(this.greeted, true) {
             let (mut parts, ()) = Response::new(()).into_parts();
-            parts.headers.insert(http::header::CONTENT_TYPE, GRPC);
+            parts.headers.insert(CONTENT_TYPE, GRPC);
             return Poll::Ready(Some(Part::Head(Box::new(parts), false)));
         }
         let status = match ready!(this.responses.poll_next(context)) {
@@ -127,10 +136,7 @@ impl<S: Stream<Item = Result<Piece, Status>>> Stream for Answer<S> {
             None => Status::new(Code::Ok, ""),
         };
         let mut trailers = HeaderMap::new();
-        // A text that no header can carry: the code is what counts.
-        if status.add_header(&mut trailers).is_err() {
-            trailers.insert("grpc-status", HeaderValue::from(status.code() as i32));
-        }
+        status::put(&status, &mut trailers);
         Poll::Ready(Some(Part::Trailers(trailers)))
     }
 }

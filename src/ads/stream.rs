@@ -198,11 +198,13 @@ impl AdsStream {
     ) -> Result<Woken, Status> {
         let control = self.outbox.control().clone();
         let throttled = control.work.wait(self.woken).map(|wait| self.woken + wait);
+        // A client that has said everything is owed the answers all the same: it waits for its turn.
+        let over = matches!(self.admitted, Admitted::Waiting(_)) && requests.are_over();
         self.set_alarm(throttled);
         tokio::select! {
             biased;
             // A proxy that asks goes before one that is merely told (it may be starting).
-            request = next_request(requests, &control), if throttled.is_none() => {
+            request = next_request(requests, &control), if throttled.is_none() && !over => {
                 let Some(request) = request? else { return Ok(Woken::Ended) };
                 (self.woken, self.since) = (Instant::now(), None);
                 self.take(request)?;

@@ -3,26 +3,23 @@
 
 use std::borrow::Cow;
 
-use http::{Request, StatusCode};
+use closed::{Closed, Past};
+use headers::Begun;
+use http::Request;
 
 use super::frame::{self, Code, Failure, Head, flag, kind, setting};
-use super::hpack::{Decoder, Undecodable};
-use super::input::{Cut, Input};
+use super::hpack::Decoder;
+use super::input::{Cut, Foreign, Input};
 use super::request;
 use super::window::{Inbound, Outbound, WINDOW};
 
+mod closed;
+mod headers;
 mod send;
 mod settings;
 
 /// Streams that one peer may have open. A proxy has one, or five without ADS.
 const MAX_STREAMS: usize = 100;
-
-/// Bytes of a header block as sent, in however many frames: one that is longer is no gRPC, and
-/// would have to be kept (the CONTINUATION flood, CVE-2024-27316).
-const MAX_BLOCK: usize = 2 * request::MAX_HEADER_LIST;
-
-/// Frames of one header block: those that follow the first may be empty.
-const MAX_BLOCK_FRAMES: usize = 32;
 
 /// What a peer has done.
 #[derive(Debug)]
@@ -31,8 +28,11 @@ pub enum Event<'a> {
     Request { stream: u32, head: Box<Request<()>>, ended: bool },
     /// Bytes of a request's body, to be taken (`taken`), and whether that was all.
     Data { stream: u32, bytes: Cow<'a, [u8]>, ended: bool },
-    /// It has given up a stream; what there is of it can go.
+    /// It has given up a stream, or broken its rules; what there is of it can go.
     Reset { stream: u32 },
+    /// It has sent a header block that opens nothing: malformed, too long, or of one stream too
+    /// many. That was answered; it costs about as much as a request, and is to be counted as one.
+    Refused { stream: u32 },
 }
 
 /// A stream that we have not ended.
@@ -45,14 +45,19 @@ struct Stream {
     waiting: u32,
     /// The peer has said everything.
     ended: bool,
+    /// What is to come of the body, if its length was announced.
+    length: Option<u64>,
 }
 
-/// A header block of which more is to come.
-#[derive(Debug)]
-struct Begun {
-    head: Head,
-    block: Vec<u8>,
-    frames: usize,
+impl Stream {
+    /// Takes off what has come; false if that, or the end, does not agree with the length that was
+    /// announced (section 8.1.1).
+    fn has_length(&mut self, bytes: usize, ends: bool) -> bool {
+        let Some(length) = &mut self.length else { return true };
+        let Some(left) = length.checked_sub(bytes as u64) else { return false };
+        *length = left;
+        !ends || left == 0
+    }
 }
 
 /// What is known of one peer.
@@ -63,6 +68,7 @@ pub struct Connection {
     begun: Option<Box<Begun>>,
     /// Few, so a search is a look at each.
     streams: Vec<Stream>,
+    closed: Closed,
     /// The newest stream that the peer has opened.
     last: u32,
     /// The DATA frame that is under way: its stream, and whether it ends that.
@@ -71,6 +77,9 @@ pub struct Connection {
     outbound: Outbound,
     /// What the peer gives each new stream.
     stream_window: u32,
+    /// Our settings have been said, which come before everything else (section 3.4).
+    greeted: bool,
+    /// So have the peer's.
     settled: bool,
     /// The next header block must say that it uses no table.
     no_table: bool,
@@ -85,31 +94,45 @@ impl Default for Connection {
 }
 
 impl Connection {
-    /// A new one, our settings in its outbox.
+    /// A new one. It says nothing before its peer has: one that does not speak HTTP/2 may then be
+    /// told so in its own language ([`Self::foreign`]).
     pub fn new() -> Self {
-        let mut outbox = Vec::new();
-        let settings = [
-            (setting::MAX_CONCURRENT_STREAMS, MAX_STREAMS as u32),
-            (setting::INITIAL_WINDOW_SIZE, WINDOW),
-            (setting::MAX_HEADER_LIST_SIZE, request::MAX_HEADER_LIST as u32),
-        ];
-        frame::put_settings(&mut outbox, &settings);
-        frame::put_window_update(&mut outbox, 0, WINDOW - frame::DEFAULT_WINDOW);
         Self {
             input: Input::default(),
             decoder: Decoder::new(),
             begun: None,
             streams: Vec::new(),
+            closed: Closed::default(),
             last: 0,
             data: (0, false),
             inbound: Inbound::new(),
             outbound: Outbound::new(frame::DEFAULT_WINDOW),
             stream_window: frame::DEFAULT_WINDOW,
+            greeted: false,
             settled: false,
             no_table: false,
             going_away: false,
-            outbox,
+            outbox: Vec::new(),
         }
+    }
+
+    /// What the peer speaks instead of HTTP/2. It has been told nothing yet.
+    pub fn foreign(&self) -> Option<Foreign> {
+        self.input.foreign()
+    }
+
+    /// Our settings, once.
+    fn greet(&mut self) {
+        if std::mem::replace(&mut self.greeted, true) {
+            return;
+        }
+        let settings = [
+            (setting::MAX_CONCURRENT_STREAMS, MAX_STREAMS as u32),
+            (setting::INITIAL_WINDOW_SIZE, WINDOW),
+            (setting::MAX_HEADER_LIST_SIZE, request::MAX_HEADER_LIST as u32),
+        ];
+        frame::put_settings(&mut self.outbox, &settings);
+        frame::put_window_update(&mut self.outbox, 0, WINDOW - frame::DEFAULT_WINDOW);
     }
 
     /// The next event in what has come, which is taken off `bytes`; `None` when that is used up.
@@ -118,7 +141,11 @@ impl Connection {
     /// What ends the connection, after [`Self::fail`].
     pub fn receive<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Option<Event<'a>>, Failure> {
         loop {
-            let Some(cut) = self.input.cut(bytes)? else { return Ok(None) };
+            let cut = self.input.cut(bytes)?;
+            if self.input.has_preface() {
+                self.greet();
+            }
+            let Some(cut) = cut else { return Ok(None) };
             let event = match cut {
                 Cut::Data(part, last) => {
                     let (stream, ends) = self.data;
@@ -128,7 +155,7 @@ impl Connection {
                     self.check_order(head)?;
                     let ends = head.has(flag::END_STREAM);
                     self.data = (head.stream, ends);
-                    let refused = self.data_arrives(head)?;
+                    let refused = self.data_arrives(head, head.len)?;
                     // Nothing follows an empty one.
                     if refused.is_none() && head.len == 0 && ends {
                         self.data_event(head.stream, Cow::default(), true)
@@ -180,11 +207,12 @@ impl Connection {
                 return self.headers(head, block);
             }
             kind::CONTINUATION => return self.continuation(head, &content),
-            kind::PRIORITY if head.stream == 0 => return protocol("PRIORITY of the connection"),
+            kind::PRIORITY => return self.priority(head, &content),
             kind::RST_STREAM => {
                 self.check_known(head)?;
                 let _: [u8; 4] = exactly(&content)?;
-                return Ok(self.close(head.stream).map(|()| Event::Reset { stream: head.stream }));
+                let closed = self.close(head.stream, true);
+                return Ok(closed.map(|()| Event::Reset { stream: head.stream }));
             }
             kind::SETTINGS => self.settings(head, &content)?,
             kind::PUSH_PROMISE => return protocol("PUSH_PROMISE from a client"),
@@ -196,33 +224,64 @@ impl Connection {
                 }
             }
             // The peer opens no more streams; those that are open go on (section 6.8).
-            kind::GOAWAY => check_connection(head)?,
-            kind::WINDOW_UPDATE => self.window_update(head, &content)?,
-            // PRIORITY is no longer used, and what is not known is to be ignored.
+            kind::GOAWAY => {
+                check_connection(head)?;
+                let _: &[u8; 8] = content.first_chunk().ok_or(SHORT)?;
+            }
+            kind::WINDOW_UPDATE => return self.window_update(head, &content),
+            // What is not known is to be ignored (section 4.1).
             _ => {}
         }
         Ok(None)
     }
 
-    /// DATA is counted whole, padding included (section 6.1).
-    fn data_arrives<'a>(&mut self, head: Head) -> Result<Option<Event<'a>>, Failure> {
+    /// Section 6.3: no longer used, but still of one length. A stream that is not open cannot be
+    /// reset, so there it is the connection that ends.
+    fn priority<'a>(&mut self, head: Head, content: &[u8]) -> Result<Option<Event<'a>>, Failure> {
+        if head.stream == 0 {
+            return protocol("PRIORITY of the connection");
+        }
+        if content.len() == 5 {
+            return Ok(None);
+        }
+        self.find(head.stream).ok_or(SHORT)?;
+        self.reset(head.stream, Code::FrameSize);
+        Ok(Some(Event::Reset { stream: head.stream }))
+    }
+
+    /// DATA is counted whole, padding included (section 6.1); `payload` is what there is without.
+    fn data_arrives<'a>(
+        &mut self,
+        head: Head,
+        payload: usize,
+    ) -> Result<Option<Event<'a>>, Failure> {
         self.check_known(head)?;
         let len = head.len as u32;
         self.inbound.receive(len)?;
-        match self.find(head.stream) {
+        let code = match self.find(head.stream) {
             Some(stream) if stream.ended => {
                 self.taken_of_connection(len);
-                self.reset(head.stream, Code::StreamClosed);
-                return Ok(Some(Event::Reset { stream: head.stream }));
+                Code::StreamClosed
             }
             Some(stream) => {
                 stream.inbound.receive(len)?;
                 stream.waiting += len;
+                if stream.has_length(payload, head.has(flag::END_STREAM)) {
+                    return Ok(None);
+                }
+                Code::Protocol
             }
-            // It has ended, and the peer had not heard of it.
-            None => self.taken_of_connection(len),
-        }
-        Ok(None)
+            None => match self.closed.past(head.stream) {
+                Past::Finished | Past::NeverOpened => return Err(AFTER_ITS_END),
+                // The peer had not heard of the end.
+                Past::CutOff | Past::Forgotten => {
+                    self.taken_of_connection(len);
+                    return Ok(None);
+                }
+            },
+        };
+        self.reset(head.stream, code);
+        Ok(Some(Event::Reset { stream: head.stream }))
     }
 
     fn data_event<'a>(&mut self, id: u32, bytes: Cow<'a, [u8]>, ended: bool) -> Option<Event<'a>> {
@@ -236,8 +295,8 @@ impl Connection {
         head: Head,
         content: Cow<'a, [u8]>,
     ) -> Result<Option<Event<'a>>, Failure> {
-        let refused = self.data_arrives(head)?;
         let len = unpadded(head, &content)?.len();
+        let refused = self.data_arrives(head, len)?;
         if refused.is_some() {
             return Ok(refused);
         }
@@ -247,79 +306,6 @@ impl Connection {
             Cow::Owned(all) => Cow::Owned(all.get(1..=len).unwrap_or_default().to_vec()),
         };
         Ok(self.data_event(head.stream, bytes, head.has(flag::END_STREAM)))
-    }
-
-    fn headers<'a>(&mut self, head: Head, block: &[u8]) -> Result<Option<Event<'a>>, Failure> {
-        if head.has(flag::END_HEADERS) {
-            return self.whole_headers(head, block);
-        }
-        self.begun = Some(Box::new(Begun { head, block: block.to_vec(), frames: 1 }));
-        Ok(None)
-    }
-
-    fn continuation<'a>(
-        &mut self,
-        head: Head,
-        content: &[u8],
-    ) -> Result<Option<Event<'a>>, Failure> {
-        let Some(mut begun) = self.begun.take() else { return Ok(None) };
-        begun.block.extend_from_slice(content);
-        begun.frames += 1;
-        if begun.block.len() > MAX_BLOCK || begun.frames > MAX_BLOCK_FRAMES {
-            return Err(Failure::new(Code::EnhanceYourCalm, "a header block without end"));
-        }
-        if head.has(flag::END_HEADERS) {
-            return self.whole_headers(begun.head, &begun.block);
-        }
-        self.begun = Some(begun);
-        Ok(None)
-    }
-
-    fn whole_headers<'a>(
-        &mut self,
-        head: Head,
-        block: &[u8],
-    ) -> Result<Option<Event<'a>>, Failure> {
-        let undecodable =
-            |Undecodable| Failure::new(Code::Compression, "a header block that does not decode");
-        let (id, ended) = (head.stream, head.has(flag::END_STREAM));
-        if id <= self.last {
-            // Trailers, which gRPC's clients do not send; or of a stream that has ended.
-            self.decoder.decode(block, |_, _| {}).map_err(undecodable)?;
-            match self.find(id) {
-                Some(stream) if stream.ended => self.reset(id, Code::StreamClosed),
-                Some(_) if !ended => self.reset(id, Code::Protocol),
-                Some(_) => return Ok(self.data_event(id, Cow::default(), true)),
-                None => return Ok(None),
-            }
-            return Ok(Some(Event::Reset { stream: id }));
-        }
-        self.last = id;
-        let read = request::read(&mut self.decoder, block).map_err(undecodable)?;
-        if self.going_away || self.streams.len() >= MAX_STREAMS {
-            frame::put_reset(&mut self.outbox, id, Code::RefusedStream);
-            return Ok(None);
-        }
-        let request = match read {
-            request::Block::Request(request) => request,
-            request::Block::Malformed => {
-                frame::put_reset(&mut self.outbox, id, Code::Protocol);
-                return Ok(None);
-            }
-            request::Block::TooLong => {
-                let mut block = self.block();
-                block.status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
-                self.put_block(id, block, true);
-                if !ended {
-                    frame::put_reset(&mut self.outbox, id, Code::NoError);
-                }
-                return Ok(None);
-            }
-        };
-        let outbound = Outbound::new(self.stream_window);
-        let inbound = Inbound::new();
-        self.streams.push(Stream { id, inbound, outbound, waiting: 0, ended });
-        Ok(Some(Event::Request { stream: id, head: request, ended }))
     }
 
     /// Of a stream that the peer may open (odd).
@@ -338,9 +324,10 @@ impl Connection {
     }
 
     /// Forgets a stream, if it is there.
-    fn close(&mut self, id: u32) -> Option<()> {
+    fn close(&mut self, id: u32, by_peer: bool) -> Option<()> {
         let at = self.streams.iter().position(|stream| stream.id == id)?;
         let stream = self.streams.swap_remove(at);
+        self.closed.note(id, by_peer || stream.ended);
         self.taken_of_connection(stream.waiting);
         Some(())
     }
@@ -367,6 +354,10 @@ impl Connection {
 }
 
 const SHORT: Failure = Failure { code: Code::FrameSize, text: "a frame of the wrong length" };
+
+/// Section 5.1: the peer has closed this stream itself, or skipped it.
+const AFTER_ITS_END: Failure =
+    Failure { code: Code::StreamClosed, text: "a frame on a stream that has ended" };
 
 fn protocol<T>(text: &'static str) -> Result<T, Failure> {
     Err(Failure::new(Code::Protocol, text))

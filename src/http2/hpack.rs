@@ -10,11 +10,16 @@ mod statics;
 
 use statics::STATIC;
 
+use super::frame::MAX_FRAME;
+
 /// What the table may hold, as HPACK counts (section 4.1): the default, which we leave alone.
 const TABLE: usize = 4096;
 
 /// What each entry counts beside its text.
 const ENTRY: usize = 32;
+
+/// What a field takes at most beside its text, if that fits into a frame: a byte, and two lengths.
+const FIELD: usize = 1 + 2 * 4;
 
 type Field = (Box<[u8]>, Box<[u8]>);
 
@@ -152,9 +157,14 @@ impl Block {
         }
     }
 
+    /// Those that fit into one frame with what there is already. gRPC's are far from that; who puts
+    /// more in gets no CONTINUATION frames for it.
     pub(crate) fn headers(&mut self, headers: &HeaderMap) {
         for (name, value) in headers {
-            self.field(name.as_str().as_bytes(), value.as_bytes());
+            let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+            if self.0.len() + name.len() + value.len() + FIELD <= MAX_FRAME {
+                self.field(name, value);
+            }
         }
     }
 

@@ -41,7 +41,8 @@ impl Input {
             let part = split(bytes, PREFACE.len() - self.partial.len());
             self.partial.extend_from_slice(part);
             if !PREFACE.starts_with(&self.partial) {
-                return Err(Failure::new(Code::Protocol, no_preface(&self.partial)));
+                let text = Foreign::of(&self.partial).text();
+                return Err(Failure::new(Code::Protocol, text));
             }
             if self.partial.len() < PREFACE.len() {
                 return Ok(None);
@@ -91,6 +92,17 @@ impl Input {
         Some(head)
     }
 
+    /// Whether all of the preface has come.
+    pub(crate) fn has_preface(&self) -> bool {
+        self.greeted
+    }
+
+    /// What came instead of the preface.
+    pub(crate) fn foreign(&self) -> Option<Foreign> {
+        let begun = &self.partial;
+        (!self.greeted && !PREFACE.starts_with(begun)).then(|| Foreign::of(begun))
+    }
+
     /// Bytes that are kept.
     #[cfg(test)]
     pub(crate) fn held(&self) -> usize {
@@ -99,20 +111,47 @@ impl Input {
 }
 
 /// At most `len` bytes off the front.
-pub(crate) fn split<'a>(bytes: &mut &'a [u8], len: usize) -> &'a [u8] {
+fn split<'a>(bytes: &mut &'a [u8], len: usize) -> &'a [u8] {
     let (part, rest) = bytes.split_at(len.min(bytes.len()));
     *bytes = rest;
     part
 }
 
-/// What a peer seems to speak that does not speak HTTP/2.
-fn no_preface(begun: &[u8]) -> &'static str {
-    match begun {
-        [0x16, ..] => "the peer speaks TLS, this port is plaintext gRPC (HTTP/2)",
-        [b'A'..=b'Z', ..] => {
-            "the peer speaks HTTP/1, this port is gRPC (HTTP/2 with prior knowledge)"
+/// What a peer speaks that does not speak HTTP/2, by how it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreign {
+    Tls,
+    Http1,
+    Unknown,
+}
+
+/// How a request of HTTP/1 may begin. (One of HTTP/2 is `PRI`, and differs later.)
+const HTTP1: [&str; 10] =
+    ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "PRI"];
+
+impl Foreign {
+    fn of(begun: &[u8]) -> Self {
+        // The first bytes come together, but they need not.
+        let http1 = |method: &str| {
+            let line = [method.as_bytes(), b" "].concat();
+            begun.starts_with(&line) || line.starts_with(begun)
+        };
+        match begun {
+            // A record of a handshake (RFC 8446, section 5.1).
+            [0x16, ..] => Self::Tls,
+            _ if HTTP1.into_iter().any(http1) => Self::Http1,
+            _ => Self::Unknown,
         }
-        _ => "the peer does not speak HTTP/2",
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::Tls => "the peer speaks TLS, this port is plaintext gRPC (HTTP/2)",
+            Self::Http1 => {
+                "the peer speaks HTTP/1, this port is gRPC (HTTP/2 with prior knowledge)"
+            }
+            Self::Unknown => "the peer does not speak HTTP/2",
+        }
     }
 }
 
@@ -171,7 +210,10 @@ mod tests {
         assert!(text(b"GET / HTTP/1.1\r\n").contains("HTTP/1"));
         assert!(text(b"PRI * HTTP/1.1").contains("HTTP/1"));
         assert!(text(&[0x16, 3, 1, 2, 0]).contains("TLS"));
+        assert!(text(b"POST /x HTTP/1.1").contains("HTTP/1"));
+        assert!(text(b"PO").contains("HTTP/1"), "in pieces");
         assert!(text(b"\0\0\0\0").contains("does not speak HTTP/2"));
+        assert!(text(b"INVALID PREFACE").contains("does not speak HTTP/2"));
         assert_eq!(all(&[b"PRI * H"]).unwrap(), []);
     }
 

@@ -24,7 +24,7 @@ use crate::harness::{
 };
 
 /// A connection, and the task that works on it.
-async fn connect(
+pub(crate) async fn connect(
     socket: TcpStream,
     builder: &h2::client::Builder,
 ) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>) {
@@ -33,7 +33,7 @@ async fn connect(
     (client.ready().await.unwrap(), task)
 }
 
-fn post(server: &Server) -> Request<()> {
+pub(crate) fn post(server: &Server) -> Request<()> {
     Request::post(format!("http://{}{DELTA}", server.running.grpc))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
@@ -41,13 +41,16 @@ fn post(server: &Server) -> Request<()> {
         .unwrap()
 }
 
-async fn socket(server: &Server) -> TcpStream {
+pub(crate) async fn socket(server: &Server) -> TcpStream {
     TcpStream::connect(server.running.grpc).await.unwrap()
 }
 
 /// The first message of a response, the only one that has been sent; the sizes of its DATA frames go
 /// to `check`.
-async fn response(body: &mut RecvStream, mut check: impl FnMut(usize)) -> DeltaDiscoveryResponse {
+pub(crate) async fn response(
+    body: &mut RecvStream,
+    mut check: impl FnMut(usize),
+) -> DeltaDiscoveryResponse {
     let (mut bytes, mut whole) = (Vec::new(), usize::MAX);
     while bytes.len() < whole {
         let piece = in_time("data", body.data()).await.unwrap().unwrap();
@@ -210,24 +213,10 @@ async fn who_opens_streams_only_to_drop_them_is_disconnected() {
 }
 
 /// Everything that comes before the end, as text.
-async fn last_words(peer: &mut TcpStream) -> String {
+pub(crate) async fn last_words(peer: &mut TcpStream) -> String {
     let mut heard = Vec::new();
     in_time("the end", peer.read_to_end(&mut heard)).await.unwrap();
     String::from_utf8_lossy(&heard).into_owned()
-}
-
-#[tokio::test]
-async fn other_protocols_are_told_what_this_port_speaks() {
-    let server = Server::start().await;
-    for (says, text) in [
-        (&b"GET /debug/syncz HTTP/1.1\r\nHost: x\r\n\r\n"[..], "this port is gRPC (HTTP/2"),
-        (&[0x16, 3, 1, 0, 200], "this port is plaintext gRPC"),
-    ] {
-        let mut peer = socket(&server).await;
-        peer.write_all(says).await.unwrap();
-        let heard = last_words(&mut peer).await;
-        assert!(heard.contains(text), "{heard:?}");
-    }
 }
 
 #[tokio::test]

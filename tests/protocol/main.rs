@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
 
 mod c_core;
+mod calls;
 mod docs;
 mod grpc_clients;
+mod h2spec;
 mod harness;
 mod http2;
 mod limits;

@@ -41,13 +41,13 @@ impl Connection {
         if self.find(id).is_some_and(|stream| !stream.ended) {
             frame::put_reset(&mut self.outbox, id, Code::NoError);
         }
-        self.close(id);
+        self.close(id, false);
     }
 
     /// Gives up a stream.
     pub fn reset(&mut self, id: u32, code: Code) {
         frame::put_reset(&mut self.outbox, id, code);
-        self.close(id);
+        self.close(id, false);
     }
 
     pub(super) fn block(&mut self) -> Block {
@@ -59,20 +59,8 @@ impl Connection {
     }
 
     pub(super) fn put_block(&mut self, id: u32, Block(block): Block, end: bool) {
-        let mut kind = kind::HEADERS;
-        let mut rest = &block[..];
-        loop {
-            let (chunk, after) = rest.split_at(rest.len().min(MAX_FRAME));
-            let mut flags = if after.is_empty() { flag::END_HEADERS } else { 0 };
-            if end && kind == kind::HEADERS {
-                flags |= flag::END_STREAM;
-            }
-            frame::put(&mut self.outbox, kind, flags, id, chunk);
-            if after.is_empty() {
-                return;
-            }
-            (kind, rest) = (kind::CONTINUATION, after);
-        }
+        let flags = flag::END_HEADERS | if end { flag::END_STREAM } else { 0 };
+        frame::put(&mut self.outbox, kind::HEADERS, flags, id, &block);
     }
 
     /// The head of a DATA frame for as much of `want` bytes as the windows and a frame allow, and
@@ -89,14 +77,18 @@ impl Connection {
         Some((Head { len, kind: kind::DATA, flags: 0, stream: id }.encode(), len))
     }
 
-    /// Asks the peer whether it is there.
+    /// Asks the peer whether it is there; one that has not even begun has nothing to answer.
     pub fn ping(&mut self) {
+        if !self.greeted {
+            return;
+        }
         frame::put(&mut self.outbox, kind::PING, 0, 0, b"are you?");
     }
 
     /// Takes no more streams; those that are open go on.
     pub fn go_away(&mut self) {
         if !std::mem::replace(&mut self.going_away, true) {
+            self.greet();
             frame::put_goaway(&mut self.outbox, self.last, Code::NoError, "");
         }
     }
@@ -104,6 +96,7 @@ impl Connection {
     /// Says why the connection ends. Nothing can be said after that.
     pub fn fail(&mut self, failure: &Failure) {
         self.going_away = true;
+        self.greet();
         frame::put_goaway(&mut self.outbox, self.last, failure.code, failure.text);
     }
 

@@ -97,7 +97,7 @@ fn what_is_no_block_is_refused() {
 
 #[test]
 fn what_is_encoded_is_decoded() {
-    let long = "x".repeat(70_000);
+    let long = "x".repeat(15_000);
     let mut headers = HeaderMap::new();
     for value in ["", "short", &"y".repeat(127), &"z".repeat(300), &long] {
         headers.append("grpc-message", value.parse().unwrap());
