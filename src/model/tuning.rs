@@ -65,4 +65,6 @@ impl Tuning {
     pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
     /// Attempts after the first.
     pub const RETRIES: u32 = 2;
+    /// Envoy's own, for what does not say otherwise.
+    pub const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 }

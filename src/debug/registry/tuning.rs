@@ -16,6 +16,8 @@ pub(super) struct InForce {
     /// 0s for no limit.
     request_timeout: String,
     retries: u32,
+    /// 0s for no limit.
+    tcp_idle_timeout: String,
     #[serde(flatten)]
     outliers: Option<Ejection>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,6 +52,7 @@ impl InForce {
             connect_timeout: duration(tuning.connect_timeout.unwrap_or(Tuning::CONNECT_TIMEOUT)),
             request_timeout: duration(tuning.request_timeout.unwrap_or(Duration::ZERO)),
             retries: tuning.retries.unwrap_or(Tuning::RETRIES),
+            tcp_idle_timeout: duration(tuning.tcp_idle_timeout.unwrap_or(Tuning::TCP_IDLE_TIMEOUT)),
             outliers: tuning.outliers.map(ejection),
             max_connections: tuning.limits.connections,
             max_pending_requests: tuning.limits.pending_requests,

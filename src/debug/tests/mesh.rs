@@ -41,6 +41,7 @@ async fn registryz_has_the_fields_of_istios_service() {
                 "connect-timeout": "10s",
                 "request-timeout": "0s",
                 "retries": 2,
+                "tcp-idle-timeout": "1h",
             },
         })
     );
@@ -72,6 +73,7 @@ async fn registryz_shows_the_tuning_in_force() {
         "pilothouse.io/connect-timeout": "1500ms",
         "pilothouse.io/request-timeout": "1m 30s",
         "pilothouse.io/retries": "0",
+        "pilothouse.io/tcp-idle-timeout": "0s",
         "pilothouse.io/outlier-consecutive-errors": "3",
         "pilothouse.io/max-connections": "100",
         "pilothouse.io/max-pending-requests": "nonsense",
@@ -93,6 +95,7 @@ async fn registryz_shows_the_tuning_in_force() {
         "connect-timeout": "1s 500ms",
         "request-timeout": "1m 30s",
         "retries": 0,
+        "tcp-idle-timeout": "0s",
         "outlier-consecutive-errors": 3,
         "outlier-interval": "10s",
         "outlier-ejection-time": "30s",
