@@ -59,7 +59,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // The sidecar's side: the control plane is met over the network only.
     ("agent", &["descriptors", "doctor", "names", "version"]),
     ("iptables", &["names"]),
-    ("inject", &["iptables", "names"]),
+    ("inject", &["agent", "iptables", "names"]),
     ("doctor", &["names", "wire"]),
     ("cli", &["ads", "agent", "app", "doctor", "inject", "iptables", "names", "publish", "source"]),
 ];

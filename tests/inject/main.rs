@@ -6,6 +6,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
 
+mod cases;
+mod readers;
+
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
