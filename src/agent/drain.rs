@@ -26,34 +26,29 @@ const POLL: Duration = Duration::from_millis(100);
 /// Returns when Envoy may be ended.
 pub(super) async fn drain(admin: &Admin, config: &Config) {
     let start = Instant::now();
-    let (at_most, enough) = match config.ending {
-        Ending::After(total) => (total, None),
+    let (at_least, at_most) = match config.ending {
+        Ending::After(total) => (total, total),
         Ending::WhenQuiet { at_least, at_most } | Ending::WithApplication { at_least, at_most } => {
-            (at_most, Some(at_least))
+            (at_least, at_most)
         }
     };
     begin(admin, config.is_sidecar(), Then::GoOn).await;
     let deadline = start + at_most;
-    let closing = deadline - CLOSING.min(at_most / 5);
-    match (config.ending, enough) {
-        (Ending::WhenQuiet { .. }, Some(at_least)) => {
-            sleep_until(start + at_least).await;
-            tokio::select! {
-                () = quiet(admin, config) => return,
-                () = sleep_until(closing.max(start + at_least)) => {}
-            }
+    let closing = CLOSING.min(at_most / 5);
+    let enough = async {
+        sleep_until(start + at_least).await;
+        match config.ending {
+            Ending::After(_) => {}
+            Ending::WhenQuiet { .. } => quiet(admin, config).await,
+            Ending::WithApplication { .. } => unneeded(admin).await,
         }
-        (Ending::WithApplication { .. }, Some(at_least)) => {
-            sleep_until(start + at_least).await;
-            tokio::select! {
-                () = unneeded(admin) => info!("the application has ended"),
-                () = sleep_until(closing) => {}
-            }
-        }
-        _ => sleep_until(closing).await,
+    };
+    tokio::select! {
+        () = enough => {}
+        () = sleep_until(deadline - closing) => {}
     }
     stop_accepting(admin, config.is_sidecar()).await;
-    let last = deadline.min(Instant::now() + CLOSING.min(at_most / 5));
+    let last = deadline.min(Instant::now() + closing);
     tokio::select! {
         () = quiet(admin, config) => {}
         () = sleep_until(last) => info!("connections are still open after {:?}: cut", start.elapsed()),
@@ -100,6 +95,7 @@ async fn quiet(admin: &Admin, config: &Config) {
 async fn unneeded(admin: &Admin) {
     loop {
         if application::has_ended() && requests(admin).await == 0 {
+            info!("the application has ended");
             return;
         }
         sleep(POLL).await;
