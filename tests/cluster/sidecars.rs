@@ -503,11 +503,10 @@ async fn requests_are_finished_while_the_pod_ends() {
     let ready =
         ["-n", NAMESPACE, "wait", "--for=condition=Ready", "pod/lingering", "--timeout=120s"];
     kubectl.run(&ready).await;
-    let address = ["-n", NAMESPACE, "get", "pod/lingering", "-o", "jsonpath={.status.podIP}"];
-    let address = kubectl.run(&address).await;
     let asked = [8, 15].map(|seconds| {
-        let (kubectl, place) = (kubectl.clone(), format!("{address}:9080/slow/{seconds}"));
-        tokio::spawn(async move { visit(&kubectl, "store-0", "store", &place).await })
+        let pod = format!("/api/v1/namespaces/{NAMESPACE}/pods/lingering:9080");
+        let (kubectl, path) = (kubectl.clone(), format!("{pod}/proxy/slow/{seconds}"));
+        tokio::spawn(async move { kubectl.attempt(&["get", "--raw", &path]).await })
     });
     until("both requests to be under way", async || {
         let path =
@@ -521,11 +520,20 @@ async fn requests_are_finished_while_the_pod_ends() {
         if active.count() == 1 { Ok(()) } else { Err("not yet".to_owned()) }
     })
     .await;
+    let log = ["-n", NAMESPACE, "logs", "-f", "pod/lingering", "-c", "istio-proxy"];
+    let (_following, mut log) = kubectl.follow(&log);
     kubectl.run(&["-n", NAMESPACE, "delete", "pod/lingering", "--wait=false"]).await;
     for request in asked {
-        assert_eq!(request.await.unwrap().as_deref(), Ok("lingering"));
+        let answer = request.await.unwrap();
+        assert!(
+            answer.as_ref().is_ok_and(|body| body.contains("\"pod\":\"lingering\"")),
+            "{answer:?}"
+        );
     }
-    // And the end of the application is the end of the pod, well before the kubelet would kill it.
-    let gone = ["-n", NAMESPACE, "wait", "--for=delete", "pod/lingering", "--timeout=60s"];
-    kubectl.run(&gone).await;
+    // And the proxy ends for that reason, not because the kubelet kills it.
+    let mut lines = Vec::new();
+    while let Some(line) = log.next_line().await.unwrap() {
+        lines.push(line);
+    }
+    assert!(lines.iter().any(|line| line.contains("the application has ended")), "{lines:#?}");
 }
