@@ -18,6 +18,7 @@ use crate::iptables;
 use crate::names;
 use crate::publish::Timing;
 use crate::source::{files, kube};
+use crate::view;
 
 /// A small, very fast Pilot: the control plane that Envoys ask what the mesh looks like.
 #[derive(Debug, Parser)]
@@ -230,6 +231,26 @@ pub struct Serve {
     )]
     pub max_streams_per_peer: usize,
 
+    /// Different views: sorts of proxies, by kind, listener, namespace, zone and inbound ports. 0 for
+    /// no limit
+    #[arg(
+        long,
+        default_value_t = 10_000,
+        env = "PILOTHOUSE_MAX_VIEWS",
+        help_heading = "Limits for a proxy"
+    )]
+    pub max_views: usize,
+
+    /// Different views of the proxies that connect from one IP address: as many as a node has pods.
+    /// 0 for no limit
+    #[arg(
+        long,
+        default_value_t = 256,
+        env = "PILOTHOUSE_MAX_VIEWS_PER_PEER",
+        help_heading = "Limits for a proxy"
+    )]
+    pub max_views_per_peer: usize,
+
     /// Until a new stream's first request
     #[arg(
         long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration,
@@ -343,6 +364,7 @@ impl Serve {
                 requests_per_second: self.max_requests_per_second,
                 streams_per_peer: self.max_streams_per_peer,
                 starting: self.max_starting,
+                views: view::Limits { views: self.max_views, per_peer: self.max_views_per_peer },
             },
             keepalive: self.keepalive,
             shutdown_timeout: self.shutdown_timeout,
@@ -374,7 +396,7 @@ impl fmt::Display for Serve {
             f,
             " domain={} grpc-addr={} http-addr={} monitoring-addr={} pace={:?} linger={:?} \
              max-request-bytes={} max-names={} max-types={} max-requests-per-second={} \
-             max-streams-per-peer={} max-starting={} first-request-timeout={:?} ack-timeout={:?} \
+             max-streams-per-peer={} max-views={} max-views-per-peer={} max-starting={} first-request-timeout={:?} ack-timeout={:?} \
              send-timeout={:?} keepalive={:?} shutdown-timeout={:?}",
             self.domain,
             self.grpc_addr,
@@ -387,6 +409,8 @@ impl fmt::Display for Serve {
             self.max_types,
             self.max_requests_per_second,
             self.max_streams_per_peer,
+            self.max_views,
+            self.max_views_per_peer,
             self.max_starting,
             self.first_request_timeout,
             self.ack_timeout,

@@ -40,6 +40,7 @@ pub struct Metrics {
     streams_closed: Counter,
     waiting: Gauge,
     send_timeouts: Counter,
+    refused_views: Counter,
 }
 
 #[derive(Debug)]
@@ -78,6 +79,7 @@ impl Metrics {
             streams_closed: Counter::default(),
             waiting: Gauge::default(),
             send_timeouts: Counter::default(),
+            refused_views: Counter::default(),
         });
         registry.register_collector(Box::new(metrics.clone()));
         metrics
@@ -141,6 +143,11 @@ impl Metrics {
     /// A reader that had stopped was disconnected.
     pub fn send_timeout(&self) {
         self.send_timeouts.inc();
+    }
+
+    /// A proxy needed one view more than there may be.
+    pub fn view_refused(&self) {
+        self.refused_views.inc();
     }
 
     /// A snapshot was published, and building it took this long.
@@ -272,6 +279,11 @@ impl Collector for Metrics {
             "pilothouse_send_timeouts",
             "Proxies disconnected because they had stopped reading",
             self.send_timeouts.clone(),
+        )?;
+        families.one(
+            "pilothouse_refused_views",
+            "Proxies refused because they need one view more than there may be",
+            self.refused_views.clone(),
         )
     }
 }

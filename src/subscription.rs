@@ -112,6 +112,27 @@ struct AsSent {
 /// Lists of names that are forgotten late, bytes.
 const AS_SENT_BYTES: usize = 4 << 20;
 
+impl Inner {
+    fn forget_gone(&mut self) {
+        self.by_hash.retain(|_, slot| {
+            slot.retain(|one| one.strong_count() > 0);
+            !slot.is_empty()
+        });
+        self.by_hash.shrink_to(2 * self.by_hash.len());
+        self.entries = self.by_hash.values().map(Vec::len).sum();
+        self.swept = self.entries;
+    }
+}
+
+impl AsSent {
+    fn forget_gone(&mut self) {
+        self.by_hash.retain(|_, (_, subscription)| subscription.strong_count() > 0);
+        self.by_hash.shrink_to(2 * self.by_hash.len());
+        self.bytes = self.by_hash.values().map(|(bytes, _)| bytes.len()).sum();
+        self.swept = self.bytes;
+    }
+}
+
 impl Interner {
     /// The one subscription to so many names that came as these bytes, and that `names` reads from
     /// them.
@@ -144,11 +165,16 @@ impl Interner {
         lists.bytes += bytes.len();
         lists.bytes -= replaced.map_or(0, |(bytes, _)| bytes.len());
         if lists.bytes > AS_SENT_BYTES + 2 * lists.swept {
-            lists.by_hash.retain(|_, (_, subscription)| subscription.strong_count() > 0);
-            lists.bytes = lists.by_hash.values().map(|(bytes, _)| bytes.len()).sum();
-            lists.swept = lists.bytes;
+            lists.forget_gone();
         }
         made
+    }
+
+    /// Drops what is kept of subscriptions that nobody holds any more; to be called now and then.
+    pub fn forget_gone(&self) {
+        let mut inner = self.lock();
+        inner.forget_gone();
+        inner.as_sent.forget_gone();
     }
 
     /// What becomes of a subscription by a change.
@@ -199,12 +225,7 @@ impl Interner {
         slot.push(Arc::downgrade(&made));
         inner.entries += 1;
         if inner.entries > 64 + 2 * inner.swept {
-            inner.by_hash.retain(|_, slot| {
-                slot.retain(|one| one.strong_count() > 0);
-                !slot.is_empty()
-            });
-            inner.entries = inner.by_hash.values().map(Vec::len).sum();
-            inner.swept = inner.entries;
+            inner.forget_gone();
         }
         made
     }

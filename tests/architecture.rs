@@ -61,7 +61,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("iptables", &["names"]),
     ("inject", &["iptables", "names"]),
     ("doctor", &["names", "wire"]),
-    ("cli", &["ads", "agent", "app", "doctor", "inject", "iptables", "names", "publish", "source"]),
+    (
+        "cli",
+        &[
+            "ads", "agent", "app", "doctor", "inject", "iptables", "names", "publish", "source",
+            "view",
+        ],
+    ),
 ];
 
 #[test]

@@ -69,7 +69,7 @@ pub fn identify(node: Option<&Node>) -> Result<(ProxyIdentity, Need), NodeError>
         user_agent: user_agent(node).into(),
         locality: locality(node).into(),
     };
-    Ok((identity, Need { view, addresses }))
+    Ok((identity, Need { view, addresses, peer: None }))
 }
 
 /// The addresses of the workload, sorted: the id's, and those of another family from the

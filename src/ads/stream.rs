@@ -25,8 +25,8 @@ use crate::ads::session::{self, Refusal, Session};
 use crate::metrics::Metrics;
 use crate::names::ResourceType;
 use crate::proxies::Connection;
-use crate::snapshot::View;
 use crate::snapshot::encode::Piece;
+use crate::snapshot::{Snapshot, View};
 use crate::view::Lease;
 
 mod begin;
@@ -220,11 +220,10 @@ impl AdsStream {
             return Err(going_away());
         }
         self.woken = Instant::now();
-        if let Some(snapshot) = &news.snapshot {
-            self.since = snapshot.since.filter(|_| is_new);
-            if let Some(view) = lookup(news, &self.lease) {
-                self.view = view;
-            }
+        let snapshots = &self.context.shared.snapshots;
+        self.since = snapshots.borrow().as_ref().and_then(|one| one.since).filter(|_| is_new);
+        if let Some(view) = lookup(snapshots, &self.lease) {
+            self.view = view;
         }
         Ok(())
     }
@@ -324,8 +323,10 @@ async fn its_turn(admitted: &mut Admitted) -> Turn {
     }
 }
 
-fn lookup(news: &News, lease: &Lease) -> Option<Arc<View>> {
-    news.snapshot.as_ref()?.views.get(&*lease.view()?).cloned()
+/// In the newest snapshot, which may have views that were no news to anybody else.
+fn lookup(snapshots: &watch::Receiver<Option<Arc<Snapshot>>>, lease: &Lease) -> Option<Arc<View>> {
+    let view = lease.view()?;
+    snapshots.borrow().as_ref()?.views.get(&*view).cloned()
 }
 
 fn malformed(error: Malformed) -> Status {

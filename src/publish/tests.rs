@@ -19,6 +19,8 @@ use crate::view::{InboundPort, InboundProtocol, ProxyKind, ViewKey};
 
 mod aliases;
 mod inbound;
+mod needs;
+mod newcomers;
 mod random;
 mod visibility;
 mod zones;
@@ -113,7 +115,7 @@ impl Mesh {
 
     fn snapshot(&mut self, views: &[ViewKey]) -> Snapshot {
         self.update();
-        self.builder.snapshot(&views.iter().cloned().collect())
+        self.builder.snapshot(views)
     }
 
     fn view(&mut self, kind: ProxyKind, namespace: Option<&str>) -> Arc<View> {
@@ -126,7 +128,7 @@ impl Mesh {
         let mut builder = Builder::new(DOMAIN);
         let services = self.model.services().map(|service| service.key.clone());
         builder.update(&self.model, &services.collect());
-        builder.snapshot(&views.iter().cloned().collect())
+        builder.snapshot(views)
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 use tracing::info;
 
-use super::{Admitted, AdsStream, Context, Method, News, going_away, lookup, malformed};
+use super::{Admitted, AdsStream, Context, Method, News, Shared, going_away, lookup, malformed};
 use crate::ads::budget::Budget;
 use crate::ads::node;
 use crate::ads::request::Request;
@@ -17,7 +17,7 @@ use crate::ads::requests::Requests;
 use crate::ads::session::Session;
 use crate::proxies::Connection;
 use crate::snapshot::View;
-use crate::view::Lease;
+use crate::view::{Lease, Need};
 
 /// The stream once its view is there; `None` if the client went without a word.
 pub(super) async fn begin(
@@ -50,10 +50,11 @@ pub(super) async fn begin(
              monitoring port for what is missing)",
         ));
     }
-    let lease = shared.leases.take(need);
+    let peer = connection.peer.map(|peer| peer.ip().to_canonical());
+    let lease = shared.leases.take(Need { peer, ..need });
     info!(proxy = %identity.name, view = %identity.view, delta = method.delta, "proxy connected");
     connection.update(|status| status.identity = Some(identity));
-    let view = built_view(news, &lease).await?;
+    let view = built_view(shared, news, &lease).await?;
 
     static STREAMS: AtomicU64 = AtomicU64::new(0);
     let session = Session::new(
@@ -83,18 +84,21 @@ pub(super) async fn begin(
 }
 
 /// The view once the publisher has assigned and built it.
-async fn built_view(news: &mut watch::Receiver<News>, lease: &Lease) -> Result<Arc<View>, Status> {
+async fn built_view(
+    shared: &Shared,
+    news: &mut watch::Receiver<News>,
+    lease: &Lease,
+) -> Result<Arc<View>, Status> {
     let mut seat = lease.seat();
     loop {
-        let (view, ending) = {
-            let news = news.borrow_and_update();
-            (lookup(&news, lease), news.ending)
-        };
-        if ending {
+        if news.borrow_and_update().ending {
             return Err(going_away());
         }
-        if let Some(view) = view {
+        if let Some(view) = lookup(&shared.snapshots, lease) {
             return Ok(view);
+        }
+        if let Some(refusal) = lease.refusal() {
+            return Err(Status::resource_exhausted(refusal.to_string()));
         }
         tokio::select! {
             changed = news.changed() => changed.map_err(|_| going_away())?,

@@ -14,7 +14,7 @@ use crate::proxies::Proxies;
 use crate::snapshot::Snapshot;
 use crate::snapshot::encode::FrameBuilder;
 use crate::subscription::Interner;
-use crate::view::Leases;
+use crate::view::{self, Leases};
 
 /// What one peer may do, each with a flag.
 #[derive(Clone, Debug)]
@@ -34,6 +34,8 @@ pub struct Limits {
     pub streams_per_peer: usize,
     /// New streams that are brought into sync at the same time; 0 for no limit.
     pub starting: usize,
+    /// Different views.
+    pub views: view::Limits,
 }
 
 impl Default for Limits {
@@ -47,6 +49,7 @@ impl Default for Limits {
             requests_per_second: 500,
             streams_per_peer: 0,
             starting: 100,
+            views: view::Limits::default(),
         }
     }
 }
@@ -65,11 +68,10 @@ pub struct Shared {
     pub shutdown: CancellationToken,
 }
 
-/// What is new to streams. They look at it whenever they are woken, and do not wait for it: see
-/// [`Context::wake`].
+/// Marked as changed by every snapshot. Streams look at it whenever they are woken, and do not wait
+/// for it: see [`Context::wake`].
 #[derive(Clone, Debug, Default)]
 pub(in crate::ads) struct News {
-    pub(in crate::ads) snapshot: Option<Arc<Snapshot>>,
     /// The control plane is shutting down.
     pub(in crate::ads) ending: bool,
 }
@@ -102,8 +104,14 @@ impl Context {
         self.outboxes.wake();
     }
 
-    /// Ends what has lasted too long; to be called now and then.
+    /// Ends what has lasted too long, and drops what is kept for nobody; to be called now and then.
     pub(in crate::ads) fn look(&self) {
+        self.shared.frames.sweep();
+        self.shared.interner.forget_gone();
+        let snapshot = self.shared.snapshots.borrow().clone();
+        if let Some(snapshot) = snapshot {
+            snapshot.forget_gone_sets();
+        }
         self.admission.expire();
         self.outboxes.cut_stalled(self.shared.limits.send, &self.shared.metrics);
     }

@@ -9,7 +9,6 @@ use crate::model::{Service, ServiceKey, SlicesOfService};
 use crate::names::ResourceType;
 use crate::snapshot::Resource;
 use crate::translate::endpoints::{self, Place};
-use crate::view::ViewKey;
 
 /// What is known of places.
 #[derive(Debug, Default)]
@@ -63,23 +62,19 @@ impl Builder {
         }
     }
 
-    /// Has what the zones that proxies are in need, and no others.
-    pub(super) fn open_zones(&mut self, needed: &BTreeSet<ViewKey>) {
-        let zones: BTreeSet<_> = needed.iter().filter_map(|key| key.zone.as_ref()).collect();
-        self.zones.own.retain(|zone, _| zones.contains(zone));
-        for zone in zones {
-            if self.zones.own.contains_key(zone) {
-                continue;
-            }
-            let aware = self.zones.aware.iter().filter_map(|key| self.known.get(key));
-            let own = aware.flat_map(|known| {
-                let everybodys = self.assignments(&known.service, &known.slices, None);
-                let own = self.in_zone(known, &everybodys, zone).into_iter();
-                own.map(|one| (one.name.clone(), (known.service.export_to.clone(), one)))
-            });
-            let own = own.collect();
-            self.zones.own.insert(zone.clone(), own);
+    /// Has what proxies of this zone need.
+    pub(super) fn open_zone(&mut self, zone: &Arc<str>) {
+        if self.zones.own.contains_key(zone) {
+            return;
         }
+        let aware = self.zones.aware.iter().filter_map(|key| self.known.get(key));
+        let own = aware.flat_map(|known| {
+            let everybodys = self.assignments(&known.service, &known.slices, None);
+            let own = self.in_zone(known, &everybodys, zone).into_iter();
+            own.map(|one| (one.name.clone(), (known.service.export_to.clone(), one)))
+        });
+        let own = own.collect();
+        self.zones.own.insert(zone.clone(), own);
     }
 
     fn in_zone(
