@@ -251,6 +251,14 @@ pub struct Serve {
     )]
     pub max_views_per_peer: usize,
 
+    /// How long a connection may last, give or take a tenth; then its streams are ended between two
+    /// responses, so that proxies spread over all replicas again. 0s for as long as it pleases
+    #[arg(
+        long, value_name = "DURATION", default_value = "30m", value_parser = humantime::parse_duration,
+        env = "PILOTHOUSE_MAX_CONNECTION_AGE", help_heading = "Limits for a proxy"
+    )]
+    pub max_connection_age: Duration,
+
     /// Until a new stream's first request
     #[arg(
         long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration,
@@ -364,6 +372,7 @@ impl Serve {
                 requests_per_second: self.max_requests_per_second,
                 streams_per_peer: self.max_streams_per_peer,
                 starting: self.max_starting,
+                connection_age: self.max_connection_age,
                 views: view::Limits { views: self.max_views, per_peer: self.max_views_per_peer },
             },
             keepalive: self.keepalive,
@@ -396,7 +405,7 @@ impl fmt::Display for Serve {
             f,
             " domain={} grpc-addr={} http-addr={} monitoring-addr={} pace={:?} linger={:?} \
              max-request-bytes={} max-names={} max-types={} max-requests-per-second={} \
-             max-streams-per-peer={} max-views={} max-views-per-peer={} max-starting={} first-request-timeout={:?} ack-timeout={:?} \
+             max-streams-per-peer={} max-views={} max-views-per-peer={} max-connection-age={:?} max-starting={} first-request-timeout={:?} ack-timeout={:?} \
              send-timeout={:?} keepalive={:?} shutdown-timeout={:?}",
             self.domain,
             self.grpc_addr,
@@ -411,6 +420,7 @@ impl fmt::Display for Serve {
             self.max_streams_per_peer,
             self.max_views,
             self.max_views_per_peer,
+            self.max_connection_age,
             self.max_starting,
             self.first_request_timeout,
             self.ack_timeout,

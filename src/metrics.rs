@@ -41,6 +41,7 @@ pub struct Metrics {
     waiting: Gauge,
     send_timeouts: Counter,
     refused_views: Counter,
+    aged_connections: Counter,
 }
 
 #[derive(Debug)]
@@ -80,6 +81,7 @@ impl Metrics {
             waiting: Gauge::default(),
             send_timeouts: Counter::default(),
             refused_views: Counter::default(),
+            aged_connections: Counter::default(),
         });
         registry.register_collector(Box::new(metrics.clone()));
         metrics
@@ -143,6 +145,11 @@ impl Metrics {
     /// A reader that had stopped was disconnected.
     pub fn send_timeout(&self) {
         self.send_timeouts.inc();
+    }
+
+    /// A connection was ended because of its age.
+    pub fn connection_aged(&self) {
+        self.aged_connections.inc();
     }
 
     /// A proxy needed one view more than there may be.
@@ -284,6 +291,11 @@ impl Collector for Metrics {
             "pilothouse_refused_views",
             "Proxies refused because they need one view more than there may be",
             self.refused_views.clone(),
+        )?;
+        families.one(
+            "pilothouse_aged_connections",
+            "Connections ended because of their age, so that proxies spread over the replicas",
+            self.aged_connections.clone(),
         )
     }
 }

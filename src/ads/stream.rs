@@ -87,7 +87,7 @@ pub(super) fn serve(
                     }
                     outbox.taken();
                 }
-                match stream.wait(&news, reassigned.as_mut(), &mut requests).await {
+                match stream.wait(&news, &control, reassigned.as_mut(), &mut requests).await {
                     Ok(Woken::Here) => {}
                     Ok(Woken::News) => {
                         if let Err(status) = stream.follow(&news.borrow_and_update(), true) {
@@ -183,6 +183,7 @@ impl AdsStream {
     async fn wait(
         &mut self,
         news: &watch::Receiver<News>,
+        control: &Control,
         reassigned: Pin<&mut impl Future<Output = ()>>,
         requests: &mut Requests,
     ) -> Result<Woken, Status> {
@@ -201,6 +202,8 @@ impl AdsStream {
                 return Ok(Woken::News);
             }
             () = reassigned => return Ok(Woken::Reassigned),
+            // Between two responses, so that nothing is lost by it.
+            () = ending(control) => return Err(self.aged()),
             () = self.alarm.as_mut(), if self.alarm_set => {
                 self.alarm_set = false;
                 self.on_alarm();
@@ -211,6 +214,18 @@ impl AdsStream {
             }
         }
         Ok(Woken::Here)
+    }
+
+    /// Why the connection ends that is not the whole server's.
+    fn aged(&self) -> Status {
+        if self.context.shared.shutdown.is_cancelled() {
+            return going_away();
+        }
+        Status::unavailable(format!(
+            "this connection has lasted {:?} (--max-connection-age); connect again, so that proxies \
+             spread over all replicas",
+            self.context.shared.limits.connection_age
+        ))
     }
 
     /// Goes along with what is new: the snapshot (`is_new`), or the view that is this proxy's. If
@@ -313,6 +328,11 @@ async fn there(news: &watch::Receiver<News>) -> Result<(), watch::error::RecvErr
         Err(gone) => Poll::Ready(Err(gone)),
     })
     .await
+}
+
+/// Once the connection is to end, which wakes its task and with it the streams on it.
+async fn ending(control: &Control) {
+    poll_fn(|_| if control.is_ending() { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
 /// The turn, once it is there; never for a stream that does not wait for one.

@@ -9,4 +9,5 @@ mod common;
 #[path = "../../benches/fanout/http2.rs"]
 mod http2;
 
+mod balance;
 mod views;

@@ -34,6 +34,8 @@ pub struct Limits {
     pub streams_per_peer: usize,
     /// New streams that are brought into sync at the same time; 0 for no limit.
     pub starting: usize,
+    /// About how long a connection may last; zero for as long as it pleases.
+    pub connection_age: Duration,
     /// Different views.
     pub views: view::Limits,
 }
@@ -49,6 +51,7 @@ impl Default for Limits {
             requests_per_second: 500,
             streams_per_peer: 0,
             starting: 100,
+            connection_age: Duration::ZERO,
             views: view::Limits::default(),
         }
     }
@@ -113,6 +116,7 @@ impl Context {
             snapshot.forget_gone_sets();
         }
         self.admission.expire();
+        self.outboxes.end_aged(self.shared.limits.connection_age, &self.shared.metrics);
         self.outboxes.cut_stalled(self.shared.limits.send, &self.shared.metrics);
     }
 }

@@ -1,6 +1,8 @@
 //! A proxy that subscribes as Envoys do and ACKs everything, but looks at no resource, so that many
 //! of them cost little.
 
+use std::net::Ipv4Addr;
+
 use envoy_types::pb::envoy::config::core::v3::{Locality, Node};
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
@@ -8,7 +10,7 @@ use pilothouse::names::ResourceType;
 use pilothouse::wire::DiscoveryRequest;
 use prost::Message;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -23,6 +25,7 @@ const SOTW: &str =
 #[derive(Clone, Debug)]
 pub(crate) struct Role {
     id: String,
+    from: Ipv4Addr,
     zone: String,
     metadata: Vec<(&'static str, String)>,
     /// Tables that it asks for.
@@ -36,12 +39,17 @@ impl Role {
             "sidecar~172.16.{high}.{low}~pod-{number}.{namespace}~{namespace}.svc.cluster.local"
         );
         let tables = PORTS.map(|port| port.to_string()).into();
-        Self { id, zone: String::new(), metadata: Vec::new(), tables }
+        Self { id, from: Ipv4Addr::LOCALHOST, zone: String::new(), metadata: Vec::new(), tables }
     }
 
     pub(crate) fn standalone(id: &str, metadata: Vec<(&'static str, String)>) -> Self {
         let (zone, tables) = (String::new(), vec!["http".to_owned()]);
-        Self { id: id.to_owned(), zone, metadata, tables }
+        Self { id: id.to_owned(), from: Ipv4Addr::LOCALHOST, zone, metadata, tables }
+    }
+
+    /// Connects from this address.
+    pub(crate) fn from(self, from: Ipv4Addr) -> Self {
+        Self { from, ..self }
     }
 
     pub(crate) fn in_zone(self, zone: &str) -> Self {
@@ -66,8 +74,12 @@ impl Role {
 struct Seen {
     /// Responses by type.
     responses: [usize; ResourceType::COUNT],
+    /// Of the last response of each type.
+    versions: [String; ResourceType::COUNT],
     /// How its stream ended.
     end: Option<String>,
+    /// How often it has connected again.
+    again: usize,
 }
 
 /// Connected until dropped.
@@ -93,6 +105,42 @@ impl Proxy {
             }
         });
         Self { seen, task }
+    }
+
+    /// One that connects again whenever its stream ends, as Envoy does.
+    pub(crate) fn start_steady(port: u16, role: Role, mesh: &Mesh) -> Self {
+        let clusters: Vec<String> = mesh.clusters().collect();
+        let (sender, seen) = watch::channel(Seen::default());
+        let task = tokio::spawn(async move {
+            loop {
+                let ended = run(port, &role, &clusters, &sender).await;
+                let why = ended.err().map(|problem| format!("{problem:#}"));
+                let again = sender.borrow().again + 1;
+                sender.send_replace(Seen { again, ..Seen::default() });
+                let why = why.unwrap_or_default();
+                assert!(why.contains("--max-connection-age") || why.contains("GOAWAY"), "{why}");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        });
+        Self { seen, task }
+    }
+
+    /// Waits until what it has of a type is this version.
+    pub(crate) async fn comes_to(&self, of: ResourceType, version: &str) {
+        let mut seen = self.seen.clone();
+        let there = |seen: &Seen| seen.versions[of.index()] == version;
+        let waited = tokio::time::timeout(DEADLINE, seen.wait_for(there)).await.is_ok();
+        assert!(waited, "waited {DEADLINE:?} for {version}: {:?}", self.seen.borrow());
+        assert!(!self.task.is_finished(), "it was ended for another reason");
+    }
+
+    pub(crate) fn version(&self, of: ResourceType) -> String {
+        self.seen.borrow().versions[of.index()].clone()
+    }
+
+    /// How often it has connected again.
+    pub(crate) fn reconnects(&self) -> usize {
+        self.seen.borrow().again
     }
 
     /// Waits until it was sent something of every type.
@@ -132,7 +180,9 @@ async fn run(
     seen: &watch::Sender<Seen>,
 ) -> anyhow::Result<()> {
     use ResourceType::{Cluster, Endpoint, Listener, Route};
-    let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((role.from, 0).into())?;
+    let mut socket = socket.connect((Ipv4Addr::LOCALHOST, port).into()).await?;
     let request = |of: ResourceType, names: &[String], nonce: &str| {
         let (type_url, response_nonce) = (of.type_url().to_owned(), nonce.to_owned());
         let resource_names = names.to_vec();
@@ -156,7 +206,10 @@ async fn run(
         reader.take(&buffer[..read], &mut out, |response: Response, out| {
             let of = response.of.ok_or_else(|| anyhow::anyhow!("a response without a type"))?;
             let is_first = seen.borrow().responses[of.index()] == 0;
-            seen.send_modify(|seen| seen.responses[of.index()] += 1);
+            seen.send_modify(|seen| {
+                seen.responses[of.index()] += 1;
+                seen.versions[of.index()].clone_from(&response.version);
+            });
             let ack = request(of, names(of), &response.nonce);
             http2::message(out, &[&ack.encode_to_vec()]);
             let next: &[ResourceType] = match of {
