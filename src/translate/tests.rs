@@ -1,8 +1,6 @@
 //! What the tests of the parts have in common, and what holds across the parts.
 
-use std::collections::BTreeSet;
-
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::endpoints::Place;
