@@ -16,7 +16,7 @@ use protox::prost::Message;
 
 /// Everything that is served, shown or may stand in an `Any` of what is served, and what a sidecar's
 /// bootstrap is made of. Imports follow.
-const ENVOY: [&str; 23] = [
+const ENVOY: [&str; 24] = [
     "envoy/admin/v3/config_dump.proto",
     "envoy/config/bootstrap/v3/bootstrap.proto",
     "envoy/config/cluster/v3/cluster.proto",
@@ -25,6 +25,7 @@ const ENVOY: [&str; 23] = [
     "envoy/config/route/v3/route.proto",
     "envoy/extensions/clusters/dns/v3/dns_cluster.proto",
     "envoy/extensions/filters/http/header_to_metadata/v3/header_to_metadata.proto",
+    "envoy/extensions/http/early_header_mutation/header_mutation/v3/header_mutation.proto",
     "envoy/extensions/filters/http/router/v3/router.proto",
     "envoy/extensions/filters/listener/http_inspector/v3/http_inspector.proto",
     "envoy/extensions/filters/listener/original_dst/v3/original_dst.proto",

@@ -128,18 +128,19 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let metrics = Metrics::new(&mut registry);
     let health = Arc::new(Health::default());
     let proxies = Arc::new(Proxies::default());
-    let leases = Arc::new(Leases::default());
+    let leases = Arc::new(Leases::new(config.limits.views));
 
     let (publisher, models, snapshots) =
         Publisher::new(&config.domain, config.timing, leases.clone(), metrics.clone());
     let (changes, from_source) = mpsc::channel(CHANGES);
 
     let stop_streams = CancellationToken::new();
+    let frames = Arc::new(FrameBuilder::new(&crate::version::control_plane_identifier()));
     let shared = Arc::new(Shared {
         snapshots: snapshots.clone(),
         leases,
         interner: Arc::new(Interner::default()),
-        frames: Arc::new(FrameBuilder::new(&crate::version::control_plane_identifier())),
+        frames: frames.clone(),
         proxies: proxies.clone(),
         metrics: metrics.clone(),
         limits: config.limits.clone(),
@@ -160,6 +161,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         health: health.clone(),
         model: models,
         snapshot: snapshots,
+        frames,
         domain: config.domain.as_str().into(),
         started,
     }));

@@ -251,6 +251,30 @@ pub struct Serve {
     )]
     pub max_streams_per_peer: usize,
 
+    /// Different views: sorts of proxies, by kind, listener, namespace, zone and inbound ports. 0 for
+    /// no limit
+    #[arg(
+        long, value_name = "N", value_parser = flags::count_limit, default_value_t = 10_000,
+        env = "PILOTHOUSE_MAX_VIEWS", help_heading = "Limits for a proxy"
+    )]
+    pub max_views: usize,
+
+    /// Different views of the proxies that connect from one IP address: as many as a node has pods.
+    /// 0 for no limit
+    #[arg(
+        long, value_name = "N", value_parser = flags::count_limit, default_value_t = 256,
+        env = "PILOTHOUSE_MAX_VIEWS_PER_PEER", help_heading = "Limits for a proxy"
+    )]
+    pub max_views_per_peer: usize,
+
+    /// How long a connection may last, give or take a tenth; then its streams are ended between two
+    /// responses, so that proxies spread over all replicas again. 0 for no limit
+    #[arg(
+        long, value_name = "DURATION", default_value = "30m", value_parser = flags::time_limit,
+        env = "PILOTHOUSE_MAX_CONNECTION_AGE", help_heading = "Limits for a proxy"
+    )]
+    pub max_connection_age: Duration,
+
     /// Bytes of memory that one connection may make the server hold (requests, subscriptions, what
     /// it does not read), 1048576 at least; 0 for no limit
     #[arg(

@@ -40,6 +40,8 @@ pub struct Metrics {
     streams_closed: Counter,
     waiting: Gauge,
     send_timeouts: Counter,
+    refused_views: Counter,
+    aged_connections: Counter,
     admissions_overdue: Counter,
     connections_evicted: Counter,
     peer_bytes: Gauge,
@@ -81,6 +83,8 @@ impl Metrics {
             streams_closed: Counter::default(),
             waiting: Gauge::default(),
             send_timeouts: Counter::default(),
+            refused_views: Counter::default(),
+            aged_connections: Counter::default(),
             admissions_overdue: Counter::default(),
             connections_evicted: Counter::default(),
             peer_bytes: Gauge::default(),
@@ -147,6 +151,16 @@ impl Metrics {
     /// A reader that had stopped was disconnected.
     pub fn send_timeout(&self) {
         self.send_timeouts.inc();
+    }
+
+    /// A connection was ended because of its age.
+    pub fn connection_aged(&self) {
+        self.aged_connections.inc();
+    }
+
+    /// A proxy needed one view more than there may be.
+    pub fn view_refused(&self) {
+        self.refused_views.inc();
     }
 
     /// A stream has waited for its turn for as long as anybody may, and goes on without.
@@ -293,6 +307,16 @@ impl Collector for Metrics {
             "pilothouse_send_timeouts",
             "Proxies disconnected because they had stopped reading",
             self.send_timeouts.clone(),
+        )?;
+        families.one(
+            "pilothouse_refused_views",
+            "Proxies refused because they need one view more than there may be",
+            self.refused_views.clone(),
+        )?;
+        families.one(
+            "pilothouse_aged_connections",
+            "Connections ended because of their age, so that proxies spread over the replicas",
+            self.aged_connections.clone(),
         )?;
         families.one(
             "pilothouse_admissions_overdue",

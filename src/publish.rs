@@ -3,8 +3,12 @@
 //! The first change after a quiet time is published at once, further ones are gathered for the
 //! pace, so a single change is as fast as it can be and a storm costs no more than one snapshot a
 //! pace. Nothing is published before every watch has listed once.
+//!
+//! A change goes before newcomers: it is published for the views that are there, and views that are
+//! not are built in short turns between publications. Views come and go without waking anybody but
+//! those who wait for them; what nobody needs is kept for a moment, for the proxy that comes back.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,11 +29,14 @@ mod conflicts;
 mod inbound;
 mod kinds;
 mod layers;
+mod needs;
+mod newcomers;
 mod nodes;
+mod places;
 mod visibility;
 
 pub use build::Builder;
-use inbound::Needs;
+use needs::Needs;
 
 /// Changes taken in at a stretch before the clock is looked at again.
 const BATCH: usize = 1024;
@@ -62,6 +69,14 @@ pub struct Publisher {
     timing: Timing,
     /// When clusters may go that lost their routes with the snapshot of a generation.
     burials: VecDeque<(Instant, u64)>,
+    /// The views that are built.
+    open: BTreeSet<Arc<ViewKey>>,
+    /// Those of them that nobody needs, and since when.
+    idle: BTreeMap<Arc<ViewKey>, Instant>,
+    /// When to let some of those go.
+    release: Option<Instant>,
+    /// Who waits for a view that is not built yet, in the order in which they came.
+    newcomers: VecDeque<(Need, Arc<ViewKey>)>,
     leases: Arc<Leases>,
     metrics: Arc<Metrics>,
     models: watch::Sender<Model>,
@@ -82,12 +97,16 @@ impl Publisher {
         let publisher = Self {
             model: Model::default(),
             builder: Builder::new(domain),
-            needs: Needs::default(),
+            needs: Needs::new(leases.limits()),
             dirty: BTreeSet::new(),
             since: None,
             synced: false,
             timing,
             burials: VecDeque::new(),
+            open: BTreeSet::new(),
+            idle: BTreeMap::new(),
+            release: None,
+            newcomers: VecDeque::new(),
             leases,
             metrics,
             models,
@@ -115,13 +134,15 @@ impl Publisher {
                     None => source_lives = false,
                 },
                 () = leases.wanted() => {
-                    // The usual newcomer gets a view that is there; only a new sort of proxy
-                    // needs a snapshot, and those are paced as well, since it wakes everybody.
-                    if !self.synced || self.seat_newcomers() {
-                        continue;
+                    if last_cut.is_some() {
+                        self.take_leases();
                     }
-                    due.get_or_insert_with(Instant::now);
                 }
+                () = tokio::task::yield_now(), if !self.newcomers.is_empty() => {
+                    self.build_some();
+                    self.take_waiting(&mut changes);
+                }
+                () = until(self.release), if self.release.is_some() => self.release_idle(),
                 () = until(due), if due.is_some() => {}
                 () = until(burial), if burial.is_some() => {
                     if let Some((_, generation)) = self.burials.pop_front() {
@@ -175,42 +196,22 @@ impl Publisher {
         }
     }
 
-    /// Gives the proxies that came since the last time their views; whether all of these are in
-    /// the newest snapshot.
-    fn seat_newcomers(&mut self) -> bool {
-        let seated = self.take_leases();
-        let all_there = self.snapshots.borrow().as_ref().is_some_and(|snapshot| {
-            seated.iter().all(|(_, view)| snapshot.views.contains_key(&**view))
-        });
-        // One whose view is not there waits for both.
-        for (need, view) in &seated {
-            self.leases.assign(need, view);
-        }
-        all_there
-    }
-
-    fn take_leases(&mut self) -> Vec<(Need, Arc<ViewKey>)> {
-        let conflicts = &mut self.builder.conflicts;
-        let mut seated = Vec::new();
-        for (need, is_held) in self.leases.changed() {
-            if is_held {
-                let view = self.needs.add(&need, conflicts);
-                seated.push((need, view));
-            } else {
-                self.needs.remove(&need, conflicts);
-            }
-        }
-        seated
-    }
-
     fn cut(&mut self) {
         let begun = Instant::now();
         let dirty = std::mem::take(&mut self.dirty);
         self.builder.update(&self.model, &dirty);
-        let mut seated = self.needs.update(&self.model, &dirty, &mut self.builder.conflicts);
-        seated.extend(self.take_leases());
-        let needed = self.needs.views().cloned().collect();
-        let mut snapshot = self.builder.snapshot(&needed);
+        let moved = self.needs.update(&self.model, &dirty, &mut self.builder.conflicts);
+        for (_, view) in &moved {
+            self.idle.remove(view);
+            self.open.insert(view.clone());
+        }
+        self.take_leases();
+        if self.snapshots.borrow().is_none() {
+            // Nobody waits for anything else.
+            let views = self.newcomers.iter().map(|(_, view)| view.clone());
+            self.open.extend(views);
+        }
+        let mut snapshot = self.builder.snapshot(self.open.iter().map(|view| &**view));
         snapshot.since = self.since.take().map(Instant::into_std);
         // Copies are O(1); readers never wait for the writer.
         self.models.send_replace(self.model.clone());
@@ -220,7 +221,7 @@ impl Publisher {
         }
         // Before the snapshot: a stream that is told of a view which it cannot see yet keeps its
         // old one until the snapshot comes, and so goes from one to the other in a single step.
-        for (need, view) in &seated {
+        for (need, view) in &moved {
             self.leases.assign(need, view);
         }
         let published = self.snapshots.send_if_modified(|current| {

@@ -20,6 +20,10 @@ use crate::names::ResourceType;
 use crate::view::ViewKey;
 
 pub mod encode;
+mod frames;
+mod steps;
+
+pub use steps::SharedDiff;
 
 /// A content hash. Equal content has an equal version on every replica and after every restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -66,7 +70,7 @@ impl Resource {
 /// wherever that can be arranged, so most comparisons are of pointers.
 #[derive(Debug)]
 pub struct TypeSet {
-    /// Unique within the process; keys of frame caches.
+    /// Unique within the process; key of frames and steps.
     id: u64,
     resources: OrdMap<Arc<str>, Arc<Resource>>,
     /// Sum of the resources' [`Resource::digest`]s: order does not matter, one change costs one
@@ -74,7 +78,7 @@ pub struct TypeSet {
     digest: u64,
     /// Encoded size of all resources, bytes.
     bytes: usize,
-    frames: encode::FrameCache,
+    steps: steps::Steps,
 }
 
 /// The difference between two sets.
@@ -176,7 +180,7 @@ impl TypeSet {
     fn from_map(resources: OrdMap<Arc<str>, Arc<Resource>>, digest: u64, bytes: usize) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { id, resources, digest, bytes, frames: encode::FrameCache::default() }
+        Self { id, resources, digest, bytes, steps: steps::Steps::default() }
     }
 
     /// This set with `changes` applied: `Some` puts, `None` removes. Returns `self` itself where

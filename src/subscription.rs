@@ -176,7 +176,27 @@ impl Lists {
     }
 }
 
+impl Inner {
+    fn forget_gone(&mut self) {
+        self.by_digest.retain(|_, one| one.strong_count() > 0);
+        self.by_digest.shrink_to(2 * self.by_digest.len());
+        self.swept = self.by_digest.len();
+    }
+}
+
 impl Interner {
+    /// Drops what is kept of subscriptions that nobody holds any more; to be called now and then.
+    pub fn forget_gone(&self) {
+        let mut inner = self.lock();
+        inner.forget_gone();
+        let Lists { newer, older, bytes } = &mut inner.lists;
+        for lists in [&mut *newer, older] {
+            lists.retain(|_, (_, subscription)| subscription.strong_count() > 0);
+            lists.shrink_to(2 * lists.len());
+        }
+        *bytes = newer.values().map(|(bytes, _)| bytes.len()).sum();
+    }
+
     /// The one subscription to so many names that came as these bytes, and that `names` reads from
     /// them.
     /// Thousands of sidecars send the same thousand names: to compare the bytes costs a fraction
@@ -247,8 +267,7 @@ impl Interner {
         });
         inner.by_digest.insert(key, Arc::downgrade(&made));
         if inner.by_digest.len() > 64 + 2 * inner.swept {
-            inner.by_digest.retain(|_, one| one.strong_count() > 0);
-            inner.swept = inner.by_digest.len();
+            inner.forget_gone();
         }
         made
     }

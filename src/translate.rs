@@ -30,6 +30,11 @@ pub mod routes;
 /// and the agent.
 const AGENT_PORTS: [u16; 2] = [15000, 15020];
 
+/// How a standalone proxy's listener tells the table its port's number: the table is everybody's, and
+/// a request is routed before any filter sees it. Whatever a client puts there is overwritten, and the
+/// table takes it away.
+const LISTENER_PORT_HEADER: &str = "x-pilothouse-listener-port";
+
 /// Under this key endpoints of a headless service carry their pod's name and requests the one they
 /// are for, both in the namespace that Envoy's subsets go by. Captured requests go without: DNS has
 /// chosen the pod.

@@ -2,8 +2,9 @@
 //!
 //! Listeners depend on how traffic reaches the proxy and on the ports of the workload beside it,
 //! routes also on the namespace whose short names it may use, endpoints on the zone and the node, and
-//! everything on what the namespace may see. A view is built only when a proxy asks for it and shares everything that
-//! does not differ.
+//! everything on what the namespace may see. A view is built only when a proxy asks for it and shares
+//! everything that does not differ. What a proxy says of itself is not to be believed without bound,
+//! so the number of views is limited, in all and for each address that proxies come from.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -11,6 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use thiserror::Error;
 use tokio::sync::{Notify, watch};
 
 /// How traffic gets to the proxy, hence which listeners it needs.
@@ -160,6 +162,32 @@ pub struct Need {
     pub view: ViewKey,
     /// Its own addresses, by which that is found out. None for kinds without inbound listeners.
     pub addresses: Arc<[IpAddr]>,
+    /// Where it connects from: the views of each address are counted.
+    pub peer: Option<IpAddr>,
+}
+
+/// How many different views there may be; zero for no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    pub views: usize,
+    /// Of proxies that connect from one address.
+    pub per_peer: usize,
+}
+
+/// Why a proxy gets no view.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum TooManyViews {
+    #[error(
+        "this proxy needs a view of its own (by its kind, listener, namespace, zone and inbound \
+         ports), and there are {limit} different ones already, which is the limit (--max-views)"
+    )]
+    InAll { limit: usize },
+    #[error(
+        "this proxy needs a view of its own (by its kind, listener, namespace, zone and inbound \
+         ports), and the proxies at {peer} have {limit} different ones already, which is the limit \
+         for one address (--max-views-per-peer)"
+    )]
+    OfPeer { peer: IpAddr, limit: usize },
 }
 
 /// Who needs which view.
@@ -174,6 +202,7 @@ pub struct Need {
 /// when a snapshot is cut.
 #[derive(Debug, Default)]
 pub struct Leases {
+    limits: Limits,
     held: Mutex<Held>,
     wanted: Notify,
 }
@@ -189,7 +218,26 @@ struct Held {
 #[derive(Debug)]
 struct Seat {
     streams: usize,
-    view: watch::Sender<Option<Arc<ViewKey>>>,
+    answer: watch::Sender<Answer>,
+}
+
+/// What became of a need.
+#[derive(Clone, Debug, Default)]
+enum Answer {
+    /// Nothing yet.
+    #[default]
+    Awaited,
+    View(Arc<ViewKey>),
+    Refused(TooManyViews),
+}
+
+impl Answer {
+    fn view(&self) -> Option<Arc<ViewKey>> {
+        match self {
+            Self::View(view) => Some(view.clone()),
+            Self::Awaited | Self::Refused(_) => None,
+        }
+    }
 }
 
 /// The need for one view, until dropped.
@@ -197,31 +245,40 @@ struct Seat {
 pub struct Lease {
     leases: Arc<Leases>,
     need: Need,
-    view: watch::Receiver<Option<Arc<ViewKey>>>,
+    answer: watch::Receiver<Answer>,
 }
 
 /// Learns of what is assigned to a [`Lease`].
 #[derive(Debug)]
-pub struct Seated(watch::Receiver<Option<Arc<ViewKey>>>);
+pub struct Seated(watch::Receiver<Answer>);
 
 impl Leases {
-    pub fn take(self: &Arc<Self>, need: Need) -> Lease {
-        let mut held = self.held();
-        let view = if let Some(seat) = held.seats.get_mut(&need) {
-            seat.streams += 1;
-            seat.view.subscribe()
-        } else {
-            let (sender, view) = watch::channel(None);
-            held.seats.insert(need.clone(), Seat { streams: 1, view: sender });
-            held.changed.insert(need.clone());
-            self.wanted.notify_one();
-            view
-        };
-        drop(held);
-        Lease { leases: self.clone(), need, view }
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, ..Self::default() }
     }
 
-    /// Waits until something is needed that was not.
+    /// For the publisher, which knows the views and holds their number below it.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    pub fn take(self: &Arc<Self>, need: Need) -> Lease {
+        let mut held = self.held();
+        let answer = if let Some(seat) = held.seats.get_mut(&need) {
+            seat.streams += 1;
+            seat.answer.subscribe()
+        } else {
+            let (sender, answer) = watch::channel(Answer::Awaited);
+            held.seats.insert(need.clone(), Seat { streams: 1, answer: sender });
+            held.changed.insert(need.clone());
+            self.wanted.notify_one();
+            answer
+        };
+        drop(held);
+        Lease { leases: self.clone(), need, answer }
+    }
+
+    /// Waits until something is needed that was not, or is needed no more.
     pub async fn wanted(&self) {
         self.wanted.notified().await;
     }
@@ -239,8 +296,17 @@ impl Leases {
 
     /// Tells the streams with this need their view.
     pub fn assign(&self, need: &Need, view: &Arc<ViewKey>) {
+        self.answer(need, Answer::View(view.clone()));
+    }
+
+    /// Tells the streams with this need that they get none.
+    pub fn refuse(&self, need: &Need, why: TooManyViews) {
+        self.answer(need, Answer::Refused(why));
+    }
+
+    fn answer(&self, need: &Need, answer: Answer) {
         if let Some(seat) = self.held().seats.get(need) {
-            seat.view.send_replace(Some(view.clone()));
+            seat.answer.send_replace(answer);
         }
     }
 
@@ -252,22 +318,30 @@ impl Leases {
 impl Lease {
     /// The view as last assigned; none for a moment after the lease was taken.
     pub fn view(&self) -> Option<Arc<ViewKey>> {
-        self.view.borrow().clone()
+        self.answer.borrow().view()
     }
 
-    /// To wait for another view.
+    /// Why there is none and will be none.
+    pub fn refusal(&self) -> Option<TooManyViews> {
+        match &*self.answer.borrow() {
+            Answer::Refused(why) => Some(why.clone()),
+            Answer::Awaited | Answer::View(_) => None,
+        }
+    }
+
+    /// To wait for another view, or for the refusal.
     pub fn seat(&self) -> Seated {
-        Seated(self.view.clone())
+        Seated(self.answer.clone())
     }
 }
 
 impl Seated {
     /// The view as last assigned.
     pub fn view(&self) -> Option<Arc<ViewKey>> {
-        self.0.borrow().clone()
+        self.0.borrow().view()
     }
 
-    /// Waits until another view is assigned. Cancel safe.
+    /// Waits until another view is assigned, or it is refused. Cancel safe.
     pub async fn reassigned(&mut self) {
         if self.0.changed().await.is_err() {
             // The lease is gone, so there is nothing to wait for.
@@ -283,7 +357,12 @@ impl Drop for Lease {
             seat.streams -= 1;
             if seat.streams == 0 {
                 held.seats.remove(&self.need);
+                // A map does not shrink by itself.
+                if held.seats.capacity() > 64 + 4 * held.seats.len() {
+                    held.seats.shrink_to_fit();
+                }
                 held.changed.insert(self.need.clone());
+                self.leases.wanted.notify_one();
             }
         }
     }

@@ -67,7 +67,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "cli",
         &[
             "ads", "agent", "app", "doctor", "flags", "inject", "iptables", "names", "publish",
-            "source",
+            "source", "view",
         ],
     ),
 ];

@@ -77,7 +77,7 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
 
 async fn measure(options: &Options) -> anyhow::Result<Scale> {
     let leases = Arc::new(Leases::default());
-    let _lease = leases.take(Need { view: mesh::view(), addresses: Arc::default() });
+    let _lease = leases.take(Need { view: mesh::view(), addresses: Arc::default(), peer: None });
     let timing = Timing { pace: Duration::ZERO, ..Timing::default() };
     let metrics = Metrics::new(&mut Registry::default());
     let (publisher, _models, mut snapshots) =

@@ -66,6 +66,11 @@ impl Control {
         }
     }
 
+    /// How long the connection has been there.
+    pub(super) fn age(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
     fn millis(&self) -> u64 {
         self.opened.elapsed().as_millis() as u64
     }

@@ -118,7 +118,7 @@ pub fn identify(node: Option<&[u8]>) -> Result<(ProxyIdentity, Need), NodeError>
         locality: node.locality().join("/").trim_end_matches('/').into(),
         labels: labels(&node)?,
     };
-    Ok((identity, Need { view, addresses }))
+    Ok((identity, Need { view, addresses, peer: None }))
 }
 
 fn check_len(what: &'static str, len: usize, limit: usize) -> Result<(), NodeError> {

@@ -167,6 +167,25 @@ impl Outboxes {
         waiting.max(one.control.full_for())
     }
 
+    /// Ends connections after about `limit`, so that proxies spread again over the replicas that
+    /// there are; zero for never. Not all at once: each has a limit of its own within a tenth.
+    pub(super) fn end_aged(&self, limit: Duration, metrics: &Metrics) {
+        if limit.is_zero() {
+            return;
+        }
+        let is_aged = |one: &&Arc<Waiting>| {
+            !one.control.is_ending() && one.control.age() >= jittered(limit, one.connection.id)
+        };
+        let aged: Vec<_> = self.all().values().filter(is_aged).cloned().collect();
+        for one in aged {
+            // The streams of one connection end together.
+            if !one.control.is_ending() {
+                metrics.connection_aged();
+                one.control.end();
+            }
+        }
+    }
+
     fn millis(&self) -> u64 {
         self.epoch.elapsed().as_millis() as u64
     }
@@ -174,6 +193,12 @@ impl Outboxes {
     fn all(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Waiting>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Nine to eleven tenths of it, by the connection.
+fn jittered(limit: Duration, connection: u64) -> Duration {
+    let part = xxhash_rust::xxh3::xxh3_64(&connection.to_le_bytes()) % 1000;
+    limit.mul_f64(0.9 + 0.2 * part as f64 / 1000.0)
 }
 
 impl Waiting {

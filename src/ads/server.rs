@@ -118,7 +118,7 @@ async fn accept<F>(
     while connections.join_next().await.is_some() {}
 }
 
-/// Hands snapshots on to the streams, and that it is time to go: they wait for one thing only.
+/// Tells the streams of snapshots, and that it is time to go: they wait for one thing only.
 async fn tell(streams: &Streams, shared: &Shared, news: &watch::Sender<News>) {
     let mut snapshots = shared.snapshots.clone();
     snapshots.mark_changed();
@@ -128,8 +128,8 @@ async fn tell(streams: &Streams, shared: &Shared, news: &watch::Sender<News>) {
             () = shared.shutdown.cancelled() => break,
             changed = snapshots.changed() => match changed {
                 Ok(()) => {
-                    let snapshot = snapshots.borrow_and_update().clone();
-                    news.send_modify(|news| news.snapshot = snapshot);
+                    snapshots.mark_unchanged();
+                    news.send_modify(|_| {});
                     streams.wake();
                 }
                 // The publisher has gone: a shutdown.

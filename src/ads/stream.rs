@@ -29,8 +29,8 @@ use crate::ads::{peer_text, work};
 use crate::metrics::Metrics;
 use crate::names::ResourceType;
 use crate::proxies::Connection;
-use crate::snapshot::View;
 use crate::snapshot::encode::Piece;
+use crate::snapshot::{Snapshot, View};
 use crate::view::Lease;
 
 mod begin;
@@ -214,6 +214,8 @@ impl AdsStream {
                 return Ok(Woken::News);
             }
             () = reassigned => return Ok(Woken::Reassigned),
+            // Between two responses, so that nothing is lost by it.
+            () = ending(&control) => return Err(self.aged()),
             () = self.alarm.as_mut(), if self.alarm_set => {
                 self.alarm_set = false;
                 self.on_alarm();
@@ -227,6 +229,18 @@ impl AdsStream {
         Ok(Woken::Here)
     }
 
+    /// Why the connection ends that is not the whole server's.
+    fn aged(&self) -> Status {
+        if self.context.shared.shutdown.is_cancelled() {
+            return going_away();
+        }
+        Status::unavailable(format!(
+            "this connection has lasted {:?} (--max-connection-age); connect again, so that proxies \
+             spread over all replicas",
+            self.context.shared.limits.connection_age
+        ))
+    }
+
     /// Goes along with what is new: the snapshot (`is_new`), or the view that is this proxy's. If
     /// that is not in the snapshot, the next one has it, and until then the one before is right.
     fn follow(&mut self, news: &News, is_new: bool) -> Result<(), Status> {
@@ -234,11 +248,10 @@ impl AdsStream {
             return Err(going_away());
         }
         self.woken = Instant::now();
-        if let Some(snapshot) = &news.snapshot {
-            self.since = snapshot.since.filter(|_| is_new);
-            if let Some(view) = lookup(news, &self.lease) {
-                self.view = view;
-            }
+        let snapshots = &self.context.shared.snapshots;
+        self.since = snapshots.borrow().as_ref().and_then(|one| one.since).filter(|_| is_new);
+        if let Some(view) = lookup(snapshots, &self.lease) {
+            self.view = view;
         }
         Ok(())
     }
@@ -355,6 +368,11 @@ async fn there(news: &watch::Receiver<News>) -> Result<(), watch::error::RecvErr
     .await
 }
 
+/// Once the connection is to end, which wakes its task and with it the streams on it.
+async fn ending(control: &Control) {
+    poll_fn(|_| if control.is_ending() { Poll::Ready(()) } else { Poll::Pending }).await;
+}
+
 /// The turn, once it is there; never for a stream that does not wait for one.
 async fn its_turn(admitted: &mut Admitted) -> Turn {
     match admitted {
@@ -363,8 +381,10 @@ async fn its_turn(admitted: &mut Admitted) -> Turn {
     }
 }
 
-fn lookup(news: &News, lease: &Lease) -> Option<Arc<View>> {
-    news.snapshot.as_ref()?.views.get(&*lease.view()?).cloned()
+/// In the newest snapshot, which may have views that were no news to anybody else.
+fn lookup(snapshots: &watch::Receiver<Option<Arc<Snapshot>>>, lease: &Lease) -> Option<Arc<View>> {
+    let view = lease.view()?;
+    snapshots.borrow().as_ref()?.views.get(&*view).cloned()
 }
 
 fn malformed(error: Malformed) -> Status {

@@ -15,6 +15,7 @@ use crate::app::{self, memory};
 use crate::flags::{or_any, or_forever};
 use crate::publish::Timing;
 use crate::source::{files, kube};
+use crate::view;
 
 const WATCH_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -73,6 +74,8 @@ impl Serve {
                 },
                 streams_per_peer: self.max_streams_per_peer,
                 starting: self.max_starting,
+                connection_age: self.max_connection_age,
+                views: view::Limits { views: self.max_views, per_peer: self.max_views_per_peer },
                 connection_memory: self.max_connection_memory,
                 peer_memory: self.max_peer_memory.unwrap_or_else(memory::half),
             },
@@ -140,7 +143,9 @@ impl fmt::Display for Serve {
             f,
             " domain={} grpc-addr={} http-addr={} monitoring-addr={} pace={:?} linger={:?} \
              max-request-bytes={} max-names={} max-types={} max-requests-per-second={} \
-             max-streams-per-peer={} max-starting={} first-request-timeout={:?} ack-timeout={:?} \
+             max-streams-per-peer={} max-views={} max-views-per-peer={} \
+             max-connection-age={:?} max-connection-memory={} max-peer-memory={} \
+             max-starting={} first-request-timeout={:?} ack-timeout={:?} \
              send-timeout={:?} keepalive={:?} shutdown-timeout={:?}",
             self.domain,
             self.grpc_addr,
@@ -153,6 +158,11 @@ impl fmt::Display for Serve {
             self.max_types,
             self.max_requests_per_second,
             self.max_streams_per_peer,
+            self.max_views,
+            self.max_views_per_peer,
+            self.max_connection_age,
+            self.max_connection_memory,
+            self.max_peer_memory.unwrap_or_else(memory::half),
             self.max_starting,
             self.first_request_timeout,
             self.ack_timeout,

@@ -57,6 +57,7 @@ impl Fixture {
             health: health.clone(),
             model: model_seen.clone(),
             snapshot: snapshot_seen.clone(),
+            frames: Arc::new(crate::snapshot::encode::FrameBuilder::new("test")),
             domain: "cluster.local".into(),
             started,
         }));

@@ -16,6 +16,7 @@ use super::Families;
 use crate::model::Model;
 use crate::names::ResourceType;
 use crate::proxies::{Proxies, SyncState};
+use crate::snapshot::encode::FrameBuilder;
 use crate::snapshot::{ConflictKind, Snapshot};
 use crate::source::health::{Health, WatchHealth};
 use crate::version::VERSION;
@@ -31,6 +32,7 @@ pub struct Scrape {
     pub health: Arc<Health>,
     pub model: watch::Receiver<Model>,
     pub snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
+    pub frames: Arc<FrameBuilder>,
     /// The cluster's DNS domain.
     pub domain: Arc<str>,
     /// When the process started.
@@ -167,6 +169,11 @@ impl Scrape {
             "pilothouse_snapshot_views",
             "Views (sorts of proxies) in the newest snapshot",
             ConstGauge::new(snapshot.views.len()),
+        )?;
+        families.one(
+            "pilothouse_frames_kept_bytes",
+            "Bytes of encoded responses that are kept for streams that need the same",
+            ConstGauge::new(self.frames.kept_bytes()),
         )
     }
 

@@ -1,10 +1,11 @@
 //! The mesh as encoded sets, kept up to date service by service.
 //!
-//! [`Builder::update`] takes the services that a change touched and does work for those alone;
-//! [`Builder::snapshot`] puts the sets together for the views that are needed. No async, no time.
+//! [`Builder::update`] takes the services that a change touched and does work for those alone, in
+//! the views that are open; `views` opens and closes them and puts snapshots together. No async, no
+//! time.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::aliases::Aliases;
@@ -12,10 +13,11 @@ use super::kinds::{KindState, Touched};
 use super::layers::{Changes, Layers, Own};
 use crate::model::{ExportTo, Model, Service, ServiceKey, SlicesOfService};
 use crate::names::ResourceType;
-use crate::snapshot::{Conflicts, Resource, Snapshot, TypeSet, View};
+use crate::snapshot::{Conflicts, Resource, TypeSet};
 use crate::translate::{clusters, listeners};
-use crate::view::{InboundPort, InboundPorts, ProxyKind, ViewKey};
+use crate::view::{InboundPort, InboundPorts, ProxyKind};
 
+mod views;
 mod zones;
 
 use zones::{Spot, Zones};
@@ -210,114 +212,6 @@ impl Builder {
         );
     }
 
-    /// A snapshot with the views that are needed; what no view needs any more is forgotten.
-    pub fn snapshot(&mut self, needed: &BTreeSet<ViewKey>) -> Snapshot {
-        self.open_places(needed);
-        self.open_clusters_and_endpoints(needed);
-        let mut kinds: BTreeMap<ProxyKind, BTreeSet<_>> = BTreeMap::new();
-        for key in needed {
-            let variants = kinds.entry(table_kind(&key.kind)).or_default();
-            variants.insert((key.namespace.as_ref(), inbound_of(key)));
-        }
-        let idle = self.kinds.extract_if(.., |kind, _| !kinds.contains_key(kind));
-        for (_, mut state) in idle {
-            state.forget_conflicts(&mut self.conflicts);
-        }
-        for (kind, variants) in &kinds {
-            self.open(kind, variants);
-        }
-        self.generation += 1;
-        self.standalone.retain(|kind, _| needed.iter().any(|key| key.kind == *kind));
-        for key in needed {
-            if matches!(key.kind, ProxyKind::Standalone { .. }) {
-                let listeners = || listener_set(&key.kind);
-                self.standalone.entry(key.kind.clone()).or_insert_with(listeners);
-            }
-        }
-        let views = needed.iter().filter_map(|key| Some((key.clone(), self.view(key)?)));
-        Snapshot {
-            generation: self.generation,
-            since: None,
-            views: views.collect::<HashMap<_, _>>(),
-            conflicts: self.conflicts.clone(),
-        }
-    }
-
-    fn view(&self, key: &ViewKey) -> Option<Arc<View>> {
-        let kind = self.kinds.get(&table_kind(&key.kind))?;
-        let namespace = key.namespace.as_ref();
-        let own = self.standalone.get(&key.kind);
-        let listeners = own.unwrap_or_else(|| kind.listeners(namespace, inbound_of(key)));
-        let spots = Some(Spot::all_of(key)).filter(|spots| !spots.is_empty());
-        let sets = [
-            self.clusters.get(namespace, inbound_of(key)),
-            self.endpoints.get(namespace, spots.as_ref()),
-            listeners,
-            kind.routes(namespace),
-        ];
-        Some(Arc::new(View::new(sets.map(Arc::clone))))
-    }
-
-    fn open_clusters_and_endpoints(&mut self, needed: &BTreeSet<ViewKey>) {
-        let ports: BTreeSet<_> =
-            needed.iter().flat_map(|key| key.inbound.iter().copied()).collect();
-        self.inbound.retain(|port, _| ports.contains(port));
-        for port in ports {
-            self.inbound.entry(port).or_insert_with(|| {
-                let cluster = clusters::inbound(&port);
-                let name = cluster.name.as_str().into();
-                Resource::new(ResourceType::Cluster, name, &cluster)
-            });
-        }
-        let own = |_: Option<&str>, inbound: &InboundPorts| {
-            let clusters = inbound.iter().filter_map(|port| self.inbound.get(port));
-            clusters.map(|one| (one.name.clone(), Some(one.clone()))).collect()
-        };
-        let variants = needed.iter().map(|key| (key.namespace.as_ref(), inbound_of(key)));
-        let hidden = &self.hidden_clusters;
-        self.clusters.open(&variants.collect(), |namespace| all_seen(hidden, Some(namespace)), own);
-        let placed = needed.iter().map(|key| (key.namespace.as_ref(), Spot::all_of(key)));
-        let placed: BTreeSet<_> = placed.collect();
-        let variants = placed
-            .iter()
-            .map(|(namespace, spots)| (*namespace, Some(spots).filter(|spots| !spots.is_empty())));
-        let (hidden, zones) = (&self.hidden_endpoints, &self.zones.own);
-        self.endpoints.open(
-            &variants.collect(),
-            |namespace| all_seen(hidden, Some(namespace)),
-            |namespace, spots| {
-                let own = spots.iter().filter_map(|spot| zones.get(spot));
-                own.flat_map(|own| all_seen(own, namespace)).collect()
-            },
-        );
-    }
-
-    fn open(
-        &mut self,
-        kind: &ProxyKind,
-        variants: &BTreeSet<(Option<&Arc<str>>, Option<&InboundPorts>)>,
-    ) {
-        let (known, claims) = (&self.known, &self.addresses);
-        let conflicts = &mut self.conflicts;
-        let state = self.kinds.entry(kind.clone()).or_insert_with(|| {
-            let mut state = KindState::new(kind.clone(), self.domain.clone(), conflicts);
-            let mut touched = Touched::default();
-            for (key, one) in known {
-                let addresses = claimed(claims, &one.service);
-                state.put(key, Some(&one.service), &addresses, &mut touched);
-            }
-            state.rebuild(touched, conflicts);
-            state
-        });
-        state.open(variants, |namespace| {
-            let first = ServiceKey { namespace: namespace.clone(), name: "".into() };
-            let own = known.range(first..).map(|(_, one)| &one.service);
-            let namespace = namespace.clone();
-            let own = own.take_while(move |service| service.key.namespace == namespace);
-            own.map(|service| (service, claimed(claims, service)))
-        });
-    }
-
     fn reroute(&mut self, services: &BTreeSet<ServiceKey>) {
         if services.is_empty() {
             return;
@@ -360,28 +254,12 @@ impl Builder {
     }
 }
 
-/// Standalone proxies differ in the address they listen on, not in their table; the port does
-/// matter, because a Host without a port means the port that was connected to.
-fn table_kind(kind: &ProxyKind) -> ProxyKind {
-    match *kind {
-        ProxyKind::Standalone { port, .. } => {
-            ProxyKind::Standalone { address: Ipv4Addr::UNSPECIFIED.into(), port }
-        }
-        ref other => other.clone(),
-    }
-}
-
 pub(super) fn listener_set(kind: &ProxyKind) -> Arc<TypeSet> {
     let fixed = listeners::fixed(kind).into_iter().map(|listener| {
         let name: Arc<str> = listener.name.as_str().into();
         (name.clone(), Some(Resource::new(ResourceType::Listener, name, &listener)))
     });
     Arc::new(TypeSet::default()).with(fixed)
-}
-
-/// The inbound ports as a variant: having none is none.
-fn inbound_of(key: &ViewKey) -> Option<&InboundPorts> {
-    Some(&key.inbound).filter(|ports| !ports.is_empty())
 }
 
 /// Puts a resource where those go who see it: what is not for everybody is hidden, and for
@@ -407,11 +285,6 @@ fn place(
 fn seen(hidden: &Hidden, namespace: Option<&str>, name: &str) -> Own {
     let (export_to, resource) = hidden.get(name)?;
     export_to.reaches(namespace).then(|| Some(resource.clone()))
-}
-
-fn all_seen(hidden: &Hidden, namespace: Option<&str>) -> Changes {
-    let seen = hidden.iter().filter(|(_, (export_to, _))| export_to.reaches(namespace));
-    seen.map(|(name, (_, resource))| (name.clone(), Some(resource.clone()))).collect()
 }
 
 /// The service's addresses that no other service claims before it.

@@ -109,29 +109,34 @@ impl KindState {
         self.routes.get(namespace, None)
     }
 
-    /// Has what these namespaces and inbound ports need and no more. `services` gives those of a
-    /// namespace, and the addresses that each may claim.
+    /// Has what this namespace and these inbound ports need. `services` are those of the namespace,
+    /// with the addresses that each may claim.
     pub(super) fn open<'a, S: Iterator<Item = (&'a Arc<Service>, Vec<IpAddr>)>>(
         &mut self,
-        needed: &BTreeSet<(Option<&Arc<str>>, Option<&InboundPorts>)>,
-        services: impl Fn(&Arc<str>) -> S,
+        namespace: Option<&Arc<str>>,
+        inbound: Option<&InboundPorts>,
+        services: impl FnOnce(&Arc<str>) -> S,
     ) {
-        let namespaces: BTreeSet<_> =
-            needed.iter().map(|(namespace, _)| (*namespace, None)).collect();
         let mesh = &mut self.mesh;
-        mesh.local.retain(|namespace, _| namespaces.contains(&(Some(namespace), None)));
-        for (namespace, _) in &namespaces {
-            let Some(namespace) = *namespace else { continue };
-            if !mesh.local.contains_key(namespace) {
-                let parts = mesh.local_parts(namespace, services(namespace));
-                mesh.local.insert(namespace.clone(), parts);
-            }
+        if let Some(namespace) = namespace
+            && !mesh.local.contains_key(namespace)
+        {
+            let parts = mesh.local_parts(namespace, services(namespace));
+            mesh.local.insert(namespace.clone(), parts);
         }
         let mesh = &self.mesh;
-        let own_tables = |namespace: &str| mesh.own_tables(namespace);
-        self.routes.open(&namespaces, own_tables, |_, ()| Vec::new());
-        let own_listeners = |namespace: &str| mesh.own_listeners(namespace);
-        self.listeners.open(needed, own_listeners, |_, inbound| inbound_listener(inbound));
+        self.routes.open(namespace, None, |name| mesh.own_tables(name), |_, ()| Vec::new());
+        let own_listeners = |name: &str| mesh.own_listeners(name);
+        self.listeners.open(namespace, inbound, own_listeners, |_, ports| inbound_listener(ports));
+    }
+
+    /// Lets go what none of these namespaces and inbound ports needs.
+    pub(super) fn retain(&mut self, needed: &BTreeSet<(Option<&Arc<str>>, Option<&InboundPorts>)>) {
+        let namespaces: BTreeSet<_> =
+            needed.iter().map(|(namespace, _)| (*namespace, None)).collect();
+        self.mesh.local.retain(|namespace, _| namespaces.contains(&(Some(namespace), None)));
+        self.routes.retain(&namespaces);
+        self.listeners.retain(needed);
     }
 
     /// Puts `service` in the place of what `key` was before; `None` if it is gone.

@@ -71,37 +71,40 @@ impl<K: Ord + Clone> Layers<K> {
         }
     }
 
-    /// Has the layers that are needed and no others. The closures give all that a new layer has of
+    /// Has the layers of this namespace and variant. The closures give all that a new layer has of
     /// its own.
     pub(super) fn open(
         &mut self,
-        needed: &BTreeSet<(Option<&Arc<str>>, Option<&K>)>,
-        in_namespace: impl Fn(&str) -> Changes,
-        in_variant: impl Fn(Option<&str>, &K) -> Changes,
+        namespace: Option<&Arc<str>>,
+        variant: Option<&K>,
+        in_namespace: impl FnOnce(&str) -> Changes,
+        in_variant: impl FnOnce(Option<&str>, &K) -> Changes,
     ) {
+        if let Some(namespace) = namespace
+            && !self.namespaces.contains_key(namespace)
+        {
+            let layer = Layer::over(&self.public, in_namespace(namespace));
+            self.namespaces.insert(namespace.clone(), layer);
+        }
+        let Some(variant) = variant else { return };
+        let key = (self.scope(namespace).cloned(), variant.clone());
+        if !self.variants.contains_key(&key) {
+            let own = in_variant(key.0.as_deref(), variant);
+            let layer = Layer::over(self.below(key.0.as_ref()), own);
+            self.variants.insert(key, layer);
+        }
+    }
+
+    /// Lets the layers go that none of these needs.
+    pub(super) fn retain(&mut self, needed: &BTreeSet<(Option<&Arc<str>>, Option<&K>)>) {
         let namespaces: BTreeSet<_> =
             needed.iter().filter_map(|(namespace, _)| *namespace).collect();
         self.namespaces.retain(|namespace, _| namespaces.contains(namespace));
-        for namespace in namespaces {
-            if !self.namespaces.contains_key(namespace) {
-                let layer = Layer::over(&self.public, in_namespace(namespace));
-                self.namespaces.insert(namespace.clone(), layer);
-            }
-        }
-        let mut kept = BTreeMap::new();
-        for (namespace, variant) in needed {
-            let Some(variant) = *variant else { continue };
-            let key = (self.scope(*namespace).cloned(), variant.clone());
-            if kept.contains_key(&key) {
-                continue;
-            }
-            let layer = self.variants.remove(&key).unwrap_or_else(|| {
-                let own = in_variant(key.0.as_deref(), variant);
-                Layer::over(self.below(key.0.as_ref()), own)
-            });
-            kept.insert(key, layer);
-        }
-        self.variants = kept;
+        let scoped = |(namespace, variant): &(Option<&Arc<str>>, Option<&K>)| {
+            Some((self.scope(*namespace).cloned(), (*variant)?.clone()))
+        };
+        let variants: BTreeSet<_> = needed.iter().filter_map(scoped).collect();
+        self.variants.retain(|key, _| variants.contains(key));
     }
 
     /// The namespace if it has anything of its own.
@@ -179,7 +182,9 @@ mod tests {
             7 => Vec::new(),
             _ => (0..2 * FEW).map(|n| change(&format!("m{n:02}"), "8")).collect(),
         };
-        layers.open(&needed.into(), of_namespace, of_variant);
+        for (namespace, variant) in needed {
+            layers.open(namespace, variant, of_namespace, of_variant);
+        }
         layers
     }
 
@@ -224,7 +229,11 @@ mod tests {
     #[test]
     fn what_nobody_needs_is_let_go() {
         let mut layers = opened();
-        layers.open(&BTreeSet::new(), |_| Vec::new(), |_, _| Vec::new());
+        let one = "one".into();
+        layers.retain(&[(Some(&one), Some(&7))].into());
+        assert_eq!(content(layers.get(Some(&one), Some(&7))), ["a=1", "b=7", "c=0"]);
+        assert_eq!((layers.namespaces.len(), layers.variants.len()), (1, 1));
+        layers.retain(&BTreeSet::new());
         assert!(layers.namespaces.is_empty() && layers.variants.is_empty());
     }
 }

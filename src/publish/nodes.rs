@@ -44,7 +44,7 @@ impl Nodes {
             }
         }
         for node in old.difference(&new) {
-            if super::inbound::release(&mut self.counts, node) {
+            if super::needs::release(&mut self.counts, node) {
                 touched.insert(node.clone());
             }
         }

@@ -19,6 +19,8 @@ use crate::view::{InboundPort, InboundProtocol, ProxyKind, ViewKey};
 
 mod aliases;
 mod inbound;
+mod needs;
+mod newcomers;
 mod nodes;
 mod random;
 mod visibility;
@@ -119,7 +121,7 @@ impl Mesh {
 
     fn snapshot(&mut self, views: &[ViewKey]) -> Snapshot {
         self.update();
-        self.builder.snapshot(&views.iter().cloned().collect())
+        self.builder.snapshot(views)
     }
 
     fn view(&mut self, kind: ProxyKind, namespace: Option<&str>) -> Arc<View> {
@@ -132,7 +134,7 @@ impl Mesh {
         let mut builder = Builder::new(DOMAIN);
         let services = self.model.services().map(|service| service.key.clone());
         builder.update(&self.model, &services.collect());
-        builder.snapshot(&views.iter().cloned().collect())
+        builder.snapshot(views)
     }
 }
 

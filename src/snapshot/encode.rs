@@ -5,15 +5,19 @@
 //! shared by every stream that is sent the same thing. Field numbers are those of
 //! `envoy/service/discovery/v3/discovery.proto`.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{BufMut, Bytes};
 use prost::Message;
 use prost::encoding::{encode_varint, encoded_len_varint};
 
-use super::{Diff, Resource, TypeSet, Version};
+use super::frames::Frames;
+use super::{Resource, TypeSet, Version};
 use crate::names::ResourceType;
+use crate::subscription::Subscription;
+
+pub use super::frames::FrameKey;
 
 /// Tags of length-delimited fields: number << 3 | 2.
 const VERSION_INFO: u8 = 0x0a; // 1, both variants; a Resource's version as well
@@ -34,10 +38,6 @@ const PREFIX_BYTES: usize = 5;
 
 /// A slow reader is one that takes less than this within the send deadline.
 const PIECE: usize = 256 << 10;
-
-/// Frames of one set that are kept, bytes: building one again is a copy, keeping every one would
-/// grow with the number of different subscriptions.
-const CACHED_BYTES: usize = 16 << 20;
 
 impl Resource {
     /// Encodes a message. `name` must be the name that is inside it.
@@ -113,11 +113,13 @@ impl Frame {
     }
 }
 
-/// Builds frames; holds the one field that is the same in all of them.
+/// Builds frames, and keeps those that other streams are about to need; holds the one field that is
+/// the same in all of them.
 #[derive(Debug)]
 pub struct FrameBuilder {
     /// Encoded `ControlPlane { identifier }`.
     control_plane: Vec<u8>,
+    frames: Frames,
 }
 
 impl FrameBuilder {
@@ -125,7 +127,29 @@ impl FrameBuilder {
     pub fn new(identifier: &str) -> Self {
         let mut control_plane = Vec::new();
         put_field(&mut control_plane, 0x0a, identifier.as_bytes());
-        Self { control_plane }
+        Self { control_plane, frames: Frames::default() }
+    }
+
+    /// The frame under `key`, which is made of this set for this subscription, built by whoever
+    /// asks first.
+    pub fn shared(
+        &self,
+        key: FrameKey,
+        set: &Arc<TypeSet>,
+        subscription: &Arc<Subscription>,
+        build: impl FnOnce() -> Frame,
+    ) -> Frame {
+        self.frames.frame(key, set, subscription, build)
+    }
+
+    /// Drops the frames that nobody can or does ask for any more; to be called now and then.
+    pub fn sweep(&self) {
+        self.frames.sweep(Instant::now());
+    }
+
+    /// Bytes of all frames that are kept.
+    pub fn kept_bytes(&self) -> usize {
+        self.frames.bytes()
     }
 
     /// A `DiscoveryResponse`.
@@ -177,123 +201,6 @@ impl FrameBuilder {
             prefix.copy_from_slice(&len.to_be_bytes());
         }
         Frame { head: message.into(), version, resources, removed }
-    }
-}
-
-/// What makes two responses equal: the variant, who asks, and the way from one set to another.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct FrameKey {
-    pub delta: bool,
-    /// [`crate::subscription::Subscription::id`].
-    pub subscription: u64,
-    /// Everything subscribed is told.
-    pub all: bool,
-    /// Pairs of set ids whose differences are told.
-    pub steps: Vec<(u64, u64)>,
-    /// Names told beside that, sorted.
-    pub names: Vec<Arc<str>>,
-}
-
-/// What has been made of a set so far; dies with the set.
-#[derive(Debug, Default)]
-pub struct FrameCache {
-    // Std mutexes, held for a look-up; the building happens outside, once, behind the OnceLock.
-    frames: Mutex<Frames>,
-    diffs: Mutex<HashMap<u64, Arc<OnceLock<Diff>>>>,
-    kept: Mutex<HashMap<u64, Arc<TypeSet>>>,
-}
-
-impl FrameCache {
-    fn frames(&self) -> MutexGuard<'_, Frames> {
-        self.frames.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Two generations, so that what many streams need stays while what one stream needs passes by.
-#[derive(Debug, Default)]
-struct Frames {
-    young: HashMap<FrameKey, Arc<OnceLock<Frame>>>,
-    old: HashMap<FrameKey, Arc<OnceLock<Frame>>>,
-    /// Of the young ones.
-    bytes: usize,
-}
-
-impl Frames {
-    fn cell(&mut self, key: FrameKey) -> Arc<OnceLock<Frame>> {
-        if let Some(cell) = self.young.get(&key) {
-            return cell.clone();
-        }
-        let cell = self.old.remove(&key).unwrap_or_default();
-        self.young.insert(key, cell.clone());
-        if let Some(frame) = cell.get() {
-            self.grown(frame.len());
-        }
-        cell
-    }
-
-    /// A frame of this size came to the young ones.
-    fn grown(&mut self, len: usize) {
-        self.bytes += len;
-        // Two that are larger than all that is kept otherwise have room as well.
-        if self.bytes > (CACHED_BYTES / 2).max(2 * len) {
-            self.old = std::mem::take(&mut self.young);
-            self.bytes = 0;
-        }
-    }
-}
-
-impl TypeSet {
-    /// The frame under `key`, built by whoever asks first.
-    pub fn frame(&self, key: FrameKey, build: impl FnOnce() -> Frame) -> Frame {
-        let cell = self.frames.frames().cell(key);
-        let mut built = 0;
-        let frame = cell
-            .get_or_init(|| {
-                let frame = build();
-                built = frame.len();
-                frame
-            })
-            .clone();
-        if built > 0 {
-            self.frames.frames().grown(built);
-        }
-        frame
-    }
-
-    /// [`Self::diff`] from `older` to this set, worked out once for all streams that make this
-    /// step.
-    pub fn diff_from(&self, older: &Self) -> SharedDiff {
-        let cell = {
-            let mut diffs = self.frames.diffs.lock().unwrap_or_else(PoisonError::into_inner);
-            diffs.entry(older.id()).or_default().clone()
-        };
-        cell.get_or_init(|| older.diff(self));
-        SharedDiff(cell)
-    }
-
-    /// This set together with what `older` has and it has not: one set for all streams that make
-    /// this step, so that their frames are shared as well.
-    pub fn keeping(self: &Arc<Self>, older: &Self) -> Arc<Self> {
-        let diff = self.diff_from(older);
-        if diff.removed.is_empty() {
-            return self.clone();
-        }
-        let mut kept = self.frames.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let removed = diff.removed.iter().map(|name| (name.clone(), older.get(name).cloned()));
-        kept.entry(older.id()).or_insert_with(|| self.with(removed)).clone()
-    }
-}
-
-/// A difference that all streams share.
-#[derive(Clone, Debug)]
-pub struct SharedDiff(Arc<OnceLock<Diff>>);
-
-impl std::ops::Deref for SharedDiff {
-    type Target = Diff;
-
-    fn deref(&self) -> &Diff {
-        static NOTHING: Diff = Diff { changed: Vec::new(), removed: Vec::new() };
-        self.0.get().unwrap_or(&NOTHING)
     }
 }
 

@@ -8,7 +8,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, TrafficDirection};
+use envoy_types::pb::envoy::config::common::mutation_rules::v3::HeaderMutation;
+use envoy_types::pb::envoy::config::common::mutation_rules::v3::header_mutation::Action;
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::config::core::v3::{
+    HeaderValue, HeaderValueOption, Http1ProtocolOptions, TrafficDirection, TypedExtensionConfig,
+};
 use envoy_types::pb::envoy::config::listener::v3::{
     Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter,
 };
@@ -19,14 +24,15 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     HttpConnectionManager, HttpFilter, Rds, http_connection_manager, http_filter,
 };
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
+use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation as EarlyHeaderMutation;
 use envoy_types::pb::envoy::r#type::v3::HashPolicy;
 use envoy_types::pb::envoy::r#type::v3::hash_policy::{PolicySpecifier, SourceIp};
 use envoy_types::pb::google::protobuf::{Any, BoolValue};
 use prost::{Message, Name};
 
 use super::{
-    POD_NAME_FILTER, any, can_bind, duration, hashes_clients, number, over_ads, seconds,
-    serves_http_port, tcp_address,
+    LISTENER_PORT_HEADER, POD_NAME_FILTER, any, can_bind, duration, hashes_clients, number,
+    over_ads, seconds, serves_http_port, tcp_address,
 };
 use crate::model::{Service, ServiceKind, ServicePort};
 use crate::names;
@@ -54,6 +60,7 @@ pub fn fixed(kind: &ProxyKind) -> Vec<Listener> {
                     // A client that came here by the service's name has this listener's port in
                     // its Host; it is not the service's.
                     strip_matching_host_port: true,
+                    early_header_mutation_extensions: vec![says_its_port(*port)],
                     use_remote_address: Some(BoolValue { value: true }),
                     ..manager(kind, &listener.name, names::STANDALONE_TABLE)
                 })],
@@ -61,6 +68,24 @@ pub fn fixed(kind: &ProxyKind) -> Vec<Listener> {
             }];
             vec![listener]
         }
+    }
+}
+
+/// Tells the table which port a request came to.
+fn says_its_port(port: u16) -> TypedExtensionConfig {
+    let header = HeaderValueOption {
+        header: Some(HeaderValue {
+            key: LISTENER_PORT_HEADER.to_owned(),
+            value: port.to_string(),
+            ..Default::default()
+        }),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..Default::default()
+    };
+    let mutations = vec![HeaderMutation { action: Some(Action::Append(header)) }];
+    TypedExtensionConfig {
+        name: "envoy.http.early_header_mutation.header_mutation".to_owned(),
+        typed_config: Some(any(&EarlyHeaderMutation { mutations })),
     }
 }
 

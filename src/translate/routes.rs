@@ -35,8 +35,8 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{
 use envoy_types::pb::google::protobuf::BoolValue;
 
 use super::{
-    HOSTNAME_KEY, POD_NAME_FILTER, SUBSET_NAMESPACE, any, behind, duration, hashes_clients,
-    http_ports, number, seconds, served_http_ports,
+    HOSTNAME_KEY, LISTENER_PORT_HEADER, POD_NAME_FILTER, SUBSET_NAMESPACE, any, behind, duration,
+    hashes_clients, http_ports, number, seconds, served_http_ports,
 };
 use crate::model::{Service, ServiceKey, ServiceKind, Tuning};
 use crate::names;
@@ -59,7 +59,9 @@ pub type Placed = (String, VirtualHost);
 ///
 /// In the standalone table every name stands with each of the ports, and alone for the one port
 /// that is meant if none is said: the listener's own number (a client that came to it by name
-/// has that in its Host, and it is stripped, see `listeners`), else 80, else the first.
+/// has that in its Host, and it is stripped, see `listeners`), else 80, else the first. The table is
+/// the same whatever the listener's number, of which a proxy may name any: the listener says its
+/// number in a header, by which the bare name of a service with several ports is routed.
 pub fn virtual_hosts(
     kind: &ProxyKind,
     namespace: Option<&str>,
@@ -67,18 +69,14 @@ pub fn virtual_hosts(
     addresses: &[IpAddr],
     domain: &str,
 ) -> Vec<Placed> {
-    let own_port = match kind {
-        ProxyKind::Standalone { port, .. } => Some(*port),
-        ProxyKind::Sidecar | ProxyKind::BoundSidecar(_) | ProxyKind::Router => None,
-    };
-    let ports: Vec<u16> = match own_port {
-        Some(_) => served_http_ports(service).collect(),
-        None => http_ports(kind, service).collect(),
+    let is_standalone = matches!(kind, ProxyKind::Standalone { .. });
+    let ports: Vec<u16> = match is_standalone {
+        true => served_http_ports(service).collect(),
+        false => http_ports(kind, service).collect(),
     };
     let Some(&first) = ports.first() else { return Vec::new() };
     let target = behind(service);
-    let preferred =
-        own_port.into_iter().chain([80]).find(|port| ports.contains(port)).unwrap_or(first);
+    let preferred = if ports.contains(&80) { 80 } else { first };
 
     let key = &service.key;
     let host = names::host(&key.name, &key.namespace, domain);
@@ -90,33 +88,72 @@ pub fn virtual_hosts(
     };
     forms.extend(addresses.iter().copied().map(names::host_of_address));
 
-    let domains = |forms: &[String], port: u16| {
-        if own_port.is_none() {
-            return forms.to_vec();
-        }
-        let mut domains: Vec<String> = forms.iter().map(|form| format!("{form}:{port}")).collect();
-        if port == preferred {
-            domains.extend_from_slice(forms);
-        }
-        domains
-    };
     let target_host = names::host(&target.key.name, &target.key.namespace, domain);
-    let mut placed = Vec::with_capacity(ports.len());
-    for port in ports {
-        let table = match own_port {
-            Some(_) => names::STANDALONE_TABLE.to_owned(),
-            None => names::route_table(port),
-        };
-        let cluster = names::outbound_cluster(port, &target_host);
-        let action = action(kind, &target.tuning, cluster);
-        let name = names::virtual_host(&host, port);
-        placed.push((table.clone(), virtual_host(name, domains(&forms, port), action.clone())));
-        if !pods.is_empty() {
-            let name = names::virtual_host(&format!("*.{host}"), port);
-            placed.push((table, of_pods(kind, name, domains(&pods, port), key, domain, action)));
+    let to = |port: u16| action(kind, &target.tuning, names::outbound_cluster(port, &target_host));
+    let by_port: Vec<(u16, RouteAction)> = ports.iter().map(|port| (*port, to(*port))).collect();
+    let of_service = |host: &str, forms: &[String]| match is_standalone {
+        true => with_ports(host, forms, &by_port, preferred),
+        false => {
+            let one = |(port, action): &(u16, RouteAction)| {
+                let name = names::virtual_host(host, *port);
+                let routes = vec![everything("default", action.clone())];
+                (names::route_table(*port), virtual_host(name, forms.to_vec(), routes))
+            };
+            by_port.iter().map(one).collect()
         }
+    };
+    let mut placed = of_service(&host, &forms);
+    if !pods.is_empty() {
+        let by_name = of_service(&format!("*.{host}"), &pods);
+        placed.extend(
+            by_name.into_iter().map(|(table, one)| (table, of_pods(kind, one, key, domain))),
+        );
     }
     placed
+}
+
+/// The virtual hosts of a service in the standalone table.
+fn with_ports(
+    host: &str,
+    forms: &[String],
+    by_port: &[(u16, RouteAction)],
+    preferred: u16,
+) -> Vec<Placed> {
+    let table = || names::STANDALONE_TABLE.to_owned();
+    let mut placed = Vec::with_capacity(by_port.len() + 1);
+    for (port, action) in by_port {
+        let mut domains: Vec<String> = forms.iter().map(|form| format!("{form}:{port}")).collect();
+        if by_port.len() == 1 {
+            domains.extend_from_slice(forms);
+        }
+        let name = names::virtual_host(host, *port);
+        let routes = vec![everything("default", action.clone())];
+        placed.push((table(), virtual_host(name, domains, routes)));
+    }
+    if by_port.len() > 1 {
+        let (default, others): (Vec<_>, Vec<_>) =
+            by_port.iter().partition(|(port, _)| *port == preferred);
+        let others = others.into_iter().map(|(port, action)| of_listener(*port, action.clone()));
+        let default = default.into_iter().map(|(_, action)| everything("default", action.clone()));
+        let routes = others.chain(default).collect();
+        placed.push((table(), virtual_host(host.to_owned(), forms.to_vec(), routes)));
+    }
+    placed
+}
+
+/// What came to a listener with this number.
+fn of_listener(port: u16, action: RouteAction) -> Route {
+    let mut route = everything(&format!("listener {port}"), action);
+    let is_port = HeaderMatcher {
+        name: LISTENER_PORT_HEADER.to_owned(),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(StringMatcher {
+            match_pattern: Some(MatchPattern::Exact(port.to_string())),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    route.r#match.get_or_insert_default().headers.push(is_port);
+    route
 }
 
 /// The table without the services' virtual hosts: its fixed fields and, for captured traffic,
@@ -134,6 +171,11 @@ pub fn table(kind: &ProxyKind, name: &str) -> RouteConfiguration {
         // By port number the table is already chosen, so whatever port the client put into Host
         // says nothing more. In the standalone table the port is what tells services apart.
         ignore_port_in_host_matching: by_port,
+        // It is between the listener and this table.
+        request_headers_to_remove: match by_port {
+            true => Vec::new(),
+            false => vec![LISTENER_PORT_HEADER.to_owned()],
+        },
         ..Default::default()
     }
 }
@@ -172,20 +214,16 @@ fn pod_domains(kind: &ProxyKind, key: &ServiceKey, forms: &[String]) -> Vec<Stri
 /// Captured, they go where the client's connection was meant to go: DNS has led it to that pod, or
 /// to none of the service's. Elsewhere the name chooses among the endpoints; what stands before the
 /// service's name must then be one label, since `db-0.leaf.nats` is no pod of `nats`.
-fn of_pods(
-    kind: &ProxyKind,
-    name: String,
-    domains: Vec<String>,
-    key: &ServiceKey,
-    domain: &str,
-    action: RouteAction,
-) -> VirtualHost {
+fn of_pods(kind: &ProxyKind, mut host: VirtualHost, key: &ServiceKey, domain: &str) -> VirtualHost {
     if *kind == ProxyKind::Sidecar {
-        let through = names::PASSTHROUGH_CLUSTER.to_owned();
-        let cluster_specifier = Some(route_action::ClusterSpecifier::Cluster(through));
-        return virtual_host(name, domains, RouteAction { cluster_specifier, ..action });
+        for route in &mut host.routes {
+            if let Some(route::Action::Route(action)) = &mut route.action {
+                let through = names::PASSTHROUGH_CLUSTER.to_owned();
+                action.cluster_specifier = Some(route_action::ClusterSpecifier::Cluster(through));
+            }
+        }
+        return host;
     }
-    let mut host = virtual_host(name, domains, action);
     let matches = host.routes.iter_mut().filter_map(|route| route.r#match.as_mut());
     matches.for_each(|one| one.headers.push(names_a_pod(key, domain)));
     host.typed_per_filter_config.insert(POD_NAME_FILTER.to_owned(), any(&first_label_is_the_pod()));
@@ -251,14 +289,8 @@ fn first_label_is_the_pod() -> HeaderToMetadata {
     }
 }
 
-fn virtual_host(name: String, domains: Vec<String>, action: RouteAction) -> VirtualHost {
-    VirtualHost {
-        name,
-        domains,
-        routes: vec![everything("default", action)],
-        include_request_attempt_count: true,
-        ..Default::default()
-    }
+fn virtual_host(name: String, domains: Vec<String>, routes: Vec<Route>) -> VirtualHost {
+    VirtualHost { name, domains, routes, include_request_attempt_count: true, ..Default::default() }
 }
 
 fn everything(name: &str, action: RouteAction) -> Route {

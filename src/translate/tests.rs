@@ -1,6 +1,6 @@
 //! What the tests of the parts have in common, and what holds across the parts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::endpoints::Place;
@@ -92,7 +92,8 @@ fn http_ports_have_a_listener_and_a_table_or_neither() {
                     .map(|(table, _)| table)
                     .collect();
             // A headless service is there twice, with its own name and with its pods'.
-            tables.dedup();
+            let mut seen = BTreeSet::new();
+            tables.retain(|table| seen.insert(table.clone()));
             assert_eq!(listeners.len(), tables.len(), "{}", service.key);
             for (listener, table) in listeners.iter().zip(&tables) {
                 assert!(listener.ends_with(&format!("_{table}")), "{listener} {table}");

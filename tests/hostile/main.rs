@@ -9,11 +9,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
 
 mod attacker;
+mod balance;
+#[allow(dead_code)] // other tests ask more of it
 #[path = "../common/mod.rs"]
 mod common;
 mod good;
+#[allow(dead_code)]
+#[path = "../../benches/fanout/http2.rs"]
+mod http2;
 mod memory;
 mod turns;
 mod victim;
+mod views;
 mod words;
 mod work;

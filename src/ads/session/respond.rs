@@ -166,6 +166,7 @@ impl TypeState {
     /// SotW, LDS and CDS: all that is wanted, because absence deletes (rule 7).
     fn whole_set(&self, type_url: &str, now: &Arc<TypeSet>, frames: &FrameBuilder) -> Frame {
         let key = FrameKey {
+            set: now.id(),
             delta: false,
             subscription: self.subscription.id(),
             all: true,
@@ -173,7 +174,7 @@ impl TypeState {
             names: Vec::new(),
         };
         let subscription = &self.subscription;
-        now.frame(key, || {
+        frames.shared(key, now, subscription, || {
             if subscription.is_wildcard() {
                 let all: Vec<&Resource> = now.iter().map(|one| &**one).collect();
                 return frames.sotw(type_url, now.version(), &all);
@@ -207,13 +208,14 @@ impl TypeState {
             return build();
         }
         let key = FrameKey {
+            set: now.id(),
             delta: kind.delta,
             subscription: self.subscription.id(),
             all: told.all,
             steps: steps.iter().map(|step| (step.from.id(), step.to.id())).collect(),
             names: told.names.iter().cloned().collect(),
         };
-        now.frame(key, build)
+        frames.shared(key, now, &self.subscription, build)
     }
 
     fn build_partial(

@@ -10,7 +10,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 use tracing::info;
 
-use super::{Admitted, AdsStream, Context, Method, News, Peer, going_away, lookup, malformed};
+use super::{
+    Admitted, AdsStream, Context, Method, News, Peer, Shared, going_away, lookup, malformed,
+};
 use crate::ads::admission::Holder;
 use crate::ads::budget::Budget;
 use crate::ads::node;
@@ -53,13 +55,14 @@ pub(super) async fn begin(
              monitoring port for what is missing)",
         ));
     }
-    let lease = shared.leases.take(need);
+    let address = Some(peer.address.ip().to_canonical());
+    let lease = shared.leases.take(Need { peer: address, ..need });
     info!(proxy = %identity.name, view = %identity.view, delta = method.delta, "proxy connected");
     connection.update(|status| {
         status.identity = Some(identity);
         status.assigned = Some(Arc::new(lease.seat()));
     });
-    let view = built_view(news, &lease).await?;
+    let view = built_view(shared, news, &lease).await?;
 
     static STREAMS: AtomicU64 = AtomicU64::new(0);
     let session = Session::new(
@@ -98,18 +101,21 @@ fn identify(first: Bytes, delta: bool) -> Result<(ProxyIdentity, Need), Status> 
 }
 
 /// The view once the publisher has assigned and built it.
-async fn built_view(news: &mut watch::Receiver<News>, lease: &Lease) -> Result<Arc<View>, Status> {
+async fn built_view(
+    shared: &Shared,
+    news: &mut watch::Receiver<News>,
+    lease: &Lease,
+) -> Result<Arc<View>, Status> {
     let mut seat = lease.seat();
     loop {
-        let (view, ending) = {
-            let news = news.borrow_and_update();
-            (lookup(&news, lease), news.ending)
-        };
-        if ending {
+        if news.borrow_and_update().ending {
             return Err(going_away());
         }
-        if let Some(view) = view {
+        if let Some(view) = lookup(&shared.snapshots, lease) {
             return Ok(view);
+        }
+        if let Some(refusal) = lease.refusal() {
+            return Err(Status::resource_exhausted(refusal.to_string()));
         }
         tokio::select! {
             changed = news.changed() => changed.map_err(|_| going_away())?,

@@ -17,7 +17,7 @@ use crate::proxies::Proxies;
 use crate::snapshot::Snapshot;
 use crate::snapshot::encode::FrameBuilder;
 use crate::subscription::Interner;
-use crate::view::Leases;
+use crate::view::{self, Leases};
 
 /// What one peer may do, each with a flag.
 #[derive(Clone, Debug)]
@@ -37,6 +37,10 @@ pub struct Limits {
     pub streams_per_peer: usize,
     /// New streams that are brought into sync at the same time; 0 for no limit.
     pub starting: usize,
+    /// About how long a connection may last; zero for as long as it pleases.
+    pub connection_age: Duration,
+    /// Different views.
+    pub views: view::Limits,
     /// Bytes that one connection may make the server hold, and all together; 0 for no limit.
     pub connection_memory: usize,
     pub peer_memory: usize,
@@ -53,6 +57,8 @@ impl Default for Limits {
             requests_per_second: 500,
             streams_per_peer: 0,
             starting: 100,
+            connection_age: Duration::ZERO,
+            views: view::Limits::default(),
             connection_memory: 32 << 20,
             peer_memory: 0,
         }
@@ -73,11 +79,10 @@ pub struct Shared {
     pub shutdown: CancellationToken,
 }
 
-/// What is new to streams. They look at it whenever they are woken, and do not wait for it: see
-/// [`Context::wake`].
+/// Marked as changed by every snapshot. Streams look at it whenever they are woken, and do not wait
+/// for it: see [`Context::wake`].
 #[derive(Clone, Debug, Default)]
 pub(in crate::ads) struct News {
-    pub(in crate::ads) snapshot: Option<Arc<Snapshot>>,
     /// The control plane is shutting down.
     pub(in crate::ads) ending: bool,
 }
@@ -129,9 +134,16 @@ impl Context {
         self.admission.expire();
     }
 
-    /// Ends what has lasted too long, and brings the account of memory up to date; to be called now
-    /// and then.
+    /// Ends what has lasted too long, drops what is kept for nobody, and brings the account of
+    /// memory up to date; to be called now and then.
     pub(in crate::ads) fn look(&self) {
+        self.shared.frames.sweep();
+        self.shared.interner.forget_gone();
+        let snapshot = self.shared.snapshots.borrow().clone();
+        if let Some(snapshot) = snapshot {
+            snapshot.forget_gone_sets();
+        }
+        self.outboxes.end_aged(self.shared.limits.connection_age, &self.shared.metrics);
         self.outboxes.cut_stalled(self.shared.limits.send, &self.shared.metrics);
         self.outboxes.charge_shares();
         self.shared.metrics.peer_bytes(self.account.total());

@@ -270,7 +270,7 @@ fn every_resource_that_is_made_can_be_shown() {
     let kinds =
         [ProxyKind::Sidecar, ProxyKind::BOUND, ProxyKind::Router, ProxyKind::DEFAULT_STANDALONE];
     let views = kinds.map(|kind| ViewKey::new(kind, Some("default")));
-    let snapshot = builder.snapshot(&views.into());
+    let snapshot = builder.snapshot(&views);
     assert_eq!(snapshot.views.len(), 4);
     for view in snapshot.views.values() {
         for of in ResourceType::IN_ORDER {

@@ -265,7 +265,7 @@ async fn syncz_shows_the_view_that_was_assigned() {
     let mut fixture = Fixture::new();
     let connection = fixture.connect("reviews.default", false);
     let asked = connection.status().identity.unwrap().view;
-    let need = Need { view: asked.clone(), addresses: Arc::default() };
+    let need = Need { view: asked.clone(), addresses: Arc::default(), peer: None };
     let leases = Arc::new(Leases::default());
     let lease = leases.take(need.clone());
     connection.update(|status| status.assigned = Some(Arc::new(lease.seat())));

@@ -91,24 +91,20 @@ impl Builder {
         }
     }
 
-    /// Has what the places that proxies are in need, and no others.
-    pub(super) fn open_places(&mut self, needed: &BTreeSet<ViewKey>) {
-        let spots: BTreeSet<_> = needed.iter().flat_map(Spot::all_of).collect();
-        self.zones.own.retain(|spot, _| spots.contains(spot));
-        for spot in spots {
-            if self.zones.own.contains_key(&spot) {
-                continue;
-            }
-            let aware = self.zones.aware.iter().filter_map(|key| self.known.get(key));
-            let aware = aware.filter(|known| spot.concerns(&known.service));
-            let own = aware.flat_map(|known| {
-                let everybodys = self.assignments(&known.service, &known.slices, None);
-                let own = self.there(known, &everybodys, &spot).into_iter();
-                own.map(|one| (one.name.clone(), (known.service.export_to.clone(), one)))
-            });
-            let own = own.collect();
-            self.zones.own.insert(spot, own);
+    /// Has what proxies in this place need.
+    pub(super) fn open_place(&mut self, spot: &Spot) {
+        if self.zones.own.contains_key(spot) {
+            return;
         }
+        let aware = self.zones.aware.iter().filter_map(|key| self.known.get(key));
+        let aware = aware.filter(|known| spot.concerns(&known.service));
+        let own = aware.flat_map(|known| {
+            let everybodys = self.assignments(&known.service, &known.slices, None);
+            let own = self.there(known, &everybodys, spot).into_iter();
+            own.map(|one| (one.name.clone(), (known.service.export_to.clone(), one)))
+        });
+        let own = own.collect();
+        self.zones.own.insert(spot.clone(), own);
     }
 
     fn there(

@@ -1,59 +1,52 @@
 //! Who needs which view, and what the views of inbound ports share.
 
-use std::time::Duration;
-
-use tokio::sync::{mpsc, watch};
-use tokio_util::sync::{CancellationToken, DropGuard};
-
-use super::super::inbound::Needs;
-use super::super::{Publisher, Timing};
+use super::super::needs::Needs;
 use super::*;
-use crate::metrics::Metrics;
 use crate::model::Scope;
 use crate::snapshot::{ConflictKind, Conflicts};
-use crate::view::{Lease, Leases, Need};
+use crate::view::Need;
 
 /// A model, and the needs of sidecars that follow it.
 #[derive(Default)]
-struct Followed {
-    model: Model,
-    needs: Needs,
-    conflicts: Conflicts,
+pub(super) struct Followed {
+    pub(super) model: Model,
+    pub(super) needs: Needs,
+    pub(super) conflicts: Conflicts,
 }
 
 impl Followed {
-    fn of(changes: Vec<Change>) -> Self {
+    pub(super) fn of(changes: Vec<Change>) -> Self {
         let mut followed = Self::default();
         followed.apply(changes);
         followed
     }
 
     /// The needs that have another view by it, with that.
-    fn apply(&mut self, changes: Vec<Change>) -> Vec<(Need, Arc<ViewKey>)> {
+    pub(super) fn apply(&mut self, changes: Vec<Change>) -> Vec<(Need, Arc<ViewKey>)> {
         let mut dirty = BTreeSet::new();
         changes.into_iter().for_each(|change| self.model.apply(change, &mut dirty));
         self.needs.update(&self.model, &dirty, &mut self.conflicts)
     }
 
     fn add(&mut self, need: &Need) -> Vec<String> {
-        ports(&self.needs.add(need, &mut self.conflicts))
+        ports(&self.needs.add(need, &mut self.conflicts).unwrap())
     }
 }
 
-fn sidecar_at(addresses: &[&str]) -> Need {
+pub(super) fn sidecar_at(addresses: &[&str]) -> Need {
     let addresses = addresses.iter().map(|one| one.parse().unwrap()).collect();
-    Need { view: ViewKey::new(ProxyKind::Sidecar, Some("one")), addresses }
+    Need { view: ViewKey::new(ProxyKind::Sidecar, Some("one")), addresses, peer: None }
 }
 
-fn ports(view: &ViewKey) -> Vec<String> {
+pub(super) fn ports(view: &ViewKey) -> Vec<String> {
     view.inbound.iter().map(|one| format!("{} {:?}", one.port, one.protocol)).collect()
 }
 
-fn web(ports: &[(u16, Protocol)]) -> Change {
+pub(super) fn web(ports: &[(u16, Protocol)]) -> Change {
     Change::Service(service(&key("one", "web"), at(&["10.1.0.1"]), ports))
 }
 
-const HTTP: (u16, Protocol) = (80, Protocol::Http);
+pub(super) const HTTP: (u16, Protocol) = (80, Protocol::Http);
 
 #[test]
 fn the_ports_are_those_of_the_pod_behind_every_service_that_names_it() {
@@ -239,110 +232,4 @@ fn a_view_of_ports_differs_in_its_listener_and_its_clusters_alone() {
         after.set(ResourceType::Cluster).diff_from(more.set(ResourceType::Cluster)).changed.len(),
         1
     );
-}
-
-// === the publisher ===
-
-/// Fails instead of waiting for ever.
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), what).await.expect("it comes soon")
-}
-
-/// A publisher that runs on `changes` until dropped, and what it has to say.
-struct Running {
-    leases: Arc<Leases>,
-    changes: mpsc::Sender<Change>,
-    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-    _stop: DropGuard,
-}
-
-impl Running {
-    async fn on(changes: Vec<Change>) -> Self {
-        let (leases, stop) = (Arc::new(Leases::default()), CancellationToken::new());
-        let metrics = Metrics::new(&mut Default::default());
-        let (publisher, _, mut snapshots) =
-            Publisher::new(DOMAIN, Timing::default(), leases.clone(), metrics);
-        let (sender, receiver) = mpsc::channel(16);
-        tokio::spawn(publisher.run(receiver, stop.clone()));
-        for change in changes.into_iter().chain([Change::Synced]) {
-            sender.send(change).await.unwrap();
-        }
-        snapshots.wait_for(Option::is_some).await.unwrap();
-        Self { leases, changes: sender, snapshots, _stop: stop.drop_guard() }
-    }
-
-    /// Waits until this lease has a view that is in the newest snapshot; gives the view's ports.
-    async fn seated(&mut self, lease: &Lease) -> Vec<String> {
-        let mut seat = lease.seat();
-        loop {
-            let snapshot = self.snapshots.borrow_and_update().clone().unwrap();
-            if let Some(view) = lease.view().filter(|view| snapshot.views.contains_key(&**view)) {
-                return ports(&view);
-            }
-            soon(async {
-                tokio::select! {
-                    changed = self.snapshots.changed() => changed.unwrap(),
-                    () = seat.reassigned() => {}
-                }
-            })
-            .await;
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_newcomer_whose_view_is_there_makes_no_snapshot() {
-    let web_key = key("one", "web");
-    let hosts: Vec<u8> = (1..=100).collect();
-    let slice = Change::Slice(slice(&web_key, "web-1", &[80], &hosts));
-    let mut running = Running::on(vec![web(&[HTTP]), slice]).await;
-    let sidecar = |host: u8| sidecar_at(&[&format!("10.0.0.{host}")]);
-    let first = running.leases.take(sidecar(1));
-    assert_eq!(running.seated(&first).await, ["8080 Http"]);
-    let generation = running.snapshots.borrow().as_ref().unwrap().generation;
-    let mut others = Vec::new();
-    for host in 2..=100 {
-        others.push(running.leases.take(sidecar(host)));
-    }
-    for lease in &others {
-        assert_eq!(running.seated(lease).await, ["8080 Http"]);
-    }
-    assert_eq!(running.snapshots.borrow().as_ref().unwrap().generation, generation);
-
-    // One with other ports does, by one view more; it goes when nobody needs it.
-    let stranger = running.leases.take(sidecar(200));
-    assert!(running.seated(&stranger).await.is_empty());
-    let views = |running: &Running| running.snapshots.borrow().as_ref().unwrap().views.len();
-    assert_eq!(views(&running), 2);
-    drop(stranger);
-    running
-        .changes
-        .send(Change::Service(service(&key("two", "any"), at(&[]), &[HTTP])))
-        .await
-        .unwrap();
-    let last = |now: &Option<Arc<Snapshot>>| now.as_ref().is_some_and(|now| now.views.len() == 1);
-    soon(running.snapshots.wait_for(last)).await.unwrap();
-}
-
-#[tokio::test]
-async fn a_pod_that_joins_is_told_even_if_no_snapshot_comes_of_it() {
-    let web_key = key("one", "web");
-    let with = |hosts: &[u8]| {
-        // Nothing in it is ready, so that nothing but the ports of pods follows from it.
-        let mut slice = slice(&web_key, "web-1", &[80], hosts);
-        let endpoints = &mut slice.subsets[0].endpoints;
-        endpoints.iter_mut().for_each(|one| one.state = EndpointState::NotReady);
-        Change::Slice(slice)
-    };
-    let mut running = Running::on(vec![web(&[HTTP]), with(&[1])]).await;
-    let (there, late) = (sidecar_at(&["10.0.0.1"]), sidecar_at(&["10.0.0.2"]));
-    let (there, late) = (running.leases.take(there), running.leases.take(late));
-    assert_eq!(running.seated(&there).await, ["8080 Http"]);
-    assert!(running.seated(&late).await.is_empty());
-    running.changes.send(with(&[1, 2])).await.unwrap();
-    let mut seat = late.seat();
-    while running.seated(&late).await.is_empty() {
-        soon(seat.reassigned()).await;
-    }
-    assert_eq!(running.seated(&late).await, ["8080 Http"]);
 }

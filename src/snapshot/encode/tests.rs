@@ -63,56 +63,6 @@ fn a_message_is_few_pieces_and_shares_all_but_its_end() {
 }
 
 #[test]
-fn a_storm_of_different_subscriptions_neither_grows_nor_drives_out_the_common_one() {
-    let set = TypeSet::default();
-    let key = |subscription| FrameKey {
-        delta: false,
-        subscription,
-        all: true,
-        steps: vec![],
-        names: vec![],
-    };
-    let frame = |len: usize| {
-        let head = Bytes::from(vec![0; len]);
-        Frame { head, version: Version(0), resources: 0, removed: 0 }
-    };
-    let mut built = 0;
-    for round in 1..500 {
-        set.frame(key(0), || {
-            built += 1;
-            frame(1 << 20)
-        });
-        set.frame(key(round), || frame(1 << 20));
-    }
-    assert_eq!(built, 1, "everybody's");
-    let frames = set.frames.frames();
-    let kept = frames.young.values().chain(frames.old.values());
-    let kept: usize = kept.filter_map(|cell| Some(cell.get()?.len())).sum();
-    assert!(kept <= CACHED_BYTES + (4 << 20), "{kept} bytes are kept");
-}
-
-#[test]
-fn two_frames_that_are_larger_than_the_cache_are_still_built_once() {
-    let set = TypeSet::default();
-    let mut built = 0;
-    for round in 0..10 {
-        let key = FrameKey {
-            delta: true,
-            subscription: round % 2,
-            all: true,
-            steps: vec![],
-            names: vec![],
-        };
-        set.frame(key, || {
-            built += 1;
-            let head = Bytes::from(vec![0; CACHED_BYTES]);
-            Frame { head, version: Version(0), resources: 0, removed: 0 }
-        });
-    }
-    assert_eq!(built, 2);
-}
-
-#[test]
 fn sets_know_their_digest_and_difference() {
     let (a, b) = (load_assignment("a"), load_assignment("b"));
     let put = |one: &Arc<Resource>| (one.name.clone(), Some(one.clone()));

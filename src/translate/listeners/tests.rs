@@ -89,6 +89,16 @@ fn a_standalone_envoy_has_one_listener_where_it_wants_it() {
     let manager: HttpConnectionManager = config(&listener.filter_chains[0]);
     assert_eq!(table(&manager), "http");
     assert!(manager.strip_matching_host_port);
+    let [mutation] = manager.early_header_mutation_extensions.as_slice() else { panic!() };
+    let told =
+        EarlyHeaderMutation::decode(&*mutation.typed_config.as_ref().unwrap().value).unwrap();
+    let [HeaderMutation { action: Some(Action::Append(header)) }] = told.mutations.as_slice()
+    else {
+        panic!("{told:?}")
+    };
+    assert_eq!(header.append_action(), HeaderAppendAction::OverwriteIfExistsOrAdd);
+    let header = header.header.as_ref().unwrap();
+    assert_eq!((&*header.key, &*header.value), ("x-pilothouse-listener-port", "81"));
     assert_eq!(manager.use_remote_address, Some(BoolValue { value: true }));
 
     assert_eq!(names_of(&fixed(&STANDALONE)), ["0.0.0.0_15080"]);

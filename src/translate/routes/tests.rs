@@ -117,6 +117,7 @@ fn where_nothing_is_captured_a_headless_service_answers_to_its_pods_names() {
     assert!(host.routes[0].r#match.as_ref().unwrap().headers.is_empty());
 
     let [_, (_, pods)] = placed(&STANDALONE, None, &headless).try_into().unwrap();
+    assert_eq!(pods.name, "*.db.default.svc.cluster.local:80");
     assert!(pods.domains.contains(&"*.db.default.svc.cluster.local".to_owned()));
     assert!(pods.domains.contains(&"*.db.default.svc.cluster.local:80".to_owned()));
 }
@@ -143,7 +144,11 @@ fn an_alias_has_its_targets_ports_clusters_and_tuning_under_its_own_names() {
     target.tuning.request_timeout = Some(std::time::Duration::from_secs(3));
     let alias = service("default/a", ServiceKind::Alias(target.into()), &[(Http, 9999)]);
     for kind in PER_PORT.into_iter().chain([STANDALONE]) {
-        let hosts = placed(&kind, Some("default"), &alias);
+        let mut hosts = placed(&kind, Some("default"), &alias);
+        if kind == STANDALONE {
+            let (_, bare) = hosts.pop().unwrap();
+            assert_eq!((&*bare.name, bare.routes.len()), ("a.default.svc.cluster.local", 2));
+        }
         assert_eq!(hosts.len(), 2, "DNS gives an alias no names of pods");
         for ((_, host), port) in hosts.iter().zip([80, 81]) {
             assert_eq!(host.name, format!("a.default.svc.cluster.local:{port}"));
@@ -194,18 +199,39 @@ fn a_services_tuning_is_in_its_routes() {
     assert_eq!(retries, Some(number(5)));
 }
 
-/// The cluster that each bare and each `:PORT` form of `name.ns` leads to in the standalone table.
+/// The port that each bare and each `:PORT` form of `name.ns` leads to from a standalone listener
+/// with this number.
 fn standalone_ways(listener: u16, ports: &[(crate::model::Protocol, u16)]) -> Vec<(String, u16)> {
-    let kind = ProxyKind::Standalone { address: "0.0.0.0".parse().unwrap(), port: listener };
     let one = service("ns/name", cluster_ip(&["10.0.0.1"]), ports);
+    let is_for = |route: &&Route| {
+        let mut headers = route.r#match.iter().flat_map(|one| &one.headers);
+        headers.all(|header| {
+            assert_eq!(header.name, "x-pilothouse-listener-port");
+            let Some(HeaderMatchSpecifier::StringMatch(StringMatcher {
+                match_pattern: Some(MatchPattern::Exact(port)),
+                ..
+            })) = &header.header_match_specifier
+            else {
+                panic!("{header:?}")
+            };
+            *port == listener.to_string()
+        })
+    };
     let mut ways = Vec::new();
-    for (table, host) in placed(&kind, None, &one) {
+    for (table, host) in placed(&STANDALONE, None, &one) {
         assert_eq!(table, "http");
-        let (_, port) = host.name.rsplit_once(':').unwrap();
+        let route = host.routes.iter().find(is_for).expect("a way for every listener");
+        let Some(route::Action::Route(RouteAction { cluster_specifier: Some(to), .. })) =
+            &route.action
+        else {
+            panic!("{route:?}")
+        };
+        let route_action::ClusterSpecifier::Cluster(cluster) = to else { panic!("{route:?}") };
+        let port: u16 = cluster.split('|').nth(1).unwrap().parse().unwrap();
         for domain in host.domains.iter().filter(|domain| {
             *domain == "name.ns" || domain.starts_with("name.ns:") || domain.starts_with("10.")
         }) {
-            ways.push((domain.clone(), port.parse().unwrap()));
+            ways.push((domain.clone(), port));
         }
     }
     ways.sort();
@@ -233,8 +259,24 @@ fn in_the_standalone_table_the_port_is_part_of_the_host_and_one_port_needs_no_sa
         ways.iter().find(|(domain, _)| domain == "name.ns").unwrap().1
     };
     assert_eq!(bare(15080, &[(Tcp, 70), (Http, 9080), (Http, 9081)]), 9080, "the first");
+    assert_eq!(bare(15080, &[(Http, 9080)]), 9080, "the only one");
     // The listener strips its own number, so `name.ns:9081` arrives there as `name.ns`.
     assert_eq!(bare(9081, &[(Http, 80), (Http, 9081)]), 9081);
+    assert_eq!(bare(9081, &[(Http, 9080), (Http, 9081)]), 9081);
+    // A port that is said goes before the listener's.
+    let ways = standalone_ways(9081, &[(Http, 80), (Http, 9081)]);
+    assert!(ways.contains(&("name.ns:80".to_owned(), 80)), "{ways:?}");
+}
+
+#[test]
+fn the_standalone_table_is_the_same_whatever_the_listeners_port() {
+    let one = service("ns/name", cluster_ip(&["10.0.0.1"]), &[(Http, 80), (Http, 9081)]);
+    let at = |port| ProxyKind::Standalone { address: "127.0.0.1".parse().unwrap(), port };
+    assert_eq!(placed(&at(80), None, &one), placed(&at(9081), None, &one));
+    assert_eq!(
+        table(&at(80), names::STANDALONE_TABLE),
+        table(&STANDALONE, names::STANDALONE_TABLE)
+    );
 }
 
 #[test]
@@ -263,6 +305,7 @@ fn only_captured_traffic_has_a_way_out_and_only_tables_by_port_ignore_it_in_the_
     let standalone = table(&STANDALONE, names::STANDALONE_TABLE);
     assert!(!standalone.ignore_port_in_host_matching);
     assert!(standalone.virtual_hosts.is_empty());
+    assert_eq!(standalone.request_headers_to_remove, ["x-pilothouse-listener-port"]);
 
     let captured = table(&ProxyKind::Sidecar, "80");
     assert_eq!(captured.virtual_hosts[0].name, "allow_any");

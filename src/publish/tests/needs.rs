@@ -1,0 +1,116 @@
+//! What a proxy says of itself counts as far as the mesh knows of it, and has its bounds.
+
+use super::super::needs::Needs;
+use super::inbound::{Followed, HTTP, web};
+use super::*;
+use crate::model::Node;
+use crate::view::{Limits, Need, TooManyViews};
+
+fn router(namespace: Option<&str>, zone: Option<&str>) -> Need {
+    let view = ViewKey { zone: zone.map(Arc::from), ..ViewKey::new(ProxyKind::Router, namespace) };
+    Need { view, addresses: Arc::default(), peer: None }
+}
+
+fn of_peer(need: Need, peer: &str) -> Need {
+    Need { peer: Some(peer.parse().unwrap()), ..need }
+}
+
+impl Followed {
+    fn view(&mut self, need: &Need) -> ViewKey {
+        (*self.needs.add(need, &mut self.conflicts).unwrap()).clone()
+    }
+}
+
+#[test]
+fn proxies_that_make_up_where_they_are_share_the_view_of_those_who_say_nothing() {
+    let mut followed = Followed::of(vec![web(&[HTTP])]);
+    let nowhere = followed.view(&router(None, None));
+    for number in 0..1000 {
+        let (namespace, zone) = (format!("namespace-{number}"), format!("zone-{number}"));
+        assert_eq!(followed.view(&router(Some(&namespace), Some(&zone))), nowhere);
+    }
+    assert_eq!(followed.needs.views().count(), 1);
+    assert_eq!(followed.view(&router(Some("one"), None)).namespace.as_deref(), Some("one"));
+}
+
+#[test]
+fn a_namespace_counts_once_a_service_lives_in_it_or_is_exported_to_it_and_no_longer() {
+    let mut followed = Followed::of(vec![web(&[HTTP])]);
+    let need = router(Some("two"), None);
+    assert_eq!(followed.view(&need).namespace, None);
+    let of_two = key("two", "web");
+    let plain = |key: &ServiceKey| service(key, at(&[]), &[HTTP]);
+    let exported = Service {
+        export_to: ExportTo::Only(["two"].into_iter().map(Arc::from).collect()),
+        ..plain(&key("one", "secret"))
+    };
+    let (here, gone) = (Some("two"), None);
+    for (change, namespace) in [
+        (Change::Service(plain(&of_two)), here),
+        (Change::ServiceGone(of_two), gone),
+        (Change::Service(exported), here),
+        (Change::Service(plain(&key("one", "secret"))), gone),
+    ] {
+        let moved = followed.apply(vec![change]);
+        let [(who, view)] = moved.as_slice() else { panic!("{moved:?}") };
+        assert_eq!((who, view.namespace.as_deref()), (&need, namespace));
+    }
+    followed.needs.remove(&need, &mut followed.conflicts);
+    let back = Change::Service(plain(&key("two", "web")));
+    assert!(followed.apply(vec![back]).is_empty(), "nobody asks any more");
+}
+
+#[test]
+fn a_zone_counts_once_an_endpoint_or_a_node_is_in_it_and_no_longer() {
+    let web_key = key("one", "web");
+    let in_zone = |zone: Option<&str>, meant_for: &[&str]| {
+        let mut slice = slice(&web_key, "web-1", &[80], &[1]);
+        let endpoint = &mut slice.subsets[0].endpoints[0];
+        endpoint.zone = zone.map(Arc::from);
+        endpoint.for_zones = meant_for.iter().map(|zone| Arc::from(*zone)).collect();
+        Change::Slice(slice)
+    };
+    let node = Node { name: "n".into(), zone: Some("a".into()), region: Some("r".into()) };
+    let mut followed = Followed::of(vec![web(&[HTTP]), in_zone(None, &[])]);
+    let need = router(None, Some("a"));
+    assert_eq!(followed.view(&need).zone, None);
+    for (change, zone) in [
+        (in_zone(Some("a"), &[]), Some("a")),
+        (in_zone(Some("b"), &[]), None),
+        (in_zone(Some("b"), &["a"]), Some("a")),
+        (Change::SliceGone { namespace: "one".into(), name: "web-1".into() }, None),
+        (Change::Node(node), Some("a")),
+        (Change::NodeGone("n".into()), None),
+    ] {
+        let moved = followed.apply(vec![change]);
+        let [(who, view)] = moved.as_slice() else { panic!("{moved:?}") };
+        assert_eq!((who, view.zone.as_deref()), (&need, zone));
+    }
+}
+
+#[test]
+fn views_are_counted_in_all_and_for_each_address_and_shared_ones_once() {
+    let limits = Limits { views: 3, per_peer: 2 };
+    let mut followed = Followed { needs: Needs::new(limits), ..Followed::default() };
+    let places = ["a", "b", "c", "d"];
+    let services = places.map(|name| Change::Service(service(&key(name, "web"), at(&[]), &[HTTP])));
+    followed.apply(services.into());
+    let [a, b, c, d] = places.map(|name| router(Some(name), None));
+    let (first, second) = ("10.0.0.1", "10.0.0.2");
+    let mut add = |need: &Need, peer: &str| {
+        followed.needs.add(&of_peer(need.clone(), peer), &mut followed.conflicts).map(|_| ())
+    };
+    assert_eq!(add(&a, first), Ok(()));
+    assert_eq!(add(&b, first), Ok(()));
+    let peer = first.parse().unwrap();
+    assert_eq!(add(&c, first), Err(TooManyViews::OfPeer { peer, limit: 2 }));
+    assert_eq!(add(&a, first), Ok(()), "it has that");
+    assert_eq!(add(&b, second), Ok(()), "that is there");
+    assert_eq!(add(&c, second), Ok(()));
+    assert_eq!(add(&d, "10.0.0.3"), Err(TooManyViews::InAll { limit: 3 }));
+    assert_eq!(followed.needs.views().count(), 3);
+    followed.needs.remove(&of_peer(a.clone(), first), &mut followed.conflicts);
+    followed.needs.remove(&of_peer(c.clone(), first), &mut followed.conflicts);
+    assert_eq!(followed.needs.take_unneeded().len(), 1, "a refused one was never needed");
+    followed.needs.add(&of_peer(d, "10.0.0.3"), &mut followed.conflicts).unwrap();
+}
