@@ -350,7 +350,11 @@ fn may_differ(frame: &Frame, ours: &Outcome, theirs: &Outcome, past: &Past) -> b
             // Ours does not look at :authority and :scheme (Envoy puts what it likes there), nor at
             // dependencies.
             let strict = frame.raw || frame.flags & 0x20 != 0;
+            // Trailers of a body that has ended, and wrong ones: both reset the stream.
+            let late = ours.resets.get(stream) == Some(&STREAM_CLOSED)
+                && theirs.resets.get(stream) == Some(&PROTOCOL_ERROR);
             (malformed && (trailers || lenient))
+                || late
                 || (strict && theirs.resets.get(stream) == Some(&PROTOCOL_ERROR))
                 // The code of what follows a 431, which has said it all.
                 || (!ours.refusals.is_empty() && ours.refusals == theirs.refusals)
