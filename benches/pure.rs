@@ -86,7 +86,7 @@ fn one_change(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let slices = mesh.model.slices(key).map(|slice| &**slice);
                 let clusters = clusters::of_service(service, "cluster.local");
-                let place = Place { zone: None, regions: mesh.model.regions() };
+                let place = Place { zone: None, node: None, regions: mesh.model.regions() };
                 let endpoints = endpoints::of_service(service, slices, "cluster.local", place);
                 black_box((clusters, endpoints))
             });

@@ -13,12 +13,16 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+mod about;
 mod alias;
 mod export_to;
 mod tuning;
+mod unserved;
 
+pub use about::{About, Labels, TargetPort};
 pub use export_to::ExportTo;
 pub use tuning::{Balance, Limits, Outliers, Tuning};
+pub use unserved::unserved_ports;
 
 /// Namespace and name of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,7 +52,8 @@ pub enum ServiceKind {
     ClusterIp(Vec<IpAddr>),
     /// `clusterIP: None`: DNS answers with the endpoints themselves.
     Headless,
-    /// A DNS alias to this name; has no endpoints of its own.
+    /// A DNS alias to this name, which is absolute and has no dot at its end; has no endpoints of its
+    /// own.
     ExternalName(Arc<str>),
     /// The same of a service of the mesh, with which it shares everything but its own names. Made
     /// by [`Model::resolved`], never by a source.
@@ -147,9 +152,13 @@ pub struct Service {
     pub export_to: ExportTo,
     /// `trafficDistribution`: proxies use endpoints of their own zone while there are any.
     pub prefers_own_zone: bool,
+    /// `internalTrafficPolicy: Local`: proxies use endpoints of their own node alone.
+    pub node_local: bool,
     /// What of it is not honoured, in the order in which the source found it. A change of these
     /// alone counts as a change, since readers must see it; proxies are not sent anything for it.
     pub flaws: Vec<Flaw>,
+    /// Shown only, and a change of it counts as one of the flaws does. Boxed, as many have none.
+    pub about: Box<About>,
     /// RFC 3339, empty if unknown. Shown, never compared for routing.
     pub created: Arc<str>,
     /// Kubernetes' resourceVersion, empty if unknown. Shown only; not part of "did it change".
@@ -179,6 +188,8 @@ pub struct Endpoint {
     /// The same for the addresses of one pod, which has two of them in a dual-stack cluster, and
     /// different for different pods.
     pub pod: Option<NonZeroU64>,
+    /// The pod's name; shown only.
+    pub pod_name: Option<Arc<str>>,
 }
 
 impl Endpoint {
@@ -192,6 +203,7 @@ impl Endpoint {
             node: None,
             hostname: None,
             pod: None,
+            pod_name: None,
         }
     }
 
@@ -482,7 +494,9 @@ impl Service {
             tuning: Box::default(),
             export_to: ExportTo::default(),
             prefers_own_zone: false,
+            node_local: false,
             flaws: Vec::new(),
+            about: Box::default(),
             created: "".into(),
             resource_version: "".into(),
         }
@@ -498,7 +512,9 @@ impl Service {
             tuning,
             export_to,
             prefers_own_zone,
+            node_local,
             flaws,
+            about,
             created: _,
             resource_version: _,
         } = self;
@@ -509,7 +525,9 @@ impl Service {
             && *tuning == other.tuning
             && *export_to == other.export_to
             && *prefers_own_zone == other.prefers_own_zone
+            && *node_local == other.node_local
             && *flaws == other.flaws
+            && *about == other.about
     }
 
     /// The addresses that DNS gives for the service; none if headless or an alias.

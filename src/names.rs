@@ -75,6 +75,11 @@ pub const VIRTUAL_OUTBOUND_LISTENER: &str = "virtualOutbound";
 /// The listener that iptables redirects incoming connections to.
 pub const VIRTUAL_INBOUND_LISTENER: &str = "virtualInbound";
 
+/// The ports on which a sidecar itself listens on every address: outbound and inbound capture, health
+/// and statistics. A connection that is captured on its way to another host's port of such a number
+/// ends there, unless a listener for that very address takes it.
+pub const SIDECAR_PORTS: [u16; 4] = [15001, 15006, 15021, 15090];
+
 /// The one route table of a standalone Envoy.
 pub const STANDALONE_TABLE: &str = "http";
 /// The virtual host, and its route, for hosts that no service answers to.
@@ -96,6 +101,17 @@ pub fn service_of_host<'a>(host: &'a str, domain: &str) -> Option<(&'a str, &'a 
     let (name, namespace) = inside.strip_suffix(".svc")?.split_once('.')?;
     (!name.is_empty() && !namespace.is_empty() && !namespace.contains('.'))
         .then_some((name, namespace))
+}
+
+/// `[a-z0-9]([-a-z0-9]*[a-z0-9])?`, up to 63 characters (RFC 1123).
+pub fn is_dns_label(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let edge = |byte: Option<&u8>| byte.is_some_and(|byte| *byte != b'-');
+    let bytes = text.as_bytes();
+    bytes.len() <= 63
+        && edge(bytes.first())
+        && edge(bytes.last())
+        && bytes.iter().copied().all(inner)
 }
 
 /// Every name under which a service's `host` is looked up, the full name first.

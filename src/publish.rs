@@ -25,6 +25,7 @@ mod conflicts;
 mod inbound;
 mod kinds;
 mod layers;
+mod nodes;
 mod visibility;
 
 pub use build::Builder;

@@ -18,6 +18,7 @@ use envoy_types::pb::google::protobuf::{Any, Duration, UInt32Value};
 use prost::{Message, Name};
 
 use crate::model::{Service, ServiceKind, ServicePort, Tuning};
+use crate::names::SIDECAR_PORTS;
 use crate::view::ProxyKind;
 
 pub mod clusters;
@@ -25,15 +26,13 @@ pub mod endpoints;
 pub mod listeners;
 pub mod routes;
 
-/// Ports on which a captured HTTP listener would take the place of the proxy's own: its outbound
-/// and inbound capture, health and statistics listeners.
-const CAPTURE_PORTS: [u16; 4] = [15001, 15006, 15021, 15090];
-/// Those that somebody else has bound where the proxy runs, next to the ones above: Envoy's admin
+/// Those that somebody else has bound where the proxy runs, next to [`SIDECAR_PORTS`]: Envoy's admin
 /// and the agent.
 const AGENT_PORTS: [u16; 2] = [15000, 15020];
 
 /// Under this key endpoints of a headless service carry their pod's name and requests the one they
-/// are for, both in the namespace that Envoy's subsets go by.
+/// are for, both in the namespace that Envoy's subsets go by. Captured requests go without: DNS has
+/// chosen the pod.
 const HOSTNAME_KEY: &str = "hostname";
 const SUBSET_NAMESPACE: &str = "envoy.lb";
 /// Takes a pod's name out of the Host, where a route says so.
@@ -42,18 +41,19 @@ const POD_NAME_FILTER: &str = "envoy.filters.http.header_to_metadata";
 /// The port numbers for which `service` needs an HTTP listener and a route table on proxies of
 /// this kind; none for a standalone Envoy, which has one of each for all.
 pub fn http_ports(kind: &ProxyKind, service: &Service) -> impl Iterator<Item = u16> {
-    served_http_ports(service).filter(|port| serves_http_port(kind, *port))
+    let by_address = *kind == ProxyKind::Sidecar && !behind(service).cluster_ips().is_empty();
+    served_http_ports(service).filter(move |port| by_address || serves_http_port(kind, *port))
 }
 
 fn served_http_ports(service: &Service) -> impl Iterator<Item = u16> {
     served_ports(behind(service)).filter(|port| port.protocol.is_http()).map(|port| port.port)
 }
 
-/// Whether proxies of this kind have an HTTP listener and a route table for this port number, if
-/// some service wants it.
+/// Whether proxies of this kind have a common HTTP listener for all services with this port number,
+/// if some service wants it.
 pub fn serves_http_port(kind: &ProxyKind, port: u16) -> bool {
     match kind {
-        ProxyKind::Sidecar => !CAPTURE_PORTS.contains(&port),
+        ProxyKind::Sidecar => !SIDECAR_PORTS.contains(&port),
         ProxyKind::BoundSidecar | ProxyKind::Router => can_bind(port),
         ProxyKind::Standalone { .. } => false,
     }
@@ -62,11 +62,11 @@ pub fn serves_http_port(kind: &ProxyKind, port: u16) -> bool {
 /// Whether a sidecar can have an inbound chain for this port of the workload: those of the proxy
 /// itself are not captured, or guarded already.
 pub fn serves_inbound_port(port: u16) -> bool {
-    !CAPTURE_PORTS.contains(&port)
+    !SIDECAR_PORTS.contains(&port)
 }
 
 fn can_bind(port: u16) -> bool {
-    !CAPTURE_PORTS.contains(&port) && !AGENT_PORTS.contains(&port)
+    !SIDECAR_PORTS.contains(&port) && !AGENT_PORTS.contains(&port)
 }
 
 /// The ports that have a cluster, hence endpoints and something that leads to them.

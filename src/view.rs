@@ -1,7 +1,7 @@
 //! What differs between proxies, as a key that all proxies of one sort share.
 //!
 //! Listeners depend on how traffic reaches the proxy and on the ports of the workload beside it,
-//! routes also on the namespace whose short names it may use, endpoints on the zone, and
+//! routes also on the namespace whose short names it may use, endpoints on the zone and the node, and
 //! everything on what the namespace may see. A view is built only when a proxy asks for it and shares everything that
 //! does not differ.
 
@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
@@ -55,6 +56,15 @@ pub struct InboundPort {
     /// The one that the workload listens on, not the service's.
     pub port: u16,
     pub protocol: InboundProtocol,
+    /// How long TCP connections may be idle there; zero for no limit, none for the default.
+    pub idle_timeout: Option<Duration>,
+}
+
+impl InboundPort {
+    /// One of which nothing else is known.
+    pub fn new(port: u16, protocol: InboundProtocol) -> Self {
+        Self { port, protocol, idle_timeout: None }
+    }
 }
 
 /// All of them: sorted, no number twice. Equal for all pods of a Deployment, and mostly for those
@@ -69,6 +79,9 @@ pub struct ViewKey {
     pub namespace: Option<Arc<str>>,
     /// Whose endpoints go first, where a service wants that.
     pub zone: Option<Arc<str>>,
+    /// Where it runs, if some service that is for its own node alone has endpoints there. In a
+    /// [`Need`]: what the proxy says.
+    pub node: Option<Arc<str>>,
     /// Empty for a proxy that is no captured sidecar, and for one to which no service leads.
     pub inbound: InboundPorts,
 }
@@ -77,7 +90,7 @@ impl ViewKey {
     /// The view of a proxy that does not say where it is, and to which no service leads.
     pub fn new(kind: ProxyKind, namespace: Option<&str>) -> Self {
         let namespace = namespace.map(Arc::from);
-        Self { kind, namespace, zone: None, inbound: InboundPorts::default() }
+        Self { kind, namespace, zone: None, node: None, inbound: InboundPorts::default() }
     }
 }
 
@@ -95,9 +108,15 @@ impl fmt::Display for ViewKey {
         if let Some(zone) = &self.zone {
             write!(f, " in zone {zone}")?;
         }
-        for (at, InboundPort { port, protocol }) in self.inbound.iter().enumerate() {
+        if let Some(node) = &self.node {
+            write!(f, " on node {node}")?;
+        }
+        for (at, InboundPort { port, protocol, idle_timeout }) in self.inbound.iter().enumerate() {
             let before = if at == 0 { " with inbound" } else { "," };
             write!(f, "{before} {port}/{protocol:?}")?;
+            if let Some(idle) = idle_timeout {
+                write!(f, " idle {idle:?}")?;
+            }
         }
         Ok(())
     }
@@ -212,6 +231,11 @@ impl Lease {
 }
 
 impl Seated {
+    /// The view as last assigned.
+    pub fn view(&self) -> Option<Arc<ViewKey>> {
+        self.0.borrow().clone()
+    }
+
     /// Waits until another view is assigned. Cancel safe.
     pub async fn reassigned(&mut self) {
         if self.0.changed().await.is_err() {

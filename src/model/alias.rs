@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Flaw, Model, Service, ServiceKey, ServiceKind};
+use super::{Flaw, Model, Service, ServiceKey, ServiceKind, unserved_ports};
 use crate::names;
 
 /// Aliases of aliases that are followed. Resolvers give up after about as many.
@@ -45,6 +45,7 @@ impl Model {
                     }
                     resolved.export_to = both;
                 }
+                resolved.flaws.extend(unserved_ports(&kind, &resolved.ports));
                 resolved.kind = kind;
             }
             Err(reason) => {

@@ -1,5 +1,5 @@
-//! How requests for a service are spread, bounded and repeated. Absent values mean the default of
-//! whoever translates; durations of zero mean "no limit" where that is said.
+//! How requests for a service are spread, bounded and repeated. Absent values mean the default, which
+//! is here or Envoy's own; durations of zero mean "no limit" where that is said.
 
 use std::time::Duration;
 
@@ -53,8 +53,18 @@ pub struct Tuning {
     pub connect_timeout: Option<Duration>,
     /// For the whole answer to a request; zero for no limit.
     pub request_timeout: Option<Duration>,
+    /// For a TCP connection on which nothing moves, in either direction; zero for no limit.
+    pub tcp_idle_timeout: Option<Duration>,
     /// Attempts after the first.
     pub retries: Option<u32>,
     pub outliers: Option<Outliers>,
     pub limits: Limits,
+}
+
+impl Tuning {
+    pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+    /// Attempts after the first.
+    pub const RETRIES: u32 = 2;
+    /// Envoy's own, for what does not say otherwise.
+    pub const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 }

@@ -18,10 +18,7 @@ use crate::view::{InboundPort, InboundPorts, ProxyKind, ViewKey};
 
 mod zones;
 
-use zones::Zones;
-
-/// A zone's name.
-type Zone = Arc<str>;
+use zones::{Spot, Zones};
 
 /// One service's clusters, and the service as it was when they were made.
 #[derive(Debug)]
@@ -45,7 +42,7 @@ pub struct Builder {
     generation: u64,
     clusters: Layers<InboundPorts>,
     hidden_clusters: Hidden,
-    endpoints: Layers<Zone>,
+    endpoints: Layers<Vec<Spot>>,
     hidden_endpoints: Hidden,
     zones: Zones,
     /// The clusters of inbound ports, made once each.
@@ -149,7 +146,7 @@ impl Builder {
                 let export_to = service.export_to.clone();
                 let source = source.clone();
                 let known = Known { source, service, slices, clusters: names.clone() };
-                self.note_zones(&known, &assignments);
+                self.note_places(&known, &assignments);
                 self.known.insert(key.clone(), known);
                 let hidden = &mut self.hidden_endpoints;
                 let placed = assignments
@@ -207,13 +204,15 @@ impl Builder {
         self.endpoints.apply(
             endpoints,
             |namespace, name| seen(hidden, Some(namespace), name),
-            |namespace, zone, name| seen(zones.get(zone)?, namespace, name),
+            |namespace, spots, name| {
+                spots.iter().find_map(|spot| seen(zones.get(spot)?, namespace, name))
+            },
         );
     }
 
     /// A snapshot with the views that are needed; what no view needs any more is forgotten.
     pub fn snapshot(&mut self, needed: &BTreeSet<ViewKey>) -> Snapshot {
-        self.open_zones(needed);
+        self.open_places(needed);
         self.open_clusters_and_endpoints(needed);
         let mut kinds: BTreeMap<ProxyKind, BTreeSet<_>> = BTreeMap::new();
         for key in needed {
@@ -249,9 +248,10 @@ impl Builder {
         let namespace = key.namespace.as_ref();
         let own = self.standalone.get(&key.kind);
         let listeners = own.unwrap_or_else(|| kind.listeners(namespace, inbound_of(key)));
+        let spots = Some(Spot::all_of(key)).filter(|spots| !spots.is_empty());
         let sets = [
             self.clusters.get(namespace, inbound_of(key)),
-            self.endpoints.get(namespace, key.zone.as_ref()),
+            self.endpoints.get(namespace, spots.as_ref()),
             listeners,
             kind.routes(namespace),
         ];
@@ -276,13 +276,18 @@ impl Builder {
         let variants = needed.iter().map(|key| (key.namespace.as_ref(), inbound_of(key)));
         let hidden = &self.hidden_clusters;
         self.clusters.open(&variants.collect(), |namespace| all_seen(hidden, Some(namespace)), own);
-        let variants = needed.iter().map(|key| (key.namespace.as_ref(), key.zone.as_ref()));
+        let placed = needed.iter().map(|key| (key.namespace.as_ref(), Spot::all_of(key)));
+        let placed: BTreeSet<_> = placed.collect();
+        let variants = placed
+            .iter()
+            .map(|(namespace, spots)| (*namespace, Some(spots).filter(|spots| !spots.is_empty())));
         let (hidden, zones) = (&self.hidden_endpoints, &self.zones.own);
         self.endpoints.open(
             &variants.collect(),
             |namespace| all_seen(hidden, Some(namespace)),
-            |namespace, zone| {
-                zones.get(zone).map(|own| all_seen(own, namespace)).unwrap_or_default()
+            |namespace, spots| {
+                let own = spots.iter().filter_map(|spot| zones.get(spot));
+                own.flat_map(|own| all_seen(own, namespace)).collect()
             },
         );
     }

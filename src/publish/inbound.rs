@@ -1,4 +1,5 @@
-//! Which view each proxy needs, now that its inbound ports depend on the mesh.
+//! Which view each proxy needs, now that its inbound ports depend on the mesh, and whether its node
+//! matters does too.
 //!
 //! An index from addresses to the slices that name them tells for one proxy which services lead
 //! to it, without a walk through the mesh; a change of a slice looks at the addresses that came
@@ -8,11 +9,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::nodes::Nodes;
 use crate::model::{EndpointSlice, Model, Protocol, Service, ServiceKey, SlicesOfService};
 use crate::snapshot::{Conflict, ConflictKind, Conflicts};
 use crate::translate::serves_inbound_port;
 use crate::view::{InboundPort, InboundPorts, InboundProtocol, Need, ViewKey};
+
+/// Envoy's, where nothing else is said.
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// The one writer of who needs what.
 #[derive(Debug, Default)]
@@ -22,6 +28,9 @@ pub(super) struct Needs {
     known: BTreeMap<ServiceKey, Indexed>,
     needs: BTreeMap<Need, Answer>,
     by_address: BTreeMap<IpAddr, BTreeSet<Need>>,
+    nodes: Nodes,
+    /// By the node that a proxy says it is on.
+    by_node: BTreeMap<Arc<str>, BTreeSet<Need>>,
     /// Every view that is needed, by how many needs.
     views: BTreeMap<Arc<ViewKey>, usize>,
     /// By how many needs each conflict is met.
@@ -54,11 +63,14 @@ impl Needs {
         dirty: &BTreeSet<ServiceKey>,
         conflicts: &mut Conflicts,
     ) -> Vec<(Need, Arc<ViewKey>)> {
-        let mut addresses = BTreeSet::new();
+        let (mut addresses, mut nodes) = (BTreeSet::new(), BTreeSet::new());
         for key in dirty {
             self.index(model, key, &mut addresses);
+            let service = model.service(key).map(|service| &**service);
+            self.nodes.put(key, service, &model.slices_of(key), &mut nodes);
         }
-        let needs = addresses.iter().filter_map(|address| self.by_address.get(address)).flatten();
+        let needs = addresses.iter().filter_map(|address| self.by_address.get(address));
+        let needs = needs.chain(nodes.iter().filter_map(|node| self.by_node.get(node))).flatten();
         let needs: BTreeSet<Need> = needs.cloned().collect();
         let moved = needs.into_iter().filter_map(|need| {
             let before = self.needs.get(&need).map(|answer| answer.view.clone());
@@ -73,6 +85,9 @@ impl Needs {
         for address in need.addresses.iter() {
             self.by_address.entry(*address).or_default().insert(need.clone());
         }
+        if let Some(node) = &need.view.node {
+            self.by_node.entry(node.clone()).or_default().insert(need.clone());
+        }
         self.put(need, conflicts)
     }
 
@@ -86,6 +101,14 @@ impl Needs {
                 }
             }
         }
+        if let Some(node) = &need.view.node
+            && let Some(needs) = self.by_node.get_mut(node)
+        {
+            needs.remove(need);
+            if needs.is_empty() {
+                self.by_node.remove(node);
+            }
+        }
         self.forget(need, conflicts);
     }
 
@@ -96,7 +119,8 @@ impl Needs {
             *self.conflicts.entry(conflict.clone()).or_default() += 1;
             conflicts.insert(conflict.clone(), text.clone());
         }
-        let view = ViewKey { inbound, ..need.view.clone() };
+        let node = need.view.node.clone().filter(|node| self.nodes.matters(node));
+        let view = ViewKey { inbound, node, ..need.view.clone() };
         // One allocation for all that are equal.
         let known = self.views.get_key_value(&view).map(|(known, _)| known.clone());
         let view = known.unwrap_or_else(|| Arc::new(view));
@@ -119,15 +143,25 @@ impl Needs {
     /// The ports of these addresses on which services lead there, and whose word about one was
     /// not the first: services go by their keys, so that all replicas agree.
     fn inbound(&self, addresses: &[IpAddr]) -> (InboundPorts, Vec<(Conflict, Arc<str>)>) {
-        let mut ports: BTreeMap<u16, (InboundProtocol, &ServiceKey)> = BTreeMap::new();
+        let mut ports: BTreeMap<u16, (InboundPort, &ServiceKey)> = BTreeMap::new();
         let mut lost = Vec::new();
         let mut named: Vec<_> =
             addresses.iter().flat_map(|address| self.naming(*address)).collect();
         named.sort_by_key(|(key, ..)| *key);
         for (key, address, service, slice) in named {
             for (port, protocol) in ports_of(service, slice, address) {
-                let (first, owner) = *ports.entry(port).or_insert((protocol, key));
-                if first != protocol {
+                let new = InboundPort {
+                    idle_timeout: service
+                        .tuning
+                        .tcp_idle_timeout
+                        .filter(|_| protocol == InboundProtocol::Tcp),
+                    ..InboundPort::new(port, protocol)
+                };
+                let (known, owner) = ports.entry(port).or_insert((new, key));
+                let first = known.protocol;
+                if first == protocol {
+                    known.idle_timeout = longer(known.idle_timeout, new.idle_timeout);
+                } else {
                     let conflict = Conflict {
                         kind: ConflictKind::Inbound,
                         place: port.to_string().into(),
@@ -141,8 +175,7 @@ impl Needs {
                 }
             }
         }
-        let ports = ports.into_iter().map(|(port, (protocol, _))| InboundPort { port, protocol });
-        (ports.collect(), lost)
+        (ports.into_values().map(|(port, _)| port).collect(), lost)
     }
 
     fn naming(
@@ -199,7 +232,7 @@ impl Needs {
 }
 
 /// One less; whether that was the last.
-fn release<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) -> bool {
+pub(super) fn release<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) -> bool {
     let Some(count) = counts.get_mut(key) else { return false };
     *count -= 1;
     let last = *count == 0;
@@ -238,6 +271,17 @@ fn ports_of(
         let own = own.filter(|target| serves_inbound_port(target.port));
         own.map(|target| (target.port, inbound_protocol(port.protocol))).collect::<Vec<_>>()
     })
+}
+
+/// Which service a connection came for cannot be told, so that it may be idle for as long as any of
+/// them allows.
+fn longer(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    let length = |idle: &Option<Duration>| match idle {
+        Some(Duration::ZERO) => Duration::MAX,
+        Some(idle) => *idle,
+        None => DEFAULT_IDLE_TIMEOUT,
+    };
+    std::cmp::max_by_key(one, other, length)
 }
 
 fn inbound_protocol(protocol: Protocol) -> InboundProtocol {

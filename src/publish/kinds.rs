@@ -45,7 +45,7 @@ struct Mesh {
     parts: Parts,
     /// As proxies of the same namespace do, for the namespaces that are open.
     local: BTreeMap<Arc<str>, Parts>,
-    /// Who wants a TCP listener's name. The first by key gets it, of those that a proxy sees; an
+    /// Who wants a listener's name for itself. The first by key gets it, of those that a proxy sees; an
     /// HTTP port's common listener goes before all of them.
     claims: BTreeMap<Arc<str>, BTreeMap<ServiceKey, Arc<Resource>>>,
     /// HTTP ports' listeners by name, with the table that they lead to.
@@ -171,8 +171,7 @@ impl KindState {
                 }
             }
         }
-        for listener in
-            service.into_iter().flat_map(|one| mesh.tcp_listeners(one)).collect::<Vec<_>>()
+        for listener in service.into_iter().flat_map(|one| mesh.own_ports(one)).collect::<Vec<_>>()
         {
             after.listeners.insert(listener.name.clone());
             mesh.claims.entry(listener.name.clone()).or_default().insert(key.clone(), listener);
@@ -307,10 +306,10 @@ impl Mesh {
         Some(name)
     }
 
-    fn tcp_listeners(&self, service: &Service) -> Vec<Arc<Resource>> {
-        let ports = service.ports.iter().filter(|port| !port.protocol.is_http());
+    fn own_ports(&self, service: &Service) -> Vec<Arc<Resource>> {
+        let ports = service.ports.iter();
         let listeners =
-            ports.flat_map(|port| listeners::tcp_port(&self.kind, service, port, &self.domain));
+            ports.flat_map(|port| listeners::of_port(&self.kind, service, port, &self.domain));
         listeners
             .map(|one| Resource::new(ResourceType::Listener, one.name.as_str().into(), &one))
             .collect()

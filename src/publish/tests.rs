@@ -19,6 +19,7 @@ use crate::view::{InboundPort, InboundProtocol, ProxyKind, ViewKey};
 
 mod aliases;
 mod inbound;
+mod nodes;
 mod random;
 mod visibility;
 mod zones;
@@ -70,6 +71,11 @@ fn views() -> Vec<ViewKey> {
     .into_iter()
     .map(|(kind, namespace)| ViewKey::new(kind, namespace))
     .chain([with_inbound("one", &[8080]), with_inbound("two", &[8080, 8090])])
+    .chain([Some("a"), None].map(|zone| ViewKey {
+        zone: zone.map(Into::into),
+        node: Some("n1".into()),
+        ..ViewKey::new(ProxyKind::Sidecar, Some("one"))
+    }))
     .chain([Some("one"), Some("two"), None].map(|namespace| ViewKey {
         zone: Some("a".into()),
         ..ViewKey::new(ProxyKind::Sidecar, namespace)
@@ -79,7 +85,7 @@ fn views() -> Vec<ViewKey> {
 
 /// A sidecar's, with these HTTP ports.
 fn with_inbound(namespace: &str, ports: &[u16]) -> ViewKey {
-    let port = |port: &u16| InboundPort { port: *port, protocol: InboundProtocol::Http };
+    let port = |port: &u16| InboundPort::new(*port, InboundProtocol::Http);
     let inbound = ports.iter().map(port).collect();
     ViewKey { inbound, ..ViewKey::new(ProxyKind::Sidecar, Some(namespace)) }
 }

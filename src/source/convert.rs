@@ -10,20 +10,18 @@
 //! strings are interned, so 100,000 endpoints cost their addresses and little else.
 
 use std::collections::BTreeSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
-use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::model::{
-    Endpoint, EndpointSlice, EndpointState, ExportTo, Flaw, IpFamily, Service, ServiceKey,
-    ServiceKind, ServicePort, SlicePort, Subset,
+    ExportTo, Flaw, IpFamily, Service, ServiceKey, ServiceKind, ServicePort, unserved_ports,
 };
 
+mod about;
+mod endpoints;
 mod export_to;
 mod intern;
 mod names;
@@ -32,7 +30,7 @@ mod tuning;
 
 use intern::Strings;
 pub(super) use names::is_dns_label;
-use names::{dns_name, require_dns_label};
+use names::{require_dns_label, require_dns_name};
 use protocol::protocol_of;
 use tuning::tuning_of;
 
@@ -88,137 +86,32 @@ impl Converter {
         let mut values = Vec::new();
         let tuning = tuning_of(&from.metadata, spec, &mut values);
         let export_to = self.export_to(&from.metadata, &key, &mut values);
-        let all = flaws.iter().chain(&values);
+        let mut all: Vec<_> = flaws
+            .iter()
+            .chain(&values)
+            .map(|flaw| Flaw::new(&*flaw.field, &*flaw.reason))
+            .collect();
+        // What an ExternalName stands for is not known yet.
+        if !matches!(kind, ServiceKind::ExternalName(_)) {
+            all.extend(unserved_ports(&kind, &ports));
+        }
+        // DNS gives all pods of a headless service, whatever it says, and kube-proxy has no part in it.
+        let node_local = matches!(kind, ServiceKind::ClusterIp(_))
+            && spec.internal_traffic_policy.as_deref() == Some("Local");
         let created = from.metadata.creation_timestamp.as_ref();
         let value = Service {
             export_to,
             prefers_own_zone: spec.traffic_distribution.as_deref().is_some_and(prefers_own_zone),
+            node_local,
             created: created.map(|at| at.0.to_string()).unwrap_or_default().into(),
             resource_version: from.metadata.resource_version.as_deref().unwrap_or_default().into(),
             families: families(spec),
             tuning: Box::new(tuning),
-            flaws: all.map(|flaw| Flaw::new(&*flaw.field, &*flaw.reason)).collect(),
+            flaws: all,
+            about: Box::new(about::about(&from.metadata, spec, &mut self.strings)),
             ..Service::new(key, kind, ports)
         };
-        Ok(Converted { value, flaws, notes: Vec::new() })
-    }
-
-    /// `None` for a slice that is of no service. One of DNS names counts, with a note, as empty:
-    /// kube-proxy passes it over as well, and somebody may be looking for it.
-    pub fn slice(
-        &mut self,
-        from: &discovery::EndpointSlice,
-    ) -> Result<Option<Converted<EndpointSlice>>, Rejection> {
-        let family = match from.address_type.as_str() {
-            "IPv4" => Some(IpFamily::V4),
-            "IPv6" => Some(IpFamily::V6),
-            "FQDN" => None,
-            "" => return Err(Rejection::new("addressType", "missing (IPv4 or IPv6)")),
-            other => {
-                let reason = format!("{other:?} is none of IPv4, IPv6 and FQDN");
-                return Err(Rejection::new("addressType", reason));
-            }
-        };
-        let labels = from.metadata.labels.as_ref();
-        let Some(owner) = labels.and_then(|labels| labels.get(SERVICE_NAME_LABEL)) else {
-            return Ok(None);
-        };
-        require_dns_label(format!("metadata.labels[{SERVICE_NAME_LABEL}]"), owner)?;
-        let service = self.key_of(&from.metadata, owner)?;
-        let name = dns_name("metadata.name", from.metadata.name.as_deref())?;
-
-        let (mut flaws, mut notes) = (Vec::new(), Vec::new());
-        let Some(family) = family else {
-            notes
-                .push(Rejection::new("addressType", "FQDN: endpoints must be addresses, left out"));
-            let value = EndpointSlice { name: name.into(), service, subsets: Vec::new() };
-            return Ok(Some(Converted { value, flaws, notes }));
-        };
-        let mut ports = Vec::new();
-        for (index, port) in from.ports.iter().flatten().enumerate() {
-            let field = format!("ports[{index}]");
-            let Some(number) = port.port else {
-                notes.push(Rejection::new(field + ".port", "left out: no number means every port"));
-                continue;
-            };
-            let (name, protocol) = (port.name.as_deref(), port.protocol.as_deref());
-            self.slice_port(&mut ports, &field, name, number, protocol, &mut flaws);
-        }
-        if from.ports.as_ref().is_none_or(Vec::is_empty) && !from.endpoints.is_empty() {
-            notes.push(Rejection::new("ports", "none, so that no port leads to these endpoints"));
-        }
-        let mut endpoints = Vec::with_capacity(from.endpoints.len());
-        for (index, endpoint) in from.endpoints.iter().enumerate() {
-            // Kubernetes: addresses are fungible and only the first is to be used.
-            let field = format!("endpoints[{index}].addresses[0]");
-            let Some(address) = endpoint.addresses.first() else {
-                flaws.push(Rejection::new(field, "missing"));
-                continue;
-            };
-            match parse_host(&field, address) {
-                Ok(address) if IpFamily::of(address) != family => {
-                    let reason = format!("{address} in a slice of {} addresses", from.address_type);
-                    flaws.push(Rejection::new(field, reason));
-                }
-                Ok(address) => endpoints.push(Endpoint {
-                    address,
-                    state: endpoint_state(endpoint.conditions.as_ref()),
-                    zone: self.strings.optional(endpoint.zone.as_deref()),
-                    for_zones: self.for_zones(endpoint.hints.as_ref()),
-                    node: self.strings.optional(endpoint.node_name.as_deref()),
-                    hostname: self.strings.optional(endpoint.hostname.as_deref()),
-                    pod: endpoint.target_ref.as_ref().and_then(pod_of),
-                }),
-                Err(flaw) => flaws.push(flaw),
-            }
-        }
-        let subset = self.subset(ports, endpoints);
-        let value = EndpointSlice { name: name.into(), service, subsets: vec![subset] };
-        Ok(Some(Converted { value, flaws, notes }))
-    }
-
-    /// A core/v1 Endpoints object, which belongs to the service of its own name.
-    pub fn endpoints(
-        &mut self,
-        from: &core::Endpoints,
-    ) -> Result<Converted<EndpointSlice>, Rejection> {
-        let service = self.key(&from.metadata)?;
-        let mut flaws = Vec::new();
-        let mut subsets = Vec::new();
-        for (index, subset) in from.subsets.iter().flatten().enumerate() {
-            let field = format!("subsets[{index}]");
-            let mut ports = Vec::new();
-            for (index, port) in subset.ports.iter().flatten().enumerate() {
-                let field = format!("{field}.ports[{index}]");
-                let (name, protocol) = (port.name.as_deref(), port.protocol.as_deref());
-                self.slice_port(&mut ports, &field, name, port.port, protocol, &mut flaws);
-            }
-            let (ready, waiting) = (&subset.addresses, &subset.not_ready_addresses);
-            let lists = [
-                ("addresses", ready, EndpointState::Ready),
-                ("notReadyAddresses", waiting, EndpointState::NotReady),
-            ];
-            let mut endpoints = Vec::new();
-            for (list, addresses, state) in lists {
-                for (index, address) in addresses.iter().flatten().enumerate() {
-                    match parse_host(&format!("{field}.{list}[{index}].ip"), &address.ip) {
-                        Ok(ip) => endpoints.push(Endpoint {
-                            address: ip,
-                            state,
-                            zone: None,
-                            for_zones: Box::default(),
-                            node: self.strings.optional(address.node_name.as_deref()),
-                            hostname: self.strings.optional(address.hostname.as_deref()),
-                            pod: None,
-                        }),
-                        Err(flaw) => flaws.push(flaw),
-                    }
-                }
-            }
-            subsets.push(self.subset(ports, endpoints));
-        }
-        let name = endpoints_name(&service.name);
-        Ok(Converted { value: EndpointSlice { name, service, subsets }, flaws, notes: Vec::new() })
+        Ok(Converted { value, flaws, notes: values })
     }
 
     /// Namespace and name of an object that is, or is named like, a service.
@@ -259,8 +152,10 @@ impl Converter {
             "ClusterIP" | "NodePort" | "LoadBalancer" => {}
             "ExternalName" => {
                 let target = spec.external_name.as_ref().map(|name| name.to_ascii_lowercase());
-                let target = target.as_deref().map(|name| name.trim_end_matches('.'));
-                let name = dns_name("spec.externalName", target)?;
+                // With the dot at its end it says no more: a CNAME is absolute either way.
+                let target = target.as_deref().map(|name| name.strip_suffix('.').unwrap_or(name));
+                let name = target.unwrap_or_default();
+                require_dns_name("spec.externalName", name)?;
                 return Ok(ServiceKind::ExternalName(name.into()));
             }
             other => {
@@ -329,41 +224,6 @@ impl Converter {
         ports.shrink_to_fit();
         ports
     }
-
-    fn slice_port(
-        &mut self,
-        ports: &mut Vec<SlicePort>,
-        field: &str,
-        name: Option<&str>,
-        number: i32,
-        protocol: Option<&str>,
-        flaws: &mut Vec<Rejection>,
-    ) {
-        let name = name.unwrap_or_default();
-        match check_port(field, name, number, protocol) {
-            Ok(Some(_)) if ports.iter().any(|earlier| *earlier.name == *name) => {
-                let reason = format!("{name:?} is the name of an earlier port as well");
-                flaws.push(Rejection::new(format!("{field}.name"), reason));
-            }
-            Ok(Some(port)) => ports.push(SlicePort { name: self.strings.get(name), port }),
-            Ok(None) => {}
-            Err(flaw) => flaws.push(flaw),
-        }
-    }
-
-    /// Sorted, so that a controller that lists them in another order changes nothing.
-    fn for_zones(&mut self, hints: Option<&discovery::EndpointHints>) -> Box<[Arc<str>]> {
-        let zones = hints.into_iter().flat_map(|hints| hints.for_zones.iter().flatten());
-        let zones: BTreeSet<_> =
-            zones.filter_map(|zone| self.strings.optional(Some(&zone.name))).collect();
-        zones.into_iter().collect()
-    }
-
-    fn subset(&mut self, mut ports: Vec<SlicePort>, mut endpoints: Vec<Endpoint>) -> Subset {
-        ports.shrink_to_fit();
-        endpoints.shrink_to_fit();
-        Subset { ports, endpoints }
-    }
 }
 
 /// The model's name for the Endpoints of a service. No slice can be called so, because of the
@@ -426,16 +286,6 @@ fn families(spec: &core::ServiceSpec) -> Vec<IpFamily> {
     families
 }
 
-/// A pod's name costs more than its address, and all that is asked of it is whether two are equal.
-fn pod_of(target: &core::ObjectReference) -> Option<NonZeroU64> {
-    if target.kind.as_deref() != Some("Pod") || target.name.is_none() {
-        return None;
-    }
-    let mut hasher = DefaultHasher::new();
-    (&target.namespace, &target.name, &target.uid).hash(&mut hasher);
-    NonZeroU64::new(hasher.finish())
-}
-
 /// The address of one host. Loopback is allowed, as demonstrations on one machine need it.
 fn parse_host(field: &str, text: &str) -> Result<IpAddr, Rejection> {
     match text.parse::<IpAddr>().map(|address| address.to_canonical()) {
@@ -444,18 +294,6 @@ fn parse_host(field: &str, text: &str) -> Result<IpAddr, Rejection> {
         }
         Ok(address) => Ok(address),
         Err(_) => Err(Rejection::new(field, format!("{text:?} is no IP address"))),
-    }
-}
-
-/// nil ready and nil serving mean true, nil terminating means false. `ready` counts even of a
-/// terminating endpoint: that is what publishNotReadyAddresses sets.
-fn endpoint_state(conditions: Option<&discovery::EndpointConditions>) -> EndpointState {
-    let Some(conditions) = conditions else { return EndpointState::Ready };
-    let (ready, serving) = (conditions.ready.unwrap_or(true), conditions.serving.unwrap_or(true));
-    match (ready, serving, conditions.terminating.unwrap_or(false)) {
-        (true, _, _) => EndpointState::Ready,
-        (false, true, true) => EndpointState::Draining,
-        (false, _, _) => EndpointState::NotReady,
     }
 }
 

@@ -24,7 +24,9 @@ use place::Nearness;
 pub use place::{Place, depends_on_zone};
 
 use super::{HOSTNAME_KEY, SUBSET_NAMESPACE, number, served_ports, tcp_address};
-use crate::model::{EndpointSlice, EndpointState, IpFamily, Service, ServiceKind};
+use crate::model::{
+    Endpoint as ModelEndpoint, EndpointSlice, EndpointState, IpFamily, Service, ServiceKind,
+};
 use crate::names;
 
 /// One address and port, as some slice has it. The order of the fields is the order of
@@ -59,7 +61,8 @@ type Seconds = BTreeMap<NonZeroU64, (IpAddr, u16)>;
 /// does not say, else IPv4) in which there is something to use. Where the service is for both, the
 /// other address of the same pod stands beside the first, for Envoy to try if that does not answer.
 ///
-/// `place` is the proxy's: endpoints near it go first where the service wants that.
+/// `place` is the proxy's: endpoints near it go first where the service wants that, and those of its
+/// node are the only ones where the service wants that.
 pub fn of_service<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice>,
@@ -77,7 +80,10 @@ pub fn of_service<'a>(
     let slices: Vec<&EndpointSlice> = slices.collect();
     served_ports(service)
         .map(|port| {
-            let mut candidates = of_port(&slices, &port.name);
+            let is_here =
+                |one: &ModelEndpoint| place.node.is_some() && one.node.as_deref() == place.node;
+            let mut candidates =
+                of_port(&slices, &port.name, |one| !service.node_local || is_here(one));
             candidates.sort_unstable();
             candidates.dedup_by_key(|one| (one.address, one.port));
             let seconds = if is_dual { seconds(&candidates, &families) } else { Seconds::new() };
@@ -99,11 +105,16 @@ pub fn of_service<'a>(
         .collect()
 }
 
-fn of_port<'a>(slices: &[&'a EndpointSlice], port_name: &str) -> Vec<Candidate<'a>> {
+fn of_port<'a>(
+    slices: &[&'a EndpointSlice],
+    port_name: &str,
+    is_meant: impl Fn(&ModelEndpoint) -> bool,
+) -> Vec<Candidate<'a>> {
     let mut candidates = Vec::new();
     for subset in slices.iter().flat_map(|slice| &slice.subsets) {
         for port in subset.ports.iter().filter(|port| *port.name == *port_name) {
-            candidates.extend(subset.endpoints.iter().map(|endpoint| Candidate {
+            let meant = subset.endpoints.iter().filter(|one| is_meant(one));
+            candidates.extend(meant.map(|endpoint| Candidate {
                 address: endpoint.address,
                 port: port.port,
                 state: endpoint.state,
@@ -202,10 +213,9 @@ fn lb_endpoint(
 ) -> LbEndpoint {
     let second = second
         .map(|&(address, port)| AdditionalAddress { address: Some(tcp_address(address, port)) });
-    let name = (by_name && !candidate.hostname_unknown).then(|| named(candidate.hostname));
     LbEndpoint {
         load_balancing_weight: Some(number(1)),
-        metadata: name,
+        metadata: by_name.then(|| named(&pod_name(candidate))),
         host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
             address: Some(tcp_address(candidate.address, candidate.port)),
             additional_addresses: second.into_iter().collect(),
@@ -213,6 +223,17 @@ fn lb_endpoint(
         })),
         ..Default::default()
     }
+}
+
+/// The label under which DNS knows the pod of a headless service: its hostname, else its address with
+/// dashes, as CoreDNS has it (`endpointHostname` in its kubernetes plugin; a name cannot end in a
+/// dash).
+fn pod_name(candidate: &Candidate<'_>) -> String {
+    if !candidate.hostname_unknown {
+        return candidate.hostname.to_owned();
+    }
+    let dashed = candidate.address.to_string().replace(['.', ':'], "-");
+    if dashed.ends_with('-') { dashed + "0" } else { dashed }
 }
 
 /// One entry in each of the two maps, so that the encoding does not depend on chance.

@@ -6,8 +6,9 @@
 //! decides (HTTP before TCP, then by the service's key).
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
+use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, TrafficDirection};
 use envoy_types::pb::envoy::config::listener::v3::{
     Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter,
 };
@@ -24,8 +25,8 @@ use envoy_types::pb::google::protobuf::{Any, BoolValue};
 use prost::{Message, Name};
 
 use super::{
-    POD_NAME_FILTER, any, can_bind, hashes_clients, number, over_ads, seconds, serves_http_port,
-    tcp_address,
+    POD_NAME_FILTER, any, can_bind, duration, hashes_clients, number, over_ads, seconds,
+    serves_http_port, tcp_address,
 };
 use crate::model::{Service, ServiceKind, ServicePort};
 use crate::names;
@@ -43,18 +44,18 @@ const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// The listeners that do not depend on any service.
 pub fn fixed(kind: &ProxyKind) -> Vec<Listener> {
-    match *kind {
+    match kind {
         ProxyKind::Sidecar => vec![virtual_outbound(), virtual_inbound(&[])],
         ProxyKind::BoundSidecar | ProxyKind::Router => Vec::new(),
         ProxyKind::Standalone { address, port } => {
-            let mut listener = outbound(address, port);
+            let mut listener = outbound(*address, *port);
             listener.filter_chains = vec![FilterChain {
                 filters: vec![http(HttpConnectionManager {
                     // A client that came here by the service's name has this listener's port in
                     // its Host; it is not the service's.
                     strip_matching_host_port: true,
                     use_remote_address: Some(BoolValue { value: true }),
-                    ..manager(&listener.name, names::STANDALONE_TABLE)
+                    ..manager(kind, &listener.name, names::STANDALONE_TABLE)
                 })],
                 ..Default::default()
             }];
@@ -67,11 +68,13 @@ pub fn fixed(kind: &ProxyKind) -> Vec<Listener> {
 /// number. None for kinds that have none and for ports that are taken
 /// ([`super::serves_http_port`]).
 pub fn http_port(kind: &ProxyKind, port: u16) -> Option<Listener> {
-    if !serves_http_port(kind, port) {
-        return None;
-    }
-    let mut listener = outbound(bind_address(kind)?, port);
-    let mut manager = manager(&listener.name, &names::route_table(port));
+    serves_http_port(kind, port).then_some(())?;
+    Some(http_listener(kind, bind_address(kind)?, port))
+}
+
+fn http_listener(kind: &ProxyKind, address: IpAddr, port: u16) -> Listener {
+    let mut listener = outbound(address, port);
+    let mut manager = manager(kind, &listener.name, &names::route_table(port));
     manager.use_remote_address = Some(BoolValue { value: *kind == ProxyKind::Router });
     let mut chain = FilterChain { filters: vec![http(manager)], ..Default::default() };
     if *kind == ProxyKind::Sidecar {
@@ -83,7 +86,7 @@ pub fn http_port(kind: &ProxyKind, port: u16) -> Option<Listener> {
             ..Default::default()
         });
         listener.default_filter_chain =
-            Some(tcp_chain("PassthroughFilterChain", names::PASSTHROUGH_CLUSTER));
+            Some(tcp_chain("PassthroughFilterChain", names::PASSTHROUGH_CLUSTER, None));
         listener.listener_filters = vec![listener_filter(
             "envoy.filters.listener.http_inspector",
             any(&HttpInspector::default()),
@@ -93,31 +96,56 @@ pub fn http_port(kind: &ProxyKind, port: u16) -> Option<Listener> {
         listener.bind_to_port = Some(BoolValue { value: false });
     }
     listener.filter_chains = vec![chain];
-    Some(listener)
+    listener
+}
+
+/// The listeners that one port of a service has for itself: see [`tcp_port`] and
+/// [`http_port_by_address`].
+pub fn of_port(
+    kind: &ProxyKind,
+    service: &Service,
+    port: &ServicePort,
+    domain: &str,
+) -> Vec<Listener> {
+    if port.protocol.is_http() {
+        http_port_by_address(kind, service, port.port)
+    } else {
+        tcp_port(kind, service, port, domain)
+    }
+}
+
+/// The listeners of an HTTP port with the number of one of the sidecar's own, where the common one of
+/// [`http_port`] cannot stand: per cluster IP, routed by the table of the number.
+fn http_port_by_address(kind: &ProxyKind, service: &Service, port: u16) -> Vec<Listener> {
+    if *kind != ProxyKind::Sidecar || serves_http_port(kind, port) {
+        return Vec::new();
+    }
+    let addresses = service.cluster_ips().iter();
+    addresses.map(|&address| http_listener(kind, address, port)).collect()
 }
 
 /// The listeners of one TCP port of a service, each leading to the port's cluster: per cluster IP
 /// for captured traffic, a single bound one for the other kinds. Two services with the same port
 /// number get bound listeners of the same name, which also is the name of [`http_port`]'s.
 ///
-/// None for HTTP ports, for services without a cluster IP and for a standalone Envoy.
-pub fn tcp_port(
+/// None for services without a cluster IP and for a standalone Envoy.
+fn tcp_port(
     kind: &ProxyKind,
     service: &Service,
     port: &ServicePort,
     domain: &str,
 ) -> Vec<Listener> {
     let ServiceKind::ClusterIp(addresses) = &service.kind else { return Vec::new() };
-    if port.protocol.is_http() {
-        return Vec::new();
-    }
     let host = names::host(&service.key.name, &service.key.namespace, domain);
     let cluster = names::outbound_cluster(port.port, &host);
     let by_client = hashes_clients(kind, &service.tuning);
+    let idle = service.tuning.tcp_idle_timeout;
     let to_cluster = |address| {
         let mut listener = outbound(address, port.port);
-        listener.filter_chains =
-            vec![FilterChain { filters: vec![tcp(&cluster, by_client)], ..Default::default() }];
+        listener.filter_chains = vec![FilterChain {
+            filters: vec![tcp(&cluster, by_client, idle)],
+            ..Default::default()
+        }];
         listener
     };
     match bind_address(kind) {
@@ -148,7 +176,7 @@ fn virtual_outbound() -> Listener {
         use_original_dst: Some(BoolValue { value: true }),
         filter_chains: vec![
             black_hole("virtualOutbound-blackhole", OUTBOUND_CAPTURE_PORT),
-            tcp_chain("virtualOutbound-catchall-tcp", names::PASSTHROUGH_CLUSTER),
+            tcp_chain("virtualOutbound-catchall-tcp", names::PASSTHROUGH_CLUSTER, None),
         ],
         ..outbound(EVERYWHERE, OUTBOUND_CAPTURE_PORT)
     }
@@ -172,19 +200,22 @@ fn black_hole(name: &str, capture_port: u16) -> FilterChain {
             destination_port: Some(number(capture_port.into())),
             ..Default::default()
         }),
-        ..tcp_chain(name, names::BLACK_HOLE_CLUSTER)
+        ..tcp_chain(name, names::BLACK_HOLE_CLUSTER, None)
     }
 }
 
-fn tcp_chain(name: &str, cluster: &str) -> FilterChain {
-    FilterChain { name: name.to_owned(), filters: vec![tcp(cluster, false)], ..Default::default() }
+fn tcp_chain(name: &str, cluster: &str, idle: Option<Duration>) -> FilterChain {
+    let filters = vec![tcp(cluster, false, idle)];
+    FilterChain { name: name.to_owned(), filters, ..Default::default() }
 }
 
-fn tcp(cluster: &str, by_client: bool) -> Filter {
+/// Connections may be `idle` for so long; Envoy's default is an hour, its zero is no limit.
+fn tcp(cluster: &str, by_client: bool, idle: Option<Duration>) -> Filter {
     let source_ip = HashPolicy { policy_specifier: Some(PolicySpecifier::SourceIp(SourceIp {})) };
     let proxy = TcpProxy {
         hash_policy: by_client.then_some(source_ip).into_iter().collect(),
         stat_prefix: cluster.to_owned(),
+        idle_timeout: idle.map(duration),
         cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(cluster.to_owned())),
         ..Default::default()
     };
@@ -198,19 +229,21 @@ fn http(manager: HttpConnectionManager) -> Filter {
 /// What all outbound HTTP listeners have in common. Theirs to add is `use_remote_address`: true where
 /// requests come from outside, so that the peer counts as the client, and `x-forwarded-for` and
 /// Envoy's own headers are not taken at their word.
-fn manager(listener: &str, table: &str) -> HttpConnectionManager {
+fn manager(kind: &ProxyKind, listener: &str, table: &str) -> HttpConnectionManager {
+    let bare = bare_manager();
+    let mut http_filters = bare.http_filters;
+    if *kind != ProxyKind::Sidecar {
+        // Does nothing until a route gives it something to do, see `routes`.
+        http_filters.insert(0, http_filter(POD_NAME_FILTER, any(&HeaderToMetadata::default())));
+    }
     HttpConnectionManager {
         stat_prefix: names::stat_name(&format!("outbound_{listener}")),
         route_specifier: Some(http_connection_manager::RouteSpecifier::Rds(Rds {
             config_source: Some(over_ads()),
             route_config_name: table.to_owned(),
         })),
-        http_filters: vec![
-            // Does nothing until a route gives it something to do, see `routes`.
-            http_filter(POD_NAME_FILTER, any(&HeaderToMetadata::default())),
-            http_filter("envoy.filters.http.router", any(&Router::default())),
-        ],
-        ..bare_manager()
+        http_filters,
+        ..bare
     }
 }
 
@@ -219,6 +252,11 @@ fn bare_manager() -> HttpConnectionManager {
     HttpConnectionManager {
         http_filters: vec![http_filter("envoy.filters.http.router", any(&Router::default()))],
         normalize_path: Some(BoolValue { value: true }),
+        // Health checks of old load balancers speak it; Envoy would answer 426 by itself.
+        http_protocol_options: Some(Http1ProtocolOptions {
+            accept_http_10: true,
+            ..Default::default()
+        }),
         // Streams may be quiet for as long as they like.
         stream_idle_timeout: Some(seconds(0)),
         upgrade_configs: vec![http_connection_manager::UpgradeConfig {

@@ -11,6 +11,7 @@
 
 use std::net::IpAddr;
 
+use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::retry_policy::{
     RetryHostPredicate, retry_host_predicate,
 };
@@ -19,37 +20,38 @@ use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::{
     ConnectionProperties, PolicySpecifier,
 };
 use envoy_types::pb::envoy::config::route::v3::{
-    RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route,
-    route_action, route_match,
+    HeaderMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
+    route, route_action, route_match,
 };
 use envoy_types::pb::envoy::extensions::filters::http::header_to_metadata::v3::Config as HeaderToMetadata;
 use envoy_types::pb::envoy::extensions::filters::http::header_to_metadata::v3::config::{
     KeyValuePair, Rule,
 };
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
-use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher};
+use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use envoy_types::pb::envoy::r#type::matcher::v3::{
+    RegexMatchAndSubstitute, RegexMatcher, StringMatcher,
+};
 use envoy_types::pb::google::protobuf::BoolValue;
 
 use super::{
     HOSTNAME_KEY, POD_NAME_FILTER, SUBSET_NAMESPACE, any, behind, duration, hashes_clients,
     http_ports, number, seconds, served_http_ports,
 };
-use crate::model::{Service, ServiceKind, Tuning};
+use crate::model::{Service, ServiceKey, ServiceKind, Tuning};
 use crate::names;
 use crate::view::ProxyKind;
 
 mod inbound;
 
 pub use inbound::inbound;
-/// Attempts after the first unless the service says otherwise.
-const RETRIES: u32 = 2;
 
 /// A virtual host and the name of the table it belongs to.
 pub type Placed = (String, VirtualHost);
 
 /// The virtual hosts that `service` puts into the tables of such proxies, one per HTTP port; for a
-/// headless service another one for the names of its pods. An alias has those of the service that it
-/// stands for, under its own names.
+/// headless service another one for the names of its pods (see [`of_pods`]). An alias has those of the
+/// service that it stands for, under its own names.
 ///
 /// `namespace` is the proxy's: services of the same namespace answer to their bare name as well.
 /// For every other namespace, and for none, the result is the same, so that it can be shared.
@@ -82,9 +84,8 @@ pub fn virtual_hosts(
     let host = names::host(&key.name, &key.namespace, domain);
     let is_local = namespace == Some(&*key.namespace);
     let mut forms = names::dns_forms(&key.name, &key.namespace, domain, is_local);
-    // The pods behind a headless service have names of their own, whatever the service is called.
-    let pods: Vec<String> = match service.kind {
-        ServiceKind::Headless => forms.iter().map(|form| format!("*.{form}")).collect(),
+    let pods = match service.kind {
+        ServiceKind::Headless => pod_domains(kind, key, &forms),
         _ => Vec::new(),
     };
     forms.extend(addresses.iter().copied().map(names::host_of_address));
@@ -112,11 +113,7 @@ pub fn virtual_hosts(
         placed.push((table.clone(), virtual_host(name, domains(&forms, port), action.clone())));
         if !pods.is_empty() {
             let name = names::virtual_host(&format!("*.{host}"), port);
-            let mut of_pods = virtual_host(name, domains(&pods, port), action);
-            of_pods
-                .typed_per_filter_config
-                .insert(POD_NAME_FILTER.to_owned(), any(&first_label_is_the_pod()));
-            placed.push((table, of_pods));
+            placed.push((table, of_pods(kind, name, domains(&pods, port), key, domain, action)));
         }
     }
     placed
@@ -158,11 +155,62 @@ fn allow_any() -> VirtualHost {
     }
 }
 
+/// The domains of the pods behind a headless service, which have names of their own.
+///
+/// Whether a name is one of a pod, only DNS knows. Where traffic is captured, so has the client's
+/// resolver decided already, and none but the names below the service's full name is taken:
+/// `www.app` may be a pod of the service `app` or a host outside, and `leaf.nats` a pod of `nats` or
+/// a service in the namespace `nats`.
+fn pod_domains(kind: &ProxyKind, key: &ServiceKey, forms: &[String]) -> Vec<String> {
+    let full = format!("{}.{}.svc", key.name, key.namespace);
+    let taken = |form: &&String| *kind != ProxyKind::Sidecar || form.starts_with(&full);
+    forms.iter().filter(taken).map(|form| format!("*.{form}")).collect()
+}
+
+/// Requests for a pod of a headless service by its name.
+///
+/// Captured, they go where the client's connection was meant to go: DNS has led it to that pod, or
+/// to none of the service's. Elsewhere the name chooses among the endpoints; what stands before the
+/// service's name must then be one label, since `db-0.leaf.nats` is no pod of `nats`.
+fn of_pods(
+    kind: &ProxyKind,
+    name: String,
+    domains: Vec<String>,
+    key: &ServiceKey,
+    domain: &str,
+    action: RouteAction,
+) -> VirtualHost {
+    if *kind == ProxyKind::Sidecar {
+        let through = names::PASSTHROUGH_CLUSTER.to_owned();
+        let cluster_specifier = Some(route_action::ClusterSpecifier::Cluster(through));
+        return virtual_host(name, domains, RouteAction { cluster_specifier, ..action });
+    }
+    let mut host = virtual_host(name, domains, action);
+    let matches = host.routes.iter_mut().filter_map(|route| route.r#match.as_mut());
+    matches.for_each(|one| one.headers.push(names_a_pod(key, domain)));
+    host.typed_per_filter_config.insert(POD_NAME_FILTER.to_owned(), any(&first_label_is_the_pod()));
+    host
+}
+
+/// A Host of one label and any form of the service's name, maybe with a port.
+fn names_a_pod(key: &ServiceKey, domain: &str) -> HeaderMatcher {
+    let [name, namespace, domain] =
+        [&*key.name, &*key.namespace, domain].map(|text| text.replace('.', r"\."));
+    let regex = format!(r"(?i)[^.]+\.{name}(\.{namespace}(\.svc(\.{domain}\.?)?)?)?(:[0-9]+)?");
+    let pattern = MatchPattern::SafeRegex(RegexMatcher { regex, ..Default::default() });
+    let pattern = StringMatcher { match_pattern: Some(pattern), ..Default::default() };
+    HeaderMatcher {
+        name: ":authority".to_owned(),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(pattern)),
+        ..Default::default()
+    }
+}
+
 fn action(kind: &ProxyKind, tuning: &Tuning, cluster: String) -> RouteAction {
     RouteAction {
         // No limit but the client's own unless the service has one.
         timeout: Some(tuning.request_timeout.map_or(seconds(0), duration)),
-        retry_policy: match tuning.retries.unwrap_or(RETRIES) {
+        retry_policy: match tuning.retries.unwrap_or(Tuning::RETRIES) {
             0 => None,
             retries => Some(retry_policy(retries)),
         },

@@ -10,7 +10,7 @@ use crate::model::{Protocol, ServiceKey};
 pub(super) const DOMAIN: &str = "cluster.local";
 static NO_REGIONS: BTreeMap<Arc<str>, Arc<str>> = BTreeMap::new();
 /// A proxy that does not say where it is, and nothing known of places.
-pub(super) const ANYWHERE: Place<'static> = Place { zone: None, regions: &NO_REGIONS };
+pub(super) const ANYWHERE: Place<'static> = Place { zone: None, node: None, regions: &NO_REGIONS };
 pub(super) const STANDALONE: ProxyKind = ProxyKind::DEFAULT_STANDALONE;
 pub(super) const PER_PORT: [ProxyKind; 3] =
     [ProxyKind::Sidecar, ProxyKind::BoundSidecar, ProxyKind::Router];
@@ -77,9 +77,15 @@ fn each_cluster_has_exactly_one_assignment_by_the_same_name() {
 fn http_ports_have_a_listener_and_a_table_or_neither() {
     for kind in PER_PORT {
         for service in every_kind_of_service() {
-            let listeners: Vec<String> = http_ports(&kind, &service)
-                .map(|port| listeners::http_port(&kind, port).expect("wanted port").name)
-                .collect();
+            let target = behind(&service);
+            let own = target.ports.iter().flat_map(|port| {
+                let listeners = listeners::of_port(&kind, target, port, DOMAIN);
+                listeners.into_iter().find(|_| port.protocol.is_http())
+            });
+            let own: Vec<_> = own.map(|listener| listener.name).collect();
+            let common = http_ports(&kind, &service)
+                .filter_map(|port| Some(listeners::http_port(&kind, port)?.name));
+            let listeners: Vec<String> = common.chain(own).collect();
             let mut tables: Vec<String> =
                 routes::virtual_hosts(&kind, None, &service, service.cluster_ips(), DOMAIN)
                     .into_iter()
@@ -91,7 +97,9 @@ fn http_ports_have_a_listener_and_a_table_or_neither() {
             for (listener, table) in listeners.iter().zip(&tables) {
                 assert!(listener.ends_with(&format!("_{table}")), "{listener} {table}");
             }
-            assert!(!tables.contains(&"15001".to_owned()));
+            let by_address = kind == ProxyKind::Sidecar && !target.cluster_ips().is_empty();
+            let has_it = !target.ports.is_empty() && by_address;
+            assert_eq!(tables.contains(&"15001".to_owned()), has_it, "{}", service.key);
         }
     }
 }

@@ -296,10 +296,10 @@ async fn traffic_takes_the_way_that_it_takes_with_istio() {
             callee: Some(("any", "inbound|9080||")),
         },
         Way {
-            what: "a pod of a headless service",
+            what: "a pod of a headless service, which the client's DNS has found",
             place: "store-0.store:9080/details/0".to_owned(),
             answers: store.clone(),
-            caller: Some(("rq", outbound(9080, "store"))),
+            caller: Some(passed.clone()),
             callee: Some(("any", "inbound|9080||")),
         },
         Way {

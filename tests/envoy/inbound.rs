@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::harness::backends::{Backend, target_port};
@@ -54,6 +54,13 @@ async fn each_port_of_the_pod_is_taken_for_what_it_speaks(wire: Wire) {
     ] {
         let seen = stat(name.clone()).await;
         assert!(seen.as_ref().is_ok_and(|count| *count > 0), "{name}: {seen:?}");
+    }
+    // Checks of old load balancers, with a Host and without.
+    for request in ["GET / HTTP/1.0\r\n\r\n", "GET / HTTP/1.0\r\nHost: any\r\n\r\n"] {
+        let answer = answer_to(at, request).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        let status = head.split(' ').nth(1);
+        assert_eq!((status, body), (Some("200"), "workload HTTP/1.1"), "{request:?}: {answer}");
     }
     // A port that no service names passes through.
     said(SocketAddr::new(own, unknown.port), "unknown").await;
@@ -146,6 +153,15 @@ async fn answered(lab: &Lab, at: SocketAddr, wanted: &str) {
         same((answer.status, answer.body.split(' ').next()), (200, Some(wanted)))
     })
     .await;
+}
+
+/// All that comes until the other side closes.
+async fn answer_to(at: SocketAddr, request: &str) -> String {
+    let mut text = String::new();
+    let mut connection = TcpStream::connect(at).await.expect("it listens");
+    connection.write_all(request.as_bytes()).await.expect("it listens");
+    connection.read_to_string(&mut text).await.expect("it answers and closes");
+    text
 }
 
 async fn said(at: SocketAddr, wanted: &str) {

@@ -6,14 +6,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
 
 mod bound;
+mod captured;
 mod changes;
 mod doctor;
+mod flags;
 mod harness;
 mod inbound;
 mod interrupted;
 mod meaning;
 mod on_demand;
 mod outage;
+mod outside;
 mod process;
 mod rejected;
 mod replicas;

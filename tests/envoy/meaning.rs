@@ -2,25 +2,26 @@
 //! names outside, endpoints on their way out, two address families, affinity and tuning.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, UdpSocket};
+use tokio::net::TcpSocket;
 
 use crate::harness::backends::{Backend, target_port};
-use crate::harness::envoy::{Envoy, Sample, Wire};
+use crate::harness::envoy::{Sample, Wire};
 use crate::harness::lab::Lab;
 use crate::harness::{DEADLINE, VISIBLE, eventually, on_both_wires, places, same};
 
 on_both_wires!(
     a_headless_service_is_its_pods_and_each_of_them,
+    a_pod_without_a_hostname_is_called_by_its_address,
     an_alias_is_what_it_stands_for,
     a_service_changes_its_type,
 );
 
 /// A Service in namespace `default` with the port `http`, 80.
-fn service(name: &str, spec: &Value, annotations: &Value) -> Value {
+pub(crate) fn service(name: &str, spec: &Value, annotations: &Value) -> Value {
     let mut whole = json!({ "ports": [{ "name": "http", "port": 80 }] });
     for (key, value) in spec.as_object().expect("an object") {
         whole[key] = value.clone();
@@ -30,7 +31,7 @@ fn service(name: &str, spec: &Value, annotations: &Value) -> Value {
 }
 
 /// Its slice, with these endpoints.
-fn slice(service: &str, family: &str, endpoints: &[Value]) -> Value {
+pub(crate) fn slice(service: &str, family: &str, endpoints: &[Value]) -> Value {
     json!({ "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": { "name": format!("{service}-{}", family.to_lowercase()), "namespace": "default",
             "labels": { "kubernetes.io/service-name": service } },
@@ -38,19 +39,25 @@ fn slice(service: &str, family: &str, endpoints: &[Value]) -> Value {
         "ports": [{ "name": "http", "port": target_port() }] })
 }
 
-fn put(lab: &Lab, name: &str, items: &[Value]) {
+pub(crate) fn put(lab: &Lab, name: &str, items: &[Value]) {
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
     lab.manifests.put_raw(&format!("{name}.json"), &list.to_string());
 }
 
 /// Puts a service with these endpoints, all ready.
-fn put_service(lab: &Lab, name: &str, spec: &Value, annotations: &Value, backends: &[&Backend]) {
+pub(crate) fn put_service(
+    lab: &Lab,
+    name: &str,
+    spec: &Value,
+    annotations: &Value,
+    backends: &[&Backend],
+) {
     let endpoints: Vec<_> =
         backends.iter().map(|one| json!({ "addresses": [one.address] })).collect();
     put(lab, name, &[service(name, spec, annotations), slice(name, "IPv4", &endpoints)]);
 }
 
-fn pods(backends: &[&Backend]) -> Vec<Value> {
+pub(crate) fn pods(backends: &[&Backend]) -> Vec<Value> {
     let pod = |one: &&Backend| json!({ "addresses": [one.address], "hostname": one.name });
     backends.iter().map(pod).collect()
 }
@@ -79,6 +86,24 @@ async fn a_headless_service_is_its_pods_and_each_of_them(wire: Wire) {
     lab.answered_by("db-2.db", &["db-2"]).await;
     lab.answered_by("db", &["db-0", "db-1", "db-2"]).await;
     assert_eq!(pushes().await, before);
+    lab.assert_untroubled().await;
+}
+
+async fn a_pod_without_a_hostname_is_called_by_its_address(wire: Wire) {
+    let (one, two) = (Backend::http("one").await, Backend::http("two").await);
+    let lab = Lab::start(Sample::Standalone, wire, &[]).await;
+    put_service(&lab, "nats", &json!({ "clusterIP": "None" }), &Value::Null, &[&one, &two]);
+    lab.answered_by("nats", &["one", "two"]).await;
+    for pod in [&one, &two] {
+        let dashed = pod.address.to_string().replace('.', "-");
+        for form in ["nats.default.svc.cluster.local", "nats.default.svc.cluster.local.", "nats"] {
+            lab.answered_by(&format!("{dashed}.{form}"), &[&pod.name]).await;
+            lab.answered_by(&format!("{dashed}.{form}:80"), &[&pod.name]).await;
+        }
+        // One label more is no pod's name, and nobody's.
+        lab.answers(&format!("{dashed}.leaf.nats"), 404).await;
+    }
+    lab.answers("10-10-0-4.nats.default.svc.cluster.local", 503).await;
     lab.assert_untroubled().await;
 }
 
@@ -128,68 +153,6 @@ async fn a_service_changes_its_type(wire: Wire) {
         lab.answers("web", 503).await;
     }
     lab.assert_untroubled().await;
-}
-
-/// Answers every question for an A record of this name, and knows nothing else.
-async fn name_server(name: &str, address: Ipv4Addr) -> SocketAddr {
-    let socket = UdpSocket::bind((places::address(), 0)).await.unwrap();
-    let at = socket.local_addr().unwrap();
-    let labels = name
-        .split('.')
-        .flat_map(|label| std::iter::once(u8::try_from(label.len()).unwrap()).chain(label.bytes()));
-    let wanted: Vec<u8> = labels.chain([0, 0, 1]).collect();
-    tokio::spawn(async move {
-        let mut buffer = [0; 512];
-        while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
-            let query = &buffer[..length];
-            let end = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
-            let known = query[12..end - 2].to_ascii_lowercase() == wanted;
-            // The id, "an answer, recursion available, no error", one question, maybe one answer.
-            let mut answer =
-                [&query[..2], &[0x81, 0x80, 0, 1, 0, known.into(), 0, 0, 0, 0]].concat();
-            answer.extend_from_slice(&query[12..end]);
-            if known {
-                // The name again, an A record of class IN, 60 s, four bytes.
-                answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-                answer.extend_from_slice(&address.octets());
-            }
-            _ = socket.send_to(&answer, from).await;
-        }
-    });
-    at
-}
-
-#[tokio::test]
-async fn a_name_outside_is_asked_of_dns() {
-    // A workload that DNS knows by a name, on the port that the service names.
-    let backend = Backend::http("outside").await;
-    let IpAddr::V4(address) = backend.address else { panic!() };
-    let dns = name_server("api.example.com", address).await;
-    let mut lab = Lab::start(Sample::Standalone, Wire::Delta, &[]).await;
-    let resolver = format!(
-        "typed_dns_resolver_config: {{ name: envoy.network.dns_resolver.cares, typed_config: {{ \
-         \"@type\": type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig, \
-         resolvers: [{{ socket_address: {{ address: {}, port_value: {} }} }}], \
-         dns_resolver_options: {{ no_default_search_domain: true }} }} }}\n\nadmin:\n",
-        dns.ip(),
-        dns.port()
-    );
-    let replace = [("admin:\n", &*resolver)];
-    lab.envoy =
-        Envoy::start_with(Sample::Standalone, Wire::Delta, lab.control.grpc, &replace).await;
-    let outside = |name: &str, of: &str, port: u16| {
-        let ports = json!([{ "name": "http", "port": port }]);
-        let spec = json!({ "type": "ExternalName", "externalName": of, "ports": ports });
-        put(&lab, name, &[service(name, &spec, &Value::Null)]);
-    };
-    outside("api", "API.example.com.", target_port());
-    // The last name in a chain counts, and the ports of the first.
-    outside("chain", "api.default.svc.cluster.local", target_port());
-    outside("unknown", "unknown.example.com", 80);
-    lab.answered_by("api", &["outside"]).await;
-    lab.answered_by(&format!("chain.default:{}", target_port()), &["outside"]).await;
-    lab.answers("unknown", 503).await;
-    lab.envoy.assert_untroubled().await;
 }
 
 #[tokio::test]

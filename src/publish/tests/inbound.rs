@@ -144,6 +144,50 @@ fn of_two_words_about_a_port_the_first_counts_and_that_is_seen() {
     assert_eq!(followed.needs.views().count(), 0);
 }
 
+/// istio#24387: which service a connection came for, the pod's proxy cannot tell.
+#[test]
+fn a_port_may_be_idle_for_as_long_as_any_service_allows() {
+    use std::time::Duration;
+
+    let (a, b) = (key("one", "a"), key("one", "b"));
+    let tuned = |key: &ServiceKey, protocol, seconds: Option<u64>| {
+        let mut one = service(key, at(&[]), &[(80, protocol)]);
+        one.tuning.tcp_idle_timeout = seconds.map(Duration::from_secs);
+        Change::Service(one)
+    };
+    let mut followed = Followed::of(vec![
+        Change::Slice(slice(&a, "a-1", &[80], &[1])),
+        Change::Slice(slice(&b, "b-1", &[80], &[1])),
+        tuned(&a, Protocol::Tcp, None),
+        tuned(&b, Protocol::Tcp, None),
+    ]);
+    let need = sidecar_at(&["10.0.0.1"]);
+    followed.add(&need);
+    let mut idle = |a_seconds, b_seconds| {
+        followed
+            .apply(vec![tuned(&a, Protocol::Tcp, a_seconds), tuned(&b, Protocol::Tcp, b_seconds)]);
+        let [view] = followed.needs.views().collect::<Vec<_>>()[..] else { panic!() };
+        let [port] = view.inbound[..] else { panic!("{view}") };
+        port.idle_timeout.map(|idle| idle.as_secs())
+    };
+    for (one, other, expected) in [
+        (None, None, None),
+        (Some(0), Some(7200), Some(0)),
+        (Some(7200), Some(9000), Some(9000)),
+        // An hour is the default.
+        (None, Some(7200), Some(7200)),
+        (None, Some(60), None),
+    ] {
+        assert_eq!(idle(one, other), expected, "{one:?} {other:?}");
+        assert_eq!(idle(other, one), expected, "in any order");
+    }
+    assert!(followed.conflicts.is_empty());
+    // It says nothing of HTTP.
+    followed.apply(vec![Change::ServiceGone(b.clone()), tuned(&a, Protocol::Http, Some(0))]);
+    let [view] = followed.needs.views().collect::<Vec<_>>()[..] else { panic!() };
+    assert_eq!(view.inbound[0].idle_timeout, None);
+}
+
 #[test]
 fn a_view_of_ports_differs_in_its_listener_and_its_clusters_alone() {
     let web_key = key("one", "web");

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::model::Protocol;
+use crate::model::{Endpoint, EndpointSlice, EndpointState, Protocol, SlicePort};
 
 fn parse<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).expect("the test's object is well-formed")
@@ -66,8 +66,11 @@ fn kinds_of_services() {
     }
     let alias = json!({"type": "ExternalName", "externalName": "Example.COM."});
     assert_eq!(kind(alias), ServiceKind::ExternalName("example.com".into()));
-    let bad = service(json!({"type": "ExternalName", "externalName": "a b"})).unwrap_err();
-    assert_eq!(bad.field, "spec.externalName");
+    let (label, long) = ("x".repeat(64) + ".com", "y".repeat(254));
+    for bad in ["a b", "a.com..", ".", "a..com", "*.a.com", &label, &long] {
+        let bad = service(json!({"type": "ExternalName", "externalName": bad})).unwrap_err();
+        assert_eq!(bad.field, "spec.externalName");
+    }
     assert_eq!(service(json!({"type": "Wrong"})).unwrap_err().field, "spec.type");
 }
 
@@ -129,6 +132,58 @@ fn names_that_would_forge_a_host_are_rejected() {
     assert!(with(&"x".repeat(63), "1-2").is_ok());
     let label = json!({"metadata": {"name": "s", "labels": {SERVICE_NAME_LABEL: "a.other"}}});
     assert!(slice(label).unwrap_err().field.contains(SERVICE_NAME_LABEL));
+}
+
+/// k8ssandra-operator#1690: a slice is named after its service, with a suffix of the controller's.
+#[test]
+fn a_slices_name_may_have_253_characters() {
+    let named = |name: &str| {
+        slice(json!({"metadata": {"name": name, "namespace": "shop",
+            "labels": {SERVICE_NAME_LABEL: "reviews"}}, "endpoints": [{"addresses": ["10.0.0.1"]}]}))
+    };
+    for good in ["a", "a.b", &"x".repeat(64), &"x".repeat(253)] {
+        assert_eq!(&*named(good).unwrap().unwrap().value.name, good);
+    }
+    for bad in ["", "A", "a_b", "a/b", "-a", &"x".repeat(254)] {
+        assert_eq!(named(bad).unwrap_err().field, "metadata.name", "{bad:?}");
+    }
+}
+
+#[test]
+fn names_of_endpoints_and_their_nodes_are_checked_and_cost_only_themselves() {
+    let with = |hostname: &str, node: &str| {
+        let endpoint = json!({"addresses": ["10.0.0.1"], "hostname": hostname, "nodeName": node});
+        let converted = slice(json!({"ports": [{"port": 80}], "endpoints": [endpoint]}));
+        let converted = converted.unwrap().unwrap();
+        let one = converted.value.subsets[0].endpoints[0].clone();
+        let fields: Vec<_> = converted.flaws.iter().map(|flaw| flaw.field.clone()).collect();
+        (one.hostname.is_some(), one.node.is_some(), fields)
+    };
+    let (label, subdomain) = ("h".repeat(63), "n".repeat(253));
+    assert_eq!(with(&label, &subdomain), (true, true, vec![]));
+    assert_eq!(with("", ""), (false, false, vec![]));
+    let both = ["endpoints[0].nodeName", "endpoints[0].hostname"].map(str::to_owned);
+    for (hostname, node) in [("a.b", "A"), ("DB-0", "a_b"), (&*(label + "h"), &*(subdomain + "n"))]
+    {
+        assert_eq!(with(hostname, node), (false, false, both.to_vec()));
+    }
+}
+
+#[test]
+fn a_port_of_the_sidecar_itself_is_a_flaw_where_there_is_no_cluster_ip() {
+    let flaws = |spec| -> (usize, Vec<String>) {
+        let converted = service(spec).unwrap();
+        let own = converted.value.flaws.iter().map(|flaw| flaw.field.to_string()).collect();
+        (converted.flaws.len(), own)
+    };
+    let ports = json!([{"name": "http", "port": 15021}, {"name": "http-b", "port": 8080}]);
+    let told = vec!["spec.ports[port=15021]".to_owned()];
+    assert_eq!(flaws(json!({"clusterIP": "None", "ports": ports})), (0, told.clone()));
+    assert_eq!(flaws(json!({"ports": ports})), (0, told));
+    assert_eq!(flaws(json!({"clusterIP": "10.96.0.1", "ports": ports})), (0, vec![]));
+    // An alias of the mesh is reached by its target's address: `Model::resolved` tells.
+    let alias = json!({"type": "ExternalName", "externalName": "a.b.svc", "ports": ports});
+    assert_eq!(flaws(alias), (0, vec![]));
 }
 
 #[test]
@@ -271,8 +326,8 @@ fn endpoints_objects_have_subsets_and_two_states() {
 }
 
 #[test]
-fn an_endpoint_costs_less_than_100_bytes() {
-    assert!(size_of::<Endpoint>() < 100, "{} bytes", size_of::<Endpoint>());
+fn an_endpoint_costs_less_than_120_bytes_and_its_pods_name() {
+    assert!(size_of::<Endpoint>() < 120, "{} bytes", size_of::<Endpoint>());
     let mut converter = Converter::default();
     let mut endpoint = |name: &str| {
         let endpoints = json!([{"addresses": ["10.0.0.1"], "zone": "z", "nodeName": "n"}]);
@@ -303,6 +358,16 @@ fn traffic_distribution_asks_for_the_own_zone() {
         assert!(asked(Some(value)), "{value}");
     }
     assert!(!asked(None) && !asked(Some("")) && !asked(Some("PreferSomethingNew")));
+}
+
+#[test]
+fn internal_traffic_may_be_for_the_own_node_alone() {
+    let local = |spec| service(spec).unwrap().value.node_local;
+    let policy = |policy: &str, address: &str| json!({"ports": [{"port": 80}], "clusterIP": address, "internalTrafficPolicy": policy});
+    assert!(local(policy("Local", "10.96.0.1")) && local(policy("Local", "")));
+    assert!(!local(policy("Cluster", "10.96.0.1")) && !local(policy("", "10.96.0.1")));
+    assert!(!local(policy("Local", "None")), "DNS gives all pods");
+    assert!(!local(json!({"ports": [{"port": 80}]})));
 }
 
 #[test]
@@ -338,4 +403,52 @@ fn a_bad_annotation_costs_nothing_but_itself() {
     assert!(bad.flaws.is_empty(), "a manifest is not refused for it");
     let [flaw] = bad.value.flaws.as_slice() else { panic!("{bad:?}") };
     assert_eq!(&*flaw.field, "metadata.annotations[networking.istio.io/exportTo]");
+}
+
+#[test]
+fn what_people_look_for_is_kept() {
+    let object = json!({
+        "metadata": { "name": "web", "namespace": "shop", "labels": { "team": "a", "app": "web" } },
+        "spec": {
+            "selector": { "app": "web" },
+            "ports": [
+                { "name": "named", "port": 80, "targetPort": "http" },
+                { "name": "number", "port": 81, "targetPort": 8081 },
+                { "name": "same", "port": 82, "targetPort": 82 },
+                { "name": "unsaid", "port": 83 },
+                { "name": "udp", "port": 84, "protocol": "UDP", "targetPort": 53 },
+                { "name": "tcp", "port": 84, "targetPort": 8084 },
+                { "name": "odd", "port": 85, "targetPort": 70000 },
+            ],
+        },
+    });
+    let service = Converter::default().service(&serde_json::from_value(object).unwrap());
+    let about = service.unwrap().value.about;
+    let text = |labels: &crate::model::Labels| {
+        let pairs = labels.iter().map(|(key, value)| format!("{key}={value}"));
+        pairs.collect::<Vec<_>>().join(",")
+    };
+    assert_eq!(
+        (text(&about.labels), text(&about.selector)),
+        ("app=web,team=a".into(), "app=web".into())
+    );
+    use crate::model::TargetPort::{Name, Number};
+    let targets: Vec<_> = (80..86).map(|port| about.target_port(port)).collect();
+    let expected =
+        [Name("http".into()), Number(8081), Number(82), Number(83), Number(8084), Number(85)];
+    assert_eq!(targets, expected);
+    assert_eq!(about.target_ports.len(), 3, "only what differs is kept");
+
+    let pod = |target: serde_json::Value| {
+        let endpoints = json!([{ "addresses": ["10.0.0.1"], "targetRef": target }]);
+        let labels = json!({ SERVICE_NAME_LABEL: "web" });
+        let object = json!({ "metadata": { "name": "web-1", "labels": labels },
+            "addressType": "IPv4", "endpoints": endpoints });
+        let slice = Converter::default().slice(&serde_json::from_value(object).unwrap());
+        slice.unwrap().unwrap().value.subsets[0].endpoints[0].pod_name.clone()
+    };
+    assert_eq!(pod(json!({ "kind": "Pod", "name": "web-0" })).as_deref(), Some("web-0"));
+    for other in [json!({ "kind": "Node", "name": "n" }), json!({ "kind": "Pod" }), json!(null)] {
+        assert_eq!(pod(other), None);
+    }
 }

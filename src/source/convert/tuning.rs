@@ -11,10 +11,11 @@ use super::Rejection;
 use crate::model::{Balance, Outliers, Tuning};
 
 const PREFIX: &str = "pilothouse.io/";
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 13] = [
     "load-balancing",
     "connect-timeout",
     "request-timeout",
+    "tcp-idle-timeout",
     "retries",
     "outlier-consecutive-errors",
     "outlier-interval",
@@ -47,6 +48,7 @@ pub(super) fn tuning_of(
         balance: values.balance(spec.session_affinity.as_deref() == Some("ClientIP")),
         connect_timeout: values.duration("connect-timeout", MILLISECOND..=HOUR),
         request_timeout: values.duration("request-timeout", Duration::ZERO..=24 * HOUR),
+        tcp_idle_timeout: values.duration("tcp-idle-timeout", Duration::ZERO..=30 * 24 * HOUR),
         retries: values.number("retries", 0..=10),
         // Any one of them switches it on.
         outliers: (outliers != Outliers::default()).then_some(outliers),

@@ -1,6 +1,7 @@
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use prost::Message;
 
+use super::super::seconds;
 use super::*;
 use crate::model::{Protocol, ServiceKind};
 use crate::translate::tests::{DOMAIN, cluster_ip, service};
@@ -142,7 +143,7 @@ fn a_name_outside_is_one_logical_host_that_holds_up_nothing() {
     else {
         panic!()
     };
-    assert_eq!(address.address, "api.example.com");
+    assert_eq!(address.address, "api.example.com.", "absolute, as a CNAME is");
     assert_eq!(address.port_specifier, Some(PortSpecifier::PortValue(8080)));
 }
 
@@ -204,7 +205,7 @@ fn an_inbound_port_leads_to_the_workload_in_what_the_client_speaks_or_is_known()
         (InboundProtocol::Http2, true),
         (InboundProtocol::Grpc, true),
     ] {
-        let cluster = inbound(&InboundPort { port: 8080, protocol });
+        let cluster = inbound(&InboundPort::new(8080, protocol));
         assert_eq!(cluster.name, "inbound|8080||");
         assert_eq!(cluster.alt_stat_name, "inbound|8080||;");
         let [_, _, through] = fixed().try_into().unwrap();

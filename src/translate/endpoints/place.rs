@@ -15,11 +15,14 @@ use crate::model::{EndpointSlice, Service};
 pub struct Place<'a> {
     /// None for a proxy that does not say; then everything is equally far.
     pub zone: Option<&'a str>,
+    /// None for a proxy that does not say; then no endpoint is on its node.
+    pub node: Option<&'a str>,
     /// The region of each zone, as far as known.
     pub regions: &'a BTreeMap<Arc<str>, Arc<str>>,
 }
 
-/// Whether endpoints may differ by the proxy's zone at all.
+/// Whether endpoints may differ by the proxy's zone at all. Those of one node do not, as for
+/// kube-proxy.
 pub fn depends_on_zone<'a>(
     service: &Service,
     mut slices: impl Iterator<Item = &'a EndpointSlice>,
@@ -28,7 +31,7 @@ pub fn depends_on_zone<'a>(
         let mut endpoints = slice.subsets.iter().flat_map(|subset| &subset.endpoints);
         endpoints.any(|endpoint| !endpoint.for_zones.is_empty())
     };
-    service.prefers_own_zone || slices.any(hinted)
+    !service.node_local && (service.prefers_own_zone || slices.any(hinted))
 }
 
 /// What makes an endpoint near.
@@ -49,7 +52,7 @@ impl<'a> Nearness<'a> {
         service: &Service,
         zone: Option<&'a str>,
     ) -> Self {
-        let Some(zone) = zone else { return Self::Equal };
+        let Some(zone) = zone.filter(|_| !service.node_local) else { return Self::Equal };
         let any = |nearness: Self| candidates.iter().any(|one| nearness.is_near(one));
         let all_hinted = candidates.iter().all(|one| !one.for_zones.is_empty());
         match (Self::Hint(zone), Self::Zone(zone)) {

@@ -261,8 +261,66 @@ fn endpoints_of_a_headless_service_carry_their_pods_names() {
         };
         endpoints.map(name).collect()
     };
-    assert_eq!(names(ServiceKind::Headless), [Some("db-0".to_owned()), None]);
+    let dashed = Some("10-1-0-2".to_owned());
+    assert_eq!(names(ServiceKind::Headless), [Some("db-0".to_owned()), dashed]);
     assert_eq!(names(cluster_ip(&["10.0.0.1"])), [None, None], "DNS has no such names");
+}
+
+#[test]
+fn a_service_for_its_own_node_has_the_endpoints_of_that_node_alone() {
+    let on = |address: &str, state, node: &str| ModelEndpoint {
+        node: (!node.is_empty()).then(|| node.into()),
+        for_zones: Box::new(["far".into()]),
+        ..endpoint(address, state, "z")
+    };
+    let slices = [slice(
+        &[("http-80", 80)],
+        &[
+            on("10.1.0.1", Ready, "a"),
+            on("10.1.0.2", Draining, "a"),
+            on("10.1.0.3", Draining, "b"),
+            on("10.1.0.4", Ready, "c"),
+            on("10.1.0.5", NotReady, "d"),
+            on("10.1.0.6", Ready, ""),
+        ],
+    )];
+    let mut one = service("default/a", cluster_ip(&["10.0.0.1"]), &[(Protocol::Http, 80)]);
+    one.node_local = true;
+    one.prefers_own_zone = true;
+    assert!(!depends_on_zone(&one, slices.iter()));
+    let there = |node| {
+        let place = Place { node, zone: Some("far"), ..ANYWHERE };
+        let [assignment] = of_service(&one, slices.iter(), DOMAIN, place).try_into().unwrap();
+        let priorities: Vec<u32> = assignment.endpoints.iter().map(|one| one.priority).collect();
+        assert!(priorities.iter().all(|priority| *priority == 0), "{priorities:?}");
+        let count = assignment.endpoints.iter().map(|zone| zone.lb_endpoints.len()).sum::<usize>();
+        (count, format!("{assignment:?}"))
+    };
+    for (node, address) in [("a", "10.1.0.1"), ("b", "10.1.0.3"), ("c", "10.1.0.4")] {
+        let (count, text) = there(Some(node));
+        assert!(count == 1 && text.contains(address), "{node}: {text}");
+    }
+    for node in [Some("d"), Some("made-up"), Some(""), None] {
+        assert_eq!(there(node).0, 0, "{node:?}");
+    }
+}
+
+/// As in CoreDNS' `endpointHostname`.
+#[test]
+fn a_pod_without_a_hostname_is_called_by_its_address_with_dashes() {
+    for (address, name) in [
+        ("10.10.0.4", "10-10-0-4"),
+        ("2001:db8::1", "2001-db8--1"),
+        ("2001:db8::", "2001-db8--0"),
+        ("fd00:0:0:0:1:2:3:4", "fd00--1-2-3-4"),
+    ] {
+        let slices = [slice(&[("http-80", 80)], &[ready(address)])];
+        let one = service("default/a", ServiceKind::Headless, &[(Protocol::Http, 80)]);
+        let [assignment] = of_service(&one, slices.iter(), DOMAIN, ANYWHERE).try_into().unwrap();
+        let metadata = assignment.endpoints[0].lb_endpoints[0].metadata.clone().unwrap();
+        let value = metadata.filter_metadata["envoy.lb"].fields["hostname"].kind.clone();
+        assert_eq!(value, Some(value::Kind::StringValue(name.to_owned())));
+    }
 }
 
 fn any_endpoint() -> impl Strategy<Value = ModelEndpoint> {

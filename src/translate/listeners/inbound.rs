@@ -2,7 +2,7 @@
 //! to has a filter chain of its own. It depends on the set of ports alone, so pods with the same
 //! set have the same listener, byte for byte.
 
-use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
+use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, TrafficDirection};
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener};
 use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
@@ -20,13 +20,16 @@ use crate::view::{InboundPort, InboundProtocol};
 
 /// Where iptables redirects incoming connections to; Istio's number.
 const CAPTURE_PORT: u16 = 15006;
+/// What the workload sees as Host of an HTTP/1.0 request that has none: Envoy sends HTTP/1.1 on,
+/// where one is obligatory.
+const DEFAULT_HOST: &str = "localhost";
 
 /// What comes in on none of these ports passes through unread. `ports` have no number twice, and
 /// none that [`crate::translate::serves_inbound_port`] excludes: Envoy would reject the listener.
 pub fn virtual_inbound(ports: &[InboundPort]) -> Listener {
     let mut filter_chains = vec![black_hole("virtualInbound-blackhole", CAPTURE_PORT)];
     filter_chains.extend(ports.iter().map(chain));
-    filter_chains.push(tcp_chain("virtualInbound", names::INBOUND_PASSTHROUGH_CLUSTER));
+    filter_chains.push(tcp_chain("virtualInbound", names::INBOUND_PASSTHROUGH_CLUSTER, None));
     Listener {
         name: names::VIRTUAL_INBOUND_LISTENER.to_owned(),
         address: Some(tcp_address(EVERYWHERE, CAPTURE_PORT)),
@@ -44,7 +47,7 @@ fn chain(port: &InboundPort) -> FilterChain {
     let name = names::wildcard_listener(port.port);
     let cluster = names::inbound_cluster(port.port);
     let chain = match port.protocol {
-        InboundProtocol::Tcp => tcp_chain(&name, &cluster),
+        InboundProtocol::Tcp => tcp_chain(&name, &cluster, port.idle_timeout),
         InboundProtocol::Http | InboundProtocol::Http2 | InboundProtocol::Grpc => FilterChain {
             filters: vec![http(HttpConnectionManager {
                 stat_prefix: names::stat_name(&format!("inbound_{name}")),
@@ -54,6 +57,12 @@ fn chain(port: &InboundPort) -> FilterChain {
                 )),
                 // The client's sidecar has said what there is to say of the client.
                 use_remote_address: Some(BoolValue { value: false }),
+                // HTTP/1.0 needs no Host, and here none is needed to find the way.
+                http_protocol_options: Some(Http1ProtocolOptions {
+                    accept_http_10: true,
+                    default_host_for_http_10: DEFAULT_HOST.to_owned(),
+                    ..Default::default()
+                }),
                 ..bare_manager()
             })],
             name,

@@ -116,7 +116,8 @@ fn a_captured_http_port_takes_plain_http_and_passes_the_rest_on() {
     assert_eq!(manager.use_remote_address, Some(BoolValue { value: false }));
     assert_eq!(manager.stream_idle_timeout, Some(seconds(0)));
     assert_eq!(manager.upgrade_configs[0].upgrade_type, "websocket");
-    assert_eq!(manager.http_filters.last().unwrap().name, "envoy.filters.http.router");
+    assert_eq!(manager.http_filters.len(), 1, "names of pods are DNS's affair");
+    assert_eq!(manager.http_filters[0].name, "envoy.filters.http.router");
     assert!(!manager.strip_matching_host_port);
 }
 
@@ -153,15 +154,28 @@ fn ports_of_the_proxy_itself_are_left_alone() {
         assert_eq!(http_port(&ProxyKind::BoundSidecar, port), None);
         assert_eq!(http_port(&ProxyKind::Router, port), None);
     }
+    for port in [15001, 15006, 15021, 15090] {
+        let one = service("default/a", cluster_ip(&["10.0.0.1", "2001:db8::1"]), &[(Http, port)]);
+        let listeners = of_port(&ProxyKind::Sidecar, &one, &one.ports[0], DOMAIN);
+        let names = ["10.0.0.1", "2001:db8::1"].map(|address| format!("{address}_{port}"));
+        assert_eq!(names_of(&listeners), names);
+        for listener in &listeners {
+            assert_eq!(place(listener), listener.name);
+            assert!(!is_bound(listener));
+            let manager: HttpConnectionManager = config(&listener.filter_chains[0]);
+            assert_eq!(table(&manager), port.to_string());
+        }
+        assert!(of_port(&ProxyKind::Router, &one, &one.ports[0], DOMAIN).is_empty());
+    }
     let one = service("default/a", cluster_ip(&["10.0.0.1"]), &[(Tcp, 15001)]);
-    assert_eq!(tcp_port(&ProxyKind::Sidecar, &one, &one.ports[0], DOMAIN).len(), 1);
-    assert!(tcp_port(&ProxyKind::Router, &one, &one.ports[0], DOMAIN).is_empty());
+    assert_eq!(of_port(&ProxyKind::Sidecar, &one, &one.ports[0], DOMAIN).len(), 1);
+    assert!(of_port(&ProxyKind::Router, &one, &one.ports[0], DOMAIN).is_empty());
 }
 
 #[test]
 fn a_captured_tcp_port_has_a_listener_per_cluster_ip() {
     let one = service("default/db", cluster_ip(&["10.0.0.1", "2001:db8::1"]), &[(Tls, 443)]);
-    let listeners = tcp_port(&ProxyKind::Sidecar, &one, &one.ports[0], DOMAIN);
+    let listeners = of_port(&ProxyKind::Sidecar, &one, &one.ports[0], DOMAIN);
     assert_eq!(names_of(&listeners), ["10.0.0.1_443", "2001:db8::1_443"]);
     for listener in &listeners {
         assert_eq!(place(listener), listener.name);
@@ -176,6 +190,31 @@ fn a_captured_tcp_port_has_a_listener_per_cluster_ip() {
 }
 
 #[test]
+fn an_idle_tcp_connection_has_envoys_limit_or_the_services() {
+    let mut one = service("default/db", cluster_ip(&["10.0.0.1"]), &[(Tcp, 5432)]);
+    for (idle, expected) in [
+        (None, None),
+        (Some(Duration::ZERO), Some(seconds(0))),
+        (Some(Duration::from_secs(7200)), Some(seconds(7200))),
+    ] {
+        one.tuning.tcp_idle_timeout = idle;
+        for kind in PER_PORT {
+            let [listener] = of_port(&kind, &one, &one.ports[0], DOMAIN).try_into().unwrap();
+            assert_eq!(config::<TcpProxy>(&listener.filter_chains[0]).idle_timeout, expected);
+        }
+    }
+}
+
+#[test]
+fn http_1_0_is_spoken_to_everywhere() {
+    for kind in PER_PORT {
+        let listener = http_port(&kind, 9080).unwrap();
+        let manager: HttpConnectionManager = config(&listener.filter_chains[0]);
+        assert!(manager.http_protocol_options.unwrap().accept_http_10, "{kind:?}");
+    }
+}
+
+#[test]
 fn bound_ports_that_are_fought_over_have_equal_names() {
     let a = service("default/a", cluster_ip(&["10.0.0.1"]), &[(Tcp, 3306)]);
     let b = service("default/b", cluster_ip(&["10.0.0.2"]), &[(Tcp, 3306)]);
@@ -183,7 +222,7 @@ fn bound_ports_that_are_fought_over_have_equal_names() {
         [(ProxyKind::BoundSidecar, "127.0.0.1_3306"), (ProxyKind::Router, "0.0.0.0_3306")]
     {
         for one in [&a, &b] {
-            let listeners = tcp_port(&kind, one, &one.ports[0], DOMAIN);
+            let listeners = of_port(&kind, one, &one.ports[0], DOMAIN);
             assert_eq!(names_of(&listeners), [name]);
             assert!(is_bound(&listeners[0]));
         }
@@ -199,9 +238,9 @@ fn what_has_no_cluster_ip_or_is_http_or_standalone_has_no_tcp_listener() {
     let http = service("default/a", cluster_ip(&["10.0.0.1"]), &[(Http, 1)]);
     for kind in kinds {
         for one in [&headless, &alias, &http] {
-            assert!(tcp_port(&kind, one, &one.ports[0], DOMAIN).is_empty(), "{kind:?} {one:?}");
+            assert!(of_port(&kind, one, &one.ports[0], DOMAIN).is_empty(), "{kind:?} {one:?}");
         }
     }
     let tcp = service("default/a", cluster_ip(&["10.0.0.1"]), &[(Tcp, 1)]);
-    assert!(tcp_port(&STANDALONE, &tcp, &tcp.ports[0], DOMAIN).is_empty());
+    assert!(of_port(&STANDALONE, &tcp, &tcp.ports[0], DOMAIN).is_empty());
 }

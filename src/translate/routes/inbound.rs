@@ -50,7 +50,7 @@ mod tests {
             (InboundProtocol::Http2, true),
             (InboundProtocol::Grpc, false),
         ] {
-            let table = inbound(&InboundPort { port: 8080, protocol });
+            let table = inbound(&InboundPort::new(8080, protocol));
             assert_eq!(table.name, "inbound|8080||");
             let [host] = table.virtual_hosts.as_slice() else { panic!("{table:?}") };
             assert_eq!(

@@ -85,10 +85,10 @@ fn a_claimed_address_is_left_out() {
 }
 
 #[test]
-fn a_headless_service_answers_to_its_pods_names_and_an_alias_to_none() {
+fn where_nothing_is_captured_a_headless_service_answers_to_its_pods_names() {
     let headless = service("default/db", ServiceKind::Headless, &[(Http, 80), (Tcp, 81)]);
     let [(table, host), (other_table, pods)] =
-        placed(&ProxyKind::Sidecar, Some("default"), &headless).try_into().unwrap();
+        placed(&ProxyKind::Router, Some("default"), &headless).try_into().unwrap();
     assert_eq!((&*table, &*other_table), ("80", "80"));
     assert!(!host.domains.iter().any(|domain| domain.starts_with('*')));
     assert!(host.typed_per_filter_config.is_empty());
@@ -105,10 +105,35 @@ fn a_headless_service_answers_to_its_pods_names_and_an_alias_to_none() {
     let [rule] = config.request_rules.as_slice() else { panic!() };
     let value = rule.on_header_present.as_ref().unwrap();
     assert_eq!((&*value.metadata_namespace, &*value.key), ("envoy.lb", "hostname"));
+    // One label before the service's name: `db-0.leaf.db` is no pod of `db`.
+    let [matcher] = &pods.routes[0].r#match.as_ref().unwrap().headers[..] else { panic!() };
+    assert_eq!(matcher.name, ":authority");
+    let Some(HeaderMatchSpecifier::StringMatch(matcher)) = &matcher.header_match_specifier else {
+        panic!("{matcher:?}")
+    };
+    let Some(MatchPattern::SafeRegex(regex)) = &matcher.match_pattern else { panic!() };
+    let expected = r"(?i)[^.]+\.db(\.default(\.svc(\.cluster\.local\.?)?)?)?(:[0-9]+)?";
+    assert_eq!(regex.regex, expected);
+    assert!(host.routes[0].r#match.as_ref().unwrap().headers.is_empty());
 
     let [_, (_, pods)] = placed(&STANDALONE, None, &headless).try_into().unwrap();
     assert!(pods.domains.contains(&"*.db.default.svc.cluster.local".to_owned()));
     assert!(pods.domains.contains(&"*.db.default.svc.cluster.local:80".to_owned()));
+}
+
+#[test]
+fn captured_requests_for_pods_go_where_dns_led_them_and_short_names_are_left_alone() {
+    let mut headless = service("default/db", ServiceKind::Headless, &[(Http, 80)]);
+    headless.tuning.request_timeout = Some(std::time::Duration::from_secs(3));
+    let [(_, host), (table, pods)] =
+        placed(&ProxyKind::Sidecar, Some("default"), &headless).try_into().unwrap();
+    assert_eq!(cluster(&host), "outbound|80||db.default.svc.cluster.local");
+    assert!(!host.domains.iter().any(|domain| domain.starts_with('*')));
+    assert_eq!((&*table, cluster(&pods)), ("80", "PassthroughCluster"));
+    let full = ["db.default.svc.cluster.local", "db.default.svc.cluster.local.", "db.default.svc"];
+    assert_eq!(pods.domains, full.map(|form| format!("*.{form}")));
+    assert!(pods.typed_per_filter_config.is_empty());
+    assert_eq!(action(&pods).timeout, Some(seconds(3)), "nobody else's names are below it");
 }
 
 #[test]

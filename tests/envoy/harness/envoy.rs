@@ -32,6 +32,7 @@ pub(crate) enum Sample {
 pub(crate) struct Envoy {
     pub(crate) process: Process,
     folder: TempDir,
+    environment: Vec<(&'static str, &'static str)>,
     pub(crate) admin: SocketAddr,
     /// Where the standalone listener is.
     pub(crate) listener: SocketAddr,
@@ -62,12 +63,24 @@ impl Envoy {
         control: SocketAddr,
         replace: &[(&str, &str)],
     ) -> Self {
+        Self::start_in(&[], sample, wire, control, replace).await
+    }
+
+    /// The same with these environment variables.
+    pub(crate) async fn start_in(
+        environment: &[(&'static str, &'static str)],
+        sample: Sample,
+        wire: Wire,
+        control: SocketAddr,
+        replace: &[(&str, &str)],
+    ) -> Self {
+        let environment = environment.to_vec();
         let listener = SocketAddr::new(places::address(), places::port());
         let folder = TempDir::new().expect("a temporary folder");
         let bootstrap = bootstrap(sample, wire, control, listener, replace);
         std::fs::write(folder.path().join("envoy.yaml"), bootstrap).expect("it is writable");
-        let process = run(folder.path());
-        let mut envoy = Self { process, folder, admin: listener, listener };
+        let process = run(folder.path(), &environment);
+        let mut envoy = Self { process, folder, environment, admin: listener, listener };
         envoy.has_admin().await;
         envoy
     }
@@ -76,7 +89,7 @@ impl Envoy {
     pub(crate) async fn restart(&mut self) {
         self.process.kill();
         std::fs::remove_file(self.folder.path().join("admin")).expect("it was written");
-        self.process = run(self.folder.path());
+        self.process = run(self.folder.path(), &self.environment);
         self.has_admin().await;
         self.is_live().await;
     }
@@ -181,9 +194,9 @@ impl Envoy {
     }
 }
 
-fn run(folder: &Path) -> Process {
+fn run(folder: &Path, environment: &[(&str, &str)]) -> Process {
     let mut command = Command::new(program());
-    command.current_dir(folder);
+    command.current_dir(folder).envs(environment.iter().copied());
     command.args(["-c", "envoy.yaml", "--admin-address-path", "admin", "--disable-hot-restart"]);
     command.args(["--concurrency", "1", "--log-level", "warning"]);
     Process::start("envoy", &mut command)

@@ -33,6 +33,13 @@ pub(crate) fn capture_inbound(address: std::net::IpAddr) {
     run(&[&["iptables", "-t", "nat"][..], &rule, &target].concat());
 }
 
+/// Redirects TCP from `client` into a sidecar's outbound capture, wherever it goes.
+pub(crate) fn capture_outbound(client: std::net::IpAddr) {
+    let client = client.to_string();
+    let rule = ["-A", "OUTPUT", "-p", "tcp", "-s", &client, "-j", "REDIRECT"];
+    run(&[&["iptables", "-t", "nat"][..], &rule, &["--to-ports", "15001"]].concat());
+}
+
 fn run(command: &[&str]) {
     let output = Command::new(command[0]).args(&command[1..]).output();
     let output = output.unwrap_or_else(|error| panic!("cannot start {}: {error}", command[0]));

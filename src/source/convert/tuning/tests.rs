@@ -24,6 +24,7 @@ fn every_annotation_has_its_place() {
             ("load-balancing", "round-robin"),
             ("connect-timeout", "250ms"),
             ("request-timeout", "1m 30s"),
+            ("tcp-idle-timeout", "0s"),
             ("retries", "0"),
             ("outlier-consecutive-errors", "3"),
             ("outlier-interval", "5s"),
@@ -41,6 +42,7 @@ fn every_annotation_has_its_place() {
         balance: Balance::RoundRobin,
         connect_timeout: Some(Duration::from_millis(250)),
         request_timeout: Some(seconds(90)),
+        tcp_idle_timeout: Some(Duration::ZERO),
         retries: Some(0),
         outliers: Some(Outliers {
             consecutive_errors: Some(3),
@@ -57,7 +59,7 @@ fn every_annotation_has_its_place() {
     };
     assert_eq!(tuning, expected);
     assert_eq!(tuned(None, &[]), (Tuning::default(), vec![]));
-    assert_eq!(KNOWN.len(), 12, "one of each above");
+    assert_eq!(KNOWN.len(), 13, "one of each above");
 }
 
 #[test]
@@ -84,6 +86,7 @@ fn a_bad_value_costs_itself_alone_and_is_named() {
             ("retries", "11"),
             ("connect-timeout", "0s"),
             ("request-timeout", "soon"),
+            ("tcp-idle-timeout", "721h"),
             ("max-requests", "-1"),
             ("max-connections", "7"),
             ("outlier-max-ejected-percent", "101"),
@@ -92,9 +95,10 @@ fn a_bad_value_costs_itself_alone_and_is_named() {
     );
     let limits = Limits { connections: Some(7), ..Limits::default() };
     assert_eq!(tuning, Tuning { limits, ..Tuning::default() });
-    assert_eq!(flaws.len(), 6, "{flaws:?}");
+    assert_eq!(flaws.len(), 7, "{flaws:?}");
     let has = |text: &str| assert!(flaws.iter().any(|flaw| flaw.contains(text)), "{flaws:?}");
     has("metadata.annotations[pilothouse.io/retries]: \"11\" is no number from 0 to 10; not used");
     has("pilothouse.io/connect-timeout]: \"0s\" is no time from 1ms to 1h, as in 1500ms; not used");
+    has("pilothouse.io/tcp-idle-timeout]: \"721h\" is no time from 0s to ");
     has("pilothouse.io/retrys]: unknown; there are load-balancing");
 }

@@ -27,7 +27,7 @@ fn seen_from(zone: Option<&str>, service: &Service, endpoints: &[Endpoint]) -> V
         subsets: vec![Subset { ports, endpoints: endpoints.to_vec() }],
     };
     let regions = BTreeMap::from([("b".into(), "r".into())]);
-    let place = Place { zone, regions: &regions };
+    let place = Place { zone, node: None, regions: &regions };
     let [assignment] =
         of_service(service, std::iter::once(&slice), DOMAIN, place).try_into().unwrap();
     let locality = |one: &envoy_types::pb::envoy::config::endpoint::v3::LocalityLbEndpoints| {
