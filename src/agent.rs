@@ -26,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 pub mod admin;
+mod app_probes;
+mod application;
 mod args;
 pub mod bootstrap;
 mod cause;
@@ -33,15 +35,20 @@ pub mod config;
 mod drain;
 pub mod envoy;
 mod node;
+mod privilege;
+mod proxy_config;
 pub mod readiness;
 mod reap;
 mod status;
 pub mod template;
 
-pub use args::{Args, DEFAULT_DISCOVERY_ADDRESS, ProxyType, Xds};
-pub use envoy::Tether;
+pub use app_probes::{APP_HEALTH, APP_PROBERS};
+pub use args::{Args, DEFAULT_DISCOVERY_ADDRESS, ProxyType, STATUS_PORT, Xds};
+pub use envoy::{Tether, check_component_log_levels, check_log_level};
+pub use proxy_config::{ProxyConfig, ProxyConfigError};
 
 use admin::Admin;
+use app_probes::AppProbes;
 use config::Config;
 use envoy::Envoy;
 use readiness::State;
@@ -69,6 +76,8 @@ pub enum Error {
     Signals(std::io::Error),
     #[error("Envoy cannot be waited for: {0}")]
     Wait(std::io::Error),
+    #[error("TLS for the application's probes cannot be set up: {0}")]
+    Tls(rustls::Error),
 }
 
 /// Runs until Envoy ends or a signal has ended both; gives the exit code. To be polled on the main
@@ -89,6 +98,8 @@ pub async fn run(args: Args) -> Result<u8, Error> {
     let program = envoy::find(&config.envoy.program)?;
     let bind = |error| Error::Bind { address: config.status, error };
     let listener = TcpListener::bind(config.status).await.map_err(bind)?;
+    let probes = AppProbes::new(config.probers.clone(), config.node.addresses[0]);
+    let probes = probes.map_err(Error::Tls)?;
     let file = write(&config, &bootstrap)?;
     let mut signals = Signals::new().map_err(Error::Signals)?;
 
@@ -107,6 +118,7 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         ending: ending.clone(),
         quit: quit.clone(),
         inbound_only: config.is_sidecar(),
+        probes,
         failed_scrapes: Default::default(),
     };
     let pid = envoy.pid();

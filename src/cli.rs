@@ -68,8 +68,10 @@ const INJECT_EXAMPLES: &str = "Examples:
 
 Left alone, and said so: pods on their node's network, pods with the label or annotation
 sidecar.istio.io/inject: \"false\", pods that have their sidecar. Istio's annotations
-traffic.sidecar.istio.io/... (includeInboundPorts, excludeOutboundIPRanges and so on) and
-sidecar.istio.io/... (proxyImage, proxyCPU, logLevel, interceptionMode and so on) count.";
+traffic.sidecar.istio.io/... (includeInboundPorts, excludeOutboundIPRanges and so on),
+sidecar.istio.io/... (proxyImage, proxyCPU, logLevel, interceptionMode and so on) and
+proxy.istio.io/config count; docs/inject.md lists them. The application's probes are led to the
+agent, unless sidecar.istio.io/rewriteAppHTTPProbers is \"false\".";
 
 const IPTABLES_EXAMPLES: &str = "Examples:
   pilothouse iptables --dry-run                       show the rules that capture everything

@@ -3,18 +3,24 @@
 //!
 //! `documents` takes the text apart and together again, `workload` finds the pods in it, `pod` adds
 //! the sidecar; what it adds stands in the YAML files beside it. Text in, text out. Nothing of the
-//! control plane is used.
+//! control plane is used; of the agent only what it understands of the annotations that are for it.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
 
+mod annotations;
 mod args;
+mod containers;
 mod documents;
 mod node;
+mod overlay;
 mod pod;
+mod probes;
+mod resources;
 mod workload;
+mod yaml_writer;
 
 pub use args::{Args, Settings};
 
@@ -32,14 +38,16 @@ pub fn run(args: &Args) -> Result<()> {
             }
         })?;
     for note in notes {
-        eprintln!("{note}");
+        // Whoever has closed standard error wants the manifests all the same.
+        _ = writeln!(std::io::stderr(), "{note}");
     }
     match &args.output {
         Some(file) => std::fs::write(file, text)
             .with_context(|| format!("{} cannot be written", file.display())),
         None => {
-            print!("{text}");
-            Ok(())
+            let mut output = std::io::stdout().lock();
+            let written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+            written.context("standard output cannot be written")
         }
     }
 }

@@ -54,7 +54,7 @@ fn served_http_ports(service: &Service) -> impl Iterator<Item = u16> {
 pub fn serves_http_port(kind: &ProxyKind, port: u16) -> bool {
     match kind {
         ProxyKind::Sidecar => !SIDECAR_PORTS.contains(&port),
-        ProxyKind::BoundSidecar | ProxyKind::Router => can_bind(port),
+        ProxyKind::BoundSidecar(_) | ProxyKind::Router => can_bind(kind, port),
         ProxyKind::Standalone { .. } => false,
     }
 }
@@ -65,8 +65,9 @@ pub fn serves_inbound_port(port: u16) -> bool {
     !SIDECAR_PORTS.contains(&port)
 }
 
-fn can_bind(port: u16) -> bool {
-    !SIDECAR_PORTS.contains(&port) && !AGENT_PORTS.contains(&port)
+fn can_bind(kind: &ProxyKind, port: u16) -> bool {
+    let spared = matches!(kind, ProxyKind::BoundSidecar(spared) if spared.has(port));
+    !spared && !SIDECAR_PORTS.contains(&port) && !AGENT_PORTS.contains(&port)
 }
 
 /// The ports that have a cluster, hence endpoints and something that leads to them.
@@ -93,7 +94,7 @@ fn behind(service: &Service) -> &Service {
 /// Whether the client's address chooses the endpoint. Behind a sidecar without capture every client
 /// is 127.0.0.1, on every host: hashing that would send the whole mesh to one endpoint.
 fn hashes_clients(kind: &ProxyKind, tuning: &Tuning) -> bool {
-    tuning.balance.is_by_client() && *kind != ProxyKind::BoundSidecar
+    tuning.balance.is_by_client() && !matches!(kind, ProxyKind::BoundSidecar(_))
 }
 
 fn any<M: Message + Name>(message: &M) -> Any {

@@ -19,14 +19,45 @@ pub enum ProxyKind {
     /// Traffic is captured by iptables and told apart by its original destination.
     Sidecar,
     /// A sidecar without capture (`INTERCEPTION_MODE=NONE`): listeners bound to loopback.
-    BoundSidecar,
+    BoundSidecar(Spared),
     /// `router~…`: the same listeners on every address of the host.
     Router,
     /// Any other Envoy: one HTTP listener at this address for every HTTP service, by Host.
     Standalone { address: IpAddr, port: u16 },
 }
 
+/// Ports that a proxy cannot bind. It rejects all listeners of a response where one of them fails.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Spared {
+    /// Those below 1024, which take a right that it does not have.
+    pub privileged: bool,
+    /// Those that the workload beside it listens on. Sorted.
+    pub own: Vec<u16>,
+}
+
+impl Spared {
+    pub fn has(&self, port: u16) -> bool {
+        (self.privileged && port < 1024) || self.own.contains(&port)
+    }
+}
+
+impl fmt::Display for Spared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.privileged {
+            f.write_str(" without ports below 1024")?;
+        }
+        for (at, port) in self.own.iter().enumerate() {
+            let before = if at == 0 { " beside " } else { "," };
+            write!(f, "{before}{port}")?;
+        }
+        Ok(())
+    }
+}
+
 impl ProxyKind {
+    /// A sidecar without capture that may bind any port.
+    pub const BOUND: Self = Self::BoundSidecar(Spared { privileged: false, own: Vec::new() });
+
     /// The standalone listener's place unless the node's metadata says otherwise.
     pub const DEFAULT_STANDALONE: Self =
         Self::Standalone { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), port: 15080 };
@@ -34,7 +65,7 @@ impl ProxyKind {
     /// Short name, as in syncz' `proxy_type` and in metrics labels.
     pub fn as_str(&self) -> &'static str {
         match self {
-            Self::Sidecar | Self::BoundSidecar => "sidecar",
+            Self::Sidecar | Self::BoundSidecar(_) => "sidecar",
             Self::Router => "router",
             Self::Standalone { .. } => "standalone",
         }
@@ -98,7 +129,7 @@ impl fmt::Display for ViewKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             ProxyKind::Sidecar => f.write_str("sidecar")?,
-            ProxyKind::BoundSidecar => f.write_str("bound sidecar")?,
+            ProxyKind::BoundSidecar(spared) => write!(f, "bound sidecar{spared}")?,
             ProxyKind::Router => f.write_str("router")?,
             ProxyKind::Standalone { address, port } => write!(f, "standalone on {address}:{port}")?,
         }

@@ -61,7 +61,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // The sidecar's side: the control plane is met over the network only.
     ("agent", &["descriptors", "doctor", "flags", "names", "version", "yaml"]),
     ("iptables", &["names"]),
-    ("inject", &["flags", "iptables", "names", "yaml"]),
+    ("inject", &["agent", "flags", "iptables", "names", "yaml"]),
     ("doctor", &["flags", "names", "wire"]),
     (
         "cli",

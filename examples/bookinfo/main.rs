@@ -95,6 +95,10 @@ struct Args {
     #[arg(long, requires = "visit")]
     times: Option<usize>,
 
+    /// Go on for as many seconds after SIGTERM, as an application does that finishes its work
+    #[arg(long, default_value_t = 0)]
+    linger: u64,
+
     /// Name to answer with, where there is a better one than the workload's
     #[arg(long, env = "POD_NAME")]
     pod_name: Option<String>,
@@ -147,7 +151,7 @@ async fn main() -> Result<()> {
     }
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
-        _ = terminate.recv() => {}
+        _ = terminate.recv() => tokio::time::sleep(Duration::from_secs(args.linger)).await,
         _ = tokio::signal::ctrl_c() => {}
     }
     stop.cancel();
@@ -167,7 +171,13 @@ fn router(workload: Arc<Workload>) -> Router {
             .route("/productpage", get(product_page))
             .route("/api/v1/products/{id}", get(product)),
     };
-    paths.route("/health", get(health)).with_state(workload)
+    paths.route("/health", get(health)).route("/slow/{seconds}", get(slow)).with_state(workload)
+}
+
+/// Work that takes its time.
+async fn slow(me: State<Arc<Workload>>, Path(seconds): Path<u64>) -> Json<Value> {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    health(me).await
 }
 
 async fn health(State(me): State<Arc<Workload>>) -> Json<Value> {

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use serde::Deserialize;
 use thiserror::Error;
 
 use super::peer_text;
 use super::request::Malformed;
 use crate::names::{NodeId, NodeIdError, NodeType};
 use crate::proxies::{Labels, ProxyIdentity};
-use crate::view::{Need, ProxyKind, ViewKey};
+use crate::view::{Need, ProxyKind, Spared, ViewKey};
 
 mod fields;
 
@@ -18,6 +19,8 @@ use fields::Fields;
 
 /// Metadata of a node that changes what it gets.
 const INTERCEPTION_MODE: &str = "INTERCEPTION_MODE";
+const UNPRIVILEGED_POD: &str = "UNPRIVILEGED_POD";
+const POD_PORTS: &str = "POD_PORTS";
 const INSTANCE_IPS: &str = "INSTANCE_IPS";
 const NAMESPACE: &str = "NAMESPACE";
 const NODE_NAME: &str = "NODE_NAME";
@@ -31,6 +34,10 @@ const LABEL_BYTES: usize = 4 << 10;
 
 /// Addresses that are taken from the metadata: a pod has one of each family, and few have more.
 const MOST_ADDRESSES: usize = 16;
+/// Ports of the workload that are taken from there.
+const MOST_PORTS: usize = 64;
+/// For a list that a hundred of them fit into, with what else is said of each.
+const MAX_PORTS_TEXT: usize = 16 << 10;
 
 /// Bytes of a whole node. Those of Istio's agents have up to 20 KiB (labels and annotations).
 const MAX_NODE: usize = 256 << 10;
@@ -80,7 +87,7 @@ pub fn identify(node: Option<&[u8]>) -> Result<(ProxyIdentity, Need), NodeError>
         None => standalone(&node)?,
         Some(id) if id.node_type == NodeType::Router => ProxyKind::Router,
         Some(_) if text(&node, INTERCEPTION_MODE)?.as_deref() == Some("NONE") => {
-            ProxyKind::BoundSidecar
+            ProxyKind::BoundSidecar(spared(&node)?)
         }
         Some(_) => ProxyKind::Sidecar,
     };
@@ -128,6 +135,26 @@ fn own_addresses(node: &Fields<'_>, of_id: IpAddr) -> Result<Arc<[IpAddr]>, Node
         .map(|one| one.to_canonical())
         .collect();
     Ok(all.into_iter().collect())
+}
+
+/// The ports that a sidecar without capture cannot bind, as Istio's agent says them: the text of a list
+/// of container ports. What is no such list says nothing.
+fn spared(node: &Fields<'_>) -> Result<Spared, NodeError> {
+    let privileged = text(node, UNPRIVILEGED_POD)?.as_deref() == Some("true");
+    let ports = node.metadata(POD_PORTS)?.unwrap_or_default();
+    check_len(POD_PORTS, ports.len(), MAX_PORTS_TEXT)?;
+    let ports: Vec<ContainerPort> = serde_json::from_str(&ports).unwrap_or_default();
+    let tcp = ports.iter().filter(|port| port.protocol.is_empty() || port.protocol == "TCP");
+    let own: BTreeSet<u16> = tcp.map(|port| port.container_port).take(MOST_PORTS).collect();
+    Ok(Spared { privileged, own: own.into_iter().collect() })
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerPort {
+    container_port: u16,
+    #[serde(default)]
+    protocol: String,
 }
 
 fn standalone(node: &Fields<'_>) -> Result<ProxyKind, NodeError> {
@@ -271,7 +298,18 @@ mod tests {
         assert_eq!(got.view.namespace.as_deref(), Some("shop"));
 
         let got = identity(&node(sidecar, &[("INTERCEPTION_MODE", string("NONE"))]));
-        assert_eq!(got.view.kind, ProxyKind::BoundSidecar);
+        assert_eq!(got.view.kind, ProxyKind::BOUND);
+        let ports = r#"[{"containerPort":9080,"name":"http"},{"containerPort":53,"protocol":"UDP"},{"containerPort":443}]"#;
+        let metadata = [
+            ("INTERCEPTION_MODE", string("NONE")),
+            ("UNPRIVILEGED_POD", string("true")),
+            ("POD_PORTS", string(ports)),
+        ];
+        let got = identity(&node(sidecar, &metadata));
+        let spared = Spared { privileged: true, own: vec![443, 9080] };
+        assert_eq!(got.view.kind, ProxyKind::BoundSidecar(spared));
+        let metadata = [("INTERCEPTION_MODE", string("NONE")), ("POD_PORTS", string("no JSON"))];
+        assert_eq!(identity(&node(sidecar, &metadata)).view.kind, ProxyKind::BOUND);
         let got = identity(&node("router~10.1.2.3~gw.edge~edge.svc.cluster.local", &[]));
         assert_eq!(got.view.kind, ProxyKind::Router);
 

@@ -246,12 +246,21 @@ pub struct Args {
     pub drain_time: Option<Duration>,
 
     /// How long connections may go on after SIGTERM, 0 for not at all; a plain number is one of seconds
-    /// [default: terminationDrainDuration of the proxy config, else 5s]
+    /// [default: TERMINATION_DRAIN_DURATION_SECONDS, else terminationDrainDuration of the proxy config,
+    /// else by the grace period, else 5s]
     #[arg(
         long, value_name = "DURATION", value_parser = flags::pause_in_seconds,
         env = "TERMINATION_DRAIN_DURATION", help_heading = "Ending"
     )]
     pub termination_drain_duration: Option<Duration>,
+
+    /// The pod's grace period. With it, and without a drain duration, a sidecar goes on until the
+    /// application beside it has ended
+    #[arg(
+        long, value_name = "DURATION", value_parser = humantime::parse_duration,
+        env = "PILOTHOUSE_TERMINATION_GRACE_PERIOD", help_heading = "Ending"
+    )]
+    pub termination_grace_period: Option<Duration>,
 
     /// After SIGTERM wait as long as there are connections, at least the minimum drain duration and at
     /// most the drain time
@@ -296,7 +305,7 @@ impl fmt::Display for Args {
 }
 
 /// The numbers of Istio's agent.
-pub(super) const STATUS_PORT: u16 = 15020;
+pub const STATUS_PORT: u16 = 15020;
 pub(super) const HEALTH_PORT: u16 = 15021;
 pub(super) const PROMETHEUS_PORT: u16 = 15090;
 

@@ -7,28 +7,33 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
 use thiserror::Error;
 
+use super::app_probes::{APP_PROBERS, Probers, ProbersError};
 use super::args::{
     Args, DEFAULT_DISCOVERY_ADDRESS, HEALTH_PORT, PROMETHEUS_PORT, ProxyType, STATUS_PORT, Xds,
     everywhere,
 };
 use super::node::{self, Node};
-use crate::flags;
-use crate::yaml;
+use super::privilege;
+use super::proxy_config::{ProxyConfig, ProxyConfigError};
 
 const DEFAULT_CONCURRENCY: u32 = 2;
 const DEFAULT_DRAIN_TIME: Duration = Duration::from_secs(45);
 const DEFAULT_TERMINATION_DRAIN: Duration = Duration::from_secs(5);
+/// Istio's variable for the time of draining, a number of seconds.
+const DRAIN_SECONDS: &str = "TERMINATION_DRAIN_DURATION_SECONDS";
+/// What is left of the grace period when the agent ends Envoy, at most.
+const BEFORE_THE_KILL: Duration = Duration::from_secs(1);
 
 /// What is wrong with what the agent was told.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     #[error(
-        "{from} is {found:?}, which is no HOST:PORT: give for instance {DEFAULT_DISCOVERY_ADDRESS}"
+        "--discovery-address (PILOTHOUSE_DISCOVERY_ADDRESS) is {found:?}, which is no HOST:PORT: give \
+         for instance {DEFAULT_DISCOVERY_ADDRESS}"
     )]
-    DiscoveryAddress { from: &'static str, found: String },
+    DiscoveryAddress { found: String },
     #[error("--instance-ip (INSTANCE_IP, INSTANCE_IPS): {found:?} is no IP address")]
     InstanceIp { found: String },
     #[error(
@@ -36,10 +41,12 @@ pub enum ConfigError {
          INSTANCE_IP"
     )]
     NoAddress { error: std::io::Error },
-    #[error("--proxy-config (PROXY_CONFIG) cannot be read: {error}")]
-    ProxyConfig { error: String },
-    #[error("--proxy-config (PROXY_CONFIG): {field} is {found:?}, which is no duration like 5s")]
-    ProxyConfigDuration { field: &'static str, found: String },
+    #[error("--proxy-config (PROXY_CONFIG): {0}")]
+    ProxyConfig(#[from] ProxyConfigError),
+    #[error("{DRAIN_SECONDS} is {found:?}, which is no whole number of seconds")]
+    DrainSeconds { found: String },
+    #[error("{APP_PROBERS}: {0}")]
+    Probers(#[from] ProbersError),
     #[error(transparent)]
     Node(#[from] node::NodeError),
 }
@@ -60,6 +67,7 @@ pub struct Config {
     pub config_dir: PathBuf,
     pub template: Option<PathBuf>,
     pub ending: Ending,
+    pub probers: Probers,
 }
 
 /// How Envoy is called.
@@ -80,6 +88,8 @@ pub enum Ending {
     After(Duration),
     /// As long as there are connections.
     WhenQuiet { at_least: Duration, at_most: Duration },
+    /// As long as the application is there.
+    WithApplication { at_least: Duration, at_most: Duration },
 }
 
 /// Where the control plane is.
@@ -91,11 +101,10 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// `HOST:PORT`, an IPv6 address in brackets. `from` names the place for the error.
-    fn parse(text: &str, from: &'static str) -> Result<Self, ConfigError> {
-        let wrong = || ConfigError::DiscoveryAddress { from, found: text.to_owned() };
-        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-        let port = port.parse().map_err(|_| wrong())?;
+    /// `HOST:PORT`, an IPv6 address in brackets.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (host, port) = text.rsplit_once(':')?;
+        let port = port.parse().ok().filter(|port| *port != 0)?;
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let valid = match bare {
             Some(inside) => inside.parse::<IpAddr>().is_ok_and(|address| address.is_ipv6()),
@@ -104,10 +113,7 @@ impl Discovery {
                 !host.is_empty() && host.chars().all(of_a_name)
             }
         };
-        match valid && port != 0 {
-            true => Ok(Self { host: bare.unwrap_or(host).to_owned(), port }),
-            false => Err(wrong()),
-        }
+        valid.then(|| Self { host: bare.unwrap_or(host).to_owned(), port })
     }
 
     /// The address, if it is one and no name.
@@ -116,35 +122,13 @@ impl Discovery {
     }
 }
 
-/// The part of Istio's `ProxyConfig` that counts here; all else in it is for what is not there.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct ProxyConfig {
-    discovery_address: Option<String>,
-    concurrency: Option<u32>,
-    drain_duration: Option<String>,
-    termination_drain_duration: Option<String>,
-}
-
-impl ProxyConfig {
-    fn parse(text: Option<&str>) -> Result<Self, ConfigError> {
-        match text.map(str::trim).filter(|text| !text.is_empty()) {
-            None => Ok(Self::default()),
-            Some(text) => serde_saphyr::from_str(text)
-                .map_err(|error| yaml::explain(&error, text.as_bytes()))
-                .map_err(|error| ConfigError::ProxyConfig { error }),
+impl std::fmt::Display for Discovery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
         }
     }
-}
-
-fn duration(
-    field: &'static str,
-    text: Option<&String>,
-    default: Duration,
-) -> Result<Duration, ConfigError> {
-    let Some(text) = text else { return Ok(default) };
-    flags::pause_in_seconds(text)
-        .map_err(|_| ConfigError::ProxyConfigDuration { field, found: text.clone() })
 }
 
 impl Config {
@@ -153,39 +137,20 @@ impl Config {
     /// # Errors
     /// See [`ConfigError`].
     pub fn new(args: &Args, environment: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
-        let given = ProxyConfig::parse(args.proxy_config.as_deref())?;
-        let discovery = match (&args.discovery_address, &given.discovery_address) {
-            (Some(flag), _) => Discovery::parse(flag, "--discovery-address")?,
-            (None, Some(configured)) => {
-                Discovery::parse(configured, "discoveryAddress in --proxy-config (PROXY_CONFIG)")?
+        let given = ProxyConfig::parse(args.proxy_config.as_deref().unwrap_or_default())?;
+        let discovery = args.discovery_address.as_deref();
+        let discovery = match (discovery, given.discovery_address) {
+            (None, Some(configured)) => configured,
+            (flag, _) => {
+                let found = flag.unwrap_or(DEFAULT_DISCOVERY_ADDRESS);
+                Discovery::parse(found)
+                    .ok_or_else(|| ConfigError::DiscoveryAddress { found: found.to_owned() })?
             }
-            (None, None) => Discovery::parse(DEFAULT_DISCOVERY_ADDRESS, "the default")?,
         };
-        if let Some(threads) = given.concurrency {
-            flags::threads(&threads.to_string()).map_err(|error| ConfigError::ProxyConfig {
-                error: format!("concurrency is {threads}: {error}"),
-            })?;
-        }
         let addresses = addresses(args)?;
-        let drain_time = match args.drain_time {
-            Some(flag) => flag,
-            None => duration("drainDuration", given.drain_duration.as_ref(), DEFAULT_DRAIN_TIME)?,
-        };
-        let termination = match args.termination_drain_duration {
-            Some(flag) => flag,
-            None => duration(
-                "terminationDrainDuration",
-                given.termination_drain_duration.as_ref(),
-                DEFAULT_TERMINATION_DRAIN,
-            )?,
-        };
-        let ending = match args.exit_on_zero_active_connections {
-            true => Ending::WhenQuiet {
-                at_least: args.minimum_drain_duration,
-                at_most: drain_time.max(args.minimum_drain_duration),
-            },
-            false => Ending::After(termination),
-        };
+        let drain_time = args.drain_time.or(given.drain).unwrap_or(DEFAULT_DRAIN_TIME);
+        let ending = ending(args, environment, given.termination_drain, drain_time)?;
+        let probers = environment.get(APP_PROBERS).map(String::as_str).unwrap_or_default();
         let listen = |address: Option<SocketAddr>, port| {
             address.unwrap_or_else(|| everywhere(port, &addresses))
         };
@@ -208,6 +173,7 @@ impl Config {
             config_dir: args.config_dir.clone(),
             template: args.template.clone(),
             ending,
+            probers: Probers::parse(probers)?,
             node: Node::new(identity(args, addresses), environment)?,
         })
     }
@@ -216,6 +182,38 @@ impl Config {
     pub fn is_sidecar(&self) -> bool {
         self.node.proxy_type == ProxyType::Sidecar
     }
+}
+
+/// How the end is to be, by the first of these that says so: `EXIT_ON_ZERO_ACTIVE_CONNECTIONS`, the time
+/// of draining as flag, in Istio's variable and in the proxy configuration, the pod's grace period.
+fn ending(
+    args: &Args,
+    environment: &BTreeMap<String, String>,
+    configured: Option<Duration>,
+    drain_time: Duration,
+) -> Result<Ending, ConfigError> {
+    let at_least = args.minimum_drain_duration;
+    if args.exit_on_zero_active_connections {
+        return Ok(Ending::WhenQuiet { at_least, at_most: drain_time.max(at_least) });
+    }
+    let seconds = environment.get(DRAIN_SECONDS).filter(|text| !text.is_empty());
+    let seconds = seconds.map(|text| {
+        let seconds = text.trim().parse::<u32>();
+        let wrong = |_| ConfigError::DrainSeconds { found: text.clone() };
+        seconds.map(|seconds| Duration::from_secs(seconds.into())).map_err(wrong)
+    });
+    let seconds = seconds.transpose()?;
+    if let Some(total) = args.termination_drain_duration.or(seconds).or(configured) {
+        return Ok(Ending::After(total));
+    }
+    // A router stands beside no application.
+    Ok(match args.termination_grace_period.filter(|_| args.proxy_type == ProxyType::Sidecar) {
+        Some(grace) => {
+            let at_most = grace - BEFORE_THE_KILL.min(grace / 5);
+            Ending::WithApplication { at_least: at_least.min(at_most), at_most }
+        }
+        None => Ending::After(DEFAULT_TERMINATION_DRAIN),
+    })
 }
 
 fn identity(args: &Args, addresses: Vec<IpAddr>) -> node::Identity<'_> {
@@ -228,6 +226,7 @@ fn identity(args: &Args, addresses: Vec<IpAddr>) -> node::Identity<'_> {
         labels_file: Path::new(&args.labels_file),
         zone: filled(args.zone.as_deref()),
         region: filled(args.region.as_deref()),
+        unprivileged: privilege::is_unprivileged(),
     }
 }
 
@@ -309,12 +308,44 @@ mod tests {
     }
 
     #[test]
+    fn the_first_that_says_how_long_the_end_may_take_decides() {
+        let environment = BTreeMap::from([(DRAIN_SECONDS.to_owned(), "8".to_owned())]);
+        let none = BTreeMap::new();
+        let ending = |flags: &[&str], environment: &BTreeMap<String, String>| {
+            let flags = ["agent", "--instance-ip=10.0.0.1"].iter().chain(flags);
+            Config::new(&Line::parse_from(flags).args, environment).unwrap().ending
+        };
+        let after = |seconds| Ending::After(Duration::from_secs(seconds));
+        let flag = "--termination-drain-duration=9s";
+        let yaml = "--proxy-config={terminationDrainDuration: 7s}";
+        let grace = "--termination-grace-period=30s";
+        assert_eq!(ending(&[flag, yaml, grace], &environment), after(9));
+        assert_eq!(ending(&[yaml, grace], &environment), after(8));
+        assert_eq!(ending(&[yaml, grace], &none), after(7));
+        assert_eq!(ending(&[], &none), after(5));
+        assert_eq!(ending(&[grace, "--proxy-type=router"], &none), after(5));
+        let with = |at_least, at_most| Ending::WithApplication {
+            at_least: Duration::from_millis(at_least),
+            at_most: Duration::from_millis(at_most),
+        };
+        assert_eq!(ending(&[grace], &none), with(5_000, 29_000));
+        // The kill comes at the end of the grace period, however short that is.
+        assert_eq!(ending(&["--termination-grace-period=1s"], &none), with(800, 800));
+        assert_eq!(ending(&["--termination-grace-period=0s"], &none), with(0, 0));
+        let wrong = BTreeMap::from([(DRAIN_SECONDS.to_owned(), "8s".to_owned())]);
+        let line = Line::parse_from(["agent", "--instance-ip=10.0.0.1"]);
+        let error = Config::new(&line.args, &wrong).unwrap_err().to_string();
+        assert!(error.contains("TERMINATION_DRAIN_DURATION_SECONDS is \"8s\""), "{error}");
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (flag, words) in [
             ("--discovery-address=istio-pilot", &["--discovery-address", "HOST:PORT"][..]),
             ("--discovery-address=http://pilot:15010", &["--discovery-address", "HOST:PORT"]),
             ("--discovery-address=::1:15010", &["HOST:PORT"]),
             ("--discovery-address=pilot:0", &["HOST:PORT"]),
+            ("--proxy-config=[a]", &["PROXY_CONFIG", "cannot be read"]),
             ("--proxy-config={discoveryAddress: x}", &["discoveryAddress", "PROXY_CONFIG"]),
             ("--proxy-config=[", &["PROXY_CONFIG", "cannot be read"]),
             ("--proxy-config={concurrency: 4294967295}", &["PROXY_CONFIG", "concurrency", "1024"]),

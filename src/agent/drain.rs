@@ -5,6 +5,9 @@
 //! later than the pod does. Shortly before the deadline they stop, so that what is in flight at the
 //! very end is as little as possible. A sidecar closes its inbound side only, because the workload
 //! needs the other one to finish what it does.
+//!
+//! How long is for the pod's grace period to say where it is known: then the proxy goes on until the
+//! application beside it has ended (`application`), since whatever that one still does needs it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
 use super::admin::Admin;
+use super::application;
 use super::config::{Config, Ending};
 
 /// The part of the time, at most, in which nothing new is accepted.
@@ -22,31 +26,48 @@ const POLL: Duration = Duration::from_millis(100);
 /// Returns when Envoy may be ended.
 pub(super) async fn drain(admin: &Admin, config: &Config) {
     let start = Instant::now();
-    begin(admin, config.is_sidecar()).await;
-    let total = match config.ending {
-        Ending::After(total) => total,
-        Ending::WhenQuiet { at_least, at_most } => {
-            sleep_until(start + at_least).await;
-            let closing = start + (at_most - CLOSING.min(at_most / 5)).max(at_least);
-            tokio::select! {
-                () = quiet(admin, config) => return,
-                () = sleep_until(closing) => at_most,
-            }
+    let (at_least, at_most) = match config.ending {
+        Ending::After(total) => (total, total),
+        Ending::WhenQuiet { at_least, at_most } | Ending::WithApplication { at_least, at_most } => {
+            (at_least, at_most)
         }
     };
-    let deadline = start + total;
-    sleep_until(deadline - CLOSING.min(total / 5)).await;
+    begin(admin, config.is_sidecar(), Then::GoOn).await;
+    let deadline = start + at_most;
+    let closing = CLOSING.min(at_most / 5);
+    let enough = async {
+        sleep_until(start + at_least).await;
+        match config.ending {
+            Ending::After(_) => {}
+            Ending::WhenQuiet { .. } => quiet(admin, config).await,
+            Ending::WithApplication { .. } => unneeded(admin).await,
+        }
+    };
+    tokio::select! {
+        () = enough => {}
+        () = sleep_until(deadline - closing) => {}
+    }
     stop_accepting(admin, config.is_sidecar()).await;
+    let last = deadline.min(Instant::now() + closing);
     tokio::select! {
         () = quiet(admin, config) => {}
-        () = sleep_until(deadline) => info!("connections are still open after {total:?}: cut"),
+        () = sleep_until(last) => info!("connections are still open after {:?}: cut", start.elapsed()),
     }
 }
 
+/// What listeners do at the end of Envoy's own time for draining.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    Close,
+    /// For the agent closes them.
+    GoOn,
+}
+
 /// Tells every connection that this is the end; Envoy goes on accepting.
-pub(super) async fn begin(admin: &Admin, inbound_only: bool) {
+pub(super) async fn begin(admin: &Admin, inbound_only: bool, then: Then) {
     let inbound = if inbound_only { "inboundonly&" } else { "" };
-    if let Err(error) = admin.post(&format!("/drain_listeners?{inbound}graceful")).await {
+    let then = if then == Then::GoOn { "&skip_exit" } else { "" };
+    if let Err(error) = admin.post(&format!("/drain_listeners?{inbound}graceful{then}")).await {
         warn!("listeners cannot be drained: {error}");
     }
 }
@@ -68,6 +89,24 @@ async fn quiet(admin: &Admin, config: &Config) {
         }
         sleep(POLL).await;
     }
+}
+
+/// Waits until the application is gone and the last answers are delivered.
+async fn unneeded(admin: &Admin) {
+    loop {
+        if application::has_ended() && requests(admin).await == 0 {
+            info!("the application has ended");
+            return;
+        }
+        sleep(POLL).await;
+    }
+}
+
+/// Requests under way, of both directions; none where Envoy does not say.
+async fn requests(admin: &Admin) -> u64 {
+    let page =
+        admin.get("/stats?usedonly&filter=^http\\.(in|out)bound.*downstream_rq_active$").await;
+    page.map_or(0, |page| active(&String::from_utf8_lossy(&page), &[]))
 }
 
 /// Connections that the page counts, without those to Envoy's own pages.

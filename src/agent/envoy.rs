@@ -61,6 +61,33 @@ fn runs(metadata: &std::fs::Metadata) -> bool {
     metadata.is_file() && metadata.permissions().mode() & 0o111 != 0
 }
 
+/// Whether Envoy knows this level; with another it does not start.
+///
+/// # Errors
+/// With those that it knows.
+pub fn check_log_level(level: &str) -> Result<(), String> {
+    const LEVELS: [&str; 8] =
+        ["trace", "debug", "info", "warning", "warn", "error", "critical", "off"];
+    match LEVELS.contains(&level) {
+        true => Ok(()),
+        false => Err(format!("{level:?} is no log level of Envoy: {}", LEVELS.join(", "))),
+    }
+}
+
+/// Likewise for `PART:LEVEL,PART:LEVEL`.
+///
+/// # Errors
+/// See [`check_log_level`].
+pub fn check_component_log_levels(list: &str) -> Result<(), String> {
+    list.split(',').filter(|part| !part.is_empty()).try_for_each(|part| {
+        let (name, level) = part
+            .split_once(':')
+            .filter(|(name, _)| !name.is_empty())
+            .ok_or_else(|| format!("{part:?} is not PART:LEVEL, like upstream:debug"))?;
+        check_log_level(level).map_err(|error| format!("{name}: {error}"))
+    })
+}
+
 /// A running Envoy.
 #[derive(Debug)]
 pub struct Envoy {

@@ -43,6 +43,8 @@ pub(super) struct Identity<'a> {
     pub(super) labels_file: &'a Path,
     pub(super) zone: Option<&'a str>,
     pub(super) region: Option<&'a str>,
+    /// Whether it may not bind ports below 1024.
+    pub(super) unprivileged: bool,
 }
 
 /// The node as Envoy presents it.
@@ -110,7 +112,11 @@ impl Node {
             metadata.insert("LABELS".to_owned(), labels.into());
         }
         if proxy_type == ProxyType::Sidecar {
-            metadata.entry("INTERCEPTION_MODE").or_insert_with(|| json!("REDIRECT"));
+            let mode = metadata.entry("INTERCEPTION_MODE").or_insert_with(|| json!("REDIRECT"));
+            // Captured traffic comes by ports that are free to everybody.
+            if *mode == "NONE" && identity.unprivileged {
+                metadata.entry("UNPRIVILEGED_POD").or_insert_with(|| json!("true"));
+            }
         }
         Ok(Self { metadata, ..node })
     }
@@ -156,6 +162,7 @@ mod tests {
             labels_file: labels,
             zone: None,
             region: Some("north"),
+            unprivileged: true,
         };
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         Node::new(identity, &environment.iter().map(own).collect())
@@ -176,10 +183,23 @@ mod tests {
         assert_eq!(node.cluster, "details.shop");
         let wanted = json!({
             "CLUSTER_ID": "east", "INTERCEPTION_MODE": "NONE", "NAMESPACE": "shop",
+            "UNPRIVILEGED_POD": "true",
             "NAME": "details-0", "INSTANCE_IPS": "10.1.2.3,fd00::3",
             "LABELS": { "app": "details" }, "one": "two",
         });
         assert_eq!(Value::Object(node.metadata), wanted);
+    }
+
+    #[test]
+    fn privileged_ports_matter_where_listeners_are_bound() {
+        let said = |environment: &[(&str, &str)]| {
+            let node = node("cluster.local", Path::new("/none"), environment).unwrap();
+            node.metadata.get("UNPRIVILEGED_POD").cloned()
+        };
+        let bound = ("ISTIO_META_INTERCEPTION_MODE", "NONE");
+        assert_eq!(said(&[]), None);
+        assert_eq!(said(&[bound]), Some(json!("true")));
+        assert_eq!(said(&[bound, ("ISTIO_META_UNPRIVILEGED_POD", "false")]), Some(json!("false")));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, RawQuery, State as Shared};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Router, middleware};
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::admin::Admin;
+use super::app_probes::{APP_HEALTH, Answer, AppProbes};
 use super::drain;
 use super::readiness::State;
 
@@ -33,6 +34,7 @@ pub(super) struct Pages {
     /// To be cancelled to begin it.
     pub(super) quit: CancellationToken,
     pub(super) inbound_only: bool,
+    pub(super) probes: AppProbes,
     /// Scrapes for which Envoy had no answer.
     pub(super) failed_scrapes: Counter,
 }
@@ -53,6 +55,7 @@ fn router(pages: Arc<Pages>) -> Router {
     Router::new()
         .route("/healthz/ready", get(ready))
         .route("/healthz/live", get(async || "live\n"))
+        .route(&format!("{APP_HEALTH}/{{*probe}}"), get(application))
         .route("/stats/prometheus", get(statistics))
         .route("/metrics", get(statistics))
         .merge(of_the_pod)
@@ -71,6 +74,10 @@ async fn ready(Shared(pages): Shared<Arc<Pages>>) -> (StatusCode, String) {
         State::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
     };
     (status, format!("{}\n", *state))
+}
+
+async fn application(Shared(pages): Shared<Arc<Pages>>, uri: Uri, headers: HeaderMap) -> Answer {
+    pages.probes.answer(uri.path(), &headers).await
 }
 
 /// The agent's metrics first: they are there even if Envoy is not.
@@ -120,7 +127,7 @@ async fn quit(Shared(pages): Shared<Arc<Pages>>) -> &'static str {
 async fn begin_drain(Shared(pages): Shared<Arc<Pages>>) -> &'static str {
     info!("/drain");
     pages.ending.cancel();
-    drain::begin(&pages.admin, pages.inbound_only).await;
+    drain::begin(&pages.admin, pages.inbound_only, drain::Then::Close).await;
     "draining\n"
 }
 
@@ -157,6 +164,7 @@ mod tests {
             ending: ending.clone(),
             quit: quit.clone(),
             inbound_only: true,
+            probes: AppProbes::new(Default::default(), peer).unwrap(),
             failed_scrapes: Counter::default(),
         };
         let mut request = Request::post(path).body(Body::empty()).unwrap();

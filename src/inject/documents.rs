@@ -2,6 +2,7 @@
 //! comes out byte for byte; of one that is changed the lines before its first key stay.
 
 use super::node::Node;
+use super::yaml_writer;
 use crate::yaml;
 
 /// Reads a file and hands each object to `edit`, which says whether it changed it. Gives the text
@@ -71,7 +72,7 @@ fn edit_document(
     let tail = end.map_or("", |_| "...\n");
     // Content on the line of the marker, which then is no part of the head.
     let head = if is_marker(content, "---") { format!("{head}---\n") } else { head.to_owned() };
-    Ok(format!("{head}{}{tail}", write_yaml(&object)?))
+    Ok(format!("{head}{}{tail}", yaml_writer::write(&object)))
 }
 
 /// Length of what stands before the content: the marker, comments, directives and empty lines.
@@ -131,11 +132,4 @@ pub(super) fn read_yaml(text: &str, lines_before: usize) -> Result<Node, String>
         let placed = format!("{}{text}", "\n".repeat(lines_before));
         read(&placed).map_err(|error: serde_saphyr::Error| yaml::explain(&error, placed.as_bytes()))
     })
-}
-
-fn write_yaml(object: &Node) -> Result<String, String> {
-    // Strings that YAML 1.1 would take for something else are quoted; lines are not folded.
-    let options =
-        serde_saphyr::ser_options! { compact_list_indent: false, folded_wrap_chars: usize::MAX };
-    serde_saphyr::to_string_with_options(object, options).map_err(|error| error.to_string())
 }

@@ -1,30 +1,27 @@
 //! A pod with its sidecar: what `istioctl kube-inject` makes of it, with Istio's names.
 
+use super::annotations::{self, Annotations, INJECT, is_yes};
 use super::args::Settings;
+use super::containers::{AUTO, Given};
 use super::documents::read_yaml;
 use super::node::{Map, Node, list_at, map_at};
-use crate::iptables;
+use super::overlay;
+use super::probes::{self, Probers};
 
 const INIT: &str = "istio-init";
-const PROXY: &str = "istio-proxy";
-const INJECT: &str = "sidecar.istio.io/inject";
+pub(super) const PROXY: &str = "istio-proxy";
+/// The user and group of the proxy, by which the rules of istio-init tell its traffic.
+const PROXY_ID: u64 = 1337;
 
 /// Pods of the cluster itself, which the control plane needs before it can serve anybody.
 const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
 
-/// Istio's annotations about traffic, and the flags of `pilothouse iptables` that they become.
-const TRAFFIC: [(&str, &str); 7] = [
-    ("traffic.sidecar.istio.io/includeInboundPorts", "-b"),
-    ("traffic.sidecar.istio.io/excludeInboundPorts", "-d"),
-    ("traffic.sidecar.istio.io/includeOutboundIPRanges", "-i"),
-    ("traffic.sidecar.istio.io/excludeOutboundIPRanges", "-x"),
-    ("traffic.sidecar.istio.io/includeOutboundPorts", "-q"),
-    ("traffic.sidecar.istio.io/excludeOutboundPorts", "-o"),
-    ("traffic.sidecar.istio.io/excludeInterfaces", "-c"),
-];
-
 pub(super) enum Outcome {
-    Injected { native: bool },
+    /// With what should be known about it.
+    Injected {
+        native: bool,
+        warnings: Vec<String>,
+    },
     LeftAlone(String),
 }
 
@@ -36,40 +33,28 @@ pub(super) fn inject(
     namespace: &str,
     settings: &Settings,
 ) -> Result<Outcome, String> {
+    let annotations = Annotations::of(pod)?;
     if let Some(why) = why_not(pod, namespace) {
         return Ok(Outcome::LeftAlone(why));
     }
-    let annotations = Annotations::of(pod);
-    let native = match annotations.get("sidecar.istio.io/nativeSidecar") {
-        Some(said) => said == "true",
-        None => settings.native_sidecar,
-    };
-    let captured = match annotations.get("sidecar.istio.io/interceptionMode") {
-        None | Some("REDIRECT") => true,
-        Some("NONE") => false,
-        Some(other) => {
-            return Err(format!(
-                "annotation sidecar.istio.io/interceptionMode is {other:?}; REDIRECT and NONE are supported"
-            ));
-        }
-    };
-    let init = if captured { Some(init_container(settings, &annotations)?) } else { None };
-    let mode = if captured { "REDIRECT" } else { "NONE" };
-    let mut proxy = proxy_container(pod, workload, mode, settings, &annotations)?;
-    let volumes = read_yaml(include_str!("volumes.yaml"), 0)?;
+    let mut given = Given::new(settings, &annotations, workload)?;
+    let mut warnings = warnings(pod, &given);
+    if given.captured {
+        no_application_is_taken_for_the_proxy(pod)?;
+    }
+    let proxy_over = take_own(pod, PROXY)?;
+    let init_over = if given.captured { take_own(pod, INIT)? } else { None };
+    if annotations.truth(annotations::REWRITE_PROBES)?.unwrap_or(true) {
+        given.probers = rewrite_probes(pod, given.native, &mut warnings)?;
+    }
+    let init = if given.captured { Some(given.init(init_over)?) } else { None };
+    let proxy = given.proxy(pod, proxy_over)?;
 
     let first =
         pod.at(&["spec", "containers"]).and_then(Node::as_list).and_then(|list| list.first());
     let application = first.map(|container| container.text(&["name"]).to_owned());
     let spec = pod.as_map_mut().and_then(|pod| map_at(pod, "spec")).ok_or("spec is no object")?;
-    if native {
-        if let Some(proxy) = proxy.as_map_mut() {
-            proxy.insert("restartPolicy".to_owned(), "Always".into());
-            proxy.insert(
-                "startupProbe".to_owned(),
-                read_yaml(include_str!("startup-probe.yaml"), 0)?,
-            );
-        }
+    if given.native {
         // The pod's own init containers come after both and are part of the mesh.
         let containers = list_at(spec, "initContainers").ok_or("initContainers is no list")?;
         containers.splice(0..0, init.into_iter().chain([proxy]));
@@ -81,129 +66,169 @@ pub(super) fn inject(
         // Last, so that kubectl goes on to take the application for the pod's main container.
         list_at(spec, "containers").ok_or("containers is no list")?.push(proxy);
     }
-    if let Node::List(volumes) = volumes {
-        list_at(spec, "volumes").ok_or("volumes is no list")?.extend(volumes);
-    }
-    annotate(pod, application.as_deref(), captured, native)?;
-    Ok(Outcome::Injected { native })
+    add_volumes(spec)?;
+    annotate(pod, application.as_deref(), given.captured, given.native)?;
+    Ok(Outcome::Injected { native: given.native, warnings })
+}
+
+fn containers<'a>(pod: &'a Node, list: &str) -> &'a [Node] {
+    let containers = pod.at(&["spec", list]).and_then(Node::as_list);
+    containers.map(Vec::as_slice).unwrap_or_default()
 }
 
 fn why_not(pod: &Node, namespace: &str) -> Option<String> {
-    let said = |kind: &str| pod.at(&["metadata", kind, INJECT]).and_then(Node::as_str);
     if pod.at(&["spec", "hostNetwork"]) == Some(&Node::Bool(true)) {
         return Some("it uses its node's network (hostNetwork)".to_owned());
+    }
+    if pod.text(&["spec", "os", "name"]) == "windows"
+        || pod.text(&["spec", "nodeSelector", "kubernetes.io/os"]) == "windows"
+    {
+        return Some("it runs on Windows, for which there is no sidecar".to_owned());
     }
     if SYSTEM_NAMESPACES.contains(&namespace) {
         return Some(format!("{namespace} is the cluster's own namespace"));
     }
+    let said = |kind: &str| pod.at(&["metadata", kind, INJECT]).and_then(Node::as_str);
     // A label counts more than an annotation.
-    if let Some((kind, "false")) = said("labels")
+    if let Some((kind, said)) = said("labels")
         .map(|said| ("label", said))
         .or_else(|| said("annotations").map(|said| ("annotation", said)))
+        && !said.is_empty()
+        && !is_yes(said)
     {
-        return Some(format!("its {kind} {INJECT} is \"false\""));
+        return Some(format!("its {kind} {INJECT} is {said:?}"));
     }
-    let has_proxy = |list: &str| {
-        let containers = pod.at(&["spec", list]).and_then(Node::as_list);
-        containers.into_iter().flatten().any(|container| container.text(&["name"]) == PROXY)
+    let is_proxy = |container: &&Node| {
+        container.text(&["name"]) == PROXY && container.text(&["image"]) != AUTO
     };
-    if has_proxy("containers") || has_proxy("initContainers") {
+    let mut all = containers(pod, "containers").iter().chain(containers(pod, "initContainers"));
+    if all.any(|container| is_proxy(&container)) {
         return Some("it has its sidecar already".to_owned());
     }
-    let containers = pod.at(&["spec", "containers"]).and_then(Node::as_list);
-    containers.is_none_or(Vec::is_empty).then(|| "it has no containers".to_owned())
+    let application = |container: &Node| container.text(&["name"]) != PROXY;
+    let none = !containers(pod, "containers").iter().any(application);
+    none.then(|| "it has no containers".to_owned())
 }
 
-/// The pod's annotations that are text, as they were before anything was added.
-struct Annotations(Map);
+/// What is not wrong but will surprise somebody.
+fn warnings(pod: &Node, given: &Given<'_>) -> Vec<String> {
+    let mut warnings = given.annotations.without_effect();
+    if !given.config.without_effect.is_empty() {
+        warnings.push(format!(
+            "of annotation {} these have no effect here: {}",
+            annotations::PROXY_CONFIG,
+            given.config.without_effect.join(", ")
+        ));
+    }
+    let policy = pod.text(&["spec", "dnsPolicy"]);
+    let discovery = match &given.config.discovery_address {
+        Some(configured) => configured.to_string(),
+        None => given.settings.discovery_address.clone(),
+    };
+    let by_address = discovery.parse::<std::net::SocketAddr>().is_ok();
+    if matches!(policy, "None" | "Default") && !by_address {
+        warnings.push(format!(
+            "its dnsPolicy is {policy}: the proxy finds {discovery} only if the pod's own name \
+             servers and search list lead to the cluster's DNS"
+        ));
+    }
+    warnings
+}
 
-impl Annotations {
-    fn of(pod: &Node) -> Self {
-        match pod.at(&["metadata", "annotations"]) {
-            Some(Node::Map(map)) => Self(map.clone()),
-            _ => Self(Map::new()),
+/// istio-init spares what the proxy's user and group send.
+fn no_application_is_taken_for_the_proxy(pod: &Node) -> Result<(), String> {
+    for (field, kind) in [("runAsUser", "user"), ("runAsGroup", "group")] {
+        let of_pod = pod.at(&["spec", "securityContext", field]);
+        for container in containers(pod, "containers") {
+            let name = container.text(&["name"]);
+            let own = container.at(&["securityContext", field]).or(of_pod);
+            if name != PROXY && own == Some(&Node::Unsigned(PROXY_ID)) {
+                return Err(format!(
+                    "container {name} runs as {kind} {PROXY_ID}, which is the proxy's: its traffic would \
+                     not be captured. Let it run as another, or set {}: NONE or {INJECT}: \"false\"",
+                    annotations::INTERCEPTION
+                ));
+            }
         }
     }
+    Ok(())
+}
 
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).and_then(Node::as_str)
+/// Takes the container by which the author of the pod changes one of ours.
+fn take_own(pod: &mut Node, name: &str) -> Result<Option<Map>, String> {
+    let mut found = Vec::new();
+    for list in ["containers", "initContainers"] {
+        if let Some(Node::List(containers)) = pod.at_mut(&["spec", list]) {
+            found.extend(containers.extract_if(.., |container| container.text(&["name"]) == name));
+        }
+    }
+    match found.as_slice() {
+        [] => Ok(None),
+        [Node::Map(own)] if own.get("image").and_then(Node::as_str) == Some(AUTO) => {
+            Ok(Some(own.clone()))
+        }
+        [_] => Err(format!(
+            "it has a container {name} of its own, and there cannot be two: remove it, give it the image \
+             {AUTO:?} to have it merged with ours, or set {INJECT}: \"false\""
+        )),
+        _ => Err(format!("it has several containers called {name}")),
     }
 }
 
-fn init_container(settings: &Settings, annotations: &Annotations) -> Result<Node, String> {
-    let mut arguments = vec!["iptables".to_owned()];
-    for (annotation, flag) in TRAFFIC {
-        if let Some(said) = annotations.get(annotation) {
-            // Found here, not by a pod that does not start.
-            iptables::Args::check(flag, said)
-                .map_err(|error| format!("annotation {annotation}: {error}"))?;
-            arguments.extend([flag.to_owned(), said.to_owned()]);
-        }
+/// Leads the application's probes to the agent, and says what that one is to ask.
+fn rewrite_probes(
+    pod: &mut Node,
+    native: bool,
+    warnings: &mut Vec<String>,
+) -> Result<Option<String>, String> {
+    let mut probers = Probers::default();
+    if let Some(Node::List(containers)) = pod.at_mut(&["spec", "containers"]) {
+        probers.rewrite(containers);
     }
-    let mut container = read_yaml(include_str!("istio-init.yaml"), 0)?;
-    let image = settings.init_image.as_ref().unwrap_or(&settings.image);
-    fill(&mut container, image, arguments, settings);
-    Ok(container)
+    if native {
+        if let Some(Node::List(containers)) = pod.at_mut(&["spec", "initContainers"]) {
+            probers.rewrite(containers);
+        }
+    } else {
+        let probed = containers(pod, "initContainers").iter().filter(|one| probes::has_probes(one));
+        warnings.extend(probed.map(|container| {
+            format!(
+                "the probes of its init container {} stay as they are, since the agent starts after it; \
+                 with --native-sidecar it starts before",
+                container.text(&["name"])
+            )
+        }));
+    }
+    probers.to_json()
 }
 
-fn proxy_container(
-    pod: &Node,
-    workload: &str,
-    mode: &str,
-    settings: &Settings,
-    annotations: &Annotations,
-) -> Result<Node, String> {
-    let mut arguments =
-        vec!["agent".to_owned(), format!("--discovery-address={}", settings.discovery_address)];
-    if settings.domain != crate::names::DEFAULT_DOMAIN {
-        arguments.push(format!("--domain={}", settings.domain));
-    }
-    if let Some(level) = annotations.get("sidecar.istio.io/logLevel") {
-        arguments.push(format!("--proxy-log-level={level}"));
-    }
-    let mut container = read_yaml(include_str!("istio-proxy.yaml"), 0)?;
-    let image = annotations.get("sidecar.istio.io/proxyImage").unwrap_or(&settings.image);
-    fill(&mut container, image, arguments, settings);
-
-    let containers = pod.at(&["spec", "containers"]).and_then(Node::as_list);
-    let names: Vec<_> =
-        containers.into_iter().flatten().map(|container| container.text(&["name"])).collect();
-    if let Some(Node::List(env)) = container.at_mut(&["env"]) {
-        for (name, value) in [
-            ("ISTIO_META_INTERCEPTION_MODE", mode),
-            ("ISTIO_META_WORKLOAD_NAME", workload),
-            ("ISTIO_META_APP_CONTAINERS", &names.join(",")),
-        ] {
-            let pair = [("name", name), ("value", value)];
-            let pair = pair.map(|(key, text)| (key.to_owned(), Node::from(text)));
-            env.push(Node::Map(pair.into_iter().collect()));
+/// A volume of the pod's own that has one of our names is merged with ours if it is of the same kind.
+fn add_volumes(spec: &mut Map) -> Result<(), String> {
+    let Node::List(ours) = read_yaml(include_str!("volumes.yaml"), 0)? else {
+        return Err("the volumes are no list".to_owned());
+    };
+    let volumes = list_at(spec, "volumes").ok_or("volumes is no list")?;
+    for our in ours {
+        let Node::Map(mut our) = our else { continue };
+        let name = our.get("name").cloned();
+        let Some(at) = volumes.iter().position(|volume| volume.get("name") == name.as_ref()) else {
+            volumes.push(Node::Map(our));
+            continue;
+        };
+        match &volumes[at] {
+            Node::Map(own) if own.keys().all(|key| our.contains_key(key)) => {
+                overlay::lay_over(&mut our, own.clone());
+                volumes[at] = Node::Map(our);
+            }
+            _ => {
+                let name = name.as_ref().and_then(Node::as_str).unwrap_or_default();
+                return Err(format!(
+                    "it has a volume {name} of its own, and the sidecar needs one of that name: rename it"
+                ));
+            }
         }
     }
-    for (place, resource, annotation, flag) in [
-        ("requests", "cpu", "proxyCPU", &settings.cpu),
-        ("requests", "memory", "proxyMemory", &settings.memory),
-        ("limits", "cpu", "proxyCPULimit", &settings.cpu_limit),
-        ("limits", "memory", "proxyMemoryLimit", &settings.memory_limit),
-    ] {
-        let annotated = annotations.get(&format!("sidecar.istio.io/{annotation}"));
-        if let Some(quantity) = annotated.or(flag.as_deref())
-            && let Some(Node::Map(resources)) = container.at_mut(&["resources", place])
-        {
-            resources.insert(resource.to_owned(), quantity.into());
-        }
-    }
-    Ok(container)
-}
-
-fn fill(container: &mut Node, image: &str, arguments: Vec<String>, settings: &Settings) {
-    let Node::Map(container) = container else { return };
-    container.insert("image".to_owned(), image.into());
-    if let Some(policy) = &settings.image_pull_policy {
-        let after = container.get_index_of("image").map_or(0, |index| index + 1);
-        container.shift_insert(after, "imagePullPolicy".to_owned(), policy.as_str().into());
-    }
-    container
-        .insert("args".to_owned(), Node::List(arguments.into_iter().map(Node::from).collect()));
+    Ok(())
 }
 
 /// What tools look for to see that a pod has a sidecar, and which container they should take for the
@@ -229,6 +254,6 @@ fn annotate(
             .entry("kubectl.kubernetes.io/default-container".to_owned())
             .or_insert(application.into());
     }
-    annotations.insert("sidecar.istio.io/status".to_owned(), status.to_string().into());
+    annotations.insert(annotations::STATUS.to_owned(), status.to_string().into());
     Ok(())
 }

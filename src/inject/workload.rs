@@ -52,7 +52,8 @@ fn inject_as(
     let outcome = pod::inject(template, &name, &in_namespace, settings)
         .map_err(|error| format!("{title}: {error}"))?;
     match outcome {
-        Outcome::Injected { native } => {
+        Outcome::Injected { native, warnings } => {
+            notes.extend(warnings.into_iter().map(|warning| format!("{title}: {warning}")));
             if !native && matches!(kind.as_str(), "Job" | "CronJob") {
                 notes.push(format!(
                     "{title}: its pods will not complete, since the proxy runs on; use --native-sidecar"

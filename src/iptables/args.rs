@@ -1,11 +1,12 @@
 //! The flags of `pilothouse iptables`, which are istio-iptables' own.
 
 use std::fmt;
+use std::num::NonZeroU16;
 use std::str::FromStr;
 
 use clap::{Args as ClapArgs, Parser as _, ValueEnum};
 
-use super::{Capture, Cidr, Selection};
+use super::{Capture, Cidr, Family, Selection};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Toggle {
@@ -39,12 +40,12 @@ impl FromStr for Redirect {
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Args {
     /// Port of Envoy that takes outbound traffic
-    #[arg(short = 'p', long, value_name = "PORT", default_value_t = 15001)]
-    envoy_port: u16,
+    #[arg(short = 'p', long, value_name = "PORT", default_value = "15001")]
+    envoy_port: Port,
 
     /// Port of Envoy that takes inbound traffic
-    #[arg(short = 'z', long, value_name = "PORT", default_value_t = 15006)]
-    inbound_capture_port: u16,
+    #[arg(short = 'z', long, value_name = "PORT", default_value = "15006")]
+    inbound_capture_port: Port,
 
     /// User ids whose traffic is Envoy's own and not captured
     #[arg(short = 'u', long, value_name = "UIDS", default_value = "1337")]
@@ -68,19 +69,19 @@ pub struct Args {
 
     /// Capture inbound traffic to these ports; * for all, "" for none
     #[arg(short = 'b', long, value_name = "PORTS", default_value = "*")]
-    istio_inbound_ports: Starred<u16>,
+    istio_inbound_ports: Starred<Port>,
 
     /// Leave inbound traffic to these ports alone; 15000, 15020, 15021 and 15090 are always
     #[arg(short = 'd', long, value_name = "PORTS", default_value = "")]
-    istio_local_exclude_ports: List<u16>,
+    istio_local_exclude_ports: List<Port>,
 
     /// Capture outbound traffic to these ports, whatever the address
     #[arg(short = 'q', long, value_name = "PORTS", default_value = "")]
-    istio_outbound_ports: List<u16>,
+    istio_outbound_ports: List<Port>,
 
     /// Leave outbound traffic to these ports alone; 53 (DNS) always is
     #[arg(short = 'o', long, value_name = "PORTS", default_value = "")]
-    istio_local_outbound_ports_exclude: List<u16>,
+    istio_local_outbound_ports_exclude: List<Port>,
 
     /// Leave traffic of these network interfaces alone
     #[arg(short = 'c', long, value_name = "INTERFACES", default_value = "")]
@@ -109,13 +110,13 @@ struct Alone {
 }
 
 impl Args {
-    /// Whether a flag may have this value.
+    /// Whether these flags, each with its value, fit together.
     ///
     /// # Errors
-    /// What is wrong with it.
-    pub fn check(flag: &str, value: &str) -> Result<(), String> {
-        match Alone::try_parse_from([flag, value]) {
-            Ok(_) => Ok(()),
+    /// What is wrong with them.
+    pub fn check(flags: &[&str]) -> Result<(), String> {
+        match Alone::try_parse_from(flags) {
+            Ok(alone) => alone.args.contradiction().map_or(Ok(()), Err),
             Err(error) => {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
                 Err(source.unwrap_or_else(|| error.kind().to_string()))
@@ -123,19 +124,83 @@ impl Args {
         }
     }
 
+    /// What makes no sense although each flag does: rules that would lead Envoy's own traffic back to
+    /// it, or that would capture nothing of what was asked for.
+    pub(super) fn contradiction(&self) -> Option<String> {
+        if self.envoy_port == self.inbound_capture_port {
+            return Some(format!(
+                "-p and -z are both {}: Envoy tells outbound from inbound traffic by the port that takes \
+                 it, so give two",
+                self.envoy_port.0
+            ));
+        }
+        if self.proxy_uid.0.is_empty() && self.proxy_gid.0.is_empty() {
+            return Some(
+                "-u and -g are both empty: nothing would spare Envoy's own traffic, which would come \
+                 back to it for ever. Give its user or its group, 1337 as a rule"
+                    .to_owned(),
+            );
+        }
+        let only_ipv6 = self.lacks(Family::V4) && !self.lacks(Family::V6);
+        if only_ipv6 && self.ipv6 == Toggle::No {
+            return Some(format!(
+                "-i {} names IPv6 only, which is not captured: no outbound traffic would be. Give IPv4 \
+                 ranges too, \"\" for none, or --ipv6 yes",
+                self.shown_ranges()
+            ));
+        }
+        None
+    }
+
+    /// What is done as asked, as Istio does it too, and might not have been meant.
+    pub(super) fn warning(&self, v6: bool) -> Option<String> {
+        let none = |family: &str, other: &str| {
+            format!(
+                "-i {} names {other} ranges only: no outbound {family} traffic is captured",
+                self.shown_ranges()
+            )
+        };
+        match (self.lacks(Family::V4), self.lacks(Family::V6)) {
+            (true, false) => Some(none("IPv4", "IPv6")),
+            (false, true) if v6 => Some(none("IPv6", "IPv4")),
+            _ => None,
+        }
+    }
+
+    /// Whether ranges are listed, and none is of this family.
+    fn lacks(&self, family: Family) -> bool {
+        match &self.istio_service_cidr.0 {
+            Selection::All => false,
+            Selection::Only(ranges) => !ranges.iter().any(|range| range.is_of(family)),
+        }
+    }
+
+    fn shown_ranges(&self) -> String {
+        match &self.istio_service_cidr.0 {
+            Selection::All => "*".to_owned(),
+            Selection::Only(ranges) => {
+                ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+            }
+        }
+    }
+
     pub(super) fn capture(&self) -> Capture {
         let Redirect = self.istio_inbound_interception_mode;
+        let numbers = |ports: &[Port]| ports.iter().map(|port| port.0.get()).collect();
         Capture {
-            outbound_port: self.envoy_port,
-            inbound_port: self.inbound_capture_port,
+            outbound_port: self.envoy_port.0.get(),
+            inbound_port: self.inbound_capture_port.0.get(),
             proxy_uids: self.proxy_uid.0.clone(),
             proxy_gids: self.proxy_gid.0.clone(),
-            inbound_ports: self.istio_inbound_ports.0.clone(),
-            inbound_ports_excluded: self.istio_local_exclude_ports.0.clone(),
+            inbound_ports: match &self.istio_inbound_ports.0 {
+                Selection::All => Selection::All,
+                Selection::Only(ports) => Selection::Only(numbers(ports)),
+            },
+            inbound_ports_excluded: numbers(&self.istio_local_exclude_ports.0),
             outbound_ranges: self.istio_service_cidr.0.clone(),
             outbound_ranges_excluded: self.istio_service_exclude_cidr.0.clone(),
-            outbound_ports: self.istio_outbound_ports.0.clone(),
-            outbound_ports_excluded: self.istio_local_outbound_ports_exclude.0.clone(),
+            outbound_ports: numbers(&self.istio_outbound_ports.0),
+            outbound_ports_excluded: numbers(&self.istio_local_outbound_ports_exclude.0),
             interfaces_excluded: self
                 .istio_exclude_interfaces
                 .0
@@ -143,6 +208,18 @@ impl Args {
                 .map(|i| i.0.clone())
                 .collect(),
         }
+    }
+}
+
+/// A port that there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Port(NonZeroU16);
+
+impl FromStr for Port {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self).map_err(|_| "not a port: a number from 1 to 65535")
     }
 }
 

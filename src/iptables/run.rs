@@ -1,6 +1,6 @@
 //! The thin shell: reads what the tables hold, and has iptables-restore change them.
 
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, Write};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
@@ -19,6 +19,9 @@ const LOCK_SECONDS: &str = "30";
 /// # Errors
 /// A program, a capability or a part of the kernel is missing: one sentence each.
 pub fn run(args: &Args) -> Result<()> {
+    if let Some(problem) = args.contradiction() {
+        bail!(problem);
+    }
     let capture = args.capture();
     let v6 = match args.ipv6 {
         Toggle::Auto => {
@@ -27,12 +30,18 @@ pub fn run(args: &Args) -> Result<()> {
         Toggle::Yes => true,
         Toggle::No => false,
     };
+    if let Some(warning) = args.warning(v6).filter(|_| !args.clean) {
+        // Nobody need read it.
+        _ = writeln!(std::io::stderr(), "{warning}");
+    }
     if args.dry_run {
-        print(Family::V4, &apply(&capture.rules(Family::V4), ""));
+        let mut text = shown(Family::V4, &apply(&capture.rules(Family::V4), ""));
         if v6 {
-            print(Family::V6, &apply(&capture.rules(Family::V6), ""));
+            text += &shown(Family::V6, &apply(&capture.rules(Family::V6), ""));
         }
-        return Ok(());
+        let mut output = std::io::stdout().lock();
+        let written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+        return written.context("standard output cannot be written");
     }
     if args.clean {
         // An earlier run may have had another mind about IPv6.
@@ -43,19 +52,19 @@ pub fn run(args: &Args) -> Result<()> {
     if v6 {
         set(Family::V6, &capture)?;
     }
-    println!(
-        "traffic is captured: outbound to {}, inbound to {}{}",
+    say(&format!(
+        "traffic is captured: outbound to {}, inbound to {}{}\n",
         capture.outbound_port,
         capture.inbound_port,
         if v6 { ", IPv6 as well" } else { "" },
-    );
+    ));
     Ok(())
 }
 
 fn set(family: Family, capture: &Capture) -> Result<()> {
     let (variant, saved) = saved(family)?;
     let text = apply(&capture.rules(family), &saved);
-    print(family, &text);
+    say(&shown(family, &text));
     restore(family, variant, &text)
 }
 
@@ -68,18 +77,24 @@ fn remove(family: Family, needed: bool) -> Result<()> {
     };
     match clean(&saved) {
         Some(text) => {
-            print(family, &text);
+            say(&shown(family, &text));
             restore(family, variant, &text)
         }
         None => {
-            println!("# {} has no rules of ours", program(family, variant, "save"));
+            say(&format!("# {} has no rules of ours\n", program(family, variant, "save")));
             Ok(())
         }
     }
 }
 
-fn print(family: Family, text: &str) {
-    print!("# {} --noflush\n{text}", program(family, "", "restore"));
+fn shown(family: Family, text: &str) -> String {
+    format!("# {} --noflush\n{text}", program(family, "", "restore"))
+}
+
+/// What is done does not depend on somebody who reads of it: a pod's log may be gone or full.
+fn say(text: &str) {
+    let mut output = std::io::stdout().lock();
+    _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
 }
 
 fn program(family: Family, variant: &str, verb: &str) -> String {

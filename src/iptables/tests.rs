@@ -142,8 +142,12 @@ fn wrong_flags_are_told_apart() {
     for (arguments, said) in [
         (["-m", "TPROXY"], "TPROXY is not supported: use REDIRECT"),
         (["-m", "NONE"], "the mode is REDIRECT"),
-        (["-b", "http"], "\"http\": invalid digit"),
-        (["-d", "80,99999"], "\"99999\": number too large"),
+        (["-b", "http"], "\"http\": not a port"),
+        (["-d", "80,99999"], "\"99999\": not a port"),
+        (["-p", "0"], "not a port: a number from 1 to 65535"),
+        (["-z", "0"], "not a port"),
+        (["-b", "0"], "\"0\": not a port"),
+        (["-o", "80,0"], "\"0\": not a port"),
         (["-x", "10.0.0.0/33"], "\"10.0.0.0/33\" is not a range of addresses"),
         (["-i", "all"], "\"all\" is not a range of addresses"),
         (["-c", "eth0 -j ACCEPT"], "not the name of a network interface"),
@@ -151,6 +155,50 @@ fn wrong_flags_are_told_apart() {
         let arguments = ["iptables"].iter().chain(&arguments);
         let error = Command::try_parse_from(arguments).unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
+    }
+}
+
+#[test]
+fn flags_that_contradict_each_other_are_refused_with_a_sentence() {
+    for (flags, said) in [
+        (&["-p", "15001", "-z", "15001"][..], "-p and -z are both 15001"),
+        (&["-z", "15001"], "-p and -z are both 15001"),
+        (&["-u", "", "-g", ""], "nothing would spare Envoy's own traffic"),
+        (&["-u", " ,", "-g", ","], "nothing would spare Envoy's own traffic"),
+        (&["-i", "fd00::/8"], "-i fd00::/8 names IPv6 only, which is not captured"),
+    ] {
+        let error = Args::check(flags).unwrap_err();
+        assert!(error.contains(said), "{flags:?}: {error}");
+    }
+    for flags in [
+        &["-u", ""][..],
+        &["-g", ""],
+        &["-i", ""],
+        &["-i", "fd00::/8,10.0.0.0/8"],
+        &["-i", "fd00::/8", "--ipv6", "yes"],
+        &["-i", "fd00::/8", "--ipv6", "auto"],
+    ] {
+        assert_eq!(Args::check(flags), Ok(()), "{flags:?}");
+    }
+}
+
+#[test]
+fn a_family_that_the_ranges_leave_out_is_said_to_be_left_out() {
+    let warning = |flags: &[&str], v6| {
+        let arguments = ["iptables"].iter().chain(flags);
+        Command::try_parse_from(arguments).unwrap().args.warning(v6).unwrap_or_default()
+    };
+    let said = warning(&["-i", "fd00::/8", "--ipv6", "yes"], true);
+    assert!(said.contains("no outbound IPv4 traffic is captured"), "{said}");
+    let said = warning(&["-i", "10.0.0.0/8", "--ipv6", "yes"], true);
+    assert!(said.contains("no outbound IPv6 traffic is captured"), "{said}");
+    for (flags, v6) in [
+        (&["-i", "10.0.0.0/8"][..], false),
+        (&["-i", "10.0.0.0/8,fd00::/8"], true),
+        (&["-i", ""], true),
+        (&[], true),
+    ] {
+        assert_eq!(warning(flags, v6), "", "{flags:?}");
     }
 }
 

@@ -63,7 +63,7 @@ fn views() -> Vec<ViewKey> {
         (ProxyKind::Sidecar, Some("one")),
         (ProxyKind::Sidecar, Some("two")),
         (ProxyKind::Sidecar, Some("nobody")),
-        (ProxyKind::BoundSidecar, Some("one")),
+        (ProxyKind::BOUND, Some("one")),
         (ProxyKind::Router, None),
         (ProxyKind::DEFAULT_STANDALONE, None),
         (standalone(80), Some("two")),

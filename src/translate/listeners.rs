@@ -46,7 +46,7 @@ const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub fn fixed(kind: &ProxyKind) -> Vec<Listener> {
     match kind {
         ProxyKind::Sidecar => vec![virtual_outbound(), virtual_inbound(&[])],
-        ProxyKind::BoundSidecar | ProxyKind::Router => Vec::new(),
+        ProxyKind::BoundSidecar(_) | ProxyKind::Router => Vec::new(),
         ProxyKind::Standalone { address, port } => {
             let mut listener = outbound(*address, *port);
             listener.filter_chains = vec![FilterChain {
@@ -156,7 +156,7 @@ fn tcp_port(
                 ..to_cluster(address)
             })
             .collect(),
-        Some(address) if can_bind(port.port) => vec![to_cluster(address)],
+        Some(address) if can_bind(kind, port.port) => vec![to_cluster(address)],
         _ => Vec::new(),
     }
 }
@@ -165,7 +165,7 @@ fn tcp_port(
 fn bind_address(kind: &ProxyKind) -> Option<IpAddr> {
     match kind {
         ProxyKind::Sidecar | ProxyKind::Router => Some(EVERYWHERE),
-        ProxyKind::BoundSidecar => Some(LOOPBACK),
+        ProxyKind::BoundSidecar(_) => Some(LOOPBACK),
         ProxyKind::Standalone { .. } => None,
     }
 }

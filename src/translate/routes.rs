@@ -69,7 +69,7 @@ pub fn virtual_hosts(
 ) -> Vec<Placed> {
     let own_port = match kind {
         ProxyKind::Standalone { port, .. } => Some(*port),
-        ProxyKind::Sidecar | ProxyKind::BoundSidecar | ProxyKind::Router => None,
+        ProxyKind::Sidecar | ProxyKind::BoundSidecar(_) | ProxyKind::Router => None,
     };
     let ports: Vec<u16> = match own_port {
         Some(_) => served_http_ports(service).collect(),

@@ -13,7 +13,7 @@ static NO_REGIONS: BTreeMap<Arc<str>, Arc<str>> = BTreeMap::new();
 pub(super) const ANYWHERE: Place<'static> = Place { zone: None, node: None, regions: &NO_REGIONS };
 pub(super) const STANDALONE: ProxyKind = ProxyKind::DEFAULT_STANDALONE;
 pub(super) const PER_PORT: [ProxyKind; 3] =
-    [ProxyKind::Sidecar, ProxyKind::BoundSidecar, ProxyKind::Router];
+    [ProxyKind::Sidecar, ProxyKind::BOUND, ProxyKind::Router];
 
 /// A service `NAMESPACE/NAME`; ports are named after their protocol and number.
 pub(super) fn service(key: &str, kind: ServiceKind, ports: &[(Protocol, u16)]) -> Service {

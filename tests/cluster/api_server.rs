@@ -12,6 +12,7 @@ use crate::common::{Process, free_port, get, json, until};
 use crate::harness::Kubectl;
 
 mod controllers;
+mod injected;
 mod zones;
 
 /// Without slices the server's own informer of them never gets in sync; everything else serves.

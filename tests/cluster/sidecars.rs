@@ -11,6 +11,8 @@ use crate::deployed::rolled_out;
 use crate::half_live::story;
 use crate::harness::Kubectl;
 
+mod life;
+
 const NAMESPACE: &str = "sidecars";
 
 fn app(name: &str, workload: &str, port: u16) -> Value {
@@ -178,15 +180,17 @@ async fn every_kind_of_workload_runs_with_its_sidecar() {
 
     let wait = ["-n", NAMESPACE, "wait", "--timeout=120s"];
     kubectl.run(&[&wait[..], &["--for=condition=Ready", "pod/probed"]].concat()).await;
-    // Probes go on to reach the application, by Envoy's inbound passthrough.
-    until("kubelet's probes in Envoy's counters", async || {
-        let passed = ("cx", "InboundPassthroughCluster".to_owned());
-        match counters(&kubectl, "probed").await?.get(&passed) {
-            Some(count) if *count >= 4 => Ok(()),
-            seen => Err(format!("{seen:?}")),
-        }
-    })
-    .await;
+    // The agent asks the application, past Envoy.
+    let path =
+        format!("/api/v1/namespaces/{NAMESPACE}/pods/probed:15020/proxy/app-health/probed/livez");
+    let answer: Value = serde_json::from_str(&kubectl.run(&["get", "--raw", &path]).await).unwrap();
+    assert_eq!(answer["status"], "healthy");
+    let passed = ("any", "InboundPassthroughCluster".to_owned());
+    let inbound = ("any", "inbound|9080||".to_owned());
+    let counted = counters(&kubectl, "probed").await.unwrap();
+    for cluster in [passed, inbound] {
+        assert_eq!(counted.get(&cluster).copied().unwrap_or_default(), 0, "{counted:?}");
+    }
     let status = kubectl.json(&["-n", NAMESPACE, "get", "pod", "probed"]).await;
     for container in status["status"]["containerStatuses"].as_array().unwrap() {
         assert_eq!((&container["ready"], &container["restartCount"]), (&json!(true), &json!(0)));

@@ -6,6 +6,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
 
+mod cases;
+mod readers;
+
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -163,7 +166,7 @@ fn wrong_input_is_refused_as_a_whole_and_in_its_place() {
         ),
         (
             pod("traffic.sidecar.istio.io/includeInboundPorts: http"),
-            "includeInboundPorts: \"http\": invalid",
+            "includeInboundPorts: \"http\": not a port",
         ),
         (pod("traffic.sidecar.istio.io/excludeOutboundIPRanges: 10/8"), "\"10/8\" is not a range"),
         (

@@ -57,8 +57,14 @@ pub(crate) fn command(
 
 impl Agent {
     pub(crate) fn start(control: SocketAddr, more: &[&str]) -> Self {
+        Self::start_with_env(control, more, &[])
+    }
+
+    pub(crate) fn start_with_env(control: SocketAddr, more: &[&str], env: &[(&str, &str)]) -> Self {
         let (address, folder) = (places::address(), TempDir::new().expect("a temporary folder"));
-        let process = Process::start("agent", &mut command(address, folder.path(), control, more));
+        let mut command = command(address, folder.path(), control, more);
+        command.envs(env.iter().copied());
+        let process = Process::start("agent", &mut command);
         Self { process, address, _folder: folder }
     }
 

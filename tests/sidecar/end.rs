@@ -217,6 +217,28 @@ async fn it_may_end_as_soon_as_nobody_is_there() {
 }
 
 #[tokio::test]
+async fn with_a_grace_period_what_is_under_way_is_finished() {
+    let manifests = Manifests::new(&[]);
+    let control = ControlPlane::start(manifests.path()).await;
+    let inbound = Inbound::new().await;
+    // Whether anything on this machine looks like an application that is still there makes no
+    // difference to the request; the cluster's tests have a pod for that.
+    let flags =
+        [&*inbound.template, "--termination-grace-period=8s", "--minimum-drain-duration=100ms"];
+    let mut agent = Agent::start(control.grpc, &flags);
+    inbound.is_served().await;
+    let url = format!("http://{}/slow", inbound.listener);
+    let slow = tokio::spawn(async move { http::get(&url, None).await });
+    eventually(DEADLINE, "the slow request to be under way", async || {
+        same(agent.stat("cluster.workload.upstream_rq_active").await?, 1)
+    })
+    .await;
+    agent.process.signal(Signal::TERM);
+    assert_eq!(slow.await.unwrap().map(|answer| answer.body).as_deref(), Ok("slow"));
+    assert_eq!(agent.process.end(DEADLINE).await.code(), Some(0));
+}
+
+#[tokio::test]
 async fn a_second_signal_ends_at_once() {
     let mut agent = Agent::start(NOBODY, &["--termination-drain-duration=1h"]);
     agent.answers(503, "cds updates: 0 successful").await;

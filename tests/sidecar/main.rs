@@ -13,4 +13,5 @@ mod end;
 #[allow(dead_code, unused_macros, unused_imports)] // what only the other tests use
 mod harness;
 mod init;
+mod probes;
 mod ready;

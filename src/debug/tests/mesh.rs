@@ -267,12 +267,8 @@ fn every_resource_that_is_made_can_be_shown() {
     let model = fixture.state.model();
     let mut builder = crate::publish::Builder::new("cluster.local");
     builder.update(&model, &model.services().map(|service| service.key.clone()).collect());
-    let kinds = [
-        ProxyKind::Sidecar,
-        ProxyKind::BoundSidecar,
-        ProxyKind::Router,
-        ProxyKind::DEFAULT_STANDALONE,
-    ];
+    let kinds =
+        [ProxyKind::Sidecar, ProxyKind::BOUND, ProxyKind::Router, ProxyKind::DEFAULT_STANDALONE];
     let views = kinds.map(|kind| ViewKey::new(kind, Some("default")));
     let snapshot = builder.snapshot(&views.into());
     assert_eq!(snapshot.views.len(), 4);

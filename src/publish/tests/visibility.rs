@@ -30,7 +30,7 @@ fn only_the_namespaces_it_is_exported_to_have_any_of_it() {
     let to = |namespaces: &[&str]| exported(&secret, &HTTP_AND_TCP, Some(namespaces));
     let mut mesh =
         Mesh::of(vec![to(&["one", "friend"]), Change::Slice(slice(&secret, "s", &[80, 90], &[1]))]);
-    for kind in [ProxyKind::Sidecar, ProxyKind::BoundSidecar, ProxyKind::Router] {
+    for kind in [ProxyKind::Sidecar, ProxyKind::BOUND, ProxyKind::Router] {
         for namespace in ["one", "friend"] {
             let view = mesh.view(kind.clone(), Some(namespace));
             assert_eq!(traces(&view, "secret.one"), EVERYWHERE, "{kind:?} {namespace}");

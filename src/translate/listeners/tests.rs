@@ -3,6 +3,7 @@ use envoy_types::pb::envoy::config::core::v3::{address, socket_address};
 use super::*;
 use crate::model::Protocol::{Http, Tcp, Tls};
 use crate::translate::tests::{DOMAIN, PER_PORT, STANDALONE, cluster_ip, service};
+use crate::view::Spared;
 
 fn place(listener: &Listener) -> String {
     let Some(address::Address::SocketAddress(socket)) =
@@ -123,10 +124,9 @@ fn a_captured_http_port_takes_plain_http_and_passes_the_rest_on() {
 
 #[test]
 fn the_other_kinds_bind_http_ports_and_take_everything_for_http() {
-    for (kind, name, edge) in [
-        (ProxyKind::BoundSidecar, "127.0.0.1_9080", false),
-        (ProxyKind::Router, "0.0.0.0_9080", true),
-    ] {
+    for (kind, name, edge) in
+        [(ProxyKind::BOUND, "127.0.0.1_9080", false), (ProxyKind::Router, "0.0.0.0_9080", true)]
+    {
         assert!(fixed(&kind).is_empty());
         let listener = http_port(&kind, 9080).unwrap();
         assert_eq!(listener.name, name);
@@ -151,7 +151,7 @@ fn ports_of_the_proxy_itself_are_left_alone() {
     }
     for port in [15000, 15020] {
         assert!(http_port(&ProxyKind::Sidecar, port).is_some(), "captured ones are not bound");
-        assert_eq!(http_port(&ProxyKind::BoundSidecar, port), None);
+        assert_eq!(http_port(&ProxyKind::BOUND, port), None);
         assert_eq!(http_port(&ProxyKind::Router, port), None);
     }
     for port in [15001, 15006, 15021, 15090] {
@@ -170,6 +170,21 @@ fn ports_of_the_proxy_itself_are_left_alone() {
     let one = service("default/a", cluster_ip(&["10.0.0.1"]), &[(Tcp, 15001)]);
     assert_eq!(of_port(&ProxyKind::Sidecar, &one, &one.ports[0], DOMAIN).len(), 1);
     assert!(of_port(&ProxyKind::Router, &one, &one.ports[0], DOMAIN).is_empty());
+}
+
+#[test]
+fn a_sidecar_without_capture_binds_no_port_that_it_cannot_have() {
+    let kind = ProxyKind::BoundSidecar(Spared { privileged: true, own: vec![8080, 9042] });
+    let one =
+        service("default/a", cluster_ip(&["10.0.0.1"]), &[(Tcp, 53), (Tcp, 9042), (Tcp, 9043)]);
+    let bound: Vec<_> =
+        one.ports.iter().flat_map(|port| tcp_port(&kind, &one, port, DOMAIN)).collect();
+    assert_eq!(names_of(&bound), ["127.0.0.1_9043"]);
+    for (port, is_bound) in [(443, false), (1023, false), (8080, false), (1024, true), (8081, true)]
+    {
+        assert_eq!(http_port(&kind, port).is_some(), is_bound, "{port}");
+        assert!(http_port(&ProxyKind::BOUND, port).is_some(), "{port}");
+    }
 }
 
 #[test]
@@ -218,8 +233,7 @@ fn http_1_0_is_spoken_to_everywhere() {
 fn bound_ports_that_are_fought_over_have_equal_names() {
     let a = service("default/a", cluster_ip(&["10.0.0.1"]), &[(Tcp, 3306)]);
     let b = service("default/b", cluster_ip(&["10.0.0.2"]), &[(Tcp, 3306)]);
-    for (kind, name) in
-        [(ProxyKind::BoundSidecar, "127.0.0.1_3306"), (ProxyKind::Router, "0.0.0.0_3306")]
+    for (kind, name) in [(ProxyKind::BOUND, "127.0.0.1_3306"), (ProxyKind::Router, "0.0.0.0_3306")]
     {
         for one in [&a, &b] {
             let listeners = of_port(&kind, one, &one.ports[0], DOMAIN);

@@ -188,7 +188,7 @@ fn a_services_tuning_is_in_its_routes() {
     };
     assert!(by.source_ip);
     // Every client of a sidecar that is not captured is 127.0.0.1.
-    assert!(of(&ProxyKind::BoundSidecar, &one).hash_policy.is_empty());
+    assert!(of(&ProxyKind::BOUND, &one).hash_policy.is_empty());
     one.tuning.retries = Some(5);
     let retries = of(&ProxyKind::Sidecar, &one).retry_policy.unwrap().num_retries;
     assert_eq!(retries, Some(number(5)));

@@ -1,0 +1,94 @@
+//! What a real API server says to pods with a sidecar: it must take them.
+
+use serde_json::{Value, json};
+
+use super::ApiServer;
+
+fn pod(name: &str, namespace: &str, annotations: &Value, spec: &Value) -> Value {
+    let mut pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": name, "namespace": namespace, "annotations": annotations },
+        "spec": { "containers": [{ "name": "app", "image": "app:1", "args": ["\tfirst\nsecond", "y"] }] },
+    });
+    for (field, value) in spec.as_object().unwrap() {
+        pod["spec"][field] = value.clone();
+    }
+    pod
+}
+
+#[tokio::test]
+#[ignore = "needs an API server: make test-cluster"]
+async fn pods_are_taken_whatever_is_said_of_their_sidecar() {
+    let server = ApiServer::start(&[]).await;
+    let resource = |name: &str, value: &str| json!({ format!("sidecar.istio.io/{name}"): value });
+    let probed = json!({ "containers": [{
+        "name": "app", "image": "app:1", "ports": [{ "name": "http", "containerPort": 8080 }],
+        "livenessProbe": { "httpGet": { "port": "http" }, "terminationGracePeriodSeconds": 3 },
+        "readinessProbe": { "tcpSocket": { "port": 8080 } },
+        "startupProbe": { "grpc": { "port": 8080, "service": "s" } },
+    }] });
+    let own = json!({
+        "containers": [
+            { "name": "app", "image": "app:1" },
+            {
+                "name": "istio-proxy", "image": "auto",
+                "resources": { "requests": { "memory": "2Gi", "cpu": 1 } },
+                "env": [{ "name": "POD_NAME", "value": "other" }],
+            },
+        ],
+        "initContainers": [{ "name": "istio-init", "image": "auto" }],
+        "volumes": [{ "name": "istio-envoy", "emptyDir": { "sizeLimit": "1Mi" } }],
+    });
+    for (name, annotations, spec) in [
+        ("plain", json!({}), json!({})),
+        ("memory", resource("proxyMemory", "2Gi"), json!({})),
+        ("memory-limit", resource("proxyMemoryLimit", "16Mi"), json!({})),
+        ("cpu-limit", resource("proxyCPULimit", "1m"), json!({})),
+        ("probed", json!({}), probed),
+        ("own", json!({}), own),
+    ] {
+        for flags in [&[][..], &["--native-sidecar"]] {
+            let name = format!("{name}{}", if flags.is_empty() { "" } else { "-native" });
+            let pod = pod(&name, "default", &annotations, &spec);
+            server.admin.apply_injected(&[pod], flags).await;
+            let taken = server.admin.json(&["get", "pod", &name]).await;
+            assert_eq!(taken["spec"]["containers"][0]["name"], "app", "{name}");
+        }
+    }
+    let taken = server.admin.json(&["get", "pod", "plain"]).await;
+    assert_eq!(taken["spec"]["containers"][0]["args"], json!(["\tfirst\nsecond", "y"]));
+}
+
+#[tokio::test]
+#[ignore = "needs an API server: make test-cluster"]
+async fn a_quota_on_limits_lets_injected_pods_in() {
+    let server = ApiServer::start(&[]).await;
+    let hard = json!({ "limits.cpu": "4", "limits.memory": "8Gi", "requests.cpu": "4", "requests.memory": "8Gi" });
+    server
+        .admin
+        .apply(&[
+            json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "narrow" } }),
+            json!({
+                "apiVersion": "v1", "kind": "ResourceQuota",
+                "metadata": { "name": "all", "namespace": "narrow" }, "spec": { "hard": hard },
+            }),
+        ])
+        .await;
+    // What a controller would write, which does not run here; admission counts by it.
+    let none = json!({ "limits.cpu": "0", "limits.memory": "0", "requests.cpu": "0", "requests.memory": "0" });
+    let status = json!({ "status": { "hard": hard, "used": none } }).to_string();
+    let patch =
+        ["patch", "resourcequota/all", "--subresource=status", "--type=merge", "-p", &status];
+    server.admin.run(&[&["-n", "narrow"][..], &patch].concat()).await;
+    let some = json!({ "cpu": "100m", "memory": "64Mi" });
+    let spec = json!({ "containers": [{
+        "name": "app", "image": "app:1", "resources": { "requests": some, "limits": some },
+    }] });
+
+    let by_annotation = json!({ "sidecar.istio.io/proxyCPULimit": "500m" });
+    server.admin.apply_injected(&[pod("annotated", "narrow", &by_annotation, &spec)], &[]).await;
+    let flags = ["--cpu-limit=500m"];
+    server.admin.apply_injected(&[pod("flagged", "narrow", &json!({}), &spec)], &flags).await;
+    let pods = server.admin.json(&["-n", "narrow", "get", "pods"]).await;
+    assert_eq!(pods["items"].as_array().unwrap().len(), 2);
+}

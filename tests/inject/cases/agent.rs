@@ -1,0 +1,128 @@
+//! What the agent in the pod is told: the application's probes, Istio's proxy configuration, how long the
+//! end may take.
+
+use serde_json::{Value, json};
+
+use super::{container, env, injected, pod};
+
+#[test]
+fn every_probe_that_goes_over_the_network_is_led_to_the_agent() {
+    let spec = json!({
+        "containers": [
+            {
+                "name": "web", "image": "a",
+                "ports": [{ "name": "http", "containerPort": 8080 }],
+                "livenessProbe": {
+                    "httpGet": {
+                        "path": "/live?x", "port": "http", "scheme": "HTTPS",
+                        "httpHeaders": [{ "name": "Host", "value": "web" }],
+                    },
+                    "timeoutSeconds": 3, "periodSeconds": 7, "terminationGracePeriodSeconds": 2,
+                },
+                "readinessProbe": { "failureThreshold": 2, "tcpSocket": { "port": 8080 } },
+                "startupProbe": { "grpc": { "port": 9000, "service": "s" } },
+            },
+            {
+                "name": "aside", "image": "a",
+                "livenessProbe": { "exec": { "command": ["true"] } },
+                "readinessProbe": { "httpGet": { "port": 80, "host": "elsewhere.example" } },
+                "startupProbe": { "tcpSocket": { "port": "unknown" } },
+            },
+        ],
+    });
+    let (with, notes) = injected(&pod(json!({}), spec.clone()), &[]);
+    assert_eq!(notes, "");
+    let web = container(&with, "web");
+    assert_eq!(
+        web["livenessProbe"],
+        json!({
+            "httpGet": {
+                "path": "/app-health/web/livez", "port": 15020, "scheme": "HTTP",
+                "httpHeaders": [{ "name": "Host", "value": "web" }],
+            },
+            "timeoutSeconds": 3, "periodSeconds": 7, "terminationGracePeriodSeconds": 2,
+        })
+    );
+    let get = |path: &str| json!({ "path": path, "port": 15020 });
+    assert_eq!(
+        web["readinessProbe"],
+        json!({ "failureThreshold": 2, "httpGet": get("/app-health/web/readyz") })
+    );
+    assert_eq!(web["startupProbe"], json!({ "httpGet": get("/app-health/web/startupz") }));
+    assert_eq!(*container(&with, "aside"), spec["containers"][1]);
+    let probers = env(container(&with, "istio-proxy"), "ISTIO_KUBE_APP_PROBERS").concat();
+    assert_eq!(
+        serde_json::from_str::<Value>(&probers).unwrap(),
+        json!({
+            "/app-health/web/livez": {
+                "httpGet": {
+                    "path": "/live?x", "port": 8080, "scheme": "HTTPS",
+                    "httpHeaders": [{ "name": "Host", "value": "web" }],
+                },
+                "timeoutSeconds": 3,
+            },
+            "/app-health/web/readyz": { "tcpSocket": { "port": 8080 } },
+            "/app-health/web/startupz": { "grpc": { "port": 9000, "service": "s" } },
+        })
+    );
+
+    let off = json!({ "sidecar.istio.io/rewriteAppHTTPProbers": "false" });
+    let (without, _) = injected(&pod(off, spec.clone()), &[]);
+    assert_eq!(*container(&without, "web"), spec["containers"][0]);
+    assert!(env(container(&without, "istio-proxy"), "ISTIO_KUBE_APP_PROBERS").is_empty());
+}
+
+#[test]
+fn init_containers_are_probed_by_the_agent_where_it_runs_before_them() {
+    let helper = json!({
+        "name": "helper", "image": "a", "restartPolicy": "Always",
+        "startupProbe": { "tcpSocket": { "port": 8080 } },
+    });
+    let with_helper = pod(json!({}), json!({ "initContainers": [helper] }));
+    let (native, notes) = injected(&with_helper, &["--native-sidecar"]);
+    assert_eq!(notes, "");
+    assert_eq!(
+        container(&native, "helper")["startupProbe"]["httpGet"]["path"],
+        "/app-health/helper/startupz"
+    );
+    let (plain, notes) = injected(&with_helper, &[]);
+    assert!(notes.contains("the probes of its init container helper stay as they are"), "{notes}");
+    assert_eq!(*container(&plain, "helper"), helper);
+}
+
+#[test]
+fn istios_proxy_configuration_reaches_the_agent() {
+    let config = "concurrency: 4\nterminationDrainDuration: 20s\nproxyMetadata:\n  MINIMUM_DRAIN_DURATION: 7s\n";
+    let flags = ["--termination-drain-duration=9s"];
+    let (with, notes) =
+        injected(&pod(json!({ "proxy.istio.io/config": config }), json!({})), &flags);
+    let proxy = container(&with, "istio-proxy");
+    assert_eq!(notes, "");
+    assert_eq!(env(proxy, "PROXY_CONFIG"), [config.trim_end()]);
+    assert_eq!(env(proxy, "MINIMUM_DRAIN_DURATION"), ["7s"]);
+    let discovery = "--discovery-address=istio-pilot.istio-system:15010";
+    assert_eq!(proxy["args"], json!(["agent", discovery]), "what the pod says is above the flag");
+
+    let named = json!({
+        "proxy.istio.io/config": "{discoveryAddress: 'pilot.mesh:15010', terminationDrainDuration: 20s}",
+        "pilothouse.io/termination-drain-duration": "30s",
+    });
+    let (with, _) = injected(&pod(named, json!({})), &flags);
+    let args = &container(&with, "istio-proxy")["args"];
+    assert_eq!(*args, json!(["agent", "--termination-drain-duration=30s"]));
+    let (with, _) = injected(&pod(json!({}), json!({})), &flags);
+    let args = &container(&with, "istio-proxy")["args"];
+    assert_eq!(*args, json!(["agent", discovery, "--termination-drain-duration=9s"]));
+}
+
+#[test]
+fn the_agent_is_told_the_grace_period_that_it_has() {
+    let grace = |spec: Value, flags: &[&str]| {
+        let (pod, _) = injected(&pod(json!({}), spec), flags);
+        env(container(&pod, "istio-proxy"), "PILOTHOUSE_TERMINATION_GRACE_PERIOD").concat()
+    };
+    assert_eq!(grace(json!({}), &[]), "30s");
+    assert_eq!(grace(json!({ "terminationGracePeriodSeconds": 120 }), &[]), "120s");
+    // It is asked to end when the application has ended.
+    assert_eq!(grace(json!({}), &["--native-sidecar"]), "");
+}
