@@ -304,6 +304,10 @@ impl Open {
 fn may_differ(frame: &Frame, ours: &Outcome, theirs: &Outcome, past: &Past) -> bool {
     let stream = &frame.stream;
     let headers = matches!(frame.kind, HEADERS | CONTINUATION);
+    // h2 looks at the pieces of a header block as they come, ours at the whole.
+    if (headers || frame.kind == PUSH_PROMISE) && frame.flags & 4 == 0 {
+        return true;
+    }
     let malformed = headers && ours.resets.get(stream) == Some(&PROTOCOL_ERROR);
     match (ours.failed, theirs.failed) {
         // h2 calls nearly everything PROTOCOL_ERROR; ours says what the section says.
@@ -315,12 +319,7 @@ fn may_differ(frame: &Frame, ours: &Outcome, theirs: &Outcome, past: &Past) -> b
         (Some(STREAM_CLOSED), None) => {
             (headers || frame.kind == DATA) && past.ended.contains(stream)
         }
-        // h2 looks at a header block when all of it is there.
-        (Some(PROTOCOL_ERROR), None) if matches!(frame.kind, HEADERS | PUSH_PROMISE) => {
-            let whole = frame.flags & 4 != 0;
-            !whole || theirs.resets.get(stream) == Some(&PROTOCOL_ERROR)
-        }
-        // And at its fields before it looks whether the stream may be opened.
+        // h2 looks at the fields before it looks whether the stream may be opened.
         (Some(PROTOCOL_ERROR), None) if headers => {
             theirs.resets.get(stream) == Some(&PROTOCOL_ERROR)
         }
@@ -350,7 +349,11 @@ fn may_differ(frame: &Frame, ours: &Outcome, theirs: &Outcome, past: &Past) -> b
             // Ours does not look at :authority and :scheme (Envoy puts what it likes there), nor at
             // dependencies.
             let strict = frame.raw || frame.flags & 0x20 != 0;
+            // Trailers of a body that has ended, and wrong ones: both reset the stream.
+            let late = ours.resets.get(stream) == Some(&STREAM_CLOSED)
+                && theirs.resets.get(stream) == Some(&PROTOCOL_ERROR);
             (malformed && (trailers || lenient))
+                || late
                 || (strict && theirs.resets.get(stream) == Some(&PROTOCOL_ERROR))
                 // The code of what follows a 431, which has said it all.
                 || (!ours.refusals.is_empty() && ours.refusals == theirs.refusals)
