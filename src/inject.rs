@@ -17,10 +17,10 @@ mod documents;
 mod node;
 mod overlay;
 mod pod;
+mod printed;
 mod probes;
 mod resources;
 mod workload;
-mod yaml;
 
 pub use args::{Args, Settings};
 

@@ -348,6 +348,8 @@ mod tests {
             ("--proxy-config=[a]", &["PROXY_CONFIG", "cannot be read"]),
             ("--proxy-config={discoveryAddress: x}", &["discoveryAddress", "PROXY_CONFIG"]),
             ("--proxy-config=[", &["PROXY_CONFIG", "cannot be read"]),
+            ("--proxy-config={concurrency: 4294967295}", &["PROXY_CONFIG", "concurrency", "1024"]),
+            ("--proxy-config={drainDuration: 18446744073709551615s}", &["drainDuration"]),
             ("--proxy-config={drainDuration: long}", &["drainDuration", "long", "5s"]),
             ("--instance-ips=10.0.0.300", &["INSTANCE_IP", "10.0.0.300"]),
         ] {

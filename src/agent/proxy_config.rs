@@ -9,6 +9,8 @@ use serde::de::IgnoredAny;
 use thiserror::Error;
 
 use super::config::Discovery;
+use crate::flags;
+use crate::yaml;
 
 /// What is wrong with it.
 #[derive(Debug, Error)]
@@ -63,9 +65,16 @@ impl ProxyConfig {
         if text.trim().is_empty() {
             return Ok(Self::default());
         }
-        let syntax = |error: serde_saphyr::Error| ProxyConfigError::Syntax(error.to_string());
+        let syntax = |error: serde_saphyr::Error| {
+            ProxyConfigError::Syntax(yaml::explain(&error, text.as_bytes()))
+        };
         let fields: Fields = serde_saphyr::from_str(text).map_err(syntax)?;
         let all: BTreeMap<String, IgnoredAny> = serde_saphyr::from_str(text).map_err(syntax)?;
+        if let Some(threads) = fields.concurrency {
+            flags::threads(&threads.to_string()).map_err(|error| {
+                ProxyConfigError::Syntax(format!("concurrency is {threads}: {error}"))
+            })?;
+        }
         let discovery = fields
             .discovery_address
             .map(|found| Discovery::parse(&found).ok_or(ProxyConfigError::Discovery { found }));
@@ -91,7 +100,7 @@ fn duration(
     text: Option<String>,
 ) -> Result<Option<Duration>, ProxyConfigError> {
     let Some(found) = text else { return Ok(None) };
-    match humantime::parse_duration(&found) {
+    match flags::pause_in_seconds(&found) {
         Ok(duration) => Ok(Some(duration)),
         Err(_) => Err(ProxyConfigError::Duration { field, found }),
     }

@@ -2,7 +2,8 @@
 //! comes out byte for byte; of one that is changed the lines before its first key stay.
 
 use super::node::Node;
-use super::yaml;
+use super::printed;
+use crate::yaml;
 
 /// Reads a file and hands each object to `edit`, which says whether it changed it. Gives the text
 /// with the changes.
@@ -71,7 +72,7 @@ fn edit_document(
     let tail = end.map_or("", |_| "...\n");
     // Content on the line of the marker, which then is no part of the head.
     let head = if is_marker(content, "---") { format!("{head}---\n") } else { head.to_owned() };
-    Ok(format!("{head}{}{tail}", yaml::write(&object)))
+    Ok(format!("{head}{}{tail}", printed::write(&object)))
 }
 
 /// Length of what stands before the content: the marker, comments, directives and empty lines.
@@ -127,7 +128,8 @@ pub(super) fn read_yaml(text: &str, lines_before: usize) -> Result<Node, String>
     };
     let read = |text: &str| serde_saphyr::from_str_with_options(text, options.clone());
     // Errors name the line of the file, so the text is read once more, where it stands there.
-    read(text)
-        .or_else(|_| read(&format!("{}{text}", "\n".repeat(lines_before))))
-        .map_err(|error: serde_saphyr::Error| error.to_string())
+    read(text).or_else(|_| {
+        let placed = format!("{}{text}", "\n".repeat(lines_before));
+        read(&placed).map_err(|error: serde_saphyr::Error| yaml::explain(&error, placed.as_bytes()))
+    })
 }
