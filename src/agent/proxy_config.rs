@@ -9,7 +9,8 @@ use serde::de::IgnoredAny;
 use thiserror::Error;
 
 use super::config::Discovery;
-use crate::{flags, yaml};
+use crate::flags;
+use crate::yaml;
 
 /// What is wrong with it.
 #[derive(Debug, Error)]
