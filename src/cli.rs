@@ -262,6 +262,15 @@ pub struct Serve {
     )]
     pub max_starting: usize,
 
+    /// Connections of all proxies together; fewer where the limit of open files does not suffice
+    #[arg(
+        long,
+        default_value_t = 20_000,
+        env = "PILOTHOUSE_MAX_CONNECTIONS",
+        help_heading = "Limits for a proxy"
+    )]
+    pub max_connections: usize,
+
     /// HTTP/2 keepalive: a quiet peer is asked this often, and dropped if it does not answer within
     /// a third of it
     #[arg(
@@ -343,6 +352,7 @@ impl Serve {
                 requests_per_second: self.max_requests_per_second,
                 streams_per_peer: self.max_streams_per_peer,
                 starting: self.max_starting,
+                connections: self.max_connections,
             },
             keepalive: self.keepalive,
             shutdown_timeout: self.shutdown_timeout,
@@ -374,7 +384,7 @@ impl fmt::Display for Serve {
             f,
             " domain={} grpc-addr={} http-addr={} monitoring-addr={} pace={:?} linger={:?} \
              max-request-bytes={} max-names={} max-types={} max-requests-per-second={} \
-             max-streams-per-peer={} max-starting={} first-request-timeout={:?} ack-timeout={:?} \
+             max-streams-per-peer={} max-starting={} max-connections={} first-request-timeout={:?} ack-timeout={:?} \
              send-timeout={:?} keepalive={:?} shutdown-timeout={:?}",
             self.domain,
             self.grpc_addr,
@@ -388,6 +398,7 @@ impl fmt::Display for Serve {
             self.max_requests_per_second,
             self.max_streams_per_peer,
             self.max_starting,
+            self.max_connections,
             self.first_request_timeout,
             self.ack_timeout,
             self.send_timeout,

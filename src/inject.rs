@@ -10,6 +10,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
 
+use crate::output;
+
 mod args;
 mod documents;
 mod node;
@@ -32,13 +34,13 @@ pub fn run(args: &Args) -> Result<()> {
             }
         })?;
     for note in notes {
-        eprintln!("{note}");
+        output::say(note);
     }
     match &args.output {
         Some(file) => std::fs::write(file, text)
             .with_context(|| format!("{} cannot be written", file.display())),
         None => {
-            print!("{text}");
+            output::print(&text)?;
             Ok(())
         }
     }

@@ -21,10 +21,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("subscription", &[]),
     ("publish", &["model", "translate", "snapshot", "view", "names", "metrics"]),
     ("http2", &[]),
-    ("ads", &["http2", "snapshot", "subscription", "view", "names", "proxies", "metrics"]),
+    // Of any process.
+    ("door", &[]),
+    ("escape", &[]),
+    ("http_server", &["door"]),
+    ("logging", &["escape", "output", "parts"]),
+    ("output", &[]),
+    ("parts", &[]),
+    ("signals", &[]),
+    ("ads", &["door", "http2", "snapshot", "subscription", "view", "names", "proxies", "metrics"]),
     ("proxies", &["snapshot", "subscription", "view", "names"]),
     // Readers of everything, writers of nothing.
-    ("metrics", &["model", "names", "proxies", "snapshot", "source", "version"]),
+    ("metrics", &["door", "logging", "model", "names", "proxies", "snapshot", "source", "version"]),
     (
         "debug",
         &[
@@ -32,6 +40,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "metrics",
             "model",
             "names",
+            "parts",
             "proxies",
             "snapshot",
             "source",
@@ -46,7 +55,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "ads",
             "debug",
             "descriptors",
+            "door",
+            "http_server",
             "metrics",
+            "parts",
             "proxies",
             "publish",
             "snapshot",
@@ -57,10 +69,23 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // The sidecar's side: the control plane is met over the network only.
-    ("agent", &["descriptors", "doctor", "names", "version"]),
-    ("iptables", &["names"]),
-    ("inject", &["iptables", "names"]),
-    ("doctor", &["names", "wire"]),
+    (
+        "agent",
+        &[
+            "descriptors",
+            "doctor",
+            "door",
+            "http_server",
+            "names",
+            "output",
+            "parts",
+            "signals",
+            "version",
+        ],
+    ),
+    ("iptables", &["names", "output"]),
+    ("inject", &["iptables", "names", "output"]),
+    ("doctor", &["escape", "names", "output", "wire"]),
     ("cli", &["ads", "agent", "app", "doctor", "inject", "iptables", "names", "publish", "source"]),
 ];
 

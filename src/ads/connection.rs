@@ -133,6 +133,7 @@ impl Served {
             }
             readable |= flooded && !self.http2.is_flooded();
         }
+        self.control.has_streams(!self.exchanges.is_empty());
         self.poll_alarm(context)
     }
 

@@ -67,7 +67,10 @@ pub(super) fn serve(
         // Boxed, as is what comes of it: the room for both would be part of every idle stream.
         let begun = begin(&context, method, &registration.connection, &mut news, &mut requests);
         let mut stream = match Box::pin(begun).await {
-            Ok(Some(stream)) => stream,
+            Ok(Some(stream)) => {
+                control.settle();
+                stream
+            }
             Ok(None) => return,
             Err(status) => {
                 refused(&registration.connection, &status);

@@ -22,24 +22,32 @@ const POLL: Duration = Duration::from_millis(100);
 /// Returns when Envoy may be ended.
 pub(super) async fn drain(admin: &Admin, config: &Config) {
     let start = Instant::now();
-    begin(admin, config.is_sidecar()).await;
-    let total = match config.ending {
-        Ending::After(total) => total,
+    let inbound_only = config.is_sidecar();
+    begin(admin, inbound_only).await;
+    match config.ending {
+        // To its end although nobody may be connected: of a sidecar the workload still uses the
+        // outbound side, which nothing counts here.
+        Ending::After(total) => {
+            let deadline = start + total;
+            sleep_until(deadline - CLOSING.min(total / 5)).await;
+            stop_accepting(admin, inbound_only).await;
+            sleep_until(deadline).await;
+        }
         Ending::WhenQuiet { at_least, at_most } => {
             sleep_until(start + at_least).await;
             let closing = start + (at_most - CLOSING.min(at_most / 5)).max(at_least);
             tokio::select! {
                 () = quiet(admin, config) => return,
-                () = sleep_until(closing) => at_most,
+                () = sleep_until(closing) => {}
+            }
+            stop_accepting(admin, inbound_only).await;
+            tokio::select! {
+                () = quiet(admin, config) => {}
+                () = sleep_until(start + at_most) => {
+                    info!("connections are still open after {at_most:?}: cut");
+                }
             }
         }
-    };
-    let deadline = start + total;
-    sleep_until(deadline - CLOSING.min(total / 5)).await;
-    stop_accepting(admin, config.is_sidecar()).await;
-    tokio::select! {
-        () = quiet(admin, config) => {}
-        () = sleep_until(deadline) => info!("connections are still open after {total:?}: cut"),
     }
 }
 

@@ -56,6 +56,7 @@ impl Fixture {
             snapshot: snapshot_seen.clone(),
             domain: "cluster.local".into(),
             started,
+            doors: Vec::new(),
         }));
         let state = DebugState {
             proxies,

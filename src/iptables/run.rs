@@ -5,6 +5,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::output;
+
 use super::{Args, Capture, Family, Toggle, apply, clean};
 
 /// The programs by their usual name, which is nf_tables' variant nowadays, then those for a kernel
@@ -28,9 +30,9 @@ pub fn run(args: &Args) -> Result<()> {
         Toggle::No => false,
     };
     if args.dry_run {
-        print(Family::V4, &apply(&capture.rules(Family::V4), ""));
+        print(Family::V4, &apply(&capture.rules(Family::V4), ""))?;
         if v6 {
-            print(Family::V6, &apply(&capture.rules(Family::V6), ""));
+            print(Family::V6, &apply(&capture.rules(Family::V6), ""))?;
         }
         return Ok(());
     }
@@ -43,20 +45,21 @@ pub fn run(args: &Args) -> Result<()> {
     if v6 {
         set(Family::V6, &capture)?;
     }
-    println!(
-        "traffic is captured: outbound to {}, inbound to {}{}",
+    let captured = format!(
+        "traffic is captured: outbound to {}, inbound to {}{}\n",
         capture.outbound_port,
         capture.inbound_port,
         if v6 { ", IPv6 as well" } else { "" },
     );
-    Ok(())
+    Ok(output::print(&captured)?)
 }
 
 fn set(family: Family, capture: &Capture) -> Result<()> {
     let (variant, saved) = saved(family)?;
     let text = apply(&capture.rules(family), &saved);
-    print(family, &text);
-    restore(family, variant, &text)
+    // First what matters: rules that could not be shown are in force all the same.
+    restore(family, variant, &text)?;
+    print(family, &text)
 }
 
 /// Where IPv6 is not `needed`, tables that cannot be read hold nothing of ours.
@@ -68,18 +71,19 @@ fn remove(family: Family, needed: bool) -> Result<()> {
     };
     match clean(&saved) {
         Some(text) => {
-            print(family, &text);
-            restore(family, variant, &text)
+            restore(family, variant, &text)?;
+            print(family, &text)
         }
         None => {
-            println!("# {} has no rules of ours", program(family, variant, "save"));
-            Ok(())
+            let program = program(family, variant, "save");
+            Ok(output::print(&format!("# {program} has no rules of ours\n"))?)
         }
     }
 }
 
-fn print(family: Family, text: &str) {
-    print!("# {} --noflush\n{text}", program(family, "", "restore"));
+fn print(family: Family, text: &str) -> Result<()> {
+    let program = program(family, "", "restore");
+    Ok(output::print(&format!("# {program} --noflush\n{text}"))?)
 }
 
 fn program(family: Family, variant: &str, verb: &str) -> String {

@@ -129,6 +129,7 @@ fn registry_of(proxies: Arc<Proxies>) -> Registry {
         snapshot: watch::channel(None).1,
         domain: crate::names::DEFAULT_DOMAIN.into(),
         started: SystemTime::now(),
+        doors: Vec::new(),
     }));
     registry
 }

@@ -34,6 +34,8 @@ pub struct Limits {
     pub streams_per_peer: usize,
     /// New streams that are brought into sync at the same time; 0 for no limit.
     pub starting: usize,
+    /// Connections of all peers together; fewer where the descriptors do not suffice.
+    pub connections: usize,
 }
 
 impl Default for Limits {
@@ -47,6 +49,7 @@ impl Default for Limits {
             requests_per_second: 500,
             streams_per_peer: 0,
             starting: 100,
+            connections: 20_000,
         }
     }
 }
