@@ -148,3 +148,41 @@ fn uses(text: &str) -> BTreeSet<String> {
         })
         .collect()
 }
+
+/// A log macro's arguments are not evaluated where its level is off, so nothing may happen in them.
+#[test]
+fn nothing_happens_in_the_arguments_of_a_log_macro() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let happens =
+        [".await", ".next()", ".take()", "fetch_", ".insert(", ".send(", ".recv(", "&mut ", "?;"];
+    let mut problems = Vec::new();
+    for (_, file) in files(&src) {
+        let text = fs::read_to_string(&file).unwrap();
+        for arguments in log_arguments(&text) {
+            for what in happens.iter().filter(|what| arguments.contains(**what)) {
+                problems.push(format!("{}: {what} in the log macro {arguments}", file.display()));
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+    // The case that ended the program at once.
+    let found = log_arguments("info!(\"{}: ending\", asked().await);\nlet x = 1;");
+    assert_eq!(found, ["\"{}: ending\", asked().await"]);
+}
+
+/// What stands between the parentheses of each log macro.
+fn log_arguments(text: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    for name in ["error!(", "warn!(", "info!(", "debug!(", "trace!("] {
+        for (at, _) in text.match_indices(name) {
+            let rest = &text[at + name.len()..];
+            let mut depth = 1;
+            let end = rest.find(|c| {
+                depth += i32::from(c == '(') - i32::from(c == ')');
+                depth == 0
+            });
+            found.extend(end.map(|end| &rest[..end]));
+        }
+    }
+    found
+}

@@ -8,7 +8,9 @@ use std::time::Duration;
 use clap::ArgAction;
 
 use super::{Diagnosis, HostPort, Outcome, ServiceName, Target, diagnose};
-use crate::{escape, names, output};
+use crate::escape;
+use crate::names;
+use crate::output;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {

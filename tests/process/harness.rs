@@ -30,10 +30,6 @@ impl Running {
         Self(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
     }
 
-    pub(crate) fn id(&self) -> u32 {
-        self.0.id()
-    }
-
     /// Its status, if it has ended.
     pub(crate) fn status(&mut self) -> Option<ExitStatus> {
         self.0.try_wait().expect("it is our child")
