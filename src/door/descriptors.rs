@@ -32,7 +32,7 @@ pub fn room(wanted: usize) -> Room {
     let limit = getrlimit(Resource::Nofile).current;
     let room = room_within(wanted, limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)));
     if room.connections < wanted {
-        warn!(
+        info!(
             "there is room for {} connections of proxies instead of {wanted}: the limit of open \
              files is {} (ulimit -Hn)",
             room.connections,

@@ -86,7 +86,9 @@ impl Place {
         let (grpc, monitoring) = (self.grpc.to_string(), self.monitoring.to_string());
         let mut arguments = vec!["serve", "--manifests", manifests.to_str().unwrap()];
         arguments.extend(["--grpc-addr", &grpc, "--monitoring-addr", &monitoring]);
-        arguments.extend(["--http-addr", "127.0.0.1:0"]);
+        if !more.contains(&"--http-addr") {
+            arguments.extend(["--http-addr", "127.0.0.1:0"]);
+        }
         arguments.extend(more);
         pilothouse(&arguments)
     }

@@ -45,16 +45,19 @@ async fn serve_serves_although_the_logs_reader_has_gone() {
 #[tokio::test]
 async fn serve_serves_although_the_logs_reader_hangs() {
     let place = Place::new();
-    // Never read: it takes 64 KiB.
+    // Never read, and full: its other writer stands still.
     let (_reader, writer) = std::io::pipe().unwrap();
-    let mut serve = Running::start(place.serve(&["--log=trace"]).stderr(writer));
+    let mut filler = std::process::Command::new("cat");
+    let _filler = Running::start(filler.arg("/dev/zero").stdout(writer.try_clone().unwrap()));
+    let mut serve = Running::start(place.serve(&["--log=debug"]).stderr(writer));
     place.is_ready().await;
-    until("the pipe to be full", async || {
-        let lost = place.metric("pilothouse_log_lines_lost_total").await;
-        if lost > 0.0 { Ok(()) } else { Err(lost.to_string()) }
+    let more = crate::harness::SERVICE.replace("web", "more");
+    std::fs::write(place.folder.path().join("manifests/more.yaml"), more).unwrap();
+    until("the new service to be known", async || match place.metric("pilot_services").await {
+        2.0 => Ok(()),
+        other => Err(other.to_string()),
     })
     .await;
-    place.is_ready().await;
     serve.signal(Signal::TERM);
     assert_eq!(serve.end().await.code(), Some(0));
 }
