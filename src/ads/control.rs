@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::work::Work;
 use crate::door::Place;
 
 const OPEN: u8 = 0;
 const ENDING: u8 = 1;
-const CUT: u8 = 2;
+const EVICTED: u8 = 2;
+const CUT: u8 = 3;
 
 /// Looks after a connection that may be waiting for its peer.
 #[derive(Debug)]
@@ -19,6 +21,10 @@ pub(super) struct Control {
     /// Of the connection's task, which has but one.
     waker: OnceLock<Waker>,
     opened: Instant,
+    /// What its peer has made it do.
+    pub(super) work: Work,
+    /// Milliseconds after `opened` since when a message has been coming, plus one; 0 if none is.
+    message_since: AtomicU64,
     /// Milliseconds after `opened` since when the socket takes nothing, plus one; 0 if it does.
     full_since: AtomicU64,
     /// The same for having no stream open.
@@ -35,6 +41,8 @@ impl Control {
             state: AtomicU8::new(OPEN),
             waker: OnceLock::new(),
             opened: Instant::now(),
+            work: Work::new(),
+            message_since: AtomicU64::new(0),
             full_since: AtomicU64::new(0),
             idle_since: AtomicU64::new(1),
             spoken: AtomicBool::new(false),
@@ -47,8 +55,22 @@ impl Control {
         self.since(&self.full_since)
     }
 
-    fn since(&self, moment: &AtomicU64) -> Duration {
-        match moment.load(Ordering::Relaxed) {
+    /// Notes since when the oldest message has been coming that is not whole.
+    pub(super) fn message_begun(&self, at: Option<Instant>) {
+        let since = at.map(|at| at.saturating_duration_since(self.opened).as_millis() as u64 + 1);
+        let since = since.unwrap_or_default();
+        if self.message_since.load(Ordering::Relaxed) != since {
+            self.message_since.store(since, Ordering::Relaxed);
+        }
+    }
+
+    /// How long a message has been coming that is not whole.
+    pub(super) fn message_for(&self) -> Duration {
+        self.since(&self.message_since)
+    }
+
+    fn since(&self, at: &AtomicU64) -> Duration {
+        match at.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
             since => Duration::from_millis((self.millis() + 1).saturating_sub(since)),
         }
@@ -111,6 +133,10 @@ impl Control {
         self.state.load(Ordering::Acquire) != OPEN
     }
 
+    pub(super) fn is_evicted(&self) -> bool {
+        self.state.load(Ordering::Acquire) == EVICTED
+    }
+
     pub(super) fn is_cut(&self) -> bool {
         self.state.load(Ordering::Acquire) == CUT
     }
@@ -125,6 +151,13 @@ impl Control {
     /// No further streams; it closes when those that are open have ended.
     pub(super) fn end(&self) {
         let _ = self.state.compare_exchange(OPEN, ENDING, Ordering::AcqRel, Ordering::Acquire);
+        self.wake();
+    }
+
+    /// Drops everything on the connection, which holds too much, and says so to its peer.
+    pub(super) fn evict(&self) {
+        let open = |state| (state < EVICTED).then_some(EVICTED);
+        let _ = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, open);
         self.wake();
     }
 
