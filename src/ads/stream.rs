@@ -82,7 +82,7 @@ pub(super) fn serve(
         let begun = begin(&context, method, &peer, connection, &mut news, &mut requests);
         let mut stream = match Box::pin(begun).await {
             Ok(Some(stream)) => {
-                control.settle();
+                peer.control.settle();
                 stream
             }
             Ok(None) => return,
