@@ -18,9 +18,11 @@
 // They panic where nobody reads; see `output`.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod flags;
 pub mod names;
 pub mod view;
 pub mod wire;
+pub mod yaml;
 
 pub mod source;
 

@@ -7,20 +7,19 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use clap::Parser;
 use pilothouse::agent;
 use pilothouse::app;
-use pilothouse::cli::{Cli, Command, LogFormat, Serve};
+use pilothouse::cli::{self, Command, LogFormat, Serve};
 use pilothouse::doctor;
 use pilothouse::door::descriptors;
 use pilothouse::logging::{self, Format, Logging};
 use pilothouse::output::{self, Unwritten};
 use pilothouse::signals::Signals;
 use pilothouse::{inject, iptables};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    match cli::parse().command {
         Command::Serve(arguments) => serve(*arguments),
         Command::Agent(arguments) => agent(*arguments),
         Command::Tether(tether) => tether.run(),
@@ -59,6 +58,7 @@ fn serve(serve: Serve) -> ExitCode {
         return ExitCode::FAILURE;
     };
     info!(version = pilothouse::version::VERSION, "pilothouse serve {serve}");
+    warn_of_unread_variables();
     descriptors::raise();
     let ended = said(runtime.block_on(run(config)));
     // What has not ended by now was given up.
@@ -71,6 +71,7 @@ fn agent(arguments: agent::Args) -> ExitCode {
     let Some(_log) = start_logging(&arguments.log, LogFormat::Text) else {
         return ExitCode::from(2);
     };
+    warn_of_unread_variables();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let Some(runtime) = said(runtime.context("cannot start the runtime")) else {
         return ExitCode::FAILURE;
@@ -87,6 +88,12 @@ fn agent(arguments: agent::Args) -> ExitCode {
 /// The result, or what went wrong is said.
 fn said<T>(result: anyhow::Result<T>) -> Option<T> {
     result.inspect_err(logging::fatal).ok()
+}
+
+fn warn_of_unread_variables() {
+    for name in cli::unread_variables() {
+        warn!("the environment variable {name} is set, and nothing reads it: see --help for names");
+    }
 }
 
 /// Serves until a signal asks for the end, or a part fails; a second signal ends the process at once.

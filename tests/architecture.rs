@@ -10,12 +10,14 @@ use std::path::Path;
 /// Module and what it may use. What is not here may be used by nobody but `app`, `cli`, `main`.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("names", &[]),
+    ("flags", &["names"]),
     ("view", &[]),
     ("wire", &[]),
+    ("yaml", &[]),
     ("version", &[]),
     ("descriptors", &[]),
     ("model", &["names"]),
-    ("source", &["model", "names"]),
+    ("source", &["model", "names", "yaml"]),
     ("translate", &["model", "names", "view"]),
     ("snapshot", &["names", "view", "subscription"]),
     ("subscription", &[]),
@@ -75,18 +77,26 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "descriptors",
             "doctor",
             "door",
+            "flags",
             "http_server",
             "names",
             "output",
             "parts",
             "signals",
             "version",
+            "yaml",
         ],
     ),
     ("iptables", &["names", "output"]),
-    ("inject", &["iptables", "names", "output"]),
-    ("doctor", &["escape", "names", "output", "wire"]),
-    ("cli", &["ads", "agent", "app", "doctor", "inject", "iptables", "names", "publish", "source"]),
+    ("inject", &["flags", "iptables", "names", "output", "yaml"]),
+    ("doctor", &["escape", "flags", "names", "output", "wire"]),
+    (
+        "cli",
+        &[
+            "ads", "agent", "app", "doctor", "flags", "inject", "iptables", "names", "publish",
+            "source",
+        ],
+    ),
 ];
 
 #[test]

@@ -9,6 +9,7 @@ use clap::ArgAction;
 
 use super::{Diagnosis, HostPort, Outcome, ServiceName, Target, diagnose};
 use crate::escape;
+use crate::flags;
 use crate::names;
 use crate::output;
 
@@ -20,20 +21,26 @@ pub struct Args {
     pub discovery_address: Option<HostPort>,
 
     /// Envoy's admin address
-    #[arg(long, value_name = "IP:PORT", env = "PILOTHOUSE_ADMIN_ADDRESS")]
-    pub admin_address: Option<SocketAddr>,
+    #[arg(
+        long,
+        alias = "admin-address",
+        value_name = "ADDRESS",
+        value_parser = flags::peer_address,
+        env = "PILOTHOUSE_ADMIN_ADDR"
+    )]
+    pub admin_addr: Option<SocketAddr>,
 
     /// There is no Envoy here: begin with the name servers
-    #[arg(long, conflicts_with = "admin_address", env = "PILOTHOUSE_NO_ENVOY")]
+    #[arg(long, conflicts_with = "admin_addr", env = "PILOTHOUSE_NO_ENVOY")]
     pub no_envoy: bool,
 
     /// Look at a service's endpoints as well
     #[arg(long, value_name = "NAME[.NAMESPACE][:PORT]", env = "PILOTHOUSE_SERVICE")]
     pub service: Option<ServiceName>,
 
-    /// How long it may take in all, whatever hangs
+    /// How long it may take in all, whatever hangs; 1ms to 1h
     #[arg(
-        long, value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration,
+        long, value_name = "DURATION", default_value = "5s", value_parser = flags::deadline,
         env = "PILOTHOUSE_TIMEOUT"
     )]
     pub timeout: Duration,
@@ -51,7 +58,10 @@ pub struct Args {
     pub context: Option<String>,
 
     /// DNS domain of the cluster
-    #[arg(long, default_value = names::DEFAULT_DOMAIN, env = "PILOTHOUSE_DOMAIN", help_heading = "Kubernetes")]
+    #[arg(
+        long, value_parser = flags::domain, default_value = names::DEFAULT_DOMAIN,
+        env = "PILOTHOUSE_DOMAIN", help_heading = "Kubernetes"
+    )]
     pub domain: String,
 
     /// The node id to ask the control plane with; by default Envoy's own
@@ -65,7 +75,8 @@ pub struct Args {
     /// The control plane's monitoring port; by default 15014 beside the discovery address
     #[arg(
         long,
-        value_name = "IP:PORT",
+        value_name = "ADDRESS",
+        value_parser = flags::peer_address,
         env = "PILOTHOUSE_MONITORING_ADDRESS",
         help_heading = "Unusual places"
     )]
@@ -74,7 +85,8 @@ pub struct Args {
     /// The control plane's debug port; by default 8080 beside the discovery address
     #[arg(
         long,
-        value_name = "IP:PORT",
+        value_name = "ADDRESS",
+        value_parser = flags::peer_address,
         env = "PILOTHOUSE_DEBUG_ADDRESS",
         help_heading = "Unusual places"
     )]
@@ -93,6 +105,8 @@ pub struct Args {
     /// Port of the name servers
     #[arg(
         long,
+        value_name = "PORT",
+        value_parser = clap::value_parser!(u16).range(1..),
         default_value_t = 53,
         env = "PILOTHOUSE_DNS_PORT",
         help_heading = "Unusual places"
@@ -105,9 +119,9 @@ impl Args {
         let default = Target::default();
         let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
         Target {
-            admin: self.admin_address.or(default.admin).filter(|_| !self.no_envoy),
+            admin: self.admin_addr.or(default.admin).filter(|_| !self.no_envoy),
             // Outside of a pod Envoy is only expected where somebody says it is.
-            envoy_expected: in_pod || self.admin_address.is_some(),
+            envoy_expected: in_pod || self.admin_addr.is_some(),
             discovery: self.discovery_address.clone(),
             tls: self.tls,
             monitoring: self.monitoring_address,

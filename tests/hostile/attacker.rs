@@ -45,13 +45,18 @@ impl Drop for Connection {
 }
 
 impl Connection {
+    /// It takes whatever it is sent, and reads nothing of it.
     pub(crate) async fn open(victim: &Victim, from: Ipv4Addr) -> Self {
+        Self::with_window(victim, from, 256 << 20).await
+    }
+
+    /// It takes so many bytes on a stream and no more.
+    pub(crate) async fn with_window(victim: &Victim, from: Ipv4Addr, bytes: u32) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((from, 0).into()).unwrap();
         let socket = socket.connect(victim.grpc).await.unwrap();
         let mut builder = h2::client::Builder::new();
-        // It takes whatever it is sent, and reads nothing of it.
-        builder.initial_window_size(256 << 20).initial_connection_window_size(1 << 30);
+        builder.initial_window_size(bytes).initial_connection_window_size(1 << 30);
         let (client, connection) = builder.handshake(socket).await.unwrap();
         let task = tokio::spawn(connection);
         Self { client, grpc: victim.grpc, task }
@@ -102,6 +107,16 @@ impl Stream {
 
     pub(crate) async fn ask(&mut self, request: &DeltaDiscoveryRequest) -> bool {
         self.send(message(&request.encode_to_vec())).await
+    }
+
+    /// Waits for the first bytes of a response, and takes no more.
+    pub(crate) async fn stalls(&mut self) {
+        let first = async {
+            let head = self.head.take().expect("asked once").await.expect("headers");
+            let body = self.body.insert(head.into_body());
+            body.data().await.expect("data").expect("the stream lives");
+        };
+        in_time("the first bytes of a response", first).await;
     }
 
     /// The first response on it.

@@ -8,6 +8,7 @@ use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
 use prost::Message;
 
 use crate::attacker::{CDS, Connection, EDS, HOSTILE, Stream, first, message, node};
+use crate::common::until;
 use crate::good::{Follower, GOOD, is_served};
 use crate::victim::Victim;
 
@@ -72,23 +73,30 @@ async fn tiny_messages_on_fifty_connections_cost_what_was_sent() {
     let victim = Victim::start(10, &[]).await;
     let before = victim.resident();
     let probes = victim.probes();
-    let tiny = Bytes::from(b"\0\0\0\0\x02\x72\0".repeat(150_000));
+    // 1 MB, which the window of a stream has room for.
+    let tiny = Bytes::from(b"\0\0\0\0\x02\x72\0".repeat(149_000));
     let mut connections = Vec::new();
     for _ in 0..50 {
-        let mut connection = Connection::open(&victim, HOSTILE).await;
+        // It does not take its first response, so nothing that it says after that is read.
+        let mut connection = Connection::with_window(&victim, HOSTILE, 10).await;
         let mut stream = connection.stream().await;
-        // A first request that is slow to answer keeps the others waiting behind it.
-        stream.ask(&first(EDS)).await;
-        let tiny = tiny.clone();
-        connections.push(tokio::spawn(async move {
-            stream.send(tiny).await;
-            drop(connection);
-        }));
+        stream.ask(&first(CDS)).await;
+        stream.stalls().await;
+        stream.send(tiny.clone()).await;
+        connections.push((connection, stream));
     }
+    // 50 MB, all of it unread.
+    victim.is_idle().await;
+    let now = victim.resident();
+    assert!(now > before + (45 << 20), "{} MiB, {} before: it was read", now >> 20, before >> 20);
+    assert!(now < before + (160 << 20), "{} MiB, {} before", now >> 20, before >> 20);
+    until("what is unread to be charged", async || {
+        let held = victim.metric("pilothouse_peer_memory_bytes").await;
+        if held > f64::from(50 << 20) { Ok(()) } else { Err(format!("{held} bytes")) }
+    })
+    .await;
     is_served(&victim, GOOD).await;
-    for connection in connections {
-        connection.await.unwrap();
-    }
+    drop(connections);
     is_served(&victim, GOOD).await;
     victim.is_idle().await;
     probes.never_failed();
