@@ -2,8 +2,8 @@
 //! answers for its readiness and sees to its end.
 //!
 //! Another house than the control plane, which it meets over the network only: of the rest of the
-//! crate it uses `names`, `descriptors` (to write protoJSON), `version`, and `doctor` to find out why the
-//! proxy is not ready.
+//! crate it uses `names`, `descriptors` (to write protoJSON), what every process needs (`door`, `parts`
+//! and their like), and `doctor` to find out why the proxy is not ready.
 //!
 //! ```text
 //! flags, ISTIO_META_* ──> config ──> bootstrap ──> envoy-rev.json ──> Envoy ──ADS──> control plane
@@ -12,15 +12,13 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process;
 use serde_json::{Map, Value};
 use thiserror::Error;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -53,6 +51,12 @@ use config::Config;
 use envoy::Envoy;
 use readiness::State;
 
+use crate::door::{self, BindError, Door};
+use crate::http_server;
+use crate::output::{self, Unwritten};
+use crate::parts::Parts;
+use crate::signals::Signals;
+
 /// How long Envoy may take to end after SIGTERM.
 const LAST_SECOND: Duration = Duration::from_secs(1);
 
@@ -65,11 +69,10 @@ pub enum Error {
     Template(#[from] template::TemplateError),
     #[error(transparent)]
     Launch(#[from] envoy::LaunchError),
-    #[error(
-        "--status-addr {address}: {error}. If another process is there, choose another address \
-         with --status-addr"
-    )]
-    Bind { address: SocketAddr, error: std::io::Error },
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Unwritten(#[from] Unwritten),
     #[error("the bootstrap cannot be written to {}: {error}; --config-dir names another folder", .file.display())]
     Write { file: PathBuf, error: std::io::Error },
     #[error("signals cannot be waited for: {0}")]
@@ -89,18 +92,19 @@ pub async fn run(args: Args) -> Result<u8, Error> {
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let config = Config::new(&args, &environment)?;
-    let bootstrap = render(&config)?;
+    let mut config = Config::new(&args, &environment)?;
     if args.bootstrap_only {
-        print!("{bootstrap}");
+        output::print(&render(&config)?)?;
         return Ok(0);
     }
+    // All that can be wrong first, and the port last: the bootstrap names the one that was had.
+    render(&config)?;
     let program = envoy::find(&config.envoy.program)?;
-    let bind = |error| Error::Bind { address: config.status, error };
-    let listener = TcpListener::bind(config.status).await.map_err(bind)?;
+    let listener = door::bind("--status-addr", config.status, &[]).await?;
+    config.status = listener.local_addr().unwrap_or(config.status);
     let probes = AppProbes::new(config.probers.clone(), config.node.addresses[0]);
     let probes = probes.map_err(Error::Tls)?;
-    let file = write(&config, &bootstrap)?;
+    let file = write(&config, &render(&config)?)?;
     let mut signals = Signals::new().map_err(Error::Signals)?;
 
     info!(
@@ -109,34 +113,59 @@ pub async fn run(args: Args) -> Result<u8, Error> {
     );
     let mut envoy = Envoy::start(&program, &config.envoy, &file)?;
     let admin = Admin::new(config.admin);
+    let ask = Ask { ending: CancellationToken::new(), quit: CancellationToken::new() };
+    let door = Door::new("status", listener, http_server::ROOM);
+    let mut parts = beside(door, probes, &config, &admin, &ask, envoy.pid());
+    live(&mut envoy, &admin, &config, &mut signals, &ask, &mut parts).await
+}
+
+/// What others may ask for.
+#[derive(Clone)]
+struct Ask {
+    /// Cancelled when the end has begun.
+    ending: CancellationToken,
+    /// To be cancelled to begin it.
+    quit: CancellationToken,
+}
+
+/// What works beside Envoy. It ends with the runtime: Envoy ends first, in its own order.
+fn beside(
+    door: Door,
+    probes: AppProbes,
+    config: &Config,
+    admin: &Admin,
+    ask: &Ask,
+    pid: process::Pid,
+) -> Parts {
     let (state, states) = watch::channel(State::at_start());
     let (cause, causes) = watch::channel(None);
-    let (ending, quit) = (CancellationToken::new(), CancellationToken::new());
     let pages = status::Pages {
         admin: admin.clone(),
         state: states.clone(),
-        ending: ending.clone(),
-        quit: quit.clone(),
+        ending: ask.ending.clone(),
+        quit: ask.quit.clone(),
         inbound_only: config.is_sidecar(),
         probes,
         failed_scrapes: Default::default(),
     };
-    let pid = envoy.pid();
-    // All of it ends with the life of Envoy, by being dropped.
-    let beside = async {
-        let readiness = async {
-            tokio::join!(
-                readiness::follow(admin.clone(), state, causes),
-                cause::follow(&config, states, cause),
-            );
-        };
-        tokio::join!(status::serve(listener, pages), readiness, reap::reap(pid));
-        std::future::pending().await
-    };
-    tokio::select! {
-        code = live(&mut envoy, &admin, &config, &mut signals, &ending, &quit) => code,
-        code = beside => code,
-    }
+    let pages = status::router(Arc::new(pages));
+    let mut parts = Parts::default();
+    parts.add("status pages", CancellationToken::new(), |stop| {
+        http_server::serve(door, pages, stop)
+    });
+    let (admin, config) = (admin.clone(), config.clone());
+    parts.add("readiness", CancellationToken::new(), |stop| async move {
+        tokio::join!(
+            readiness::follow(admin, state, causes),
+            cause::follow(&config, states, cause)
+        );
+        // Ready for good: there is nothing more to be asked.
+        stop.cancelled().await;
+    });
+    parts.add("reaper", CancellationToken::new(), |stop| async move {
+        stop.run_until_cancelled(reap::reap(pid)).await;
+    });
+    parts
 }
 
 /// Envoy's life: until it ends, or is ended.
@@ -145,8 +174,8 @@ async fn live(
     admin: &Admin,
     config: &Config,
     signals: &mut Signals,
-    ending: &CancellationToken,
-    quit: &CancellationToken,
+    ask: &Ask,
+    parts: &mut Parts,
 ) -> Result<u8, Error> {
     let asked = tokio::select! {
         status = envoy.ended() => {
@@ -154,11 +183,15 @@ async fn live(
             error!("Envoy ended {how}, and the agent with it");
             return Ok(code);
         }
-        name = signals.next() => name,
-        () = quit.cancelled() => "/quitquitquit",
+        name = signals.next() => Ok(name),
+        () = ask.quit.cancelled() => Ok("/quitquitquit"),
+        failure = parts.failed() => Err(failure),
     };
-    info!("{asked}: draining; a second signal ends at once");
-    ending.cancel();
+    match &asked {
+        Ok(name) => info!("{name}: draining; a second signal ends at once"),
+        Err(failure) => error!("{failure}: draining, to end with exit code 1"),
+    }
+    ask.ending.cancel();
     tokio::select! {
         () = drain::drain(admin, config) => {}
         name = signals.next() => {
@@ -180,7 +213,7 @@ async fn live(
         _ = envoy.ended().await;
     }
     info!("ended");
-    Ok(0)
+    Ok(u8::from(asked.is_err()))
 }
 
 /// The bootstrap as Envoy is to read it.
@@ -204,25 +237,5 @@ fn write(config: &Config, bootstrap: &str) -> Result<PathBuf, Error> {
     match written {
         Ok(()) => Ok(file),
         Err(error) => Err(Error::Write { file, error }),
-    }
-}
-
-/// The two signals that ask for an end.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        let terminate = signal(SignalKind::terminate())?;
-        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
     }
 }

@@ -3,28 +3,32 @@
 //! Addresses are bound before anything else, so that a taken port is said at once. At shutdown
 //! proxies are told first (their streams end, they go to another replica), then the source and the
 //! publisher stop, then the pages for people; what has not ended by the deadline is dropped.
+//!
+//! The monitoring port has a thread and a runtime of its own: however busy the data path is, the kubelet
+//! gets its answer and does not restart a replica that serves.
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use prometheus_client::registry::Registry;
 use thiserror::Error;
-use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info};
 
 use crate::ads::server::AdsServer;
 use crate::ads::stream::{Limits, Shared};
 use crate::debug::DebugState;
 use crate::debug::monitoring::{self, MonitoringState, Readiness};
+use crate::door::{self, Door, descriptors};
+use crate::http_server;
 use crate::metrics::Metrics;
 use crate::metrics::scrape::Scrape;
+use crate::parts::{Failure, Parts};
 use crate::proxies::Proxies;
 use crate::publish::{Publisher, Timing};
 use crate::snapshot::encode::FrameBuilder;
@@ -81,11 +85,10 @@ pub struct Config {
 /// Why it does not start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    #[error(
-        "cannot listen on {address}: {error}. If another process is there, choose another address \
-         with {flag}"
-    )]
-    Bind { flag: &'static str, address: SocketAddr, error: std::io::Error },
+    #[error(transparent)]
+    Bind(#[from] door::BindError),
+    #[error("cannot start the thread for the monitoring port: {0}")]
+    Thread(io::Error),
     #[error(transparent)]
     Manifests(#[from] files::Unusable),
     #[error("cannot serve reflection: {0}")]
@@ -100,15 +103,8 @@ pub struct Running {
     pub http: SocketAddr,
     pub monitoring: SocketAddr,
     timeout: Duration,
-    /// In the order in which they are ended.
-    parts: Vec<Part>,
-}
-
-#[derive(Debug)]
-struct Part {
-    name: &'static str,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
+    readiness: Arc<Readiness>,
+    parts: Parts,
 }
 
 /// Starts everything.
@@ -117,9 +113,19 @@ struct Part {
 /// A port is taken, or a manifest path cannot be read. An API server that is away is no error: it
 /// is waited for, and `/ready` says so.
 pub async fn start(config: Config) -> Result<Running, StartError> {
-    let grpc = bind("--grpc-addr", config.grpc_addr).await?;
-    let http = bind("--http-addr", config.http_addr).await?;
-    let monitoring = bind("--monitoring-addr", config.monitoring_addr).await?;
+    let mut taken = Vec::new();
+    let mut bind = async |flag, address| {
+        let listener = door::bind(flag, address, &taken).await?;
+        let bound = listener.local_addr().unwrap_or(address);
+        taken.push((flag, bound));
+        Ok::<_, door::BindError>((listener, bound))
+    };
+    let (grpc, grpc_addr) = bind("--grpc-addr", config.grpc_addr).await?;
+    let (http, http_addr) = bind("--http-addr", config.http_addr).await?;
+    let (monitoring, monitoring_addr) = bind("--monitoring-addr", config.monitoring_addr).await?;
+    let grpc = Door::new("gRPC", grpc, descriptors::room(config.limits.connections));
+    let http = Door::new("debug", http, http_server::ROOM);
+    let monitoring = Door::new("monitoring", monitoring, http_server::ROOM);
     if let Source::Files(files) = &config.source {
         files::check(files)?;
     }
@@ -164,6 +170,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         frames,
         domain: config.domain.as_str().into(),
         started,
+        doors: [&grpc, &http, &monitoring].map(Door::stats).into(),
     }));
     let monitored = MonitoringState {
         readiness: debug.readiness.clone(),
@@ -171,14 +178,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         started,
     };
 
-    let running = Running {
-        grpc: local(&grpc, config.grpc_addr),
-        http: local(&http, config.http_addr),
-        monitoring: local(&monitoring, config.monitoring_addr),
-        timeout: config.shutdown_timeout,
-        parts: Vec::new(),
-    };
     let server = AdsServer::new(shared, crate::descriptors::encoded(), config.keepalive)?;
+    let readiness = monitored.readiness.clone();
     let mut parts = Parts::default();
     parts.add("gRPC", stop_streams, |stop| server.run(grpc, stop));
     parts.add("source", CancellationToken::new(), |stop| async move {
@@ -189,60 +190,71 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     });
     parts.add("publisher", CancellationToken::new(), |stop| publisher.run(from_source, stop));
     parts.add("debug pages", CancellationToken::new(), |stop| {
-        serve_http(http, crate::debug::router(debug), stop)
+        http_server::serve(http, crate::debug::router(debug), stop)
     });
-    parts.add("monitoring", CancellationToken::new(), |stop| {
-        serve_http(monitoring, monitoring::router(monitored), stop)
+    let stop_monitoring = CancellationToken::new();
+    let ended = monitor(monitoring, monitored, stop_monitoring.clone())?;
+    parts.add("monitoring", stop_monitoring, |stop| async move {
+        // Whoever drops this part ends the thread.
+        let _stop = stop.drop_guard();
+        ended.await
     });
     info!(
-        grpc = %running.grpc, http = %running.http, monitoring = %running.monitoring, "listening"
+        grpc = %grpc_addr, http = %http_addr, monitoring = %monitoring_addr, "listening"
     );
-    Ok(Running { parts: parts.0, ..running })
+    Ok(Running {
+        grpc: grpc_addr,
+        http: http_addr,
+        monitoring: monitoring_addr,
+        timeout: config.shutdown_timeout,
+        readiness,
+        parts,
+    })
+}
+
+/// Serves the monitoring port on a thread of its own; the future ends as the thread does.
+fn monitor(
+    door: Door,
+    state: MonitoringState,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = ()> + Send + use<>, StartError> {
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
+    let door = door.into_std().map_err(StartError::Thread)?;
+    let (ending, ended) = oneshot::channel::<()>();
+    let serve = move || {
+        // Dropped when the thread ends, however it does.
+        let _ending = ending;
+        runtime.block_on(async {
+            match door.into_tokio() {
+                Ok(door) => http_server::serve(door, monitoring::router(state), stop).await,
+                Err(error) => error!(%error, "cannot serve the monitoring port"),
+            }
+        });
+        // A page that is still being made is for nobody.
+        runtime.shutdown_background();
+    };
+    let thread = thread::Builder::new().name("monitoring".to_owned()).spawn(serve);
+    let thread = thread.map_err(StartError::Thread)?;
+    Ok(async move {
+        _ = ended.await;
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    })
 }
 
 impl Running {
+    /// Waits until a part ends that nobody has asked to. From then on `/live` and `/ready` fail, and all
+    /// that is left to do is [`Self::shutdown`].
+    pub async fn failed(&mut self) -> Failure {
+        let failure = self.parts.failed().await;
+        self.readiness.fail(&failure);
+        failure
+    }
+
     /// Ends every part in its order, then drops what is left at the deadline.
     pub async fn shutdown(self) {
-        let deadline = tokio::time::Instant::now() + self.timeout;
-        for mut part in self.parts {
-            part.stop.cancel();
-            if tokio::time::timeout_at(deadline, &mut part.task).await.is_err() {
-                warn!(part = part.name, "has not ended in {:?}, dropped", self.timeout);
-                part.task.abort();
-            }
-        }
+        self.parts.end(self.timeout).await;
         info!("ended");
-    }
-}
-
-#[derive(Default)]
-struct Parts(Vec<Part>);
-
-impl Parts {
-    fn add<F: Future<Output = ()> + Send + 'static>(
-        &mut self,
-        name: &'static str,
-        stop: CancellationToken,
-        run: impl FnOnce(CancellationToken) -> F,
-    ) {
-        let task = tokio::spawn(run(stop.clone()));
-        self.0.push(Part { name, stop, task });
-    }
-}
-
-async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|error| StartError::Bind { flag, address, error })
-}
-
-fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
-    listener.local_addr().unwrap_or(asked)
-}
-
-async fn serve_http(listener: TcpListener, router: axum::Router, stop: CancellationToken) {
-    let served = axum::serve(listener, router.into_make_service())
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await;
-    if let Err(error) = served {
-        warn!(%error, "an HTTP server ended");
     }
 }

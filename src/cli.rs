@@ -325,6 +325,16 @@ pub struct Serve {
     )]
     pub max_starting: usize,
 
+    /// Connections of all proxies together, fewer where the limit of open files does not suffice;
+    /// 0 for no other limit
+    #[arg(
+        long,
+        default_value_t = 20_000,
+        env = "PILOTHOUSE_MAX_CONNECTIONS",
+        help_heading = "Limits for a proxy"
+    )]
+    pub max_connections: usize,
+
     /// HTTP/2 keepalive, 1s to 1h: a quiet peer is asked this often, and dropped if it does not answer
     /// within a third of it
     #[arg(

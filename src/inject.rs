@@ -5,7 +5,7 @@
 //! the sidecar; what it adds stands in the YAML files beside it. Text in, text out. Nothing of the
 //! control plane is used; of the agent only what it understands of the annotations that are for it.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -24,6 +24,8 @@ mod yaml_writer;
 
 pub use args::{Args, Settings};
 
+use crate::output;
+
 /// Reads, adds, prints; says on standard error what was left alone and why.
 ///
 /// # Errors
@@ -38,16 +40,14 @@ pub fn run(args: &Args) -> Result<()> {
             }
         })?;
     for note in notes {
-        // Whoever has closed standard error wants the manifests all the same.
-        _ = writeln!(std::io::stderr(), "{note}");
+        output::say(note);
     }
     match &args.output {
         Some(file) => std::fs::write(file, text)
             .with_context(|| format!("{} cannot be written", file.display())),
         None => {
-            let mut output = std::io::stdout().lock();
-            let written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
-            written.context("standard output cannot be written")
+            output::print(&text)?;
+            Ok(())
         }
     }
 }

@@ -15,6 +15,9 @@
 //! Each state has one writer: `publish` owns the model and cuts snapshots, a stream owns its
 //! session. `tests/architecture.rs` holds who may use whom.
 
+// They panic where nobody reads; see `output`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod flags;
 pub mod names;
 pub mod view;
@@ -40,6 +43,15 @@ pub mod debug;
 pub mod descriptors;
 pub mod metrics;
 pub mod version;
+
+// Of any process, whichever side it is on.
+pub mod door;
+pub mod escape;
+pub mod http_server;
+pub mod logging;
+pub mod output;
+pub mod parts;
+pub mod signals;
 
 pub mod app;
 

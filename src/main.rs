@@ -1,17 +1,22 @@
 //! The program: arguments, logging, runtime, signals. Everything else is in the library.
 
-use std::io::{IsTerminal as _, Write as _};
+// They panic where nobody reads; see `output`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use pilothouse::agent;
 use pilothouse::app;
 use pilothouse::cli::{self, Command, LogFormat, Serve};
 use pilothouse::doctor;
+use pilothouse::door::descriptors;
+use pilothouse::logging::{self, Format, Logging};
+use pilothouse::output::{self, Unwritten};
+use pilothouse::signals::Signals;
 use pilothouse::{inject, iptables};
-use tokio::signal::unix::{SignalKind, signal};
-use tracing::{Level, enabled, error, info, warn};
-use tracing_subscriber::EnvFilter;
+use tracing::{error, info, warn};
 
 fn main() -> ExitCode {
     match cli::parse().command {
@@ -26,20 +31,18 @@ fn main() -> ExitCode {
 
 /// For commands that do one thing and end: what went wrong goes to standard error.
 fn done(result: anyhow::Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => {
-            eprintln!("error: {problem:#}");
-            ExitCode::FAILURE
-        }
+    let Err(problem) = result else { return ExitCode::SUCCESS };
+    if !problem.downcast_ref::<Unwritten>().is_some_and(Unwritten::is_unread) {
+        output::say(format_args!("error: {problem:#}"));
     }
+    ExitCode::FAILURE
 }
 
 fn doctor(arguments: &doctor::args::Args) -> ExitCode {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(arguments.run()),
         Err(problem) => {
-            eprintln!("error: cannot start the runtime: {problem}");
+            output::say(format_args!("error: cannot start the runtime: {problem}"));
             ExitCode::from(2)
         }
     }
@@ -50,44 +53,41 @@ fn serve(serve: Serve) -> ExitCode {
         Ok(config) => config,
         Err(usage) => usage.exit(),
     };
-    if let Err(problem) = start_logging(&serve.log, serve.log_format) {
-        eprintln!("error: --log {:?}: {problem}", serve.log);
-        return ExitCode::from(2);
-    }
+    let Some(_log) = start_logging(&serve.log, serve.log_format) else { return ExitCode::from(2) };
     let Some(runtime) = said(app::runtime().context("cannot start the runtime")) else {
         return ExitCode::FAILURE;
     };
     info!(version = pilothouse::version::VERSION, "pilothouse serve {serve}");
     warn_of_unread_variables();
-    match said(runtime.block_on(run(config))) {
-        Some(()) => ExitCode::SUCCESS,
-        None => ExitCode::FAILURE,
-    }
+    descriptors::raise();
+    let ended = said(runtime.block_on(run(config)));
+    // What has not ended by now was given up.
+    runtime.shutdown_background();
+    ended.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }
 
 /// On one thread: there is one of it in every pod.
 fn agent(arguments: agent::Args) -> ExitCode {
-    if let Err(problem) = start_logging(&arguments.log, LogFormat::Text) {
-        eprintln!("error: --log {:?}: {problem}", arguments.log);
+    let Some(_log) = start_logging(&arguments.log, LogFormat::Text) else {
         return ExitCode::from(2);
-    }
+    };
     warn_of_unread_variables();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let Some(runtime) = said(runtime.context("cannot start the runtime")) else {
         return ExitCode::FAILURE;
     };
     let ended = runtime.block_on(agent::run(arguments));
+    if let Err(agent::Error::Unwritten(unwritten)) = &ended
+        && unwritten.is_unread()
+    {
+        return ExitCode::FAILURE;
+    }
     said(ended.map_err(Into::into)).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-/// The result, or the log says what went wrong; without a log standard error does.
+/// The result, or what went wrong is said.
 fn said<T>(result: anyhow::Result<T>) -> Option<T> {
-    let say = |problem: &anyhow::Error| match enabled!(Level::ERROR) {
-        true => error!("{problem:#}"),
-        // Where nobody can read it, there is no one left to tell.
-        false => _ = writeln!(std::io::stderr(), "error: {problem:#}"),
-    };
-    result.inspect_err(say).ok()
+    result.inspect_err(logging::fatal).ok()
 }
 
 fn warn_of_unread_variables() {
@@ -96,38 +96,39 @@ fn warn_of_unread_variables() {
     }
 }
 
-/// Serves until SIGTERM or SIGINT; a second one ends the process at once.
+/// Serves until a signal asks for the end, or a part fails; a second signal ends the process at once.
 async fn run(config: app::Config) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut asked = async || {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+    let mut signals = Signals::new()?;
+    let mut running = app::start(config).await?;
+    let failure = tokio::select! {
+        name = signals.next() => {
+            info!("{name}: ending; a second signal ends at once");
+            None
+        }
+        failure = running.failed() => {
+            error!("{failure}: ending");
+            Some(failure)
         }
     };
-    let running = app::start(config).await?;
-    info!("{}: ending; a second signal ends at once", asked().await);
     tokio::select! {
-        () = running.shutdown() => Ok(()),
-        name = asked() => anyhow::bail!("{name} again: ended at once"),
+        () = running.shutdown() => {}
+        name = signals.next() => bail!("{name} again: ended at once"),
+    }
+    match failure {
+        None => Ok(()),
+        Some(failure) => bail!("ended because {failure}"),
     }
 }
 
-fn start_logging(
-    log: &str,
-    format: LogFormat,
-) -> Result<(), tracing_subscriber::filter::ParseError> {
-    let filter = EnvFilter::try_new(log)?;
-    // Colours are for people: in `kubectl logs` or a file they are noise.
-    let wanted = std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(wanted && std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
+fn start_logging(log: &str, format: LogFormat) -> Option<Logging> {
+    let format = match format {
+        LogFormat::Text => {
+            // Colours are for people: in `kubectl logs` or a file they are noise.
+            let wanted = std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
+            Format::Text { colours: wanted && std::io::stderr().is_terminal() }
+        }
+        LogFormat::Json => Format::Json,
+    };
+    let started = logging::start(log, format);
+    started.inspect_err(|problem| output::say(format_args!("error: --log {log:?}: {problem}"))).ok()
 }

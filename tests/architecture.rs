@@ -23,10 +23,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("subscription", &[]),
     ("publish", &["model", "translate", "snapshot", "view", "names", "metrics"]),
     ("http2", &[]),
-    ("ads", &["http2", "snapshot", "subscription", "view", "names", "proxies", "metrics"]),
+    // Of any process.
+    ("door", &[]),
+    ("escape", &[]),
+    ("http_server", &["door"]),
+    ("logging", &["escape", "output", "parts"]),
+    ("output", &[]),
+    ("parts", &[]),
+    ("signals", &[]),
+    ("ads", &["door", "http2", "snapshot", "subscription", "view", "names", "proxies", "metrics"]),
     ("proxies", &["snapshot", "subscription", "view", "names"]),
     // Readers of everything, writers of nothing.
-    ("metrics", &["model", "names", "proxies", "snapshot", "source", "version"]),
+    ("metrics", &["door", "logging", "model", "names", "proxies", "snapshot", "source", "version"]),
     (
         "debug",
         &[
@@ -34,6 +42,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "metrics",
             "model",
             "names",
+            "parts",
             "proxies",
             "snapshot",
             "source",
@@ -48,7 +57,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "ads",
             "debug",
             "descriptors",
+            "door",
+            "http_server",
             "metrics",
+            "parts",
             "proxies",
             "publish",
             "snapshot",
@@ -59,10 +71,25 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // The sidecar's side: the control plane is met over the network only.
-    ("agent", &["descriptors", "doctor", "flags", "names", "version", "yaml"]),
-    ("iptables", &["names"]),
-    ("inject", &["agent", "flags", "iptables", "names", "yaml"]),
-    ("doctor", &["flags", "names", "wire"]),
+    (
+        "agent",
+        &[
+            "descriptors",
+            "doctor",
+            "door",
+            "flags",
+            "http_server",
+            "names",
+            "output",
+            "parts",
+            "signals",
+            "version",
+            "yaml",
+        ],
+    ),
+    ("iptables", &["names", "output"]),
+    ("inject", &["agent", "flags", "iptables", "names", "output", "yaml"]),
+    ("doctor", &["escape", "flags", "names", "output", "wire"]),
     (
         "cli",
         &[
@@ -130,4 +157,42 @@ fn uses(text: &str) -> BTreeSet<String> {
             rest[..end].to_owned()
         })
         .collect()
+}
+
+/// A log macro's arguments are not evaluated where its level is off, so nothing may happen in them.
+#[test]
+fn nothing_happens_in_the_arguments_of_a_log_macro() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let happens =
+        [".await", ".next()", ".take()", "fetch_", ".insert(", ".send(", ".recv(", "&mut ", "?;"];
+    let mut problems = Vec::new();
+    for (_, file) in files(&src) {
+        let text = fs::read_to_string(&file).unwrap();
+        for arguments in log_arguments(&text) {
+            for what in happens.iter().filter(|what| arguments.contains(**what)) {
+                problems.push(format!("{}: {what} in the log macro {arguments}", file.display()));
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+    // The case that ended the program at once.
+    let found = log_arguments("info!(\"{}: ending\", asked().await);\nlet x = 1;");
+    assert_eq!(found, ["\"{}: ending\", asked().await"]);
+}
+
+/// What stands between the parentheses of each log macro.
+fn log_arguments(text: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    for name in ["error!(", "warn!(", "info!(", "debug!(", "trace!("] {
+        for (at, _) in text.match_indices(name) {
+            let rest = &text[at + name.len()..];
+            let mut depth = 1;
+            let end = rest.find(|c| {
+                depth += i32::from(c == '(') - i32::from(c == ')');
+                depth == 0
+            });
+            found.extend(end.map(|end| &rest[..end]));
+        }
+    }
+    found
 }

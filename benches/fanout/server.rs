@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use pilothouse::ads::server::AdsServer;
 use pilothouse::ads::stream::{Limits, Shared};
+use pilothouse::door::{Door, Room};
 use pilothouse::metrics::Metrics;
 use pilothouse::model::{Change, Scope};
 use pilothouse::names::ResourceType;
@@ -52,7 +53,8 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
         let port = listener.local_addr()?.port();
         anyhow::Ok((listener, port))
     })?;
-    runtime.spawn(server.run(listener, shutdown.clone()));
+    let room = Room { connections: usize::MAX, of_one_address: usize::MAX };
+    runtime.spawn(server.run(Door::new("gRPC", listener, room), shutdown.clone()));
     runtime.spawn(publisher.run(from_source, shutdown));
 
     let services = (0..options.services).map(mesh::service).collect();

@@ -159,6 +159,7 @@ impl Served {
                 break;
             }
         }
+        self.control.has_streams(!self.exchanges.is_empty());
         self.poll_alarm(context)
     }
 

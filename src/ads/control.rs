@@ -2,11 +2,12 @@
 //! socket takes nothing.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::work::Work;
+use crate::door::Place;
 
 const OPEN: u8 = 0;
 const ENDING: u8 = 1;
@@ -26,6 +27,12 @@ pub(super) struct Control {
     message_since: AtomicU64,
     /// Milliseconds after `opened` since when the socket takes nothing, plus one; 0 if it does.
     full_since: AtomicU64,
+    /// The same for having no stream open.
+    idle_since: AtomicU64,
+    /// Whether there ever was a stream.
+    spoken: AtomicBool,
+    /// Among the connections of its door.
+    place: OnceLock<Place>,
 }
 
 impl Control {
@@ -37,6 +44,9 @@ impl Control {
             work: Work::new(),
             message_since: AtomicU64::new(0),
             full_since: AtomicU64::new(0),
+            idle_since: AtomicU64::new(1),
+            spoken: AtomicBool::new(false),
+            place: OnceLock::new(),
         }
     }
 
@@ -69,6 +79,40 @@ impl Control {
     /// How long the connection has been there.
     pub(super) fn age(&self) -> Duration {
         self.opened.elapsed()
+    }
+
+    /// What the connection holds at its door.
+    pub(super) fn holds(&self, place: Place) {
+        _ = self.place.set(place);
+    }
+
+    /// A proxy is there: a stream has said who it is, and was accepted.
+    pub(super) fn settle(&self) {
+        if let Some(place) = self.place.get() {
+            place.settle();
+        }
+    }
+
+    /// Notes whether a stream is open.
+    pub(super) fn has_streams(&self, open: bool) {
+        match (open, self.idle_since.load(Ordering::Relaxed)) {
+            (true, 1..) => {
+                self.spoken.store(true, Ordering::Relaxed);
+                self.idle_since.store(0, Ordering::Relaxed);
+            }
+            (false, 0) => self.idle_since.store(self.millis() + 1, Ordering::Relaxed),
+            _ => {}
+        }
+    }
+
+    /// How long there has been no stream.
+    pub(super) fn idle_for(&self) -> Duration {
+        self.since(&self.idle_since)
+    }
+
+    /// Whether there ever was a stream.
+    pub(super) fn has_spoken(&self) -> bool {
+        self.spoken.load(Ordering::Relaxed)
     }
 
     fn millis(&self) -> u64 {

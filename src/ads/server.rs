@@ -5,22 +5,31 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::task::{Id, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
-use tracing::warn;
+use tracing::{debug, error};
 
 use super::connection;
 use super::control::Control;
 use super::service::{AGGREGATED, Service};
 use super::stream::{Context as Streams, News, Shared};
+use crate::door::{Counts, Door};
 
 /// How often turns and send deadlines are looked at, at most.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// How long a new connection may go without a stream: a proxy opens one at once.
+const SILENT: Duration = Duration::from_secs(10);
+
+/// How long one may that has had a stream. An Envoy whose stream has ended opens the next within half a
+/// minute.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// How often it is looked whether somebody waits for others that take nothing.
 const ADMIT: Duration = Duration::from_millis(100);
@@ -63,12 +72,12 @@ impl AdsServer {
 
     /// Serves until `stop`; then no new connection is taken, and it returns when the last stream
     /// has ended.
-    pub async fn run(self, listener: TcpListener, stop: CancellationToken) {
+    pub async fn run(self, door: Door, stop: CancellationToken) {
         let (news, follow) = watch::channel(News::default());
         let streams = Arc::new(Streams::new(self.shared.clone(), follow));
         let health = stop.run_until_cancelled(report_health(self.health, &self.shared));
         let looked = stop.run_until_cancelled(look(&streams));
-        let accepted = accept(listener, &stop, |socket, peer, control: Arc<Control>| {
+        let accepted = accept(door, &stop, |socket, peer, control: Arc<Control>| {
             let account = streams.account(peer, &control);
             let service = Service {
                 streams: streams.clone(),
@@ -85,37 +94,64 @@ impl AdsServer {
 
 /// Takes connections until `stop`, then waits until the last one has ended.
 async fn accept<F>(
-    listener: TcpListener,
+    mut door: Door,
     stop: &CancellationToken,
     serve: impl Fn(TcpStream, SocketAddr, Arc<Control>) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
     let mut connections = JoinSet::new();
-    let mut controls: HashMap<Id, Arc<Control>> = HashMap::new();
+    let mut controls: HashMap<Id, (SocketAddr, Arc<Control>)> = HashMap::new();
+    let counts = door.stats().counts;
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            accepted = listener.accept() => match accepted {
-                Ok((socket, peer)) => {
-                    let control = Arc::new(Control::new());
-                    let task = connections.spawn(serve(socket, peer, control.clone()));
-                    controls.insert(task.id(), control);
-                }
-                Err(error) => {
-                    warn!(%error, "cannot take a connection (too many open files? see ulimit -n)");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            },
-            Some(ended) = connections.join_next_with_id() => {
-                let id = ended.map_or_else(|failed| failed.id(), |(id, ())| id);
-                controls.remove(&id);
+            (socket, peer) = door.accept() => {
+                let control = Arc::new(Control::new());
+                // Not kept alive by its own place.
+                let to_cut = Arc::downgrade(&control);
+                let cut = move || { to_cut.upgrade().inspect(|control| control.cut()); };
+                let Some(place) = door.admit(peer.ip(), cut) else { continue };
+                control.holds(place);
+                let task = connections.spawn(serve(socket, peer, control.clone()));
+                controls.insert(task.id(), (peer, control));
             }
+            Some(ended) = connections.join_next_with_id() => {
+                let id = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
+                let peer = controls.remove(&id).map(|(peer, _)| peer);
+                note_panic(ended.err(), peer, &counts);
+            }
+            _ = looks.tick() => end_idle(controls.values()),
         }
     }
-    drop(listener);
-    controls.values().for_each(|control| control.end());
-    while connections.join_next().await.is_some() {}
+    drop(door);
+    controls.values().for_each(|(_, control)| control.end());
+    while let Some(ended) = connections.join_next().await {
+        note_panic(ended.err(), None, &counts);
+    }
+}
+
+/// A panic ends its own connection only.
+fn note_panic(ended: Option<JoinError>, peer: Option<SocketAddr>, counts: &Counts) {
+    if let Some(ended) = ended.filter(JoinError::is_panic) {
+        counts.note_panic();
+        error!(?peer, "a proxy's connection was dropped: {ended}");
+    }
+}
+
+/// Ends connections on which nothing is asked for.
+fn end_idle<'a>(connections: impl Iterator<Item = &'a (SocketAddr, Arc<Control>)>) {
+    for (peer, control) in connections {
+        let idle = control.idle_for();
+        if !control.has_spoken() && idle > SILENT || idle > IDLE + SILENT {
+            debug!(%peer, "connection cut: no stream for {idle:?}");
+            control.cut();
+        } else if idle > IDLE {
+            control.end();
+        }
+    }
 }
 
 /// Tells the streams of snapshots, and that it is time to go: they wait for one thing only.

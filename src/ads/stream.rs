@@ -81,7 +81,10 @@ pub(super) fn serve(
         let connection = &registration.connection;
         let begun = begin(&context, method, &peer, connection, &mut news, &mut requests);
         let mut stream = match Box::pin(begun).await {
-            Ok(Some(stream)) => stream,
+            Ok(Some(stream)) => {
+                peer.control.settle();
+                stream
+            }
             Ok(None) => return,
             Err(status) => Err(refused(&registration.connection, status))?,
         };

@@ -49,6 +49,11 @@ pub(super) async fn drain(admin: &Admin, config: &Config) {
     }
     stop_accepting(admin, config.is_sidecar()).await;
     let last = deadline.min(Instant::now() + closing);
+    if matches!(config.ending, Ending::After(_)) {
+        // To its end although nobody may be connected: of a sidecar the workload still uses the
+        // outbound side, which nothing counts here.
+        return sleep_until(last).await;
+    }
     tokio::select! {
         () = quiet(admin, config) => {}
         () = sleep_until(last) => info!("connections are still open after {:?}: cut", start.elapsed()),

@@ -18,6 +18,7 @@ use thiserror::Error;
 use tokio::process::{Child, Command};
 
 use super::config::Launch;
+use crate::output;
 
 /// Why Envoy was not started.
 #[derive(Debug, Error)]
@@ -180,7 +181,7 @@ impl Tether {
     pub fn run(self) -> ExitCode {
         let tied = set_parent_process_death_signal(Some(Signal::KILL));
         if let Err(error) = tied {
-            eprintln!("error: Envoy cannot be tied to the agent's life: {error}");
+            output::say(format_args!("error: Envoy cannot be tied to the agent's life: {error}"));
             return ExitCode::FAILURE;
         }
         // The agent may have ended before the kernel was asked.
@@ -188,7 +189,7 @@ impl Tether {
             return ExitCode::FAILURE;
         }
         let error = std::process::Command::new(&self.program).args(self.arguments).exec();
-        eprintln!("error: {} cannot be run: {error}", self.program.display());
+        output::say(format_args!("error: {} cannot be run: {error}", self.program.display()));
         ExitCode::from(126)
     }
 }

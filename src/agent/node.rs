@@ -19,6 +19,11 @@ const SUBZONE_LABEL: &str = "topology.istio.io/subzone";
 /// What is wrong with what describes the pod.
 #[derive(Debug, Error)]
 pub enum NodeError {
+    #[error(
+        "{from} is {found:?}: a part of the node id, which is TYPE~IP~POD.NAMESPACE~DOMAIN, so it may \
+         hold letters, digits, '-', '.' and '_' only"
+    )]
+    Part { from: &'static str, found: String },
     #[error("{name} is no JSON object: {error}")]
     Json { name: String, error: serde_json::Error },
     #[error(
@@ -66,6 +71,16 @@ impl Node {
         environment: &BTreeMap<String, String>,
     ) -> Result<Self, NodeError> {
         let Identity { proxy_type, name, namespace, addresses, .. } = identity;
+        for (from, part) in [
+            ("--pod-name (POD_NAME, or the host's name)", name.as_str()),
+            ("--pod-namespace (POD_NAMESPACE)", namespace),
+            ("--domain", identity.domain),
+        ] {
+            let fits = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+            if !part.chars().all(fits) {
+                return Err(NodeError::Part { from, found: part.to_owned() });
+            }
+        }
         let mut metadata = Map::new();
         let mut labels = Map::new();
         for (variable, text) in environment {

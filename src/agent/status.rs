@@ -14,7 +14,6 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -39,15 +38,7 @@ pub(super) struct Pages {
     pub(super) failed_scrapes: Counter,
 }
 
-/// Serves until dropped.
-pub(super) async fn serve(listener: TcpListener, pages: Pages) {
-    let service = router(Arc::new(pages)).into_make_service_with_connect_info::<SocketAddr>();
-    if let Err(error) = axum::serve(listener, service).await {
-        warn!("the status pages ended: {error}");
-    }
-}
-
-fn router(pages: Arc<Pages>) -> Router {
+pub(super) fn router(pages: Arc<Pages>) -> Router {
     let of_the_pod = Router::new()
         .route("/quitquitquit", post(quit))
         .route("/drain", post(begin_drain))

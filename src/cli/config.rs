@@ -76,6 +76,7 @@ impl Serve {
                 starting: self.max_starting,
                 connection_age: self.max_connection_age,
                 views: view::Limits { views: self.max_views, per_peer: self.max_views_per_peer },
+                connections: or_any(self.max_connections),
                 connection_memory: self.max_connection_memory,
                 peer_memory: self.max_peer_memory.unwrap_or_else(memory::half),
             },
@@ -145,7 +146,7 @@ impl fmt::Display for Serve {
              max-request-bytes={} max-names={} max-types={} max-requests-per-second={} \
              max-streams-per-peer={} max-views={} max-views-per-peer={} \
              max-connection-age={:?} max-connection-memory={} max-peer-memory={} \
-             max-starting={} first-request-timeout={:?} ack-timeout={:?} \
+             max-starting={} max-connections={} first-request-timeout={:?} ack-timeout={:?} \
              send-timeout={:?} keepalive={:?} shutdown-timeout={:?}",
             self.domain,
             self.grpc_addr,
@@ -164,6 +165,7 @@ impl fmt::Display for Serve {
             self.max_connection_memory,
             self.max_peer_memory.unwrap_or_else(memory::half),
             self.max_starting,
+            self.max_connections,
             self.first_request_timeout,
             self.ack_timeout,
             self.send_timeout,

@@ -2,8 +2,8 @@
 //!
 //! Open to the cluster (Prometheus, the kubelet), so it says nothing about anybody's traffic.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use axum::extract::State;
@@ -14,9 +14,10 @@ use axum::{Json, Router};
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::rfc3339;
+use crate::parts::Failure;
 use crate::snapshot::Snapshot;
 use crate::source::health::Health;
 use crate::version::{REVISION, VERSION};
@@ -30,15 +31,26 @@ pub struct Readiness {
     health: Arc<Health>,
     snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
     reached: AtomicBool,
+    /// Why the process is about to end.
+    failure: OnceLock<String>,
 }
 
 impl Readiness {
     pub fn new(health: Arc<Health>, snapshot: watch::Receiver<Option<Arc<Snapshot>>>) -> Arc<Self> {
-        Arc::new(Self { health, snapshot, reached: AtomicBool::new(false) })
+        let (reached, failure) = (AtomicBool::new(false), OnceLock::new());
+        Arc::new(Self { health, snapshot, reached, failure })
+    }
+
+    /// A part of the process has ended: neither ready nor alive from now on, until it is restarted.
+    pub fn fail(&self, failure: &Failure) {
+        _ = self.failure.set(failure.to_string());
     }
 
     /// `None` when ready, else the reason in one sentence.
     pub fn waiting_for(&self) -> Option<String> {
+        if let Some(failure) = self.failure.get() {
+            return Some(failure.clone());
+        }
         if self.reached.load(Ordering::Relaxed) {
             return None;
         }
@@ -50,6 +62,15 @@ impl Readiness {
         }
         self.reached.store(true, Ordering::Relaxed);
         None
+    }
+
+    fn live(&self) -> Response {
+        match self.failure.get() {
+            None => "live\n".into_response(),
+            Some(failure) => {
+                (StatusCode::SERVICE_UNAVAILABLE, format!("not live: {failure}\n")).into_response()
+            }
+        }
     }
 
     pub(super) fn response(&self) -> Response {
@@ -71,13 +92,15 @@ pub struct MonitoringState {
     pub started: SystemTime,
 }
 
+/// Pages of metrics in the making at the same time; whoever asks for more waits.
+const SCRAPES_AT_ONCE: usize = 2;
+
 /// The monitoring port.
 pub fn router(state: MonitoringState) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/ready", get(ready))
-        // That this is answered is the answer: the runtime's threads turn.
-        .route("/live", get(|| async { "live\n" }))
+        .route("/live", get(live))
         .route("/version", get(version))
         .with_state(state)
 }
@@ -86,9 +109,18 @@ async fn ready(State(state): State<MonitoringState>) -> Response {
     state.readiness.response()
 }
 
+/// Alive as long as every part of the process is. That the threads of the data path are busy is no
+/// reason to restart it.
+async fn live(State(state): State<MonitoringState>) -> Response {
+    state.readiness.live()
+}
+
 async fn metrics(State(state): State<MonitoringState>) -> Response {
-    // Off the runtime's threads: the collector walks all proxies and services.
+    // Off the thread that answers probes: the collector walks all proxies and services.
+    static SCRAPES: Semaphore = Semaphore::const_new(SCRAPES_AT_ONCE);
+    let slot = SCRAPES.acquire().await;
     let made = tokio::task::spawn_blocking(move || {
+        let _slot = slot;
         let mut page = String::new();
         text::encode(&mut page, &state.registry).map(|()| page)
     });

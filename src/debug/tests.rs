@@ -60,6 +60,7 @@ impl Fixture {
             frames: Arc::new(crate::snapshot::encode::FrameBuilder::new("test")),
             domain: "cluster.local".into(),
             started,
+            doors: Vec::new(),
         }));
         let state = DebugState {
             proxies,

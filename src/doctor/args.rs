@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use clap::ArgAction;
 
-use super::{Diagnosis, HostPort, ServiceName, Target, diagnose};
+use super::{Diagnosis, HostPort, Outcome, ServiceName, Target, diagnose};
+use crate::escape;
 use crate::flags;
 use crate::names;
+use crate::output;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -138,17 +140,25 @@ impl Args {
     /// Walks the path and prints what was found.
     pub async fn run(&self) -> ExitCode {
         let diagnosis = diagnose(&self.target(), self.timeout).await;
-        print(&diagnosis, self.json);
-        ExitCode::from(diagnosis.outcome.exit_code())
+        match print(&diagnosis, self.json) {
+            Ok(()) => ExitCode::from(diagnosis.outcome.exit_code()),
+            // Whoever reads may have gone (`doctor | head`): the exit code still says it.
+            Err(unread) if unread.is_unread() => ExitCode::from(diagnosis.outcome.exit_code()),
+            Err(error) => {
+                output::say(format_args!("error: {error}"));
+                ExitCode::from(Outcome::Unknown.exit_code())
+            }
+        }
     }
 }
 
-fn print(diagnosis: &Diagnosis, json: bool) {
-    use std::io::Write as _;
-    let text = match json {
-        true => serde_json::to_string_pretty(diagnosis).unwrap_or_default() + "\n",
-        false => diagnosis.to_string(),
-    };
-    // Whoever reads may have gone (`doctor | head`): the exit code still says it.
-    _ = std::io::stdout().write_all(text.as_bytes());
+fn print(diagnosis: &Diagnosis, json: bool) -> Result<(), output::Unwritten> {
+    match json {
+        true => {
+            let text = serde_json::to_string_pretty(diagnosis).unwrap_or_default();
+            // Line by line: those between the values are the JSON's own.
+            text.lines().try_for_each(|line| output::print(&format!("{}\n", escape::json(line))))
+        }
+        false => output::print(&diagnosis.to_string()),
+    }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::finding::{Diagnosis, LinkState, Outcome};
+use crate::escape::line;
 
 /// Longer than this a line of the picture is not worth reading; `--json` has all of it.
 const LINE: usize = 120;
@@ -20,22 +21,22 @@ impl fmt::Display for Diagnosis {
                 LinkState::Broken => "BROKEN",
                 LinkState::Unknown => "?",
             };
-            let said: String = link.said.chars().take(LINE).collect();
+            let said: String = line(&link.said).chars().take(LINE).collect();
             let millis = link.took.as_micros() as f64 / 1e3;
             writeln!(f, "  {:width$}  {mark:6}  {millis:8.1} ms  {said}", link.name)?;
         }
         writeln!(f)?;
         for note in &self.notes {
-            writeln!(f, "Note:  {note}.")?;
+            writeln!(f, "Note:  {}.", line(note))?;
         }
         let verdict = match self.outcome {
             Outcome::Well => "Well: ",
             Outcome::Broken => "Cause:",
             Outcome::Unknown => "Could not tell:",
         };
-        writeln!(f, "{verdict} {}. [{}]", self.cause, self.code.as_str())?;
+        writeln!(f, "{verdict} {}. [{}]", line(&self.cause), self.code.as_str())?;
         if !self.fix.is_empty() {
-            writeln!(f, "Fix:   {}.", self.fix)?;
+            writeln!(f, "Fix:   {}.", line(&self.fix))?;
         }
         Ok(())
     }
@@ -47,6 +48,23 @@ mod tests {
 
     use super::super::finding::{Code, Link};
     use super::*;
+
+    #[test]
+    fn what_others_say_is_escaped() {
+        let said = "NACK\nWell:  all is well. [all_well]\u{1b}[2J".to_owned();
+        let diagnosis = Diagnosis {
+            code: Code::NameServerSilent,
+            outcome: Outcome::Broken,
+            cause: said.clone(),
+            fix: said.clone(),
+            links: Vec::new(),
+            notes: vec![said],
+            took: Duration::ZERO,
+        };
+        let text = diagnosis.to_string();
+        assert_eq!(text.lines().count(), 4, "{text}");
+        assert!(!text.contains('\u{1b}') && text.contains("NACK\\nWell:"), "{text}");
+    }
 
     #[test]
     fn the_picture_marks_the_broken_link() {

@@ -5,6 +5,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::output;
+
 use super::{Args, Capture, Family, Toggle, apply, clean};
 
 /// The programs by their usual name, which is nf_tables' variant nowadays, then those for a kernel
@@ -31,17 +33,14 @@ pub fn run(args: &Args) -> Result<()> {
         Toggle::No => false,
     };
     if let Some(warning) = args.warning(v6).filter(|_| !args.clean) {
-        // Nobody need read it.
-        _ = writeln!(std::io::stderr(), "{warning}");
+        output::say(warning);
     }
     if args.dry_run {
         let mut text = shown(Family::V4, &apply(&capture.rules(Family::V4), ""));
         if v6 {
             text += &shown(Family::V6, &apply(&capture.rules(Family::V6), ""));
         }
-        let mut output = std::io::stdout().lock();
-        let written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
-        return written.context("standard output cannot be written");
+        return Ok(output::print(&text)?);
     }
     if args.clean {
         // An earlier run may have had another mind about IPv6.
@@ -64,8 +63,9 @@ pub fn run(args: &Args) -> Result<()> {
 fn set(family: Family, capture: &Capture) -> Result<()> {
     let (variant, saved) = saved(family)?;
     let text = apply(&capture.rules(family), &saved);
+    restore(family, variant, &text)?;
     say(&shown(family, &text));
-    restore(family, variant, &text)
+    Ok(())
 }
 
 /// Where IPv6 is not `needed`, tables that cannot be read hold nothing of ours.
@@ -77,14 +77,12 @@ fn remove(family: Family, needed: bool) -> Result<()> {
     };
     match clean(&saved) {
         Some(text) => {
+            restore(family, variant, &text)?;
             say(&shown(family, &text));
-            restore(family, variant, &text)
         }
-        None => {
-            say(&format!("# {} has no rules of ours\n", program(family, variant, "save")));
-            Ok(())
-        }
+        None => say(&format!("# {} has no rules of ours\n", program(family, variant, "save"))),
     }
+    Ok(())
 }
 
 fn shown(family: Family, text: &str) -> String {
@@ -93,8 +91,7 @@ fn shown(family: Family, text: &str) -> String {
 
 /// What is done does not depend on somebody who reads of it: a pod's log may be gone or full.
 fn say(text: &str) {
-    let mut output = std::io::stdout().lock();
-    _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+    _ = output::print(text);
 }
 
 fn program(family: Family, variant: &str, verb: &str) -> String {

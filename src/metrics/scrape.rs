@@ -13,6 +13,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::sync::watch;
 
 use super::Families;
+use crate::door::{Counts, DoorStats};
+use crate::logging;
 use crate::model::Model;
 use crate::names::ResourceType;
 use crate::proxies::{Proxies, SyncState};
@@ -37,6 +39,7 @@ pub struct Scrape {
     pub domain: Arc<str>,
     /// When the process started.
     pub started: SystemTime,
+    pub doors: Vec<DoorStats>,
 }
 
 /// How the streams stand with one type.
@@ -64,6 +67,17 @@ impl Collector for Scrape {
             "When the process started, seconds since 1970",
             ConstGauge::new(started.as_secs_f64()),
         )?;
+        families.one(
+            "pilothouse_log_lines_lost",
+            "Lines of the log that could not be written, or not in time",
+            ConstCounter::new(logging::lost()),
+        )?;
+        families.one(
+            "pilothouse_log_lines_left_out",
+            "Lines of the log that were left out because too many of their kind came at once",
+            ConstCounter::new(logging::left_out()),
+        )?;
+        self.encode_doors(&mut families)?;
         self.encode_proxies(&mut families, now)?;
         self.encode_mesh(&mut families)?;
         self.encode_source(&mut families)
@@ -71,6 +85,40 @@ impl Collector for Scrape {
 }
 
 impl Scrape {
+    fn encode_doors(&self, families: &mut Families<'_>) -> fmt::Result {
+        families.labelled(
+            "pilothouse_connections",
+            "Connections open now",
+            MetricType::Gauge,
+            "door",
+            self.doors.iter().map(|door| (door.name, ConstGauge::new(door.open()))),
+        )?;
+        type Count = fn(&Counts) -> u64;
+        let counted: [(&str, &str, Count); 3] = [
+            (
+                "pilothouse_connections_refused",
+                "Connections refused because there was no room and no stranger to cut",
+                Counts::refused,
+            ),
+            (
+                "pilothouse_connections_cut",
+                "Connections of strangers cut to make room for others",
+                Counts::cut,
+            ),
+            (
+                "pilothouse_connection_panics",
+                "Connections dropped because the code that serves them panicked",
+                Counts::panicked,
+            ),
+        ];
+        for (name, help, count) in counted {
+            let samples =
+                self.doors.iter().map(|door| (door.name, ConstCounter::new(count(&door.counts))));
+            families.labelled(name, help, MetricType::Counter, "door", samples)?;
+        }
+        Ok(())
+    }
+
     fn encode_proxies(&self, families: &mut Families<'_>, now: SystemTime) -> fmt::Result {
         let mut versions: BTreeMap<Arc<str>, i64> = BTreeMap::new();
         let mut kinds =

@@ -131,6 +131,7 @@ fn registry_of(proxies: Arc<Proxies>) -> Registry {
         frames: Arc::new(crate::snapshot::encode::FrameBuilder::new("test")),
         domain: crate::names::DEFAULT_DOMAIN.into(),
         started: SystemTime::now(),
+        doors: Vec::new(),
     }));
     registry
 }

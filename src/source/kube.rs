@@ -19,7 +19,7 @@ use kube::runtime::watcher::{self, DefaultBackoff};
 use tokio::sync::mpsc::Sender;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::health::Health;
 use crate::model::{Change, Scope};
@@ -125,10 +125,9 @@ async fn watch_all(mut config: Config, changes: Sender<Change>, health: Arc<Heal
     }
     // Only now, so that there is no moment in which nothing is waited for.
     health.forget(SEARCH);
-    while let Some(ended) = plan.watches.join_next().await {
-        if let Err(error) = ended {
-            warn!(%error, "a watch ended that should not have");
-        }
+    // The first that ends is the end of all: without it the mesh would be known in part, for ever.
+    if let Some(Err(error)) = plan.watches.join_next().await {
+        error!(%error, "a watch ended that should not have");
     }
 }
 

@@ -13,6 +13,7 @@ mod balance;
 #[allow(dead_code)] // other tests ask more of it
 #[path = "../common/mod.rs"]
 mod common;
+mod doors;
 mod good;
 #[allow(dead_code)]
 #[path = "../../benches/fanout/http2.rs"]

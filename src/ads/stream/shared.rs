@@ -41,6 +41,8 @@ pub struct Limits {
     pub connection_age: Duration,
     /// Different views.
     pub views: view::Limits,
+    /// Connections of all peers together; fewer where the descriptors do not suffice.
+    pub connections: usize,
     /// Bytes that one connection may make the server hold, and all together; 0 for no limit.
     pub connection_memory: usize,
     pub peer_memory: usize,
@@ -59,6 +61,7 @@ impl Default for Limits {
             starting: 100,
             connection_age: Duration::ZERO,
             views: view::Limits::default(),
+            connections: 20_000,
             connection_memory: 32 << 20,
             peer_memory: 0,
         }

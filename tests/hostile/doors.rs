@@ -1,0 +1,179 @@
+//! Connections that say nothing, or half of what they should, on every door: probes and new proxies
+//! still get in.
+
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use tempfile::TempDir;
+use tokio::process::Command;
+use tonic::transport::Channel;
+
+use crate::common::{DEADLINE, Process, free_port, get, until};
+
+const SERVICE: &str = "apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec:
+  ports: [{name: http, port: 80}]
+";
+
+struct Victim {
+    folder: TempDir,
+    grpc: SocketAddr,
+    http: SocketAddr,
+    monitoring: SocketAddr,
+    process: Process,
+}
+
+impl Victim {
+    /// With no more than so many open files, the hard limit as well.
+    async fn start(files: u32) -> Self {
+        let folder = TempDir::new().unwrap();
+        std::fs::write(folder.path().join("web.yaml"), SERVICE).unwrap();
+        let address = || SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let (grpc, http, monitoring) = (address(), address(), address());
+        let mut command = Command::new("sh");
+        let limited = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
+        command.args(["-c", &limited, env!("CARGO_BIN_EXE_pilothouse"), "serve", "--manifests"]);
+        command.arg(folder.path().join("web.yaml"));
+        for (flag, address) in
+            [("--grpc-addr", grpc), ("--http-addr", http), ("--monitoring-addr", monitoring)]
+        {
+            command.arg(flag).arg(address.to_string());
+        }
+        let log = folder.path().join("log");
+        let process = Process::start(&mut command, log);
+        let victim = Self { folder, grpc, http, monitoring, process };
+        until("pilothouse to be ready", async || victim.probe("ready").await).await;
+        victim
+    }
+
+    /// One probe, which has a second as the kubelet's have.
+    async fn probe(&self, page: &str) -> Result<(), String> {
+        let url = format!("http://{}/{page}", self.monitoring);
+        match tokio::time::timeout(Duration::from_secs(1), get(&url)).await {
+            Ok(Ok((200, _))) => Ok(()),
+            other => Err(format!("{page}: {other:?}")),
+        }
+    }
+
+    async fn metric(&self, name: &str) -> f64 {
+        let url = format!("http://{}/metrics", self.monitoring);
+        let (_, page) = get(&url).await.unwrap();
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{name}: {page}"))
+    }
+
+    /// A new proxy that asks for its clusters and gets them.
+    async fn serves_a_new_proxy(&self) {
+        let served = async {
+            let channel = Channel::from_shared(format!("http://{}", self.grpc)).unwrap();
+            let channel = channel.connect().await.expect("it gets in");
+            let mut client = AggregatedDiscoveryServiceClient::new(channel);
+            let request = DiscoveryRequest {
+                node: Some(Node { id: "good".to_owned(), ..Default::default() }),
+                type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster".to_owned(),
+                ..Default::default()
+            };
+            let requests = tokio_stream::iter([request]);
+            let requests = futures::StreamExt::chain(requests, futures::stream::pending());
+            let responses = client.stream_aggregated_resources(requests).await;
+            let response = responses.unwrap().into_inner().message().await.unwrap();
+            assert!(response.is_some_and(|response| !response.resources.is_empty()));
+        };
+        tokio::time::timeout(DEADLINE, served).await.expect("a new proxy is served");
+    }
+}
+
+/// Connections on which only this is said. Those that the peer refuses are refused.
+fn half(address: SocketAddr, count: usize, said: &[u8]) -> Vec<TcpStream> {
+    let open = || {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10)).ok()?;
+        stream.write_all(said).ok()?;
+        Some(stream)
+    };
+    (0..count).filter_map(|_| open()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_requests_on_the_http_doors_keep_no_probe_out() {
+    let victim = Victim::start(1024).await;
+    let head = b"GET /ready HTTP/1.1\r\nhost: x\r\n";
+    let held = half(victim.monitoring, 1200, head);
+    assert!(held.len() > 1000, "the attack came about: {}", held.len());
+    let silent = half(victim.http, 500, b"");
+    for page in ["ready", "live"] {
+        victim.probe(page).await.unwrap();
+    }
+    assert!(victim.metric("pilothouse_connections_cut_total{door=\"monitoring\"}").await > 1000.0);
+    assert!(victim.metric("pilothouse_connections{door=\"monitoring\"}").await <= 128.0);
+    assert!(victim.metric("pilothouse_connections{door=\"debug\"}").await <= 128.0);
+    victim.serves_a_new_proxy().await;
+    // Whoever is left is not left for ever: only the one that asks is there in the end.
+    until("the half requests to time out", async || {
+        let left = victim.metric("pilothouse_connections{door=\"monitoring\"}").await
+            + victim.metric("pilothouse_connections{door=\"debug\"}").await;
+        if left <= 1.0 { Ok(()) } else { Err(left.to_string()) }
+    })
+    .await;
+    drop((held, silent));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_connections_on_the_grpc_door_keep_no_proxy_out() {
+    let victim = Victim::start(1024).await;
+    // This process needs descriptors for its own side.
+    pilothouse::door::descriptors::raise();
+    let held = half(victim.grpc, 3000, b"");
+    assert!(held.len() > 2000, "the attack came about: {}", held.len());
+    for page in ["ready", "live"] {
+        victim.probe(page).await.unwrap();
+    }
+    victim.serves_a_new_proxy().await;
+    assert!(victim.metric("pilothouse_connections{door=\"gRPC\"}").await <= 768.0);
+    until("the silent ones to be dropped", async || {
+        // One is the good proxy's.
+        let left = victim.metric("pilothouse_connections{door=\"gRPC\"}").await;
+        if left <= 1.0 { Ok(()) } else { Err(left.to_string()) }
+    })
+    .await;
+    let log = victim.process.log();
+    let warnings = log.lines().filter(|line| line.contains("too many connections")).count();
+    assert!((1..=10).contains(&warnings), "one a period, with a count: {warnings} in {log}");
+    assert!(!log.contains("too many open files"), "{log}");
+    drop(held);
+    drop(victim.folder);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_agents_probes_get_in_as_well() {
+    let folder = TempDir::new().unwrap();
+    let status = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 1024 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_pilothouse")]);
+    command.args(["agent", "--envoy=/bin/sleep", "--instance-ip=10.1.2.3", "--pod-name=web-0"]);
+    // An Envoy that does nothing.
+    let envoy = folder.path().join("envoy");
+    std::fs::write(&envoy, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(&envoy, std::fs::Permissions::from_mode(0o755)).unwrap();
+    command.arg(format!("--envoy={}", envoy.display()));
+    command.arg(format!("--config-dir={}", folder.path().display()));
+    command.arg(format!("--status-addr={status}"));
+    let _agent = Process::start(&mut command, folder.path().join("log"));
+    let url = format!("http://{status}/healthz/live");
+    let live = async || match get(&url).await? {
+        (200, _) => Ok(()),
+        other => Err(format!("{other:?}")),
+    };
+    until("the agent to answer", live).await;
+    pilothouse::door::descriptors::raise();
+    let held = half(status, 2000, b"GET /healthz/ready HTTP/1.1\r\n");
+    assert!(held.len() > 1500, "the attack came about: {}", held.len());
+    live().await.unwrap();
+    drop(held);
+}
