@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::config::core::v3::{Node, node::UserAgentVersionType}
 use envoy_types::pb::google::protobuf::value::Kind;
 use thiserror::Error;
 
-use crate::names::{NodeId, NodeIdError, NodeType};
+use crate::names::{NodeId, NodeIdError, NodeType, PROBE_METADATA};
 use crate::proxies::ProxyIdentity;
 use crate::view::{Need, ProxyKind, ViewKey};
 
@@ -68,6 +68,7 @@ pub fn identify(node: Option<&Node>) -> Result<(ProxyIdentity, Need), NodeError>
         view: view.clone(),
         user_agent: user_agent(node).into(),
         locality: locality(node).into(),
+        probe: text(node, PROBE_METADATA).is_some(),
     };
     Ok((identity, Need { view, addresses }))
 }

@@ -70,6 +70,11 @@ pub(super) fn serve(
             Ok(Some(stream)) => stream,
             Ok(None) => return,
             Err(status) => {
+                // A proxy opens its next stream on the connection that it has, for ever. A Service
+                // leads only connections to another replica, which may be ready: so this one ends.
+                if status.code() == tonic::Code::Unavailable {
+                    control.end();
+                }
                 refused(&registration.connection, &status);
                 Err(status)?
             }

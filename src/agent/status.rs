@@ -52,7 +52,7 @@ fn router(pages: Arc<Pages>) -> Router {
         .layer(middleware::from_fn(only_loopback));
     Router::new()
         .route("/healthz/ready", get(ready))
-        .route("/healthz/live", get(async || "live\n"))
+        .route("/healthz/live", get(live))
         .route("/stats/prometheus", get(statistics))
         .route("/metrics", get(statistics))
         .merge(of_the_pod)
@@ -68,9 +68,18 @@ async fn ready(Shared(pages): Shared<Arc<Pages>>) -> (StatusCode, String) {
     let state = pages.state.borrow();
     let status = match *state {
         State::Ready => StatusCode::OK,
-        State::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        State::NotReady { .. } | State::Hung { .. } => StatusCode::SERVICE_UNAVAILABLE,
     };
     (status, format!("{}\n", *state))
+}
+
+/// Fails where only a restart helps.
+async fn live(Shared(pages): Shared<Arc<Pages>>) -> (StatusCode, String) {
+    let state = pages.state.borrow();
+    match state.is_live() {
+        true => (StatusCode::OK, "live\n".to_owned()),
+        false => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", *state)),
+    }
 }
 
 /// The agent's metrics first: they are there even if Envoy is not.

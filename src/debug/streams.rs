@@ -25,6 +25,9 @@ struct SyncStatus {
     node_id: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     user_agent: String,
+    /// Not the proxy itself, but a doctor or an agent that asks in its name (`user_agent`).
+    #[serde(skip_serializing_if = "is_false")]
+    probe: bool,
     #[serde(skip_serializing_if = "String::is_empty")]
     locality: String,
     /// `sotw` or `delta`.
@@ -99,6 +102,7 @@ pub(super) fn syncz(
                 connection_id: connection.connection_id(),
                 node_id: identity.node_id.to_string(),
                 user_agent: identity.user_agent.to_string(),
+                probe: identity.probe,
                 locality: identity.locality.to_string(),
                 protocol: protocol(&connection),
                 view: identity.view.to_string(),
@@ -147,6 +151,11 @@ fn nonce_text(nonce: u64) -> Option<String> {
     (nonce != 0).then(|| format!("{nonce:016x}"))
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 fn protocol(connection: &Connection) -> &'static str {
     if connection.delta { "delta" } else { "sotw" }
 }
@@ -167,6 +176,9 @@ struct Client {
     connected_at: String,
     address: String,
     protocol: &'static str,
+    /// As in syncz.
+    #[serde(skip_serializing_if = "is_false")]
+    probe: bool,
 }
 
 /// Every stream, by connection id, those that have said nothing yet included.
@@ -183,6 +195,7 @@ pub(super) fn connections(
             connected_at: rfc3339(connection.connected),
             address: connection.peer.map(|peer| peer.to_string()).unwrap_or_default(),
             protocol: protocol(&connection),
+            probe: connection.status().identity.is_some_and(|identity| identity.probe),
         })
         .collect();
     clients.sort_by(|a, b| a.connection_id.cmp(&b.connection_id));

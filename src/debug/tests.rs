@@ -89,6 +89,7 @@ impl Fixture {
             ),
             user_agent: "envoy/1.40.0".into(),
             locality: "".into(),
+            probe: false,
         };
         registration.connection.update(|status| status.identity = Some(identity));
         self.streams.push(registration);

@@ -7,8 +7,21 @@ use std::time::Duration;
 
 use clap::ArgAction;
 
-use super::{Diagnosis, HostPort, ServiceName, Target, diagnose};
+use super::{Asker, Diagnosis, HostPort, ServiceName, Target, diagnose};
 use crate::names;
+
+/// In less than the first nothing can be found out; the second is for ever.
+const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
+
+/// A duration within [`TIMEOUTS`].
+fn timeout(text: &str) -> Result<Duration, String> {
+    let (least, most) = TIMEOUTS;
+    let read = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match (least..=most).contains(&read) {
+        true => Ok(read),
+        false => Err(format!("it is to be from {least:?} to 1h, as in 5s")),
+    }
+}
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -29,9 +42,9 @@ pub struct Args {
     #[arg(long, value_name = "NAME[.NAMESPACE][:PORT]", env = "PILOTHOUSE_SERVICE")]
     pub service: Option<ServiceName>,
 
-    /// How long it may take in all, whatever hangs
+    /// How long it may take in all, whatever hangs: 100ms to 1h
     #[arg(
-        long, value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration,
+        long, value_name = "DURATION", default_value = "5s", value_parser = timeout,
         env = "PILOTHOUSE_TIMEOUT"
     )]
     pub timeout: Duration,
@@ -88,6 +101,16 @@ pub struct Args {
     )]
     pub resolv_conf: PathBuf,
 
+    /// What is looked into before any name server is asked, as Envoy does
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/hosts",
+        env = "PILOTHOUSE_HOSTS_FILE",
+        help_heading = "Unusual places"
+    )]
+    pub hosts_file: PathBuf,
+
     /// Port of the name servers
     #[arg(
         long,
@@ -112,12 +135,14 @@ impl Args {
             debug: self.debug_address,
             node_id: self.node_id.clone(),
             resolv_conf: self.resolv_conf.clone(),
+            hosts: self.hosts_file.clone(),
             dns_port: self.dns_port,
             kubernetes: !self.no_kubernetes,
             context: self.context.clone(),
             domain: self.domain.clone(),
             capture: true,
             service: self.service.clone(),
+            asker: Asker::Doctor,
         }
     }
 
@@ -137,4 +162,19 @@ fn print(diagnosis: &Diagnosis, json: bool) {
     };
     // Whoever reads may have gone (`doctor | head`): the exit code still says it.
     _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_leaves_time_to_look_and_ends() {
+        assert_eq!(timeout("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(timeout("100ms"), Ok(Duration::from_millis(100)));
+        assert_eq!(timeout("1h"), Ok(Duration::from_secs(3600)));
+        for wrong in ["0", "0s", "1ns", "99ms", "61m", "18446744073709551615s", "5", "", "-1s"] {
+            assert!(timeout(wrong).is_err(), "{wrong}");
+        }
+    }
 }

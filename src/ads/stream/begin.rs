@@ -51,7 +51,14 @@ pub(super) async fn begin(
         ));
     }
     let lease = shared.leases.take(need);
-    info!(proxy = %identity.name, view = %identity.view, delta = method.delta, "proxy connected");
+    if identity.probe {
+        shared.metrics.probe();
+        info!(proxy = %identity.name, by = %identity.user_agent, "probe connected");
+    } else {
+        info!(
+            proxy = %identity.name, view = %identity.view, delta = method.delta, "proxy connected"
+        );
+    }
     connection.update(|status| status.identity = Some(identity));
     let view = built_view(news, &lease).await?;
 
