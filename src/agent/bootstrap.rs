@@ -16,9 +16,8 @@ use envoy_types::pb::envoy::config::cluster::v3::{Cluster, UpstreamConnectionOpt
 use envoy_types::pb::envoy::config::core::v3::{
     Address, AggregatedConfigSource, ApiConfigSource, ApiVersion, BackoffStrategy, ConfigSource,
     GrpcService, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions, KeepaliveSettings,
-    Locality, Node, RetryPolicy,
-    SocketAddress, TcpKeepalive, TypedExtensionConfig, address, api_config_source, config_source,
-    grpc_service, socket_address,
+    Locality, Node, RetryPolicy, SocketAddress, TcpKeepalive, TypedExtensionConfig, address,
+    api_config_source, config_source, grpc_service, socket_address,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
@@ -249,7 +248,6 @@ fn by_name(own: &[IpAddr]) -> DnsCluster {
         // A fresh source port for each question: conntrack remembers for every flow where it led, so
         // a socket that is asked from again and again would keep leading to a kube-dns that is gone.
         udp_max_queries: Some(number(1)),
-        reinit_channel_on_timeout: true,
         ..Default::default()
     };
     DnsCluster {

@@ -107,9 +107,15 @@ impl Stats {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     Ready,
-    NotReady { why: String, cause: Option<Cause> },
+    NotReady {
+        why: String,
+        cause: Option<Cause>,
+    },
     /// It was ready, and its admin port answers no more; `dead` if that has been so for long.
-    Hung { why: String, dead: bool },
+    Hung {
+        why: String,
+        dead: bool,
+    },
 }
 
 impl State {
@@ -161,9 +167,7 @@ async fn stay_alive(admin: &Admin, state: &watch::Sender<State>) {
                 answered = Instant::now();
                 State::Ready
             }
-            Err(error) => {
-                State::Hung { why: error.to_string(), dead: answered.elapsed() >= DEAD }
-            }
+            Err(error) => State::Hung { why: error.to_string(), dead: answered.elapsed() >= DEAD },
         };
         let changed = state.send_if_modified(|before| {
             let news = *before != now;

@@ -22,8 +22,8 @@ pub(super) enum Reply {
     /// None if the name exists but has no address of this kind.
     Addresses(Vec<IpAddr>),
     NoSuchName,
-    /// It will not, or cannot, answer.
-    Error(ResponseCode),
+    /// It will not, or cannot, answer: the code as `dig` spells it.
+    Error(&'static str),
 }
 
 /// Why a server said nothing that can be used.
@@ -124,7 +124,11 @@ fn read(answer: &Message, kind: RecordType) -> Reply {
                 .collect(),
         ),
         ResponseCode::NXDomain => Reply::NoSuchName,
-        code => Reply::Error(code),
+        ResponseCode::ServFail => Reply::Error("SERVFAIL"),
+        ResponseCode::Refused => Reply::Error("REFUSED"),
+        ResponseCode::FormErr => Reply::Error("FORMERR"),
+        ResponseCode::NotImp => Reply::Error("NOTIMP"),
+        _ => Reply::Error("a code that is none of DNS' usual ones"),
     }
 }
 

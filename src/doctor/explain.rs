@@ -12,10 +12,11 @@ use super::verdict::outside;
 /// The finding, or a better one if Kubernetes explains it.
 pub(super) fn explain(found: Finding, kubernetes: &Kubernetes, seen: &Seen) -> Finding {
     let better = match found.code {
-        Code::NameServerSilent
-        | Code::NameServerRefused
-        | Code::NameServerUnreachable
-        | Code::NameServerFailed => of_name_server(&found, kubernetes, &seen.servers)
+        Code::NameServerSilent | Code::NameServerRefused | Code::NameServerUnreachable => {
+            of_name_server(&found, kubernetes, &seen.servers)
+        }
+        // A server that answers is sound if Kubernetes has nothing against it: the name is wrong.
+        Code::NameServerFailed => of_name_server(&found, kubernetes, &seen.servers)
             .or_else(|| of_name(kubernetes, seen.discovery.as_ref())),
         Code::NameNotFound => of_name(kubernetes, seen.discovery.as_ref()),
         Code::ConnectionRefused

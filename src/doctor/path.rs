@@ -69,9 +69,10 @@ pub(super) async fn walk(target: &Target, clock: Clock) -> Diagnosis {
     let walked = timeout(clock.left(), Box::pin(walk.whole())).await;
     let broken = walked.unwrap_or_else(|_| Err(clock.out_of_time())).err();
     let finding = broken.unwrap_or_else(|| {
-        let unseen = walk.links.iter().filter(|link| {
-            link.state == LinkState::Unknown && NEEDED.contains(&link.name)
-        });
+        let unseen = walk
+            .links
+            .iter()
+            .filter(|link| link.state == LinkState::Unknown && NEEDED.contains(&link.name));
         let unseen: Vec<_> = unseen.map(|link| (link.name, &*link.said)).collect();
         verdict::well(&unseen)
     });

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::ads;
 use super::finding::{Code, Finding};
-use super::verdict::one_line;
 use super::http::get;
+use super::verdict::one_line;
 
 /// Where it says how it is, beside its ADS port.
 pub(super) const MONITORING_PORT: u16 = 15014;
@@ -99,7 +99,8 @@ fn oldest_watch(metrics: &str) -> Option<Silent> {
         let kind = watch.split(' ').next().unwrap_or_default();
         ["services", "endpointslices", "endpoints"].contains(&kind)
     });
-    let silent = ages.map(|(watch, age)| Silent { watch: watch.to_owned(), age, lasts: lasts(watch) });
+    let silent =
+        ages.map(|(watch, age)| Silent { watch: watch.to_owned(), age, lasts: lasts(watch) });
     silent.max_by(|a, b| a.age.total_cmp(&b.age))
 }
 

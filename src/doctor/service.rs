@@ -84,8 +84,12 @@ impl Picture {
     fn trouble_of(&self, port: &Port) -> Option<Trouble> {
         let mut fitting = self.endpoints.iter().filter(|one| one.ports.contains_key(&port.name));
         let Some(first) = fitting.next() else {
-            let has: BTreeSet<&str> =
-                self.endpoints.iter().flat_map(|one| one.ports.keys()).map(String::as_str).collect();
+            let has: BTreeSet<&str> = self
+                .endpoints
+                .iter()
+                .flat_map(|one| one.ports.keys())
+                .map(String::as_str)
+                .collect();
             let has = if has.is_empty() {
                 "no port of the Service at all".to_owned()
             } else {

@@ -112,7 +112,7 @@ impl Walk<'_> {
                 if let Some(why) = denied.into_iter().find(|why| why.starts_with("not allowed")) {
                     self.notes.push(format!(
                         "Kubernetes was not compared in full ({why}); it needs get on services and \
-                         list on endpointslices and pods, see docs/doctor.md"
+                         list on endpointslices, see docs/doctor.md"
                     ));
                 }
             }

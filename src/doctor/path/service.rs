@@ -6,12 +6,12 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::{Seen, Walk};
+use crate::doctor::ServiceName;
 use crate::doctor::behind::{self, Counts};
 use crate::doctor::finding::{Code, Finding};
 use crate::doctor::http::get;
 use crate::doctor::kubernetes::{Kubernetes, Look};
 use crate::doctor::service::{self, Picture};
-use crate::doctor::ServiceName;
 use crate::names::{self, Spoken};
 
 impl Walk<'_> {
@@ -49,8 +49,9 @@ impl Walk<'_> {
         match picture.trouble(wanted.port) {
             None => {
                 let ready = picture.endpoints.iter().filter(|one| one.ready).count();
-                let ports = picture.ports.iter().filter(|port| !picture.external
-                    && wanted.port.is_none_or(|wanted| port.port == wanted));
+                let ports = picture.ports.iter().filter(|port| {
+                    !picture.external && wanted.port.is_none_or(|wanted| port.port == wanted)
+                });
                 let ports = ports.map(|port| {
                     let behind = behind::Port {
                         port: port.port,
@@ -129,8 +130,11 @@ impl Walk<'_> {
             ),
             (found, None) => {
                 let routes = self.routes().await;
-                let ports: Vec<_> =
-                    found.iter().filter_map(|one| port_of(one, &routes)).map(|one| (one, None)).collect();
+                let ports: Vec<_> = found
+                    .iter()
+                    .filter_map(|one| port_of(one, &routes))
+                    .map(|one| (one, None))
+                    .collect();
                 let said = format!("{name} has {} clusters in Envoy", found.len());
                 return self.behind(since, (name, host), said, &ports, Some(&page), seen).await;
             }
@@ -152,7 +156,8 @@ impl Walk<'_> {
         let knocks = futures::future::join_all(knocks).await;
         for ((port, port_name), knocks) in ports.iter().zip(knocks) {
             let counts = clusters.map(|page| Counts::read(page, host, port.port));
-            if let Some(finding) = behind::trouble(name, port, &knocks, counts.unwrap_or_default()) {
+            if let Some(finding) = behind::trouble(name, port, &knocks, counts.unwrap_or_default())
+            {
                 let said = finding.cause.clone();
                 return Err(self.broken("service", since, said, finding));
             }
