@@ -7,6 +7,7 @@
 //! `http2`, `snapshot`, `subscription`, `view`, `proxies` and `names`; knows neither the model nor
 //! Kubernetes.
 
+mod account;
 mod admission;
 mod budget;
 mod connection;
@@ -14,9 +15,11 @@ mod control;
 mod exchange;
 pub mod node;
 mod outbox;
+mod peer_text;
 pub mod request;
 mod requests;
 pub mod server;
 mod service;
 pub mod session;
 pub mod stream;
+mod work;

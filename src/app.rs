@@ -33,6 +33,8 @@ use crate::source::{files, kube};
 use crate::subscription::Interner;
 use crate::view::Leases;
 
+pub mod memory;
+
 /// Task polls between two looks at sockets and timers, and between two at the queue that threads
 /// share. A push wakes thousands of streams, and each is ready in some ten microseconds: with tokio's
 /// 61 the first ones' ACKs would be read before the last ones are told, half of them 20 % later.

@@ -11,7 +11,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::ads::session;
 use crate::ads::stream;
 use crate::agent;
-use crate::app;
+use crate::app::{self, memory};
 use crate::doctor;
 use crate::inject;
 use crate::iptables;
@@ -230,6 +230,21 @@ pub struct Serve {
     )]
     pub max_streams_per_peer: usize,
 
+    /// Bytes of memory that one connection may make the server hold (requests, subscriptions, what
+    /// it does not read); 0 for no limit
+    #[arg(
+        long,
+        default_value_t = 32 << 20,
+        env = "PILOTHOUSE_MAX_CONNECTION_MEMORY",
+        help_heading = "Limits for a proxy"
+    )]
+    pub max_connection_memory: usize,
+
+    /// The same for all connections together; the one that holds most goes first. 0 for no limit,
+    /// half of the memory that the process may use if not given
+    #[arg(long, env = "PILOTHOUSE_MAX_PEER_MEMORY", help_heading = "Limits for a proxy")]
+    pub max_peer_memory: Option<usize>,
+
     /// Until a new stream's first request
     #[arg(
         long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration,
@@ -343,6 +358,8 @@ impl Serve {
                 requests_per_second: self.max_requests_per_second,
                 streams_per_peer: self.max_streams_per_peer,
                 starting: self.max_starting,
+                connection_memory: self.max_connection_memory,
+                peer_memory: self.max_peer_memory.unwrap_or_else(memory::half),
             },
             keepalive: self.keepalive,
             shutdown_timeout: self.shutdown_timeout,

@@ -19,7 +19,6 @@ mod input;
 mod request;
 mod window;
 
-pub(crate) use batch::{Batch, MAX_PARTS, advance, slices};
+pub(crate) use batch::{Batch, COPIED, MAX_PARTS, advance, slices};
 pub use connection::{Connection, Event};
 pub use frame::{Code, Failure};
-pub(crate) use input::split;

@@ -41,6 +41,9 @@ pub struct Metrics {
     probes: Counter,
     waiting: Gauge,
     send_timeouts: Counter,
+    admissions_overdue: Counter,
+    connections_evicted: Counter,
+    peer_bytes: Gauge,
 }
 
 #[derive(Debug)]
@@ -80,6 +83,9 @@ impl Metrics {
             probes: Counter::default(),
             waiting: Gauge::default(),
             send_timeouts: Counter::default(),
+            admissions_overdue: Counter::default(),
+            connections_evicted: Counter::default(),
+            peer_bytes: Gauge::default(),
         });
         registry.register_collector(Box::new(metrics.clone()));
         metrics
@@ -148,6 +154,21 @@ impl Metrics {
     /// A reader that had stopped was disconnected.
     pub fn send_timeout(&self) {
         self.send_timeouts.inc();
+    }
+
+    /// A stream has waited for its turn for as long as anybody may, and goes on without.
+    pub fn admission_overdue(&self) {
+        self.admissions_overdue.inc();
+    }
+
+    /// A connection was ended because it, or all of them, held too much memory.
+    pub fn connection_evicted(&self) {
+        self.connections_evicted.inc();
+    }
+
+    /// What all peers hold together now, bytes.
+    pub fn peer_bytes(&self, bytes: usize) {
+        self.peer_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// A snapshot was published, and building it took this long.
@@ -285,6 +306,21 @@ impl Collector for Metrics {
             "pilothouse_send_timeouts",
             "Proxies disconnected because they had stopped reading",
             self.send_timeouts.clone(),
+        )?;
+        families.one(
+            "pilothouse_admissions_overdue",
+            "Streams that were brought into sync without a turn because they had waited too long",
+            self.admissions_overdue.clone(),
+        )?;
+        families.one(
+            "pilothouse_connections_evicted",
+            "Connections ended because they held too much memory",
+            self.connections_evicted.clone(),
+        )?;
+        families.one(
+            "pilothouse_peer_memory_bytes",
+            "Memory charged to connected peers: requests, subscriptions, unsent answers",
+            self.peer_bytes.clone(),
         )
     }
 }

@@ -116,6 +116,11 @@ impl Connection {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Looks at the status without copying it.
+    pub fn read<T>(&self, look: impl FnOnce(&ProxyStatus) -> T) -> T {
+        look(&self.status.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// For the stream that owns this entry.
     pub fn update(&self, change: impl FnOnce(&mut ProxyStatus)) {
         change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));

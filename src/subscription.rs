@@ -1,8 +1,23 @@
 //! What a stream asks for, interned: equal subscriptions are one allocation however many proxies
 //! hold them, so five thousand sidecars that name the same thousand clusters hold one list.
+//!
+//! A change of a subscription costs what the change costs: names stand in a persistent set that
+//! shares what stays the same, and the digest by which equal subscriptions meet is a sum that a
+//! name is added to or taken off. A peer that holds 99,000 names and changes one a request would
+//! otherwise make the server sort and hash all of them each time.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use imbl::OrdSet;
+
+/// What a name costs beside its bytes, about: counters, its slots in the set and in `last_added`,
+/// and what the allocator adds.
+const NAME_OVERHEAD: usize = 72;
+
+/// Changes of more names are not remembered: those are one stream's own affair.
+const REMEMBERED_CHANGE: usize = 64;
 
 /// The names that a stream wants of one type.
 #[derive(Debug)]
@@ -10,7 +25,10 @@ pub struct Subscription {
     id: u64,
     wildcard: bool,
     /// Sorted, each once.
-    names: Vec<Arc<str>>,
+    names: OrdSet<Arc<str>>,
+    /// Sum of the names' hashes, and their bytes with what holds them.
+    digest: u128,
+    bytes: usize,
     /// A list that means exactly these names.
     as_sent: OnceLock<Arc<[u8]>>,
     /// What thousands of proxies with equal subscriptions need, as they change them alike. Std
@@ -47,8 +65,18 @@ impl Subscription {
     }
 
     /// The names asked for one by one, sorted.
-    pub fn names(&self) -> &[Arc<str>] {
-        &self.names
+    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.names.iter()
+    }
+
+    /// How many names are asked for one by one.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Bytes that it holds, about: names that a resource set has too are counted as its own.
+    pub fn bytes(&self) -> usize {
+        self.bytes + self.as_sent().map_or(0, <[u8]>::len)
     }
 
     /// A list of these names and nothing else, as one client sent it: most send the same again.
@@ -57,7 +85,7 @@ impl Subscription {
     }
 
     pub fn is_named(&self, name: &str) -> bool {
-        self.names.binary_search_by(|own| (**own).cmp(name)).is_ok()
+        self.names.contains(name)
     }
 
     pub fn wants(&self, name: &str) -> bool {
@@ -88,29 +116,65 @@ impl Subscription {
 #[derive(Debug, Default)]
 pub struct Interner {
     inner: Mutex<Inner>,
+    /// Keyed by this process alone: what a peer cannot know it cannot make collide. Two of them
+    /// make one digest.
+    hashers: [RandomState; 2],
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    by_hash: HashMap<u64, Vec<Weak<Subscription>>>,
+    by_digest: HashMap<(bool, u128), Weak<Subscription>>,
     next: u64,
     /// Entries after the last sweep; the next one is due at twice as many.
     swept: usize,
-    entries: usize,
-    as_sent: AsSent,
+    lists: Lists,
 }
 
-/// Lists of names as proxies sent them, by their hash.
+/// Lists of names as proxies sent them, by their hash: the newer ones and the older ones. One that
+/// is asked for again is a newer one again. Bounded by bytes, because each order of the same names
+/// is a list of its own, and a subscription lives as long as anybody holds it.
 #[derive(Debug, Default)]
-struct AsSent {
-    by_hash: HashMap<u64, (Arc<[u8]>, Weak<Subscription>)>,
-    /// Of all lists, and after the last sweep.
+struct Lists {
+    newer: HashMap<u64, List>,
+    older: HashMap<u64, List>,
+    /// Of the newer ones.
     bytes: usize,
-    swept: usize,
 }
 
-/// Lists of names that are forgotten late, bytes.
-const AS_SENT_BYTES: usize = 4 << 20;
+type List = (Arc<[u8]>, Weak<Subscription>);
+
+/// Bytes of lists that are newer, and of one of them: a longer one is not kept.
+const LISTS_BYTES: usize = 8 << 20;
+const LIST_BYTES: usize = LISTS_BYTES / 8;
+
+impl Lists {
+    fn get(&mut self, hash: u64, bytes: &[u8]) -> Option<Arc<Subscription>> {
+        let found = |lists: &HashMap<u64, List>| {
+            let (known, subscription) = lists.get(&hash)?;
+            if **known == *bytes { subscription.upgrade() } else { None }
+        };
+        if let Some(subscription) = found(&self.newer) {
+            return Some(subscription);
+        }
+        let subscription = found(&self.older)?;
+        let (bytes, weak) = self.older.remove(&hash)?;
+        self.put(hash, bytes, weak);
+        Some(subscription)
+    }
+
+    fn put(&mut self, hash: u64, bytes: Arc<[u8]>, subscription: Weak<Subscription>) {
+        if bytes.len() > LIST_BYTES {
+            return;
+        }
+        if self.bytes + bytes.len() > LISTS_BYTES {
+            self.older = std::mem::take(&mut self.newer);
+            self.bytes = 0;
+        }
+        self.bytes += bytes.len();
+        let replaced = self.newer.insert(hash, (bytes, subscription));
+        self.bytes -= replaced.map_or(0, |(bytes, _)| bytes.len());
+    }
+}
 
 impl Interner {
     /// The one subscription to so many names that came as these bytes, and that `names` reads from
@@ -124,30 +188,18 @@ impl Interner {
         names: impl FnOnce() -> Vec<Arc<str>>,
     ) -> Arc<Subscription> {
         let hash = xxhash_rust::xxh3::xxh3_64(bytes);
-        let known = self.lock().as_sent.by_hash.get(&hash).cloned();
-        if let Some((known, subscription)) = known
-            && *known == *bytes
-            && let Some(subscription) = subscription.upgrade()
-        {
+        let known = self.lock().lists.get(hash, bytes);
+        if let Some(subscription) = known {
             return subscription;
         }
         let made = self.intern(false, names());
         let bytes: Arc<[u8]> = bytes.into();
         // A list in which there is more than these names (the wildcard, one of them twice) may mean
         // something else to another type.
-        if made.names.len() == len {
+        if made.len() == len {
             made.as_sent.get_or_init(|| bytes.clone());
         }
-        let mut inner = self.lock();
-        let lists = &mut inner.as_sent;
-        let replaced = lists.by_hash.insert(hash, (bytes.clone(), Arc::downgrade(&made)));
-        lists.bytes += bytes.len();
-        lists.bytes -= replaced.map_or(0, |(bytes, _)| bytes.len());
-        if lists.bytes > AS_SENT_BYTES + 2 * lists.swept {
-            lists.by_hash.retain(|_, (_, subscription)| subscription.strong_count() > 0);
-            lists.bytes = lists.by_hash.values().map(|(bytes, _)| bytes.len()).sum();
-            lists.swept = lists.bytes;
-        }
+        self.lock().lists.put(hash, bytes, Arc::downgrade(&made));
         made
     }
 
@@ -159,58 +211,80 @@ impl Interner {
         {
             return to;
         }
-        let mut names: BTreeSet<_> = from.names.iter().cloned().collect();
-        change.without.iter().for_each(|name| _ = names.remove(name));
-        names.extend(change.with.iter().cloned());
-        let to = self.intern(change.wildcard, names.into_iter().collect());
-        *lock(&from.last_change) = Some((change, Arc::downgrade(&to)));
+        let mut draft = Draft { names: from.names.clone(), digest: from.digest, bytes: from.bytes };
+        change.without.iter().for_each(|name| draft.remove(self, name));
+        change.with.iter().for_each(|name| draft.insert(self, name.clone()));
+        let to = self.intern_draft(change.wildcard, draft);
+        if change.without.len() + change.with.len() <= REMEMBERED_CHANGE {
+            *lock(&from.last_change) = Some((change, Arc::downgrade(&to)));
+        }
         to
     }
 
     /// The one subscription to these names.
-    pub fn intern(&self, wildcard: bool, mut names: Vec<Arc<str>>) -> Arc<Subscription> {
-        names.sort_unstable();
-        names.dedup();
-        let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
-        hasher.update(&[u8::from(wildcard)]);
-        for name in &names {
-            hasher.update(name.as_bytes());
-            hasher.update(&[0]);
-        }
-        let hash = hasher.digest();
+    pub fn intern(&self, wildcard: bool, names: Vec<Arc<str>>) -> Arc<Subscription> {
+        let mut draft = Draft::default();
+        names.into_iter().for_each(|name| draft.insert(self, name));
+        self.intern_draft(wildcard, draft)
+    }
 
+    fn intern_draft(&self, wildcard: bool, draft: Draft) -> Arc<Subscription> {
         let mut inner = self.lock();
-        let inner = &mut *inner;
-        let slot = inner.by_hash.entry(hash).or_default();
-        let same = |one: &Arc<Subscription>| one.wildcard == wildcard && one.names == names;
-        if let Some(found) = slot.iter().filter_map(Weak::upgrade).find(same) {
+        let key = (wildcard, draft.digest);
+        if let Some(found) = inner.by_digest.get(&key).and_then(Weak::upgrade) {
             return found;
         }
         inner.next += 1;
-        names.shrink_to_fit();
         let made = Arc::new(Subscription {
             id: inner.next,
             wildcard,
-            names,
+            names: draft.names,
+            digest: draft.digest,
+            bytes: draft.bytes,
             as_sent: OnceLock::new(),
             last_change: Mutex::default(),
             last_added: Mutex::default(),
         });
-        slot.push(Arc::downgrade(&made));
-        inner.entries += 1;
-        if inner.entries > 64 + 2 * inner.swept {
-            inner.by_hash.retain(|_, slot| {
-                slot.retain(|one| one.strong_count() > 0);
-                !slot.is_empty()
-            });
-            inner.entries = inner.by_hash.values().map(Vec::len).sum();
-            inner.swept = inner.entries;
+        inner.by_digest.insert(key, Arc::downgrade(&made));
+        if inner.by_digest.len() > 64 + 2 * inner.swept {
+            inner.by_digest.retain(|_, one| one.strong_count() > 0);
+            inner.swept = inner.by_digest.len();
         }
         made
     }
 
+    fn hash(&self, name: &str) -> u128 {
+        let [one, other] = self.hashers.each_ref().map(|hasher| u128::from(hasher.hash_one(name)));
+        one << 64 | other
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         lock(&self.inner)
+    }
+}
+
+/// A subscription in the making.
+#[derive(Default)]
+struct Draft {
+    names: OrdSet<Arc<str>>,
+    digest: u128,
+    bytes: usize,
+}
+
+impl Draft {
+    fn insert(&mut self, interner: &Interner, name: Arc<str>) {
+        let (hash, bytes) = (interner.hash(&name), name.len() + NAME_OVERHEAD);
+        if self.names.insert(name).is_none() {
+            self.digest = self.digest.wrapping_add(hash);
+            self.bytes += bytes;
+        }
+    }
+
+    fn remove(&mut self, interner: &Interner, name: &str) {
+        if self.names.remove(name).is_some() {
+            self.digest = self.digest.wrapping_sub(interner.hash(name));
+            self.bytes -= name.len() + NAME_OVERHEAD;
+        }
     }
 }
 
@@ -264,18 +338,18 @@ mod tests {
             with: names(with),
         };
         let to = interner.change(&from, change("a", "c"));
-        assert_eq!(to.names(), names("b,c"));
+        assert!(to.names().eq(&names("b,c")));
         assert!(Arc::ptr_eq(&to, &interner.change(&from, change("a", "c"))));
         assert_eq!(*to.added_since(&from), names("c"));
         assert_eq!(*to.added_since(&from), names("c"), "by heart");
 
         // Another change, and another past, are not taken for the last one.
-        assert_eq!(interner.change(&from, change("b", "c")).names(), names("a,c"));
+        assert!(interner.change(&from, change("b", "c")).names().eq(&names("a,c")));
         let wild = interner.change(&from, Change { wildcard: true, ..change("a", "c") });
-        assert!(wild.is_wildcard() && wild.names() == names("b,c"));
+        assert!(wild.is_wildcard() && wild.names().eq(&names("b,c")));
         assert_eq!(*to.added_since(&interner.intern(false, names("a"))), names("b,c"));
         // What was taken out is put in again.
-        assert_eq!(interner.change(&from, change("a", "a")).names(), names("a,b"));
+        assert!(interner.change(&from, change("a", "a")).names().eq(&names("a,b")));
         assert!(Arc::ptr_eq(&from, &interner.change(&from, change("a", "a"))));
     }
 
@@ -287,19 +361,54 @@ mod tests {
         let id = interner.change(&from, change.clone()).id();
         let again = interner.change(&from, change);
         assert_ne!(again.id(), id, "it was held by nobody");
-        assert_eq!(again.names(), names("a,b"));
+        assert!(again.names().eq(&names("a,b")));
     }
 
     #[test]
-    fn lists_that_nobody_holds_are_forgotten() {
+    fn lists_are_kept_up_to_a_bound_and_those_that_are_used_stay() {
         let interner = Interner::default();
         let kept = interner.intern_as_sent(b"kept", 1, || names("kept"));
-        for number in 0..100_u32 {
+        let mut held = Vec::new();
+        for number in 0..200_u32 {
             let list = format!("{number:03}").repeat(30_000);
-            interner.intern_as_sent(list.as_bytes(), 1, || names(&list[..3]));
+            // Held, and in the order of a peer of its own: both are no reason to keep a list.
+            held.push(interner.intern_as_sent(list.as_bytes(), 2, || names(&list[..3])));
+            let again = interner.intern_as_sent(b"kept", 1, || panic!("read again"));
+            assert!(Arc::ptr_eq(&kept, &again));
         }
-        assert!(interner.lock().as_sent.bytes <= AS_SENT_BYTES + 90_000);
-        let again = interner.intern_as_sent(b"kept", 1, || panic!("read again"));
-        assert!(Arc::ptr_eq(&kept, &again));
+        let inner = interner.lock();
+        let lists = inner.lists.newer.values().chain(inner.lists.older.values());
+        let bytes: usize = lists.map(|(list, _)| list.len()).sum();
+        assert!(bytes <= 2 * LISTS_BYTES, "{bytes}");
+        assert!(inner.lists.bytes <= LISTS_BYTES);
+    }
+
+    #[test]
+    fn many_changes_of_one_name_among_many_end_where_they_began() {
+        let interner = Interner::default();
+        let many = (0..50_000).map(|number| Arc::from(format!("{number:06}"))).collect();
+        let mut now = interner.intern(false, many);
+        let (len, bytes) = (now.len(), now.bytes());
+        for number in 0..2_000 {
+            let name: Arc<str> = format!("x{number}").into();
+            let with = Change { with: vec![name.clone()], ..Change::default() };
+            let more = interner.change(&now, with);
+            assert_eq!(more.len(), len + 1);
+            now = interner.change(&more, Change { without: vec![name], ..Change::default() });
+        }
+        assert_eq!((now.len(), now.bytes()), (len, bytes));
+        let same = (0..50_000).rev().map(|number| Arc::from(format!("{number:06}"))).collect();
+        assert!(Arc::ptr_eq(&now, &interner.intern(false, same)), "however it came about");
+    }
+
+    #[test]
+    fn the_memory_of_those_that_nobody_holds_is_given_back() {
+        let interner = Interner::default();
+        let mut now = interner.intern(false, Vec::new());
+        for number in 0..10_000 {
+            let with = vec![Arc::from(number.to_string())];
+            now = interner.change(&now, Change { with, ..Change::default() });
+        }
+        assert!(interner.lock().by_digest.len() <= 64 + 2);
     }
 }

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,15 +17,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::task::coop;
+use tokio::task::{coop, yield_now};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tracing::debug;
 
+use super::account::{Charge, ConnectionAccount};
 use super::budget::Budget;
 use super::control::Control;
 use super::exchange::{Exchange, Polled};
 use super::service::Service;
-use crate::http2::{self, Batch, Code, Event, Failure, MAX_PARTS};
+use crate::http2::{self, Batch, COPIED, Code, Event, Failure, MAX_PARTS};
 
 /// What is read at a time.
 const READ: usize = 64 << 10;
@@ -59,6 +60,7 @@ pub(super) async fn serve(
     peer: SocketAddr,
     service: Service,
     control: Arc<Control>,
+    account: Arc<ConnectionAccount>,
     keepalive: Duration,
 ) {
     if let Err(error) = socket.set_nodelay(true) {
@@ -72,6 +74,7 @@ pub(super) async fn serve(
         unsent: VecDeque::new(),
         service,
         control,
+        held: account.charge(),
         new_streams: Budget::new(STREAMS_PER_SECOND),
         keepalive,
         heard: Instant::now(),
@@ -99,6 +102,8 @@ struct Served {
     unsent: VecDeque<Bytes>,
     service: Service,
     control: Arc<Control>,
+    /// What the connection holds, but for its streams' own.
+    held: Charge,
     new_streams: Budget,
     keepalive: Duration,
     /// When the peer was last heard of, and whether it was asked since.
@@ -114,6 +119,18 @@ impl Served {
     /// Done when everything has been said.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.control.wakes(context.waker());
+        self.control.work.begin_stretch();
+        if self.control.is_evicted() && self.failed.is_none() {
+            self.exchanges.clear();
+            self.held.set(0);
+            if !self.unsent.is_empty() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+            let failure =
+                Failure::new(Code::EnhanceYourCalm, "this connection holds too much memory");
+            self.http2.fail(&failure);
+            self.failed = Some(failure);
+        }
         if self.control.is_cut() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
@@ -132,6 +149,11 @@ impl Served {
                 return Poll::Ready(Ok(()));
             }
             readable |= flooded && !self.http2.is_flooded();
+            if self.control.work.is_stretch_over() {
+                // The others' turn, and the sockets': this task is polled again after them.
+                let _ = pin!(yield_now()).poll(context);
+                break;
+            }
         }
         self.poll_alarm(context)
     }
@@ -204,11 +226,19 @@ impl Served {
     /// Lets every stream say what it has to say, as far as it has no more on its way.
     fn poll_streams(&mut self, context: &mut Context<'_>) {
         let http2 = &mut self.http2;
+        let (mut held, mut oldest) = (0, None);
         self.exchanges.retain_mut(|exchange| {
             let polled = exchange.poll(http2, context);
-            http2.taken(exchange.stream, exchange.request_taken());
+            let body = exchange.request_state();
+            http2.taken(exchange.stream, body.taken);
+            held += body.held;
+            oldest = oldest.into_iter().chain(body.begun).min();
             polled == Polled::Goes
         });
+        // What is longer is shared with others.
+        let unsent: usize = self.unsent.iter().map(|part| part.len().min(COPIED)).sum();
+        self.held.set(held + unsent + http2.outbox().capacity());
+        self.control.message_begun(oldest.map(Instant::into_std));
     }
 
     /// Writes what there is. Whether a stream has got rid of everything, and may have more.

@@ -2,6 +2,8 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -15,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tower::Service as _;
 
-use super::requests::Feed;
+use super::requests::{Feed, State};
 use crate::http2::{Batch, Connection};
 use crate::snapshot::encode::Piece;
 
@@ -38,7 +40,27 @@ pub(super) type Answer = Pin<Box<dyn Stream<Item = Part> + Send>>;
 enum Body {
     Discovery(Feed),
     /// Health and reflection, or nobody any more.
-    Other(Option<mpsc::Sender<Bytes>>, u32),
+    Other(Pieces),
+}
+
+/// A request's body on its way to somebody else's service.
+#[derive(Default)]
+struct Pieces {
+    feed: Option<mpsc::Sender<Bytes>>,
+    /// Bytes that wait for the service.
+    waiting: Arc<AtomicUsize>,
+    /// Bytes that came, and those that the peer has been allowed to send again.
+    came: usize,
+    released: usize,
+}
+
+impl Pieces {
+    fn state(&mut self) -> State {
+        let held = self.waiting.load(Ordering::Relaxed);
+        let taken = (self.came - held) - self.released;
+        self.released += taken;
+        State { taken: taken as u32, held, begun: None }
+    }
 }
 
 pub(super) struct Exchange {
@@ -66,7 +88,12 @@ impl Exchange {
     pub(super) fn refused(stream: u32, status: &Status) -> Self {
         let (parts, ()) = status.clone().into_http::<()>().into_parts();
         let answer = futures::stream::iter([Part::Head(Box::new(parts), true)]);
-        Self { stream, body: Body::Other(None, 0), answer: Box::pin(answer), sending: None }
+        Self {
+            stream,
+            body: Body::Other(Pieces::default()),
+            answer: Box::pin(answer),
+            sending: None,
+        }
     }
 
     /// One that tonic's own services answer, or say that there is nothing.
@@ -76,7 +103,10 @@ impl Exchange {
         mut others: tonic::service::Routes,
     ) -> Self {
         let (feed, body) = mpsc::channel(WAITING);
-        let body = futures::StreamExt::map(ReceiverStream::new(body), |bytes| {
+        let pieces = Pieces { feed: Some(feed), ..Pieces::default() };
+        let waiting = pieces.waiting.clone();
+        let body = futures::StreamExt::map(ReceiverStream::new(body), move |bytes: Bytes| {
+            waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
             Ok::<_, Infallible>(Frame::data(bytes))
         });
         let request = request.map(|()| tonic::body::Body::new(StreamBody::new(body)));
@@ -97,21 +127,27 @@ impl Exchange {
                 }
             }
         };
-        Self { stream, body: Body::Other(Some(feed), 0), answer: Box::pin(answer), sending: None }
+        Self { stream, body: Body::Other(pieces), answer: Box::pin(answer), sending: None }
     }
 
     /// Takes some of the request's body; false if that is more than anybody wants to keep.
     pub(super) fn request_data(&mut self, bytes: &[u8]) -> bool {
         match &mut self.body {
             Body::Discovery(feed) => feed.put(bytes),
-            Body::Other(feed, taken) => {
-                *taken += bytes.len() as u32;
-                let Some(feed) = feed else { return true };
-                if !bytes.is_empty()
-                    && let Err(mpsc::error::TrySendError::Full(_)) =
-                        feed.try_send(Bytes::copy_from_slice(bytes))
-                {
-                    return false;
+            Body::Other(pieces) => {
+                pieces.came += bytes.len();
+                let Some(feed) = &pieces.feed else { return true };
+                if bytes.is_empty() {
+                    return true;
+                }
+                pieces.waiting.fetch_add(bytes.len(), Ordering::Relaxed);
+                match feed.try_send(Bytes::copy_from_slice(bytes)) {
+                    Ok(()) => {}
+                    Err(mpsc::error::TrySendError::Full(_)) => return false,
+                    // The service wants no more of it.
+                    Err(mpsc::error::TrySendError::Closed(_)) => {
+                        pieces.waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
+                    }
                 }
             }
         }
@@ -121,15 +157,15 @@ impl Exchange {
     pub(super) fn request_ended(&mut self) {
         match &mut self.body {
             Body::Discovery(feed) => feed.end(),
-            Body::Other(feed, _) => *feed = None,
+            Body::Other(pieces) => pieces.feed = None,
         }
     }
 
-    /// Bytes of the body that were taken since this was last asked.
-    pub(super) fn request_taken(&mut self) -> u32 {
+    /// How it stands with what has come of the request's body.
+    pub(super) fn request_state(&mut self) -> State {
         match &mut self.body {
-            Body::Discovery(feed) => feed.taken(),
-            Body::Other(_, taken) => std::mem::take(taken),
+            Body::Discovery(feed) => feed.state(),
+            Body::Other(pieces) => pieces.state(),
         }
     }
 

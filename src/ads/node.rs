@@ -4,13 +4,17 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::config::core::v3::{Node, node::UserAgentVersionType};
-use envoy_types::pb::google::protobuf::value::Kind;
 use thiserror::Error;
 
+use super::peer_text;
+use super::request::Malformed;
 use crate::names::{NodeId, NodeIdError, NodeType, PROBE_METADATA};
 use crate::proxies::ProxyIdentity;
 use crate::view::{Need, ProxyKind, ViewKey};
+
+mod fields;
+
+use fields::Fields;
 
 /// Metadata of a node that changes what it gets.
 const INTERCEPTION_MODE: &str = "INTERCEPTION_MODE";
@@ -22,6 +26,19 @@ const LISTEN_PORT: &str = "LISTEN_PORT";
 /// Addresses that are taken from the metadata: a pod has one of each family, and few have more.
 const MOST_ADDRESSES: usize = 16;
 
+/// Bytes of a whole node. Those of Istio's agents have up to 20 KiB (labels and annotations).
+const MAX_NODE: usize = 256 << 10;
+
+/// Bytes of an id: `sidecar~IP~POD.NS~DOMAIN` with the longest names there are has 680.
+const MAX_ID: usize = 1024;
+
+/// Bytes of one metadata value that is read, and of a locality's part.
+const MAX_VALUE: usize = 1024;
+const MAX_LOCALITY: usize = 253;
+
+/// Bytes of what is only shown: cluster, user agent, a value in a refusal.
+const MAX_SHOWN: usize = 256;
+
 /// Why a node cannot be served. Its stream ends with `InvalidArgument`.
 #[derive(Debug, Error)]
 pub enum NodeError {
@@ -30,76 +47,95 @@ pub enum NodeError {
          (Envoy: --service-node or node.id in the bootstrap)"
     )]
     Missing,
+    #[error("node {what} has {len} bytes, the limit is {limit}")]
+    TooLong { what: &'static str, len: usize, limit: usize },
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
     #[error(transparent)]
     Id(#[from] NodeIdError),
     #[error("node metadata {key} is {found}: expected {expected}")]
     Metadata { key: &'static str, found: String, expected: &'static str },
 }
 
-/// Reads the node of a stream's first request (rule 15): who it is, and what it needs.
+/// Reads the encoded node of a stream's first request (rule 15): who it is, and what it needs.
 ///
 /// # Errors
-/// If there is none, or it contradicts itself.
-pub fn identify(node: Option<&Node>) -> Result<(ProxyIdentity, Need), NodeError> {
-    let node = node.filter(|node| !node.id.is_empty()).ok_or(NodeError::Missing)?;
-    let id = NodeId::parse(&node.id)?;
+/// If there is none, it contradicts itself, or it says more than anybody would.
+pub fn identify(node: Option<&[u8]>) -> Result<(ProxyIdentity, Need), NodeError> {
+    let node = node.ok_or(NodeError::Missing)?;
+    check_len("information", node.len(), MAX_NODE)?;
+    let node = Fields::read(node)?;
+    if node.id.is_empty() {
+        return Err(NodeError::Missing);
+    }
+    check_len("id", node.id.len(), MAX_ID)?;
+    let id = NodeId::parse(node.id)?;
     let kind = match &id {
-        None => standalone(node)?,
+        None => standalone(&node)?,
         Some(id) if id.node_type == NodeType::Router => ProxyKind::Router,
-        Some(_) if text(node, INTERCEPTION_MODE).as_deref() == Some("NONE") => {
+        Some(_) if text(&node, INTERCEPTION_MODE)?.as_deref() == Some("NONE") => {
             ProxyKind::BoundSidecar
         }
         Some(_) => ProxyKind::Sidecar,
     };
     let of_id = id.as_ref().and_then(|id| id.namespace);
-    let namespace =
-        text(node, NAMESPACE).or_else(|| of_id.map(str::to_owned)).filter(|name| !name.is_empty());
+    let namespace = text(&node, NAMESPACE)?
+        .or_else(|| of_id.map(str::to_owned))
+        .filter(|name| !name.is_empty());
     let addresses = match (&kind, &id) {
-        (ProxyKind::Sidecar, Some(id)) => own_addresses(node, id.address),
+        (ProxyKind::Sidecar, Some(id)) => own_addresses(&node, id.address)?,
         _ => Arc::default(),
     };
-    let zone =
-        node.locality.as_ref().map(|locality| &*locality.zone).filter(|zone| !zone.is_empty());
+    for (what, part) in ["region", "zone", "sub-zone"].into_iter().zip(node.locality()) {
+        check_len(what, part.len(), MAX_LOCALITY)?;
+    }
+    let zone = Some(node.zone).filter(|zone| !zone.is_empty());
     let view = ViewKey { zone: zone.map(Arc::from), ..ViewKey::new(kind, namespace.as_deref()) };
+    let shown = |text: &str| Arc::from(&*peer_text::cut(text, MAX_SHOWN));
     let identity = ProxyIdentity {
-        node_id: node.id.as_str().into(),
-        name: id.as_ref().map_or(node.id.as_str(), |id| id.name).into(),
-        cluster: node.cluster.as_str().into(),
+        node_id: node.id.into(),
+        name: id.as_ref().map_or(node.id, |id| id.name).into(),
+        cluster: shown(node.cluster),
         view: view.clone(),
-        user_agent: user_agent(node).into(),
-        locality: locality(node).into(),
-        probe: text(node, PROBE_METADATA).is_some(),
+        user_agent: shown(&user_agent(&node)),
+        locality: node.locality().join("/").trim_end_matches('/').into(),
+        probe: text(&node, PROBE_METADATA)?.is_some(),
     };
     Ok((identity, Need { view, addresses }))
 }
 
+fn check_len(what: &'static str, len: usize, limit: usize) -> Result<(), NodeError> {
+    if len > limit { Err(NodeError::TooLong { what, len, limit }) } else { Ok(()) }
+}
+
 /// The addresses of the workload, sorted: the id's, and those of another family from the
 /// metadata, where what is no address is no harm either.
-fn own_addresses(node: &Node, of_id: IpAddr) -> Arc<[IpAddr]> {
-    let listed = text(node, INSTANCE_IPS).unwrap_or_default();
+fn own_addresses(node: &Fields<'_>, of_id: IpAddr) -> Result<Arc<[IpAddr]>, NodeError> {
+    let listed = text(node, INSTANCE_IPS)?.unwrap_or_default();
     let listed = listed.split(',').filter_map(|one| one.trim().parse().ok());
     let all: BTreeSet<IpAddr> = std::iter::once(of_id)
         .chain(listed.take(MOST_ADDRESSES))
         .map(|one| one.to_canonical())
         .collect();
-    all.into_iter().collect()
+    Ok(all.into_iter().collect())
 }
 
-fn standalone(node: &Node) -> Result<ProxyKind, NodeError> {
+fn standalone(node: &Fields<'_>) -> Result<ProxyKind, NodeError> {
     let ProxyKind::Standalone { mut address, mut port } = ProxyKind::DEFAULT_STANDALONE else {
         return Ok(ProxyKind::DEFAULT_STANDALONE);
     };
-    if let Some(found) = text(node, LISTEN_ADDRESS) {
-        address = found.parse::<IpAddr>().map_err(|_| NodeError::Metadata {
+    let found = |found: String| format!("{:?}", peer_text::cut(&found, MAX_SHOWN));
+    if let Some(value) = text(node, LISTEN_ADDRESS)? {
+        address = value.parse::<IpAddr>().map_err(|_| NodeError::Metadata {
             key: LISTEN_ADDRESS,
-            found: format!("{found:?}"),
+            found: found(value),
             expected: "an IP address, for instance \"127.0.0.1\"",
         })?;
     }
-    if let Some(found) = text(node, LISTEN_PORT) {
-        port = found.parse().ok().filter(|port| *port != 0).ok_or(NodeError::Metadata {
+    if let Some(value) = text(node, LISTEN_PORT)? {
+        port = value.parse().ok().filter(|port| *port != 0).ok_or_else(|| NodeError::Metadata {
             key: LISTEN_PORT,
-            found,
+            found: found(value),
             expected: "a port from 1 to 65535, for instance 15080",
         })?;
     }
@@ -107,39 +143,31 @@ fn standalone(node: &Node) -> Result<ProxyKind, NodeError> {
 }
 
 /// A metadata field as text; a whole number counts as its digits, as YAML writers expect.
-fn text(node: &Node, key: &str) -> Option<String> {
-    match node.metadata.as_ref()?.fields.get(key)?.kind.as_ref()? {
-        Kind::StringValue(text) => Some(text.clone()),
-        Kind::NumberValue(number) => Some(number.to_string()),
-        _ => None,
-    }
+fn text(node: &Fields<'_>, key: &'static str) -> Result<Option<String>, NodeError> {
+    let Some(text) = node.metadata(key)? else { return Ok(None) };
+    check_len(key, text.len(), MAX_VALUE)?;
+    Ok(Some(text.into_owned()))
 }
 
-fn user_agent(node: &Node) -> String {
-    match &node.user_agent_version_type {
-        Some(UserAgentVersionType::UserAgentVersion(version)) => {
-            format!("{}/{version}", node.user_agent_name)
-        }
-        Some(UserAgentVersionType::UserAgentBuildVersion(build)) => {
-            let version = build.version.as_ref().map(|version| {
-                format!("/{}.{}.{}", version.major_number, version.minor_number, version.patch)
-            });
-            format!("{}{}", node.user_agent_name, version.unwrap_or_default())
-        }
-        None => node.user_agent_name.clone(),
+fn user_agent(node: &Fields<'_>) -> String {
+    let name = peer_text::cut(node.user_agent_name, MAX_SHOWN);
+    if let Some((major, minor, patch)) = node.build_version {
+        return format!("{name}/{major}.{minor}.{patch}");
     }
-}
-
-fn locality(node: &Node) -> String {
-    let Some(locality) = &node.locality else { return String::new() };
-    let text = [&*locality.region, &*locality.zone, &*locality.sub_zone].join("/");
-    text.trim_end_matches('/').to_owned()
+    match node.user_agent_version {
+        Some(version) => format!("{name}/{}", peer_text::cut(version, MAX_SHOWN)),
+        None => name.into_owned(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use envoy_types::pb::envoy::config::core::v3::Locality;
-    use envoy_types::pb::google::protobuf::{Struct, Value};
+    use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
+    use envoy_types::pb::envoy::config::core::v3::{BuildVersion, Locality, Node};
+    use envoy_types::pb::envoy::r#type::v3::SemanticVersion;
+    use envoy_types::pb::google::protobuf::value::Kind;
+    use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
+    use prost::Message as _;
 
     use super::*;
 
@@ -157,7 +185,7 @@ mod tests {
 
     /// Who it is; what it needs is the same view.
     fn identity(node: &Node) -> ProxyIdentity {
-        let (identity, need) = identify(Some(node)).unwrap();
+        let (identity, need) = identify(Some(&node.encode_to_vec())).unwrap();
         assert_eq!(identity.view, need.view);
         identity
     }
@@ -174,9 +202,17 @@ mod tests {
     }
 
     #[test]
+    fn a_probe_in_a_proxys_name_is_known_by_its_metadata() {
+        let sidecar = "sidecar~10.1.2.3~web-0.shop~shop.svc.cluster.local";
+        assert!(!identity(&node(sidecar, &[])).probe);
+        let asked = identity(&node(sidecar, &[("PILOTHOUSE_PROBE", string("agent"))]));
+        assert!(asked.probe && &*asked.name == "web-0.shop");
+    }
+
+    #[test]
     fn only_a_captured_sidecar_has_addresses_to_look_for() {
         let addresses = |id: &str, metadata: &[(&str, Kind)]| {
-            let (_, need) = identify(Some(&node(id, metadata))).unwrap();
+            let (_, need) = identify(Some(&node(id, metadata).encode_to_vec())).unwrap();
             need.addresses.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         let sidecar = "sidecar~10.1.2.3~web-0.shop~shop.svc.cluster.local";
@@ -216,7 +252,9 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said() {
-        let error = |node: Option<&Node>| identify(node).unwrap_err().to_string();
+        let error = |node: Option<&Node>| {
+            identify(node.map(Node::encode_to_vec).as_deref()).unwrap_err().to_string()
+        };
         assert!(error(None).starts_with("missing node information"));
         assert!(error(Some(&node("", &[]))).starts_with("missing node information"));
         assert!(error(Some(&node("sidecar~10.1.2.3~x", &[]))).contains("parts"));
@@ -227,5 +265,60 @@ mod tests {
         ] {
             assert!(error(Some(&node("edge", &[(key, value)]))).contains(key));
         }
+    }
+
+    #[test]
+    fn the_user_agent_and_the_locality_are_shown() {
+        let mut node = node("edge", &[]);
+        node.user_agent_name = "envoy".to_owned();
+        assert_eq!(&*identity(&node).user_agent, "envoy");
+        node.user_agent_version_type =
+            Some(UserAgentVersionType::UserAgentVersion("1.40".to_owned()));
+        assert_eq!(&*identity(&node).user_agent, "envoy/1.40");
+        let version = SemanticVersion { major_number: 1, minor_number: 40, patch: 2 };
+        let version = BuildVersion { version: Some(version), ..Default::default() };
+        node.user_agent_version_type = Some(UserAgentVersionType::UserAgentBuildVersion(version));
+        node.locality =
+            Some(Locality { region: "r".to_owned(), zone: "z".to_owned(), ..Default::default() });
+        let got = identity(&node);
+        assert_eq!((&*got.user_agent, &*got.locality), ("envoy/1.40.2", "r/z"));
+    }
+
+    /// D4, D5: whatever a peer says of itself, what is kept and said of it is short.
+    #[test]
+    fn what_a_node_says_at_length_is_refused_or_cut() {
+        let long = "\u{1}".repeat(100_000);
+        let error = |node: &Node| identify(Some(&node.encode_to_vec())).unwrap_err().to_string();
+        for metadata in [LISTEN_ADDRESS, LISTEN_PORT, NAMESPACE] {
+            let error = error(&node("edge", &[(metadata, string(&long))]));
+            assert!(error.contains(metadata) && error.contains("the limit is 1024"), "{error}");
+        }
+        let error_of_address = error(&node("edge", &[(LISTEN_ADDRESS, string(&long[..1000]))]));
+        assert!(error_of_address.len() < 2000, "{error_of_address}");
+        let error_of_id = error(&node(&long, &[]));
+        assert_eq!(error_of_id, "node id has 100000 bytes, the limit is 1024");
+        assert!(error(&node(&format!("sidecar~{}", &long[..1000]), &[])).len() < 6000);
+        let mut far = node("edge", &[]);
+        far.locality = Some(Locality { zone: long.clone(), ..Default::default() });
+        assert_eq!(error(&far), "node zone has 100000 bytes, the limit is 253");
+        let huge = node("edge", &[("OTHER", string(&long.repeat(3)))]);
+        assert!(error(&huge).ends_with("the limit is 262144"));
+
+        let talkative = Node { cluster: long.clone(), user_agent_name: long, ..node("edge", &[]) };
+        let got = identity(&talkative);
+        assert!(got.cluster.len() <= MAX_SHOWN && got.user_agent.len() <= MAX_SHOWN);
+        assert!(got.cluster.ends_with("(100000 bytes)"));
+    }
+
+    /// D4: a list of empty values was decoded at 27 times its size.
+    #[test]
+    fn metadata_that_nobody_reads_is_passed_over() {
+        let values = vec![Value { kind: None }; 50_000];
+        let list = Kind::ListValue(ListValue { values });
+        let crowded = node("edge", &[("LABELS", list), (LISTEN_PORT, Kind::NumberValue(81.0))]);
+        let ProxyKind::Standalone { port, .. } = identity(&crowded).view.kind else {
+            panic!("another kind")
+        };
+        assert_eq!(port, 81);
     }
 }

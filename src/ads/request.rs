@@ -9,12 +9,21 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::config::core::v3::Node;
+use prost::DecodeError;
 use prost::encoding::{WireType, decode_key, decode_varint, skip_field};
-use prost::{DecodeError, Message};
 use thiserror::Error;
 
+use super::peer_text;
 use crate::subscription::Subscription;
+
+/// Bytes of a type's URL: those of Envoy have 100 at most.
+const MAX_TYPE_URL: usize = 256;
+
+/// Bytes of a version or a nonce that are looked at: ours have 16, and what is longer is foreign.
+const MAX_TOKEN: usize = 64;
+
+/// Bytes of a NACK's text: Envoy's words for a dozen resources have room.
+pub const MAX_NACK_TEXT: usize = 4096;
 
 /// Tag of a name in a `DiscoveryRequest`: number 3, length-delimited.
 const SOTW_NAME: u8 = 3 << 3 | 2;
@@ -23,6 +32,16 @@ const SOTW_NAME: u8 = 3 << 3 | 2;
 #[derive(Debug, Error)]
 #[error("not a valid discovery request: {0}")]
 pub struct Malformed(String);
+
+impl Malformed {
+    pub(super) fn too_short() -> Self {
+        Self("a field is longer than the message".to_owned())
+    }
+
+    pub(super) fn not_utf8() -> Self {
+        Self("a string is not UTF-8".to_owned())
+    }
+}
 
 impl From<DecodeError> for Malformed {
     fn from(error: DecodeError) -> Self {
@@ -87,23 +106,30 @@ impl<'a> FromIterator<&'a str> for Names {
     }
 }
 
-/// Where in a message the names stand: usually in one row.
-#[derive(Default)]
+/// Where in a message the names stand: usually in one row. Those in several rows are put together,
+/// so that a message of a million rows costs no more than its own size.
 struct Run {
-    rows: Vec<Range<usize>>,
+    row: Range<usize>,
+    /// The rows before that one.
+    before: Vec<u8>,
     len: usize,
     /// The subscription that was made of the first ones, and how many those are.
     known: Option<(u64, usize)>,
 }
 
 impl Run {
+    const fn new() -> Self {
+        Self { row: 0..0, before: Vec::new(), len: 0, known: None }
+    }
+
     #[inline]
-    fn push(&mut self, field: Range<usize>) {
+    fn push(&mut self, message: &[u8], field: Range<usize>) {
         self.len += 1;
-        match self.rows.last_mut() {
-            Some(last) if last.end == field.start => last.end = field.end,
-            _ => self.rows.push(field),
+        if self.row.end != field.start {
+            self.before.extend_from_slice(message.get(self.row.clone()).unwrap_or_default());
+            self.row.start = field.start;
         }
+        self.row.end = field.end;
     }
 
     /// A list that is known at the front of `rest`, which is the end of a message: takes it in one
@@ -116,24 +142,26 @@ impl Run {
     ) {
         let found = known.find_map(|subscription| {
             let list = subscription.as_sent().filter(|list| !list.is_empty())?;
-            Some((rest.strip_prefix(list)?, subscription.names().len(), subscription.id()))
+            Some((rest.strip_prefix(list)?, subscription.len(), subscription.id()))
         });
         if let Some((after, len, id)) = found {
             let start = message.len() - rest.len();
-            self.push(start..message.len() - after.len());
+            self.push(message, start..message.len() - after.len());
             (self.len, self.known, *rest) = (len, Some((id, len)), after);
         }
     }
 
-    fn names(self, message: &Bytes) -> Result<Names, Malformed> {
-        let fields = match &self.rows[..] {
-            [] => Bytes::new(),
-            [one] => message.slice(one.clone()),
-            more => {
-                let rows = more.iter().filter_map(|row| message.get(row.clone()));
-                rows.collect::<Vec<_>>().concat().into()
-            }
-        };
+    fn fields(&mut self, message: &Bytes) -> Bytes {
+        let row = self.row.clone();
+        if self.before.is_empty() {
+            return message.slice(row);
+        }
+        self.before.extend_from_slice(message.get(row).unwrap_or_default());
+        std::mem::take(&mut self.before).into()
+    }
+
+    fn names(mut self, message: &Bytes) -> Result<Names, Malformed> {
+        let fields = self.fields(message);
         if let Some((known, len)) = self.known
             && len == self.len
         {
@@ -158,7 +186,8 @@ pub struct Common {
     /// Empty on single-type services.
     pub type_url: String,
     pub response_nonce: String,
-    /// The text of `error_detail`; its presence alone makes a NACK (rule 2).
+    /// The text of `error_detail`, cut to [`MAX_NACK_TEXT`]; its presence alone makes a NACK
+    /// (rule 2).
     pub error: Option<String>,
 }
 
@@ -177,7 +206,7 @@ pub struct DeltaRequest {
     pub subscribe: Names,
     pub unsubscribe: Names,
     /// Name and version of each resource the client brings along (rule 13).
-    pub initial_versions: Vec<(String, String)>,
+    pub initial_versions: InitialVersions,
 }
 
 /// A request of either variant.
@@ -192,6 +221,18 @@ impl Request {
         match self {
             Self::Sotw(request) => &request.common,
             Self::Delta(request) => &request.common,
+        }
+    }
+
+    /// Names that are to be looked up one by one: none if the list is known.
+    pub fn names(&self) -> usize {
+        match self {
+            Self::Sotw(request) if request.names.known().is_some() => 0,
+            Self::Sotw(request) => request.names.len(),
+            Self::Delta(request) => {
+                let (subscribe, unsubscribe) = (&request.subscribe, &request.unsubscribe);
+                subscribe.len() + unsubscribe.len() + request.initial_versions.len()
+            }
         }
     }
 
@@ -220,13 +261,30 @@ impl Request {
     }
 }
 
-impl Common {
-    /// The node, decoded when it is needed.
-    ///
-    /// # Errors
-    /// Bytes that are no `Node`.
-    pub fn decode_node(&self) -> Result<Option<Node>, Malformed> {
-        Ok(self.node.clone().map(Node::decode).transpose()?)
+/// `initial_resource_versions`, still in the request's bytes: an entry that says nothing has two of
+/// them, and would take a hundred as two strings.
+#[derive(Clone, Debug, Default)]
+pub struct InitialVersions {
+    fields: Bytes,
+    len: usize,
+}
+
+impl InitialVersions {
+    /// Checked when the request was decoded.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut rest = &self.fields[..];
+        std::iter::from_fn(move || {
+            let (_, content) = next_field(&mut rest).ok()??;
+            Some(map_entry(content).unwrap_or_default())
+        })
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 }
 
@@ -237,7 +295,7 @@ impl SotwRequest {
     ) -> Result<Self, Malformed> {
         let mut request = Self::default();
         let common = &mut request.common;
-        let mut names = Run::default();
+        let mut names = Run::new();
         let mut known = Some(known);
         let mut rest = &message[..];
         loop {
@@ -249,11 +307,11 @@ impl SotwRequest {
             let start = message.len() - rest.len();
             let Some((number, content)) = next_field(&mut rest)? else { break };
             match number {
-                1 => request.version_info = string(content)?,
+                1 => request.version_info = token(content)?,
                 2 => common.node = Some(message.slice_ref(content)),
-                3 => names.push(start..message.len() - rest.len()),
-                4 => common.type_url = string(content)?,
-                5 => common.response_nonce = string(content)?,
+                3 => names.push(&message, start..message.len() - rest.len()),
+                4 => common.type_url = type_url(content)?,
+                5 => common.response_nonce = token(content)?,
                 6 => common.error = Some(status_text(content)?),
                 _ => {}
             }
@@ -267,15 +325,18 @@ impl DeltaRequest {
     fn decode(message: Bytes) -> Result<Self, Malformed> {
         let mut request = Self::default();
         let common = &mut request.common;
-        let (mut subscribe, mut unsubscribe) = (Run::default(), Run::default());
+        let [mut subscribe, mut unsubscribe, mut initial] = [const { Run::new() }; 3];
         fields(&message, |number, field, content| {
             match number {
                 1 => common.node = Some(message.slice_ref(content)),
-                2 => common.type_url = string(content)?,
-                3 => subscribe.push(field),
-                4 => unsubscribe.push(field),
-                5 => request.initial_versions.push(map_entry(content)?),
-                6 => common.response_nonce = string(content)?,
+                2 => common.type_url = type_url(content)?,
+                3 => subscribe.push(&message, field),
+                4 => unsubscribe.push(&message, field),
+                5 => {
+                    map_entry(content)?;
+                    initial.push(&message, field);
+                }
+                6 => common.response_nonce = token(content)?,
                 7 => common.error = Some(status_text(content)?),
                 _ => {}
             }
@@ -283,6 +344,8 @@ impl DeltaRequest {
         })?;
         request.subscribe = subscribe.names(&message)?;
         request.unsubscribe = unsubscribe.names(&message)?;
+        let len = initial.len;
+        request.initial_versions = InitialVersions { fields: initial.fields(&message), len };
         Ok(request)
     }
 }
@@ -323,8 +386,7 @@ fn next_field_of_any_sort<'a>(rest: &mut &'a [u8]) -> Result<Option<(u32, &'a [u
         if wire_type == WireType::LengthDelimited {
             let len = decode_varint(rest)?;
             let content = usize::try_from(len).ok().and_then(|len| rest.split_at_checked(len));
-            let (content, after) = content
-                .ok_or_else(|| Malformed("a field is longer than the message".to_owned()))?;
+            let (content, after) = content.ok_or_else(Malformed::too_short)?;
             *rest = after;
             return Ok(Some((number, content)));
         }
@@ -334,20 +396,29 @@ fn next_field_of_any_sort<'a>(rest: &mut &'a [u8]) -> Result<Option<(u32, &'a [u
 }
 
 fn utf8(content: &[u8]) -> Result<&str, Malformed> {
-    std::str::from_utf8(content).map_err(|_| Malformed("a string is not UTF-8".to_owned()))
+    std::str::from_utf8(content).map_err(|_| Malformed::not_utf8())
 }
 
-fn string(content: &[u8]) -> Result<String, Malformed> {
+/// A version or a nonce.
+fn token(content: &[u8]) -> Result<String, Malformed> {
+    utf8(content).map(|text| peer_text::cut(text, MAX_TOKEN).into_owned())
+}
+
+fn type_url(content: &[u8]) -> Result<String, Malformed> {
+    let len = content.len();
+    if len > MAX_TYPE_URL {
+        return Err(Malformed(format!("type_url has {len} bytes, the limit is {MAX_TYPE_URL}")));
+    }
     utf8(content).map(str::to_owned)
 }
 
 /// A protobuf map's entry: key = 1, value = 2.
-fn map_entry(content: &[u8]) -> Result<(String, String), Malformed> {
-    let (mut key, mut value) = (String::new(), String::new());
+fn map_entry(content: &[u8]) -> Result<(&str, &str), Malformed> {
+    let (mut key, mut value) = ("", "");
     fields(content, |number, _, content| {
         match number {
-            1 => key = string(content)?,
-            2 => value = string(content)?,
+            1 => key = utf8(content)?,
+            2 => value = utf8(content)?,
             _ => {}
         }
         Ok(())
@@ -358,22 +429,24 @@ fn map_entry(content: &[u8]) -> Result<(String, String), Malformed> {
 /// The message of a `google.rpc.Status`. Its code says nothing that one could rely on: Envoy sends
 /// 13, gRPC 3 (rule 2). A status that does not even parse is still a NACK.
 fn status_text(content: &[u8]) -> Result<String, Malformed> {
-    let mut text = String::new();
+    let mut text = &b""[..];
     fields(content, |number, _, content| {
         if number == 2 {
-            text = String::from_utf8_lossy(content).into_owned();
+            text = content;
         }
         Ok(())
     })?;
-    Ok(text)
+    Ok(peer_text::cut_lossy(text, MAX_NACK_TEXT))
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
+    use envoy_types::pb::envoy::config::core::v3::Node;
     use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
     use envoy_types::pb::google::rpc::Status;
+    use prost::Message as _;
 
     use super::*;
 
@@ -399,7 +472,7 @@ mod tests {
         assert_eq!((got.version_info.as_str(), text(&got.names)), ("7", vec!["b", "a"]));
         assert_eq!((got.common.type_url.as_str(), got.common.response_nonce.as_str()), ("t", "n"));
         assert_eq!(got.common.error.as_deref(), Some("no"));
-        assert_eq!(got.common.decode_node().unwrap(), Some(node.clone()));
+        assert_eq!(got.common.node.as_deref(), Some(&*node.encode_to_vec()));
 
         let sent = DeltaDiscoveryRequest {
             node: Some(node.clone()),
@@ -415,7 +488,8 @@ mod tests {
             panic!("did not decode")
         };
         assert_eq!((text(&got.subscribe), text(&got.unsubscribe)), (vec!["a"], vec!["b"]));
-        assert_eq!(got.initial_versions, [("c".to_owned(), "1".to_owned())]);
+        assert_eq!(got.initial_versions.iter().collect::<Vec<_>>(), [("c", "1")]);
+        assert_eq!(got.initial_versions.len(), 1);
         // An empty status is a NACK all the same.
         assert_eq!(got.common.error.as_deref(), Some(""));
     }
@@ -466,6 +540,41 @@ mod tests {
         assert_eq!(known(&["b", "a"], &[&ab]), None, "another order");
         assert_eq!(known(&["ab"], &[&a]), None);
         assert_eq!(known(&[], &[&a]), None);
+    }
+
+    /// D4, D5: what a peer says costs its own size, and what is kept of it has a bound.
+    #[test]
+    fn what_is_kept_of_a_request_is_bounded() {
+        let decode = |request: &DeltaDiscoveryRequest| {
+            Request::decode(request.encode_to_vec().into(), true).map(|request| match request {
+                Request::Delta(request) => request,
+                Request::Sotw(_) => panic!("the other variant"),
+            })
+        };
+        let long = "ä".repeat(1 << 20);
+        let got = decode(&DeltaDiscoveryRequest {
+            response_nonce: long.clone(),
+            error_detail: Some(Status { message: long.clone(), ..Default::default() }),
+            ..Default::default()
+        });
+        let got = got.unwrap().common;
+        let error = got.error.unwrap();
+        assert!(error.len() <= MAX_NACK_TEXT && error.ends_with("(2097152 bytes)"), "{error}");
+        assert!(got.response_nonce.len() <= MAX_TOKEN);
+        let type_url = format!("type.googleapis.com/{long}");
+        let refused = decode(&DeltaDiscoveryRequest { type_url, ..Default::default() });
+        assert!(refused.unwrap_err().to_string().contains("the limit is 256"));
+
+        // A million names that say nothing, none beside another, and as many versions.
+        let message = b"\x1a\0\x2a\0".repeat(1 << 20);
+        let Ok(Request::Delta(got)) = Request::decode(message.into(), true) else {
+            panic!("did not decode")
+        };
+        assert_eq!((got.subscribe.len(), got.subscribe.fields.len()), (1 << 20, 2 << 20));
+        assert_eq!(
+            (got.initial_versions.len(), got.initial_versions.fields.len()),
+            (1 << 20, 2 << 20)
+        );
     }
 
     #[test]

@@ -2,20 +2,23 @@
 //!
 //! The connection puts in what it reads, the stream takes out whole messages. What tonic's
 //! `Streaming` does, without its buffer for every stream: ten thousand idle streams hold nothing
-//! here. The errors are tonic's, code and text.
+//! here. What nobody has taken yet stays as the bytes that came, so that a million messages of five
+//! bytes cost five million bytes and not ten times as many. The errors are tonic's, code and text.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use tonic::Status;
-
-use crate::http2::split;
 
 /// gRPC's message prefix: compression flag and length.
 const PREFIX_BYTES: usize = 5;
+
+/// What is set aside for a message that has begun: no more than comes, for what a peer merely
+/// announces.
+const ANNOUNCED: usize = 64 << 10;
 
 /// The stream's end: the messages of one stream.
 #[derive(Debug)]
@@ -25,18 +28,30 @@ pub(super) struct Requests(Arc<Mutex<Inbox>>);
 #[derive(Debug)]
 pub(super) struct Feed(Arc<Mutex<Inbox>>);
 
+/// How it stands with what has come of a request's body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct State {
+    /// Bytes that came and are not waiting as whole messages, since this was last asked: the peer
+    /// may send as many again. A message may be larger than a window, so what has come of one makes
+    /// room; the account of memory bounds it.
+    pub(super) taken: u32,
+    /// Bytes that are kept.
+    pub(super) held: usize,
+    /// Since when a message has been coming that is not whole.
+    pub(super) begun: Option<Instant>,
+}
+
 /// Both ends, for messages of so many bytes at most.
 pub(super) fn requests(limit: usize) -> (Feed, Requests) {
     let inbox = Inbox {
         limit,
-        whole: VecDeque::new(),
-        prefix: [0; PREFIX_BYTES],
-        prefix_len: 0,
-        message: Vec::new(),
+        buffer: Vec::new(),
+        taken: 0,
+        whole: 0,
+        begun: None,
         end: None,
         came: 0,
-        waiting: 0,
-        taken: 0,
+        released: 0,
     };
     let inbox = Arc::new(Mutex::new(inbox));
     (Feed(inbox.clone()), Requests(inbox))
@@ -45,18 +60,17 @@ pub(super) fn requests(limit: usize) -> (Feed, Requests) {
 #[derive(Debug)]
 struct Inbox {
     limit: usize,
-    whole: VecDeque<Bytes>,
-    /// What has come of the next one.
-    prefix: [u8; PREFIX_BYTES],
-    prefix_len: usize,
-    message: Vec<u8>,
-    /// What there is to say after the last one.
+    /// What has come; up to `taken` it has been taken, up to `whole` it is whole messages.
+    buffer: Vec<u8>,
+    taken: usize,
+    whole: usize,
+    /// Since when a message has been coming that is not whole.
+    begun: Option<Instant>,
+    /// What there is to say after the last message.
     end: Option<Result<(), Status>>,
-    /// Bytes that came, those of them that wait as whole messages, and those that the peer has been
-    /// allowed to send again.
+    /// Bytes that came, and those of them that the peer has been allowed to send again.
     came: u64,
-    waiting: u64,
-    taken: u64,
+    released: u64,
 }
 
 impl Feed {
@@ -67,21 +81,17 @@ impl Feed {
     /// The client says no more.
     pub(super) fn end(&self) {
         let mut inbox = lock(&self.0);
-        let partial = inbox.prefix_len > 0;
-        inbox.end.get_or_insert_with(|| match partial {
-            true => Err(Status::internal("Unexpected EOF decoding stream.")),
-            false => Ok(()),
-        });
+        inbox.end.get_or_insert(Ok(()));
+        inbox.begun = None;
     }
 
-    /// Bytes that are not in the way any more: all but those of whole messages that nobody has
-    /// taken. A message may be larger than a window, so what has come of one makes room.
-    pub(super) fn taken(&self) -> u32 {
+    /// How it stands with what has come.
+    pub(super) fn state(&self) -> State {
         let mut inbox = lock(&self.0);
-        let taken = inbox.came - inbox.waiting;
-        let more = taken.saturating_sub(inbox.taken);
-        inbox.taken = inbox.taken.max(taken);
-        more as u32
+        let taken = inbox.came - (inbox.whole - inbox.taken) as u64;
+        let more = taken.saturating_sub(inbox.released);
+        inbox.released = inbox.released.max(taken);
+        State { taken: more as u32, held: inbox.buffer.capacity(), begun: inbox.begun }
     }
 }
 
@@ -89,18 +99,7 @@ impl Requests {
     /// The next message, or `None` when the client has ended its side. May be dropped while it
     /// waits; nothing is lost. Wakes nobody: the connection polls its streams after what it fed.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
-        poll_fn(|_| {
-            let mut inbox = lock(&self.0);
-            if let Some(message) = inbox.whole.pop_front() {
-                inbox.waiting -= (PREFIX_BYTES + message.len()) as u64;
-                return Poll::Ready(Ok(Some(message)));
-            }
-            match &inbox.end {
-                Some(end) => Poll::Ready(end.clone().map(|()| None)),
-                None => Poll::Pending,
-            }
-        })
-        .await
+        poll_fn(|_| lock(&self.0).next()).await
     }
 }
 
@@ -110,74 +109,113 @@ fn lock(inbox: &Mutex<Inbox>) -> MutexGuard<'_, Inbox> {
 }
 
 impl Inbox {
-    fn put(&mut self, mut bytes: &[u8]) {
+    fn put(&mut self, bytes: &[u8]) {
         self.came += bytes.len() as u64;
         // After an end nothing counts.
-        while !bytes.is_empty() && self.end.is_none() {
-            if self.prefix_len < PREFIX_BYTES {
-                let part = split(&mut bytes, PREFIX_BYTES - self.prefix_len);
-                self.prefix[self.prefix_len..][..part.len()].copy_from_slice(part);
-                self.prefix_len += part.len();
-                if self.prefix_len < PREFIX_BYTES {
-                    return;
+        if self.end.is_some() || bytes.is_empty() {
+            return;
+        }
+        self.make_room(bytes.len());
+        self.buffer.extend_from_slice(bytes);
+        let before = self.whole;
+        loop {
+            match self.next_len() {
+                Ok(Some(len)) if self.buffer.len() - self.whole >= len => self.whole += len,
+                Ok(_) => break,
+                Err(status) => {
+                    self.buffer.truncate(self.whole);
+                    self.end = Some(Err(status));
+                    break;
                 }
             }
-            let len = match self.message_len() {
-                Ok(len) => len,
-                Err(status) => {
-                    self.end = Some(Err(status));
-                    return;
-                }
-            };
-            let part = split(&mut bytes, len - self.message.len());
-            let message = if part.len() == len {
-                Bytes::copy_from_slice(part)
-            } else if part.is_empty() {
-                return;
-            } else {
-                // Exactly what it needs, but no more than comes for what a peer merely announces.
-                if self.message.is_empty() {
-                    self.message.reserve_exact(len.min(64 << 10));
-                }
-                self.message.extend_from_slice(part);
-                if self.message.len() < len {
-                    return;
-                }
-                std::mem::take(&mut self.message).into()
-            };
-            self.waiting += (PREFIX_BYTES + len) as u64;
-            self.whole.push_back(message);
-            self.prefix_len = 0;
+        }
+        if self.whole == self.buffer.len() {
+            self.begun = None;
+        } else if self.whole > before || self.begun.is_none() {
+            self.begun = Some(Instant::now());
         }
     }
 
-    /// What the prefix says.
-    fn message_len(&self) -> Result<usize, Status> {
-        let [flag, len @ ..] = self.prefix;
-        match flag {
-            0 => {}
-            1 => {
-                return Err(Status::internal(
-                    "protocol error: received message with compressed-flag but no grpc-encoding \
-                     was specified",
-                ));
-            }
-            flag => {
-                return Err(Status::internal(format!(
-                    "protocol error: received message with invalid compression flag: {flag} \
-                     (valid flags are 0 and 1), while sending request"
-                )));
-            }
+    /// Room for so many bytes more. By a quarter, not by doubling: what has come of a message of
+    /// megabytes would hold twice its size.
+    fn make_room(&mut self, bytes: usize) {
+        if self.buffer.len() + bytes <= self.buffer.capacity() {
+            return;
         }
-        let (len, limit) = (u32::from_be_bytes(len) as usize, self.limit);
-        if len > limit {
-            return Err(Status::out_of_range(format!(
-                "Error, decoded message length too large: found {len} bytes, the limit is: \
-                 {limit} bytes (--max-request-bytes)"
+        if self.taken > 0 {
+            self.buffer.drain(..self.taken);
+            self.whole -= self.taken;
+            self.taken = 0;
+        }
+        let announced = self.next_len().ok().flatten().unwrap_or_default();
+        let missing = announced.saturating_sub(self.buffer.len() - self.whole).min(ANNOUNCED);
+        self.buffer.reserve_exact(bytes.max(missing).max(self.buffer.len() / 4));
+    }
+
+    fn next(&mut self) -> Poll<Result<Option<Bytes>, Status>> {
+        if self.taken < self.whole {
+            return Poll::Ready(Ok(Some(self.take_first())));
+        }
+        match &self.end {
+            Some(Err(status)) => Poll::Ready(Err(status.clone())),
+            Some(Ok(())) if self.whole == self.buffer.len() => Poll::Ready(Ok(None)),
+            Some(Ok(())) => Poll::Ready(Err(Status::internal("Unexpected EOF decoding stream."))),
+            None => Poll::Pending,
+        }
+    }
+
+    /// The first message of those that are whole.
+    fn take_first(&mut self) -> Bytes {
+        let prefix = self.buffer[self.taken..].first_chunk().copied().unwrap_or_default();
+        let start = self.taken + PREFIX_BYTES;
+        // It was checked when it came.
+        let end = start + message_len(prefix, self.limit).unwrap_or_default();
+        if self.taken == 0 && end == self.buffer.len() {
+            // The usual case: it came alone, and its buffer is its own.
+            self.whole = 0;
+            return Bytes::from(std::mem::take(&mut self.buffer)).slice(start..);
+        }
+        let message = Bytes::copy_from_slice(&self.buffer[start..end]);
+        self.taken = end;
+        if end == self.buffer.len() {
+            // Nothing is kept for a stream that is quiet.
+            (self.buffer, self.taken, self.whole) = (Vec::new(), 0, 0);
+        }
+        message
+    }
+
+    /// Bytes of the message after those that are whole, its prefix included, once that has come.
+    fn next_len(&self) -> Result<Option<usize>, Status> {
+        let Some(prefix) = self.buffer[self.whole..].first_chunk() else { return Ok(None) };
+        Ok(Some(PREFIX_BYTES + message_len(*prefix, self.limit)?))
+    }
+}
+
+/// What a message's prefix says.
+fn message_len([flag, len @ ..]: [u8; PREFIX_BYTES], limit: usize) -> Result<usize, Status> {
+    match flag {
+        0 => {}
+        1 => {
+            return Err(Status::internal(
+                "protocol error: received message with compressed-flag but no grpc-encoding \
+                     was specified",
+            ));
+        }
+        flag => {
+            return Err(Status::internal(format!(
+                "protocol error: received message with invalid compression flag: {flag} \
+                     (valid flags are 0 and 1), while sending request"
             )));
         }
-        Ok(len)
     }
+    let len = u32::from_be_bytes(len) as usize;
+    if len > limit {
+        return Err(Status::out_of_range(format!(
+            "Error, decoded message length too large: found {len} bytes, the limit is: \
+                 {limit} bytes (--max-request-bytes)"
+        )));
+    }
+    Ok(len)
 }
 
 #[cfg(test)]
@@ -194,7 +232,8 @@ mod tests {
         while let Some(message) = requests.next().now_or_never().expect("never waits")? {
             got.push(message);
         }
-        assert_eq!(lock(&requests.0).message.capacity(), 0, "holds nothing");
+        let state = feed.state();
+        assert_eq!((state.held, state.begun), (0, None), "holds nothing");
         Ok(got)
     }
 
@@ -236,15 +275,50 @@ mod tests {
     fn a_peer_may_send_again_what_is_not_waiting() {
         let (feed, mut requests) = requests(1 << 20);
         feed.put(b"\0\0\0\0\x02ab\0\0\0\0\x03");
-        assert_eq!(feed.taken(), 5, "of a message that is not whole");
+        let state = feed.state();
+        assert_eq!(state.taken, 5, "of a message that is not whole");
+        assert!(state.begun.is_some());
         feed.put(b"cd");
-        assert_eq!(feed.taken(), 2);
+        assert_eq!(feed.state().taken, 2);
         feed.put(b"e");
-        assert_eq!(feed.taken(), 0, "two messages that nobody has taken");
+        assert_eq!(feed.state().taken, 0, "two messages that nobody has taken");
         for expected in [0, 8] {
             requests.next().now_or_never().unwrap().unwrap().unwrap();
-            assert_eq!(feed.taken(), expected);
+            assert_eq!(feed.state().taken, expected);
         }
-        assert_eq!(feed.taken(), 0);
+        assert_eq!(feed.state().taken, 0);
+    }
+
+    /// D6: they took ten times what was sent.
+    #[test]
+    fn a_million_tiny_messages_cost_what_was_sent() {
+        let (feed, mut requests) = requests(1 << 20);
+        let tiny = b"\0\0\0\0\0".repeat(1000);
+        for _ in 0..100 {
+            feed.put(&tiny);
+        }
+        let state = feed.state();
+        assert_eq!(state.taken, 0);
+        assert!(state.held <= 500_000 * 5 / 4, "{state:?}");
+        for _ in 0..100_000 {
+            requests.next().now_or_never().unwrap().unwrap().unwrap();
+        }
+        assert!(requests.next().now_or_never().is_none());
+        assert_eq!(feed.state(), State { taken: 500_000, held: 0, begun: None });
+    }
+
+    /// D7: what a peer merely announces is not set aside, and what it sends is held once.
+    #[test]
+    fn a_message_that_has_begun_holds_little_more_than_has_come() {
+        let (feed, _requests) = requests(4 << 20);
+        feed.put(&[0, 0, 64, 0, 0]);
+        let State { held, begun, .. } = feed.state();
+        assert!(held <= ANNOUNCED + 5);
+        for chunk in 1..=60 {
+            feed.put(&[0; 64 << 10]);
+            let held = feed.state().held;
+            assert!(held <= chunk * (64 << 10) * 5 / 4 + ANNOUNCED + 5, "{chunk}: {held}");
+        }
+        assert_eq!(feed.state().begun, begun, "its deadline counts from its beginning");
     }
 }

@@ -22,6 +22,12 @@ use super::stream::{Context as Streams, News, Shared};
 /// How often turns and send deadlines are looked at, at most.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// How often it is looked whether somebody waits for others that take nothing.
+const ADMIT: Duration = Duration::from_millis(100);
+
+/// Bytes of one request to the health and reflection services.
+const OTHER_REQUEST_BYTES: usize = 64 << 10;
+
 /// What there is to serve, not yet on a port.
 #[derive(Debug)]
 pub struct AdsServer {
@@ -47,9 +53,10 @@ impl AdsServer {
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
         let (health, health_service) = health_reporter();
-        let others = Routes::new(health_service)
-            .add_service(describe().build_v1()?)
-            .add_service(describe().build_v1alpha()?)
+        let bytes = OTHER_REQUEST_BYTES;
+        let others = Routes::new(health_service.max_decoding_message_size(bytes))
+            .add_service(describe().build_v1()?.max_decoding_message_size(bytes))
+            .add_service(describe().build_v1alpha()?.max_decoding_message_size(bytes))
             .prepare();
         Ok(Self { shared, others, health, keepalive })
     }
@@ -61,15 +68,16 @@ impl AdsServer {
         let streams = Arc::new(Streams::new(self.shared.clone(), follow));
         let health = stop.run_until_cancelled(report_health(self.health, &self.shared));
         let looked = stop.run_until_cancelled(look(&streams));
-        let service = |peer, control| Service {
-            streams: streams.clone(),
-            others: self.others.clone(),
-            peer,
-            control,
-        };
         let accepted = accept(listener, &stop, |socket, peer, control: Arc<Control>| {
-            let service = service(peer, control.clone());
-            connection::serve(socket, peer, service, control, self.keepalive)
+            let account = streams.account(peer, &control);
+            let service = Service {
+                streams: streams.clone(),
+                others: self.others.clone(),
+                peer,
+                control: control.clone(),
+                account: account.clone(),
+            };
+            connection::serve(socket, peer, service, control, account, self.keepalive)
         });
         tokio::join!(accepted, tell(&streams, &self.shared, &news), health, looked);
     }
@@ -135,11 +143,19 @@ async fn tell(streams: &Streams, shared: &Shared, news: &watch::Sender<News>) {
 
 /// Ends the turns and connections that have lasted too long.
 async fn look(streams: &Streams) {
-    let mut look = tokio::time::interval(LOOK.min(streams.send_timeout() / 4));
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let every = |period: Duration| {
+        // A period of nothing would never rest.
+        let mut interval = tokio::time::interval(period.max(Duration::from_millis(1)));
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        interval
+    };
+    let mut look = every(LOOK.min(streams.send_timeout() / 4));
+    let mut admit = every(ADMIT);
     loop {
-        look.tick().await;
-        streams.look();
+        tokio::select! {
+            _ = look.tick() => streams.look(),
+            _ = admit.tick() => streams.admit(),
+        }
     }
 }
 

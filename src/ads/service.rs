@@ -14,10 +14,11 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use pin_project_lite::pin_project;
 use tonic::{Code, Status};
 
+use super::account::ConnectionAccount;
 use super::control::Control;
 use super::exchange::{Exchange, Part};
 use super::requests::requests;
-use super::stream::{self, Context as Streams, Method};
+use super::stream::{self, Context as Streams, Method, Peer};
 use crate::names::ResourceType;
 use crate::snapshot::encode::Piece;
 
@@ -51,6 +52,7 @@ pub(super) struct Service {
     pub(super) others: tonic::service::Routes,
     pub(super) peer: SocketAddr,
     pub(super) control: Arc<Control>,
+    pub(super) account: Arc<ConnectionAccount>,
 }
 
 impl Service {
@@ -74,8 +76,12 @@ impl Service {
             return Exchange::refused(stream, &status);
         }
         let (feed, requests) = requests(self.streams.request_bytes());
-        let (streams, control) = (self.streams.clone(), self.control.clone());
-        let responses = stream::serve(streams, method, self.peer, control, requests);
+        let peer = Peer {
+            address: self.peer,
+            control: self.control.clone(),
+            account: self.account.clone(),
+        };
+        let responses = stream::serve(self.streams.clone(), method, peer, requests);
         let answer = Answer { greeted: false, responses };
         Exchange::discovery(stream, feed, Box::pin(answer))
     }

@@ -152,7 +152,12 @@ impl Session {
         let (limit, delta) = (self.limits.names, self.delta);
         let sent = match request {
             Request::Sotw(request) => request.names.len(),
-            Request::Delta(request) => request.subscribe.len(),
+            Request::Delta(request) => {
+                [request.subscribe.len(), request.unsubscribe.len(), request.initial_versions.len()]
+                    .into_iter()
+                    .max()
+                    .unwrap_or_default()
+            }
         };
         if sent > limit {
             return Err(Refusal::TooManyNames { got: sent, limit });
@@ -187,7 +192,7 @@ impl Session {
             Request::Sotw(request) => state.sotw_request(kind, request, now, &self.interner),
             Request::Delta(request) => state.delta_request(kind, request, now, &self.interner),
         };
-        let got = state.subscription().names().len().max(state.asked_names(now));
+        let got = state.subscription().len().max(state.asked_names(now));
         if got > limit {
             return Err(Refusal::TooManyNames { got, limit });
         }
@@ -261,6 +266,15 @@ impl Session {
     /// The set that the proxy has been brought to, or that it brought along; `None` if neither.
     pub fn held(&self, of: ResourceType) -> Option<&Arc<TypeSet>> {
         self.types[of.index()].sent.as_ref()
+    }
+
+    /// Bytes that this stream alone holds, about: names that are to be told, and what it asks for of
+    /// types that are not served.
+    pub fn bytes(&self) -> usize {
+        let unserved = self.unserved.iter();
+        let unserved =
+            unserved.map(|one| one.state.pending_bytes() + one.state.subscription().bytes());
+        self.types.iter().map(TypeState::pending_bytes).sum::<usize>() + unserved.sum::<usize>()
     }
 
     /// Whether the stream speaks the delta variant.

@@ -10,18 +10,22 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
+use bytes::Bytes;
 use futures::Stream;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 use tracing::{debug, warn};
 
+use crate::ads::account::ConnectionAccount;
 use crate::ads::admission::{QUIET, Turn};
 use crate::ads::budget::Budget;
 use crate::ads::control::Control;
-use crate::ads::request::{Malformed, Request};
+use crate::ads::outbox::Outbox;
+use crate::ads::request::Malformed;
 use crate::ads::requests::Requests;
 use crate::ads::session::{self, Refusal, Session};
+use crate::ads::{peer_text, work};
 use crate::metrics::Metrics;
 use crate::names::ResourceType;
 use crate::proxies::Connection;
@@ -37,6 +41,9 @@ use begin::begin;
 pub(super) use shared::{Context, News};
 pub use shared::{Limits, Shared};
 
+/// Bytes of the text that a stream ends with: Envoy logs it, and headers have little room.
+const MAX_STATUS_TEXT: usize = 1024;
+
 /// Which method was called.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Method {
@@ -45,12 +52,19 @@ pub(super) struct Method {
     pub(super) only: Option<ResourceType>,
 }
 
+/// Whose connection a stream is on.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) address: SocketAddr,
+    pub(super) control: Arc<Control>,
+    pub(super) account: Arc<ConnectionAccount>,
+}
+
 /// The response body of one stream: pieces of gRPC messages, then how it ended.
 pub(super) fn serve(
     context: Arc<Context>,
     method: Method,
-    peer: SocketAddr,
-    control: Arc<Control>,
+    peer: Peer,
     mut requests: Requests,
 ) -> impl Stream<Item = Result<Piece, Status>> + Send {
     async_stream::try_stream! {
@@ -58,26 +72,18 @@ pub(super) fn serve(
         let _open = OpenStream::new(&shared.metrics);
         let limit = shared.limits.streams_per_peer;
         let registration =
-            shared.proxies.register(Some(peer), method.delta, limit).map_err(|error| {
+            shared.proxies.register(Some(peer.address), method.delta, limit).map_err(|error| {
                 warn!(%error, "stream refused");
                 Status::resource_exhausted(error.to_string())
             })?;
-        let outbox = context.outboxes.open(&registration.connection, &control);
         let mut news = context.news.clone();
         // Boxed, as is what comes of it: the room for both would be part of every idle stream.
-        let begun = begin(&context, method, &registration.connection, &mut news, &mut requests);
+        let connection = &registration.connection;
+        let begun = begin(&context, method, &peer, connection, &mut news, &mut requests);
         let mut stream = match Box::pin(begun).await {
             Ok(Some(stream)) => stream,
             Ok(None) => return,
-            Err(status) => {
-                // A proxy opens its next stream on the connection that it has, for ever. A Service
-                // leads only connections to another replica, which may be ready: so this one ends.
-                if status.code() == tonic::Code::Unavailable {
-                    control.end();
-                }
-                refused(&registration.connection, &status);
-                Err(status)?
-            }
+            Err(status) => Err(refused(&registration.connection, status))?,
         };
         let mut seat = stream.lease.seat();
         let end = 'stream: loop {
@@ -86,11 +92,12 @@ pub(super) fn serve(
             loop {
                 while let Some(response) = stream.next() {
                     stream.note_sent(&response);
+                    stream.outbox.begin(&response.frame);
                     for piece in response.frame.pieces(response.nonce) {
-                        outbox.put();
+                        stream.outbox.put();
                         yield piece;
                     }
-                    outbox.taken();
+                    stream.outbox.taken();
                 }
                 match stream.wait(&news, reassigned.as_mut(), &mut requests).await {
                     Ok(Woken::Here) => {}
@@ -110,10 +117,7 @@ pub(super) fn serve(
         };
         match end {
             Ok(()) => debug!(proxy = stream.connection.connection_id(), "stream ended"),
-            Err(status) => {
-                refused(&stream.connection, &status);
-                Err(status)?
-            }
+            Err(status) => Err(refused(&stream.connection, status))?,
         }
     }
 }
@@ -157,6 +161,7 @@ enum Admitted {
 struct AdsStream {
     context: Arc<Context>,
     connection: Arc<Connection>,
+    outbox: Outbox,
     session: Session,
     view: Arc<View>,
     /// Keeps the view built.
@@ -191,15 +196,16 @@ impl AdsStream {
         reassigned: Pin<&mut impl Future<Output = ()>>,
         requests: &mut Requests,
     ) -> Result<Woken, Status> {
-        self.set_alarm();
+        let control = self.outbox.control().clone();
+        let throttled = control.work.wait(self.woken).map(|wait| self.woken + wait);
+        self.set_alarm(throttled);
         tokio::select! {
             biased;
             // A proxy that asks goes before one that is merely told (it may be starting).
-            request = requests.next() => {
+            request = next_request(requests, &control), if throttled.is_none() => {
                 let Some(request) = request? else { return Ok(Woken::Ended) };
                 (self.woken, self.since) = (Instant::now(), None);
-                let request = self.session.decode(request).map_err(malformed)?;
-                self.take(&request)?;
+                self.take(request)?;
             }
             there = there(news) => {
                 there.map_err(|_| going_away())?;
@@ -212,6 +218,7 @@ impl AdsStream {
             }
             turn = its_turn(&mut self.admitted) => {
                 self.woken = Instant::now();
+                self.outbox.admitted(Some(&turn));
                 self.admitted = Admitted::Starting(turn);
             }
         }
@@ -243,7 +250,14 @@ impl AdsStream {
             .filter_map(move |of| Some((of, self.sent_at[of.index()]? + limit)))
     }
 
-    fn set_alarm(&mut self) {
+    /// `throttled`: until when no request is read.
+    fn set_alarm(&mut self, throttled: Option<Instant>) {
+        if let Some(at) = throttled
+            && (!self.alarm_set || at < self.alarm.deadline())
+        {
+            self.alarm.as_mut().reset(at);
+            self.alarm_set = true;
+        }
         if self.alarm_set {
             return;
         }
@@ -276,11 +290,20 @@ impl AdsStream {
         }
         let quiet = self.awaited().next().is_none() && self.woken + QUIET <= now;
         if matches!(self.admitted, Admitted::Starting(_)) && quiet {
+            self.outbox.admitted(None);
             self.admitted = Admitted::Done;
+        }
+        if self.outbox.control().work.wait(self.woken).is_some() {
+            // It may read again, as far as that is the reason.
+            self.woken = now;
         }
     }
 
-    fn take(&mut self, request: &Request) -> Result<(), Status> {
+    fn take(&mut self, request: Bytes) -> Result<(), Status> {
+        let bytes = request.len();
+        let request = self.session.decode(request).map_err(malformed)?;
+        let work = work::of_request(request.names(), bytes);
+        self.outbox.control().work.done(work, self.woken);
         let limits = &self.context.shared.limits;
         if !self.budget.take(self.woken) {
             return Err(Status::resource_exhausted(format!(
@@ -288,7 +311,7 @@ impl AdsStream {
                 limits.requests_per_second
             )));
         }
-        let (of, meaning) = self.session.request(request, &self.view).map_err(|refusal| {
+        let (of, meaning) = self.session.request(&request, &self.view).map_err(|refusal| {
             let text = refusal.to_string();
             match refusal {
                 Refusal::NoType | Refusal::BadType(_) | Refusal::WrongType { .. } => {
@@ -307,8 +330,17 @@ impl AdsStream {
                 "asks for a type that is not served",
             ),
         }
+        self.outbox.holds(self.session.bytes());
         Ok(())
     }
+}
+
+/// The next request, unless it is the turn of others.
+async fn next_request(requests: &mut Requests, control: &Control) -> Result<Option<Bytes>, Status> {
+    // Nobody is woken by this: the connection's task is polled again, and another stretch begins.
+    let over = || control.work.is_stretch_over();
+    poll_fn(|_| if over() { Poll::Pending } else { Poll::Ready(()) }).await;
+    requests.next().await
 }
 
 /// News, once they are there. Nobody is woken by this: see [`Context::wake`].
@@ -341,7 +373,9 @@ fn going_away() -> Status {
     Status::unavailable("the control plane is shutting down; connect again")
 }
 
-fn refused(connection: &Connection, status: &Status) {
+/// Logs why a stream ends, and gives it back as short as it is to be told.
+fn refused(connection: &Connection, status: Status) -> Status {
+    let status = Status::new(status.code(), peer_text::cut(status.message(), MAX_STATUS_TEXT));
     let proxy = connection.connection_id();
     match status.code() {
         // Connections break and replicas go; neither is anybody's mistake.
@@ -352,6 +386,7 @@ fn refused(connection: &Connection, status: &Status) {
             proxy, peer = ?connection.peer, ?code, "stream refused: {}", status.message()
         ),
     }
+    status
 }
 
 #[cfg(test)]

@@ -8,10 +8,13 @@ use std::ops::Range;
 use bytes::{Buf, Bytes};
 
 /// Copying so few costs less than a part of its own.
-const COPIED: usize = 4096;
+pub(crate) const COPIED: usize = 4096;
 
 /// What one call to the kernel takes at most (`writev`).
 pub(crate) const MAX_PARTS: usize = 64;
+
+/// What is kept of the buffer for the next connection.
+const KEPT: usize = 512 << 10;
 
 #[derive(Debug)]
 enum Part {
@@ -31,6 +34,8 @@ pub(crate) struct Batch {
 impl Batch {
     pub(crate) fn clear(&mut self) {
         self.own.clear();
+        // What one peer made long is not kept for the others.
+        self.own.shrink_to(KEPT);
         self.parts.clear();
         self.len = 0;
     }

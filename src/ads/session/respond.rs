@@ -178,7 +178,7 @@ impl TypeState {
                 let all: Vec<&Resource> = now.iter().map(|one| &**one).collect();
                 return frames.sotw(type_url, now.version(), &all);
             }
-            let wanted = subscription.names().iter().filter_map(|name| now.get(name));
+            let wanted = subscription.names().filter_map(|name| now.get(name));
             let wanted: Vec<&Resource> = wanted.map(|one| &**one).collect();
             frames.sotw(type_url, restricted(now, subscription), &wanted)
         })
@@ -236,7 +236,7 @@ impl TypeState {
             names.extend(wanted.map(|name| &**name));
         }
         if told.all {
-            names.extend(subscription.names().iter().map(|name| &**name));
+            names.extend(subscription.names().map(|name| &**name));
             if subscription.is_wildcard() {
                 names.extend(now.iter().map(|resource| &*resource.name));
             }
@@ -268,6 +268,6 @@ fn restricted(set: &TypeSet, subscription: &Subscription) -> Version {
     if subscription.is_wildcard() {
         return set.version();
     }
-    let shares = subscription.names().iter().filter_map(|name| set.get(name));
+    let shares = subscription.names().filter_map(|name| set.get(name));
     Version(shares.fold(0, |sum, one| sum.wrapping_add(one.digest())))
 }

@@ -9,13 +9,16 @@ use std::sync::Arc;
 
 use super::Meaning;
 use super::told::Told;
-use crate::ads::request::{Common, DeltaRequest, Names, SotwRequest};
+use crate::ads::request::{Common, DeltaRequest, InitialVersions, Names, SotwRequest};
 use crate::names::ResourceType;
 use crate::snapshot::TypeSet;
 use crate::subscription::{Change, Interner, Subscription};
 
 /// The wildcard's name (rule 6). Of a type that has none it means nothing.
 const WILDCARD: &str = "*";
+
+/// What a name that is to be told holds: its slot, and its text unless others have that too.
+const PENDING_NAME_BYTES: usize = 64;
 
 /// How a type behaves on the wire.
 #[derive(Clone, Copy, Debug)]
@@ -126,6 +129,13 @@ impl TypeState {
         (self.asked.names.len() + self.vanished.len()).saturating_sub(now.len())
     }
 
+    /// Bytes of the names that are to be told or may have to be told again.
+    pub(super) fn pending_bytes(&self) -> usize {
+        let told = [&self.asked, &self.warming, &self.outstanding, &self.rejected];
+        let names = told.map(|told| told.names.len()).iter().sum::<usize>() + self.vanished.len();
+        names * PENDING_NAME_BYTES
+    }
+
     pub(super) fn awaits(&self) -> Option<u64> {
         (self.answer == Answer::Awaited).then_some(self.nonce)
     }
@@ -167,7 +177,7 @@ impl TypeState {
 
         if first {
             let current = request.version_info == now.version().to_string();
-            if kind.full_state && new.is_wildcard() && new.names().is_empty() && current {
+            if kind.full_state && new.is_wildcard() && new.is_empty() && current {
                 // The client brings exactly this along from another stream (rule 22).
                 self.settle(now);
             } else {
@@ -268,9 +278,8 @@ impl TypeState {
     }
 
     /// Compares once what the client brings along with what there is (rule 13), and forgets it.
-    fn compare(&mut self, kind: Kind, initial: &[(String, String)], now: &Arc<TypeSet>) {
-        let brought: std::collections::HashMap<&str, &str> =
-            initial.iter().map(|(name, version)| (&**name, &**version)).collect();
+    fn compare(&mut self, kind: Kind, initial: &InitialVersions, now: &Arc<TypeSet>) {
+        let brought: std::collections::HashMap<&str, &str> = initial.iter().collect();
         let subscription = self.subscription.clone();
         let differs = |name: &str| match now.get(name) {
             Some(resource) => {
@@ -280,7 +289,7 @@ impl TypeState {
             // client knows that already (it subscribes again to what it lost).
             None => true,
         };
-        let named = subscription.names().iter().map(|name| &**name);
+        let named = subscription.names().map(|name| &**name);
         let everything = now.iter().map(|resource| &*resource.name);
         let candidates = named
             .chain(subscription.is_wildcard().then_some(everything).into_iter().flatten())
@@ -296,13 +305,13 @@ impl TypeState {
         // Something must be answered before, so that the client has opened its other types by
         // the time its ACK is here.
         self.reply = !self.vanished.is_empty();
-        self.patient = subscription.names().iter().all(|name| brought.contains_key(&**name));
+        self.patient = subscription.names().all(|name| brought.contains_key(&**name));
         self.settle(now);
     }
 
     /// What the client brings along, wants, and will not find.
-    fn missing(&self, initial: &[(String, String)], now: &TypeSet) -> Vec<Arc<str>> {
-        let names = initial.iter().map(|(name, _)| name.as_str());
+    fn missing(&self, initial: &InitialVersions, now: &TypeSet) -> Vec<Arc<str>> {
+        let names = initial.iter().map(|(name, _)| name);
         let gone = names.filter(|name| self.subscription.wants(name) && now.get(name).is_none());
         gone.map(Arc::from).collect()
     }

@@ -4,29 +4,33 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 use tracing::info;
 
-use super::{Admitted, AdsStream, Context, Method, News, going_away, lookup, malformed};
+use super::{Admitted, AdsStream, Context, Method, News, Peer, going_away, lookup, malformed};
+use crate::ads::admission::Holder;
 use crate::ads::budget::Budget;
 use crate::ads::node;
 use crate::ads::request::Request;
 use crate::ads::requests::Requests;
 use crate::ads::session::Session;
-use crate::proxies::Connection;
+use crate::proxies::{Connection, ProxyIdentity};
 use crate::snapshot::View;
-use crate::view::Lease;
+use crate::view::{Lease, Need};
 
 /// The stream once its view is there; `None` if the client went without a word.
 pub(super) async fn begin(
     context: &Arc<Context>,
     method: Method,
+    peer: &Peer,
     connection: &Arc<Connection>,
     news: &mut watch::Receiver<News>,
     requests: &mut Requests,
 ) -> Result<Option<Box<AdsStream>>, Status> {
+    let outbox = context.outboxes.open(connection, &peer.control, &peer.account);
     let shared = &context.shared;
     let limit = shared.limits.first_request;
     let first = tokio::select! {
@@ -39,12 +43,14 @@ pub(super) async fn begin(
         })??,
     };
     let Some(first) = first else { return Ok(None) };
-    let request = Request::decode(first, method.delta).map_err(malformed)?;
-    let invalid = |error: &dyn std::error::Error| Status::invalid_argument(error.to_string());
-    let node = request.common().decode_node().map_err(|error| invalid(&error))?;
-    let (identity, need) = node::identify(node.as_ref()).map_err(|error| invalid(&error))?;
+    // Only the bytes are kept while the view is waited for, not what they decode to.
+    outbox.holds(first.len());
+    let (identity, need) = identify(first.clone(), method.delta)?;
 
     if shared.snapshots.borrow().is_none() {
+        // A proxy opens its next stream on the connection that it has, for ever. Behind a Service only
+        // a new connection leads to another replica, which may be ready: so this one ends.
+        peer.control.end();
         return Err(Status::unavailable(
             "not ready: the source has not been listed completely yet (see /ready on the \
              monitoring port for what is missing)",
@@ -71,22 +77,31 @@ pub(super) async fn begin(
         shared.frames.clone(),
         nonce_seed(STREAMS.fetch_add(1, Ordering::Relaxed)),
     );
+    let holder = Holder { address: peer.address.ip(), connection: peer.account.id() };
     let mut stream = Box::new(AdsStream {
         context: context.clone(),
         connection: connection.clone(),
+        outbox,
         session,
         view,
         lease,
         budget: Budget::new(shared.limits.requests_per_second),
-        admitted: Admitted::Waiting(Box::pin(context.admission.clone().turn())),
+        admitted: Admitted::Waiting(Box::pin(context.admission.clone().turn(holder))),
         sent_at: Default::default(),
         alarm: Box::pin(sleep(Duration::ZERO)),
         alarm_set: false,
         woken: Instant::now(),
         since: None,
     });
-    stream.take(&request)?;
+    stream.take(first)?;
     Ok(Some(stream))
+}
+
+/// Who sends a stream's first request, and the view that it needs.
+fn identify(first: Bytes, delta: bool) -> Result<(ProxyIdentity, Need), Status> {
+    let request = Request::decode(first, delta).map_err(malformed)?;
+    let identified = node::identify(request.common().node.as_deref());
+    identified.map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
 /// The view once the publisher has assigned and built it.

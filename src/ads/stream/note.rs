@@ -7,6 +7,7 @@ use tracing::warn;
 
 use super::AdsStream;
 use crate::ads::session::{Meaning, Response};
+use crate::ads::work;
 use crate::names::ResourceType;
 
 impl AdsStream {
@@ -66,6 +67,7 @@ impl AdsStream {
         if let Some(since) = self.since {
             metrics.convergence(now.into_std().saturating_duration_since(since));
         }
+        self.outbox.control().work.done(work::of_response(response.frame.len()), now);
         self.sent_at[of.index()] = Some(now);
         self.connection.update(|status| {
             let one = &mut status.types[of.index()];

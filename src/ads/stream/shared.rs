@@ -1,12 +1,15 @@
 //! What all streams share, and what one peer may do.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::ads::account::{ConnectionAccount, MemoryAccount};
 use crate::ads::admission::Admission;
+use crate::ads::control::Control;
 use crate::ads::outbox::Outboxes;
 use crate::ads::session;
 use crate::metrics::Metrics;
@@ -34,6 +37,9 @@ pub struct Limits {
     pub streams_per_peer: usize,
     /// New streams that are brought into sync at the same time; 0 for no limit.
     pub starting: usize,
+    /// Bytes that one connection may make the server hold, and all together; 0 for no limit.
+    pub connection_memory: usize,
+    pub peer_memory: usize,
 }
 
 impl Default for Limits {
@@ -47,6 +53,8 @@ impl Default for Limits {
             requests_per_second: 500,
             streams_per_peer: 0,
             starting: 100,
+            connection_memory: 32 << 20,
+            peer_memory: 0,
         }
     }
 }
@@ -81,12 +89,16 @@ pub(in crate::ads) struct Context {
     pub(super) news: watch::Receiver<News>,
     pub(super) admission: Arc<Admission>,
     pub(super) outboxes: Arc<Outboxes>,
+    account: Arc<MemoryAccount>,
 }
 
 impl Context {
     pub(in crate::ads) fn new(shared: Arc<Shared>, news: watch::Receiver<News>) -> Self {
         let admission = Admission::new(shared.limits.starting, shared.metrics.clone());
-        Self { shared, news, admission: Arc::new(admission), outboxes: Arc::new(Outboxes::new()) }
+        let Limits { peer_memory, connection_memory, .. } = shared.limits;
+        let account = MemoryAccount::new(peer_memory, connection_memory, shared.metrics.clone());
+        let outboxes = Arc::new(Outboxes::new());
+        Self { shared, news, admission: Arc::new(admission), outboxes, account }
     }
 
     pub(in crate::ads) fn request_bytes(&self) -> usize {
@@ -102,9 +114,26 @@ impl Context {
         self.outboxes.wake();
     }
 
-    /// Ends what has lasted too long; to be called now and then.
-    pub(in crate::ads) fn look(&self) {
+    /// An account for a connection from this peer.
+    pub(in crate::ads) fn account(
+        &self,
+        peer: SocketAddr,
+        control: &Arc<Control>,
+    ) -> Arc<ConnectionAccount> {
+        Arc::new(self.account.open(peer, control.clone()))
+    }
+
+    /// Lets those go on who wait for others that take nothing; to be called often.
+    pub(in crate::ads) fn admit(&self) {
+        self.outboxes.take_permits_back(&self.admission);
         self.admission.expire();
+    }
+
+    /// Ends what has lasted too long, and brings the account of memory up to date; to be called now
+    /// and then.
+    pub(in crate::ads) fn look(&self) {
         self.outboxes.cut_stalled(self.shared.limits.send, &self.shared.metrics);
+        self.outboxes.charge_shares();
+        self.shared.metrics.peer_bytes(self.account.total());
     }
 }

@@ -25,7 +25,10 @@ fn what_a_stream_holds_does_not_grow_unseen() {
     let method = Method { delta: true, only: None };
     let peer = ([127, 0, 0, 1], 1).into();
     let context = Arc::new(Context::new(Arc::new(shared), news));
-    let responses = serve(context, method, peer, Arc::new(Control::new()), requests);
+    let control = Arc::new(Control::new());
+    let account = context.account(peer, &control);
+    let peer = Peer { address: peer, control, account };
+    let responses = serve(context, method, peer, requests);
     let sizes = [
         ("the response body", size_of_val(&responses), 1024),
         ("the stream in it", size_of::<AdsStream>(), 2048),

@@ -1,0 +1,35 @@
+//! How much memory the process may use: a default for what peers may hold follows from it.
+
+use std::fs;
+
+/// Where the limit of the process' own control group stands, in a container: version 2, version 1.
+const GROUP_LIMITS: [&str; 2] =
+    ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+
+/// Half of the memory that the process may use, bytes: of its control group's limit, else of what
+/// the machine has. Never zero.
+pub fn half() -> usize {
+    let machine = rustix::system::sysinfo();
+    let machine = machine.totalram as u64 * u64::from(machine.mem_unit);
+    let group = GROUP_LIMITS.iter().filter_map(|path| limit(&fs::read_to_string(path).ok()?));
+    let all = group.chain([machine]).min().unwrap_or(machine);
+    usize::try_from(all / 2).unwrap_or(usize::MAX).max(1)
+}
+
+/// `max` and nonsense are no limit.
+fn limit(text: &str) -> Option<u64> {
+    text.trim().parse().ok().filter(|limit| *limit > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_groups_limit_counts_if_it_has_one() {
+        assert_eq!(limit("536870912\n"), Some(512 << 20));
+        assert_eq!(limit("max\n"), None);
+        assert_eq!(limit(""), None);
+        assert!(half() > 1 << 20, "{}", half());
+    }
+}
