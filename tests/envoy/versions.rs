@@ -17,7 +17,7 @@ fn tuned(service: Service) -> Service {
         ("request-timeout", "2s"),
         ("connect-timeout", "1s"),
         ("retries", "2"),
-        ("load-balancing", "ring-hash"),
+        ("load-balancing", "round-robin"),
         ("outlier-consecutive-errors", "1000"),
         ("outlier-interval", "10s"),
         ("max-connections", "1000"),
