@@ -152,7 +152,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         snapshot: snapshots.clone(),
         readiness: Readiness::new(health.clone(), snapshots.clone()),
         domain: config.domain.as_str().into(),
-        loopback: config.http_addr.ip().is_loopback(),
+        address: config.http_addr.ip(),
     };
     let started = SystemTime::now();
     registry.register_collector(Box::new(Scrape {

@@ -1,23 +1,25 @@
-//! Arguments: every flag has an environment twin, and what is in force is printed at start.
+//! Arguments. Those of `serve` stand here; what is in force is printed at start.
+//!
+//! `environment` says how variables stand in for flags, `config` what becomes of the flags.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::ads::session;
-use crate::ads::stream;
 use crate::agent;
-use crate::app::{self, memory};
 use crate::doctor;
+use crate::flags;
 use crate::inject;
 use crate::iptables;
 use crate::names;
-use crate::publish::Timing;
-use crate::source::{files, kube};
+use crate::source::kube;
+
+mod config;
+mod environment;
+
+pub use environment::{parse, unread_variables};
 
 /// A small, very fast Pilot: the control plane that Envoys ask what the mesh looks like.
 #[derive(Debug, Parser)]
@@ -50,7 +52,8 @@ const EXAMPLES: &str = "Examples:
   pilothouse serve --source kube                      of the KUBECONFIG, or the cluster this runs in
   pilothouse serve --source kube --namespace shop     one namespace of it
 
-Every flag can be given as an environment variable; the command line wins.";
+Every flag can be given as an environment variable, of which an empty one counts as not set; the
+command line wins. A time is written as 500ms, 30s or 1m 30s.";
 
 const DOCTOR_EXAMPLES: &str = "Examples:
   kubectl exec POD -c istio-proxy -- pilothouse doctor    in a pod, beside its Envoy
@@ -96,13 +99,12 @@ pub struct Serve {
     #[arg(long, value_enum, env = "PILOTHOUSE_SOURCE", help_heading = "Source (exactly one)")]
     pub source: Option<Source>,
 
-    /// Take the mesh from manifests: a file or a folder of YAML or JSON, re-read when it changes.
-    /// Repeatable
+    /// Take the mesh from manifests: a file or a folder (not its subfolders) of YAML or JSON, re-read
+    /// when it changes. Repeatable; the variable has commas between paths
     #[arg(
         long,
         value_name = "PATH",
         env = "PILOTHOUSE_MANIFESTS",
-        value_delimiter = ',',
         help_heading = "Source (exactly one)"
     )]
     pub manifests: Vec<PathBuf>,
@@ -111,10 +113,12 @@ pub struct Serve {
     #[arg(long, env = "PILOTHOUSE_CONTEXT", help_heading = "Kubernetes")]
     pub context: Option<String>,
 
-    /// Watch this namespace only. Repeatable; all namespaces if not given
+    /// Watch this namespace only, or take only its objects from manifests. Repeatable, or with commas
+    /// between namespaces; all namespaces if not given
     #[arg(
         long,
         value_name = "NAMESPACE",
+        value_parser = flags::namespace,
         env = "PILOTHOUSE_NAMESPACE",
         value_delimiter = ',',
         help_heading = "Kubernetes"
@@ -122,35 +126,35 @@ pub struct Serve {
     pub namespace: Vec<String>,
 
     /// Where endpoints come from: EndpointSlices, core/v1 Endpoints, or slices where the server
-    /// has them
-    #[arg(
-        long,
-        value_enum,
-        default_value = "auto",
-        env = "PILOTHOUSE_ENDPOINTS",
-        help_heading = "Kubernetes"
-    )]
-    pub endpoints: kube::EndpointsKind,
+    /// has them [default: auto]
+    #[arg(long, value_enum, env = "PILOTHOUSE_ENDPOINTS", help_heading = "Kubernetes")]
+    pub endpoints: Option<kube::EndpointsKind>,
 
     /// Watch Nodes as well, so that endpoints have the region of their zone (needs the right to list
     /// and watch nodes)
     #[arg(long, env = "PILOTHOUSE_WATCH_NODES", help_heading = "Kubernetes")]
     pub watch_nodes: bool,
 
-    /// How long one watch request lasts: within this and 5 s a dead connection is noticed
+    /// How long one watch request lasts, 1s to 290s: within this and 5 s a dead connection is noticed
+    /// [default: 30s]
     #[arg(
-        long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration,
+        long, value_name = "DURATION", value_parser = flags::watch_timeout,
         env = "PILOTHOUSE_WATCH_TIMEOUT", help_heading = "Kubernetes"
     )]
-    pub watch_timeout: Duration,
+    pub watch_timeout: Option<Duration>,
 
     /// DNS domain of the cluster
-    #[arg(long, default_value = names::DEFAULT_DOMAIN, env = "PILOTHOUSE_DOMAIN", help_heading = "Kubernetes")]
+    #[arg(
+        long, value_parser = flags::domain, default_value = names::DEFAULT_DOMAIN,
+        env = "PILOTHOUSE_DOMAIN", help_heading = "Kubernetes"
+    )]
     pub domain: String,
 
-    /// Where proxies connect (xDS over plaintext gRPC)
+    /// Where proxies connect (xDS over plaintext gRPC): IP:PORT, NAME:PORT, or :PORT for every address
     #[arg(
         long,
+        value_name = "ADDRESS",
+        value_parser = flags::listen_address,
         default_value = "0.0.0.0:15010",
         env = "PILOTHOUSE_GRPC_ADDR",
         help_heading = "Addresses"
@@ -161,6 +165,8 @@ pub struct Serve {
     /// decide otherwise
     #[arg(
         long,
+        value_name = "ADDRESS",
+        value_parser = flags::listen_address,
         default_value = "127.0.0.1:8080",
         env = "PILOTHOUSE_HTTP_ADDR",
         help_heading = "Addresses"
@@ -170,51 +176,62 @@ pub struct Serve {
     /// Where probes and Prometheus ask (/ready, /live, /metrics, /version)
     #[arg(
         long,
+        value_name = "ADDRESS",
+        value_parser = flags::listen_address,
         default_value = "0.0.0.0:15014",
         env = "PILOTHOUSE_MONITORING_ADDR",
         help_heading = "Addresses"
     )]
     pub monitoring_addr: SocketAddr,
 
-    /// Shortest time between two snapshots; the first change after a quiet time goes at once
+    /// Shortest time between two snapshots, up to 5s; the first change after a quiet time goes at once
     #[arg(
-        long, value_name = "DURATION", default_value = "100ms", value_parser = humantime::parse_duration,
+        long, value_name = "DURATION", default_value = "100ms", value_parser = flags::pace,
         env = "PILOTHOUSE_PACE", help_heading = "Publishing"
     )]
     pub pace: Duration,
 
-    /// How long a cluster outlives the routes to it when its service is deleted
+    /// How long a cluster outlives the routes to it when its service is deleted, up to 1h
     #[arg(
-        long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration,
+        long, value_name = "DURATION", default_value = "1s", value_parser = flags::pause,
         env = "PILOTHOUSE_LINGER", help_heading = "Publishing"
     )]
     pub linger: Duration,
 
-    /// Bytes of one request
-    #[arg(long, default_value_t = 4 << 20, env = "PILOTHOUSE_MAX_REQUEST_BYTES", help_heading = "Limits for a proxy")]
+    /// Bytes of one request, 4096 to 1073741824
+    #[arg(
+        long, value_name = "BYTES", value_parser = flags::request_bytes, default_value_t = 4 << 20,
+        env = "PILOTHOUSE_MAX_REQUEST_BYTES", help_heading = "Limits for a proxy"
+    )]
     pub max_request_bytes: usize,
 
-    /// Names in one subscription
+    /// Names in one subscription; 0 for no limit
     #[arg(
         long,
+        value_name = "N",
+        value_parser = flags::count_limit,
         default_value_t = 100_000,
         env = "PILOTHOUSE_MAX_NAMES",
         help_heading = "Limits for a proxy"
     )]
     pub max_names: usize,
 
-    /// Resource types on one stream
+    /// Resource types on one stream, the four that are served always among them; 0 for no limit
     #[arg(
         long,
+        value_name = "N",
+        value_parser = flags::type_limit,
         default_value_t = 16,
         env = "PILOTHOUSE_MAX_TYPES",
         help_heading = "Limits for a proxy"
     )]
     pub max_types: usize,
 
-    /// Requests a second on one stream, averaged over ten seconds
+    /// Requests a second on one stream, averaged over ten seconds; 0 for no limit
     #[arg(
         long,
+        value_name = "N",
+        value_parser = flags::requests,
         default_value_t = 500,
         env = "PILOTHOUSE_MAX_REQUESTS_PER_SECOND",
         help_heading = "Limits for a proxy"
@@ -224,6 +241,8 @@ pub struct Serve {
     /// Streams from one IP address; 0 for no limit
     #[arg(
         long,
+        value_name = "N",
+        value_parser = flags::count_limit,
         default_value_t = 10_000,
         env = "PILOTHOUSE_MAX_STREAMS_PER_PEER",
         help_heading = "Limits for a proxy"
@@ -231,63 +250,66 @@ pub struct Serve {
     pub max_streams_per_peer: usize,
 
     /// Bytes of memory that one connection may make the server hold (requests, subscriptions, what
-    /// it does not read); 0 for no limit
+    /// it does not read), 1048576 at least; 0 for no limit
     #[arg(
-        long,
-        default_value_t = 32 << 20,
-        env = "PILOTHOUSE_MAX_CONNECTION_MEMORY",
-        help_heading = "Limits for a proxy"
+        long, value_name = "BYTES", value_parser = flags::memory, default_value_t = 32 << 20,
+        env = "PILOTHOUSE_MAX_CONNECTION_MEMORY", help_heading = "Limits for a proxy"
     )]
     pub max_connection_memory: usize,
 
     /// The same for all connections together; the one that holds most goes first. 0 for no limit,
     /// half of the memory that the process may use if not given
-    #[arg(long, env = "PILOTHOUSE_MAX_PEER_MEMORY", help_heading = "Limits for a proxy")]
+    #[arg(
+        long, value_name = "BYTES", value_parser = flags::memory,
+        env = "PILOTHOUSE_MAX_PEER_MEMORY", help_heading = "Limits for a proxy"
+    )]
     pub max_peer_memory: Option<usize>,
 
-    /// Until a new stream's first request
+    /// Until a new stream's first request; 0 for no limit
     #[arg(
-        long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration,
+        long, value_name = "DURATION", default_value = "10s", value_parser = flags::time_limit,
         env = "PILOTHOUSE_FIRST_REQUEST_TIMEOUT", help_heading = "Limits for a proxy"
     )]
     pub first_request_timeout: Duration,
 
-    /// How long newer content waits for the ACK of a type's last response
+    /// How long newer content waits for the ACK of a type's last response; 0 for no limit
     #[arg(
-        long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration,
+        long, value_name = "DURATION", default_value = "30s", value_parser = flags::time_limit,
         env = "PILOTHOUSE_ACK_TIMEOUT", help_heading = "Limits for a proxy"
     )]
     pub ack_timeout: Duration,
 
     /// How long a proxy that has stopped reading may take nothing of a response before it is
-    /// disconnected
+    /// disconnected; 0 for no limit
     #[arg(
-        long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration,
+        long, value_name = "DURATION", default_value = "60s", value_parser = flags::time_limit,
         env = "PILOTHOUSE_SEND_TIMEOUT", help_heading = "Limits for a proxy"
     )]
     pub send_timeout: Duration,
 
     /// New proxies that are brought into sync at the same time, when many come at once; the others
-    /// wait for their turn. 0 for no limit
+    /// wait for their turn; 0 for no limit
     #[arg(
         long,
+        value_name = "N",
+        value_parser = flags::count_limit,
         default_value_t = 100,
         env = "PILOTHOUSE_MAX_STARTING",
         help_heading = "Limits for a proxy"
     )]
     pub max_starting: usize,
 
-    /// HTTP/2 keepalive: a quiet peer is asked this often, and dropped if it does not answer within
-    /// a third of it
+    /// HTTP/2 keepalive, 1s to 1h: a quiet peer is asked this often, and dropped if it does not answer
+    /// within a third of it
     #[arg(
-        long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration,
+        long, value_name = "DURATION", default_value = "30s", value_parser = flags::keepalive,
         env = "PILOTHOUSE_KEEPALIVE", help_heading = "Limits for a proxy"
     )]
     pub keepalive: Duration,
 
-    /// How long streams and requests may take to end at shutdown
+    /// How long streams and requests may take to end at shutdown, 1ms to 1h
     #[arg(
-        long, value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration,
+        long, value_name = "DURATION", default_value = "5s", value_parser = flags::deadline,
         env = "PILOTHOUSE_SHUTDOWN_TIMEOUT", help_heading = "Process"
     )]
     pub shutdown_timeout: Duration,
@@ -296,6 +318,7 @@ pub struct Serve {
     /// every failure that is said in our words
     #[arg(
         long,
+        value_parser = flags::log_filter,
         default_value = "info,kube_client=off,kube_runtime=off",
         env = "PILOTHOUSE_LOG",
         help_heading = "Process"
@@ -313,141 +336,5 @@ pub struct Serve {
     pub log_format: LogFormat,
 }
 
-impl Serve {
-    /// What to run, once the flags fit together.
-    ///
-    /// # Errors
-    /// Neither kind of source or both: a usage error that names them.
-    pub fn config(&self) -> Result<app::Config, clap::Error> {
-        let source = match (self.source, self.manifests.as_slice()) {
-            (None, []) => {
-                return Err(usage(
-                    "where does the mesh come from? Give --source kube (a Kubernetes API server) \
-                     or --manifests PATH (a file or folder of Services and EndpointSlices), for \
-                     instance:\n\n  pilothouse serve --manifests ./examples/bookinfo",
-                ));
-            }
-            (Some(_), [_, ..]) => {
-                return Err(usage(
-                    "--source kube and --manifests exclude each other: the mesh comes from one \
-                     place only",
-                ));
-            }
-            (Some(Source::Kube), []) => app::Source::Kube(kube::Config {
-                context: self.context.clone(),
-                namespaces: self.namespace.clone(),
-                endpoints: self.endpoints,
-                nodes: self.watch_nodes,
-                watch_timeout: self.watch_timeout,
-            }),
-            (None, paths) => app::Source::Files(files::Config { paths: paths.to_vec() }),
-        };
-        Ok(app::Config {
-            source,
-            domain: self.domain.clone(),
-            grpc_addr: self.grpc_addr,
-            http_addr: self.http_addr,
-            monitoring_addr: self.monitoring_addr,
-            timing: Timing { pace: self.pace, linger: self.linger },
-            limits: stream::Limits {
-                session: session::Limits { names: self.max_names, types: self.max_types },
-                request_bytes: self.max_request_bytes,
-                first_request: self.first_request_timeout,
-                ack: self.ack_timeout,
-                send: self.send_timeout,
-                requests_per_second: self.max_requests_per_second,
-                streams_per_peer: self.max_streams_per_peer,
-                starting: self.max_starting,
-                connection_memory: self.max_connection_memory,
-                peer_memory: self.max_peer_memory.unwrap_or_else(memory::half),
-            },
-            keepalive: self.keepalive,
-            shutdown_timeout: self.shutdown_timeout,
-        })
-    }
-}
-
-impl fmt::Display for Serve {
-    /// One line with what is in force.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.source {
-            Some(Source::Kube) => {
-                write!(f, "source=kube endpoints={:?}", self.endpoints)?;
-                if self.watch_nodes {
-                    write!(f, " watch-nodes")?;
-                }
-                write!(f, " watch-timeout={:?}", self.watch_timeout)?;
-                if let Some(context) = &self.context {
-                    write!(f, " context={context}")?;
-                }
-                match self.namespace.as_slice() {
-                    [] => f.write_str(" namespaces=all")?,
-                    some => write!(f, " namespaces={}", some.join(","))?,
-                }
-            }
-            None => write!(f, "manifests={:?}", self.manifests)?,
-        }
-        write!(
-            f,
-            " domain={} grpc-addr={} http-addr={} monitoring-addr={} pace={:?} linger={:?} \
-             max-request-bytes={} max-names={} max-types={} max-requests-per-second={} \
-             max-streams-per-peer={} max-starting={} first-request-timeout={:?} ack-timeout={:?} \
-             send-timeout={:?} keepalive={:?} shutdown-timeout={:?}",
-            self.domain,
-            self.grpc_addr,
-            self.http_addr,
-            self.monitoring_addr,
-            self.pace,
-            self.linger,
-            self.max_request_bytes,
-            self.max_names,
-            self.max_types,
-            self.max_requests_per_second,
-            self.max_streams_per_peer,
-            self.max_starting,
-            self.first_request_timeout,
-            self.ack_timeout,
-            self.send_timeout,
-            self.keepalive,
-            self.shutdown_timeout,
-        )
-    }
-}
-
-fn usage(message: &str) -> clap::Error {
-    let mut command = Cli::command();
-    command.build();
-    match command.find_subcommand_mut("serve") {
-        Some(serve) => serve.error(ErrorKind::MissingRequiredArgument, message),
-        None => command.error(ErrorKind::MissingRequiredArgument, message),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn serve(arguments: &[&str]) -> Result<app::Config, clap::Error> {
-        let arguments = ["pilothouse", "serve"].iter().chain(arguments);
-        let Command::Serve(serve) = Cli::try_parse_from(arguments)?.command else {
-            panic!("these are the arguments of serve");
-        };
-        serve.config()
-    }
-
-    #[test]
-    fn exactly_one_source_is_needed() {
-        let error = serve(&[]).unwrap_err().to_string();
-        assert!(error.contains("--source kube") && error.contains("--manifests PATH"), "{error}");
-        assert!(error.contains("pilothouse serve --manifests ./examples/bookinfo"), "{error}");
-        let error = serve(&["--source", "kube", "--manifests", "x"]).unwrap_err().to_string();
-        assert!(error.contains("exclude each other"), "{error}");
-        assert!(serve(&["--source", "kube", "--namespace", "a", "--namespace", "b"]).is_ok());
-        assert!(serve(&["--manifests", "a", "--manifests", "b"]).is_ok());
-    }
-
-    #[test]
-    fn the_arguments_are_consistent() {
-        Cli::command().debug_assert();
-    }
-}
+mod tests;

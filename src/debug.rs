@@ -2,44 +2,47 @@
 //! users and tools know (`/debug/syncz` and its like), plus a few fields of our own.
 //!
 //! All is read-only and may be asked of a loaded server: state is cloned out (pointers) before a
-//! page is made, pages are made on blocking threads and two at a time, and everything comes in a
-//! fixed order so that two pages can be compared by `diff`.
+//! page is made, pages are made on blocking threads, two at a time and piece by piece (`output`),
+//! and everything comes in a fixed order so that two pages can be compared by `diff`.
 //!
 //! There is no password. The listener is on loopback unless a flag opens it, which keeps other
-//! machines out; a check of the `Host` header keeps web
-//! pages in an operator's own browser out.
+//! machines out; a check of the `Host` header keeps web pages in an operator's own browser out
+//! (`guard`).
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::Router;
-use axum::extract::{Query, Request, State};
-use axum::http::{StatusCode, Uri, header};
-use axum::middleware::{self, Next};
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
+use axum::middleware;
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::get;
 use prost_reflect::prost_types::Timestamp;
-use serde::Serialize;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::model::Model;
-use crate::proxies::{Connection, Proxies};
+use crate::proxies::Proxies;
 use crate::snapshot::Snapshot;
 use crate::source::health::Health;
-use crate::version::VERSION;
 
+mod clients;
 mod config_dump;
+mod endpoints;
+mod find;
+mod guard;
+mod index;
 pub mod monitoring;
+mod output;
+mod parameters;
 mod registry;
 mod status;
-mod streams;
+mod syncz;
 
 use monitoring::Readiness;
-
-/// Pages in the making at the same time: a dump of a large mesh is tens of megabytes.
-const PAGES_AT_ONCE: usize = 2;
+use output::{Output, Pages};
+use parameters::Parameters;
 
 /// Istio's name for the one cluster that is watched, in every page that groups by cluster.
 const CLUSTER_ID: &str = "Kubernetes";
@@ -55,8 +58,8 @@ pub struct DebugState {
     pub readiness: Arc<Readiness>,
     /// The cluster's DNS domain, usually `cluster.local`.
     pub domain: Arc<str>,
-    /// Whether the listener is on loopback, hence requests must name a local host.
-    pub loopback: bool,
+    /// Where the listener is. On loopback, requests must name a local host.
+    pub address: IpAddr,
 }
 
 impl DebugState {
@@ -70,15 +73,102 @@ impl DebugState {
     }
 }
 
-/// What stands behind the question mark, `pretty` among it.
-type Parameters = HashMap<String, String>;
+/// What makes a page of the state, or says why there is none.
+type Make = fn(&DebugState, &Parameters, &mut Output) -> Result<(), Problem>;
 
-/// What makes a page of the state.
-type Make<T> = fn(&DebugState, &Parameters) -> Result<T, Problem>;
+/// One page.
+#[derive(Debug)]
+struct Page {
+    path: &'static str,
+    /// What may stand behind the question mark, `pretty` aside.
+    parameters: &'static [&'static str],
+    /// In one sentence.
+    says: &'static str,
+    make: Make,
+}
+
+/// All pages, in the order of the index.
+static PAGES: [Page; 11] = [
+    Page {
+        path: "/debug/syncz",
+        parameters: &["namespace", "proxyID"],
+        says: "What each proxy was sent and has acknowledged or rejected, by resource type.",
+        make: syncz::syncz,
+    },
+    Page {
+        path: "/debug/connections",
+        parameters: &["namespace", "proxyID"],
+        says: "Every open xDS stream, with its peer and since when.",
+        make: clients::connections,
+    },
+    Page {
+        path: "/debug/adsz",
+        parameters: &["namespace", "proxyID"],
+        says: "The same with the proxy's labels and locality, and the names that it subscribes to.",
+        make: clients::adsz,
+    },
+    Page {
+        path: "/debug/config_dump",
+        parameters: &["proxyID", "types", "include_eds"],
+        says: "The resources that one proxy was sent, as Envoy's own config dump has them \
+               (include_eds adds endpoints, types=CDS,RDS leaves those sections only).",
+        make: config_dump::config_dump,
+    },
+    Page {
+        path: "/debug/edsz",
+        parameters: &["proxyID"],
+        says: "The endpoints that one proxy was sent.",
+        make: config_dump::edsz,
+    },
+    Page {
+        path: "/debug/registryz",
+        parameters: &["namespace"],
+        says: "The services as they are known, with ports, addresses and the tuning in force.",
+        make: registry::registryz,
+    },
+    Page {
+        path: "/debug/endpointz",
+        parameters: &["namespace"],
+        says: "The endpoints of every service, the unready ones included.",
+        make: endpoints::endpointz,
+    },
+    Page {
+        path: "/debug/endpointShardz",
+        parameters: &["namespace"],
+        says: "The same by Istio's newer name.",
+        make: endpoints::endpointz,
+    },
+    Page {
+        path: "/debug/push_status",
+        parameters: &[],
+        says: "What is wrong now: rejected configuration, ports without endpoints.",
+        make: status::push_status,
+    },
+    Page {
+        path: "/debug/sourcez",
+        parameters: &[],
+        says: "The watches that all this comes from, and the objects that were left out.",
+        make: status::sourcez,
+    },
+    Page {
+        path: "/debug/list",
+        parameters: &[],
+        says: "The names of all pages.",
+        make: index::list,
+    },
+];
 
 /// What goes wrong with a request for a page; said in plain text.
 #[derive(Debug, thiserror::Error)]
 enum Problem {
+    #[error("{0}")]
+    Query(String),
+    #[error("{name:?} is no parameter of this page; there are: {known}.")]
+    UnknownParameter { name: String, known: String },
+    #[error("{0:?} is given twice.")]
+    Twice(String),
+    #[error("{name}={value:?} is neither true nor false.")]
+    NoFlag { name: &'static str, value: String },
     #[error(
         "You must provide a proxyID in the query string: the connection id of a proxy or a part of \
          it, as in /debug/config_dump?proxyID=productpage. /debug/connections lists them."
@@ -91,9 +181,16 @@ enum Problem {
     )]
     NotConnected(String),
     #[error(
+        "proxyID={wanted:?} fits {count} connections and this page is about one: give a whole \
+         connection id. There are {examples}."
+    )]
+    Ambiguous { wanted: String, count: usize, examples: String },
+    #[error(
         "types={0:?} is no resource type. Give CDS, EDS, LDS, RDS or type URLs, separated by commas."
     )]
     UnknownType(String),
+    #[error("Too many pages are being made, try again later.")]
+    Busy,
     #[error("the page could not be made: {0}")]
     Failed(String),
 }
@@ -107,163 +204,56 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = match self {
-            Self::NoProxyId | Self::UnknownType(_) => StatusCode::BAD_REQUEST,
+            Self::Query(_)
+            | Self::UnknownParameter { .. }
+            | Self::Twice(_)
+            | Self::NoFlag { .. }
+            | Self::NoProxyId
+            | Self::Ambiguous { .. }
+            | Self::UnknownType(_) => StatusCode::BAD_REQUEST,
             Self::NotConnected(_) => StatusCode::NOT_FOUND,
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         (status, format!("{self}\n")).into_response()
     }
 }
 
-#[derive(Clone, Debug)]
-struct Pages {
-    state: DebugState,
-    slots: Arc<Semaphore>,
-}
-
-impl Pages {
-    /// Makes a page off the runtime's threads, so that no stream waits for it.
-    async fn make<T: Serialize + 'static>(
-        self,
-        parameters: Parameters,
-        make: Make<T>,
-    ) -> Result<Response, Problem> {
-        let slot = self.slots.acquire_owned().await.map_err(Problem::failed)?;
-        let state = self.state;
-        let made = tokio::task::spawn_blocking(move || {
-            let _slot = slot;
-            let page = make(&state, &parameters)?;
-            let mut text = match parameters.contains_key("pretty") {
-                true => serde_json::to_vec_pretty(&page),
-                false => serde_json::to_vec(&page),
-            }
-            .map_err(Problem::failed)?;
-            text.push(b'\n');
-            Ok(text)
-        });
-        let text = made.await.map_err(Problem::failed)??;
-        Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
-    }
-}
-
-/// One page for the index: where, and what it says in one sentence.
-const INDEX: [(&str, &str); 7] = [
-    (
-        "/debug/syncz",
-        "What each proxy was sent and has acknowledged or rejected, by resource type.",
-    ),
-    ("/debug/connections", "Every open xDS stream, with its peer and since when."),
-    (
-        "/debug/config_dump?proxyID=",
-        "The resources that one proxy was sent, as Envoy's own config dump has them \
-         (add &amp;include_eds=true for endpoints, &amp;types=CDS,RDS for some sections only).",
-    ),
-    ("/debug/registryz", "The services as they are known, with ports and addresses."),
-    ("/debug/endpointz", "The endpoints of every service, the unready ones included."),
-    ("/debug/push_status", "What is wrong now: rejected configuration, ports without endpoints."),
-    ("/debug/sourcez", "The watches that all this comes from, and the objects that were left out."),
-];
-
 /// The debug port: `/debug…` and `/ready`.
 pub fn router(state: DebugState) -> Router {
-    let loopback = state.loopback;
-    let pages = Pages { state, slots: Arc::new(Semaphore::new(PAGES_AT_ONCE)) };
-    let router = Router::new()
+    let address = state.address;
+    let mut router = Router::new();
+    for page in &PAGES {
+        let answer = move |State(pages): State<Pages>, uri: Uri| async move {
+            pages.make(Parameters::read(&uri, page.parameters)?, page.make).await
+        };
+        // Whoever types a path may end it with a slash.
+        router =
+            router.route(page.path, get(answer)).route(&format!("{}/", page.path), get(answer));
+    }
+    let index = |uri: Uri| async move {
+        Parameters::read(&uri, &[])?;
+        Ok::<_, Problem>(Html(index::index()))
+    };
+    let router = router
         .route("/", get(index))
         .route("/debug", get(index))
         .route("/debug/", get(index))
-        .route("/debug/syncz", page(streams::syncz))
-        .route("/debug/connections", page(streams::connections))
-        .route("/debug/config_dump", page(config_dump::of_proxy))
-        .route("/debug/registryz", page(registry::registryz))
-        .route("/debug/endpointz", page(registry::endpointz))
-        // Istio's own name for the same.
-        .route("/debug/endpointShardz", page(registry::endpointz))
-        .route("/debug/push_status", page(status::push_status))
-        .route("/debug/sourcez", page(status::sourcez))
         .route(
             "/ready",
             get(|State(pages): State<Pages>| async move { pages.state.readiness.response() }),
         )
         .fallback(|uri: Uri| async move {
-            let said = format!("There is no page {}. /debug lists all pages.\n", uri.path());
+            let said = format!("There is no page {:?}. /debug lists all pages.\n", uri.path());
             (StatusCode::NOT_FOUND, said)
         })
-        .with_state(pages);
-    match loopback {
-        true => router.layer(middleware::from_fn(guard_host)),
+        .with_state(Pages::new(state));
+    // An IPv4 address in IPv6 form is the same loopback.
+    let router = match address.to_canonical().is_loopback() {
+        true => router.layer(middleware::from_fn(guard::local_hosts_only)),
         false => router,
-    }
-}
-
-/// Refuses requests for a host that is not this machine's own name or an address.
-///
-/// A web page can let its own name point to 127.0.0.1 and then read what is served there (DNS
-/// rebinding), but its requests carry its name.
-async fn guard_host(request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    match host.or_else(|| request.uri().host()).is_none_or(is_local_name) {
-        true => next.run(request).await,
-        false => {
-            let said = "The debug pages are on loopback: ask for localhost or an IP address.\n";
-            (StatusCode::FORBIDDEN, said).into_response()
-        }
-    }
-}
-
-fn is_local_name(authority: &str) -> bool {
-    // [v6]:port, v4:port, name:port, all with or without the port.
-    let host = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((v6, _)) => v6,
-        None => authority.split_once(':').map_or(authority, |(host, _)| host),
     };
-    let name = host.trim_end_matches('.').to_ascii_lowercase();
-    name == "localhost" || name.ends_with(".localhost") || host.parse::<IpAddr>().is_ok()
-}
-
-async fn index() -> Html<String> {
-    let rows = INDEX.map(|(path, says)| {
-        // The page that needs an argument is not worth a click without it.
-        let name = match path.ends_with('=') {
-            true => path.to_owned(),
-            false => format!("<a href=\"{path}\">{path}</a>"),
-        };
-        format!("<tr><td>{name}</td><td>{says}</td></tr>\n")
-    });
-    Html(format!(
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><title>Pilothouse</title>\n\
-         <style>body {{ font-family: sans-serif; margin: 2em }} td {{ padding: .3em 1em .3em 0 }}\
-         </style></head>\n<body><h1>Pilothouse {VERSION}</h1>\n\
-         <p>Every page is JSON; add <code>?pretty</code> to read it. <a href=\"/ready\">/ready</a> \
-         says whether proxies are served.</p>\n<table>\n{}</table></body></html>\n",
-        rows.concat()
-    ))
-}
-
-/// A route to a JSON page.
-fn page<T: Serialize + 'static>(make: Make<T>) -> MethodRouter<Pages> {
-    get(move |State(pages): State<Pages>, Query(parameters)| pages.make(parameters, make))
-}
-
-/// The proxy that `?proxyID=` means: its connection id, its name, or a part of the connection id;
-/// the youngest if several fit, since an older one is most likely on its way out.
-fn find(state: &DebugState, parameters: &Parameters) -> Result<Arc<Connection>, Problem> {
-    let wanted = parameters.get("proxyID").filter(|id| !id.is_empty()).ok_or(Problem::NoProxyId)?;
-    let mut found = None;
-    for connection in state.proxies.all() {
-        let id = connection.connection_id();
-        let name = id.rsplit_once('-').map_or(&*id, |(name, _)| name);
-        let fit = match () {
-            () if id == *wanted => 3,
-            () if name == wanted => 2,
-            () if id.contains(wanted) => 1,
-            () => continue,
-        };
-        if found.as_ref().is_none_or(|(best, _)| fit >= *best) {
-            found = Some((fit, connection));
-        }
-    }
-    found.map(|(_, connection)| connection).ok_or_else(|| Problem::NotConnected(wanted.clone()))
+    router.layer(middleware::from_fn(guard::add_headers))
 }
 
 /// A moment as RFC 3339 in UTC.

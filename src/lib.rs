@@ -15,9 +15,11 @@
 //! Each state has one writer: `publish` owns the model and cuts snapshots, a stream owns its
 //! session. `tests/architecture.rs` holds who may use whom.
 
+pub mod flags;
 pub mod names;
 pub mod view;
 pub mod wire;
+pub mod yaml;
 
 pub mod source;
 

@@ -1,21 +1,20 @@
 //! The program: arguments, logging, runtime, signals. Everything else is in the library.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::Parser;
 use pilothouse::agent;
 use pilothouse::app;
-use pilothouse::cli::{Cli, Command, LogFormat, Serve};
+use pilothouse::cli::{self, Command, LogFormat, Serve};
 use pilothouse::doctor;
 use pilothouse::{inject, iptables};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info};
+use tracing::{Level, enabled, error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    match cli::parse().command {
         Command::Serve(arguments) => serve(*arguments),
         Command::Agent(arguments) => agent(*arguments),
         Command::Tether(tether) => tether.run(),
@@ -59,6 +58,7 @@ fn serve(serve: Serve) -> ExitCode {
         return ExitCode::FAILURE;
     };
     info!(version = pilothouse::version::VERSION, "pilothouse serve {serve}");
+    warn_of_unread_variables();
     match said(runtime.block_on(run(config))) {
         Some(()) => ExitCode::SUCCESS,
         None => ExitCode::FAILURE,
@@ -71,6 +71,7 @@ fn agent(arguments: agent::Args) -> ExitCode {
         eprintln!("error: --log {:?}: {problem}", arguments.log);
         return ExitCode::from(2);
     }
+    warn_of_unread_variables();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let Some(runtime) = said(runtime.context("cannot start the runtime")) else {
         return ExitCode::FAILURE;
@@ -79,9 +80,20 @@ fn agent(arguments: agent::Args) -> ExitCode {
     said(ended.map_err(Into::into)).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-/// The result, or the log says what went wrong.
+/// The result, or the log says what went wrong; without a log standard error does.
 fn said<T>(result: anyhow::Result<T>) -> Option<T> {
-    result.inspect_err(|problem| error!("{problem:#}")).ok()
+    let say = |problem: &anyhow::Error| match enabled!(Level::ERROR) {
+        true => error!("{problem:#}"),
+        // Where nobody can read it, there is no one left to tell.
+        false => _ = writeln!(std::io::stderr(), "error: {problem:#}"),
+    };
+    result.inspect_err(say).ok()
+}
+
+fn warn_of_unread_variables() {
+    for name in cli::unread_variables() {
+        warn!("the environment variable {name} is set, and nothing reads it: see --help for names");
+    }
 }
 
 /// Serves until SIGTERM or SIGINT; a second one ends the process at once.

@@ -13,10 +13,12 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+mod about;
 mod alias;
 mod export_to;
 mod tuning;
 
+pub use about::{About, Labels, TargetPort};
 pub use export_to::ExportTo;
 pub use tuning::{Balance, Limits, Outliers, Tuning};
 
@@ -150,6 +152,8 @@ pub struct Service {
     /// What of it is not honoured, in the order in which the source found it. A change of these
     /// alone counts as a change, since readers must see it; proxies are not sent anything for it.
     pub flaws: Vec<Flaw>,
+    /// Shown only, and a change of it counts as one of the flaws does. Boxed, as many have none.
+    pub about: Box<About>,
     /// RFC 3339, empty if unknown. Shown, never compared for routing.
     pub created: Arc<str>,
     /// Kubernetes' resourceVersion, empty if unknown. Shown only; not part of "did it change".
@@ -179,6 +183,8 @@ pub struct Endpoint {
     /// The same for the addresses of one pod, which has two of them in a dual-stack cluster, and
     /// different for different pods.
     pub pod: Option<NonZeroU64>,
+    /// The pod's name; shown only.
+    pub pod_name: Option<Arc<str>>,
 }
 
 impl Endpoint {
@@ -192,6 +198,7 @@ impl Endpoint {
             node: None,
             hostname: None,
             pod: None,
+            pod_name: None,
         }
     }
 
@@ -483,6 +490,7 @@ impl Service {
             export_to: ExportTo::default(),
             prefers_own_zone: false,
             flaws: Vec::new(),
+            about: Box::default(),
             created: "".into(),
             resource_version: "".into(),
         }
@@ -499,6 +507,7 @@ impl Service {
             export_to,
             prefers_own_zone,
             flaws,
+            about,
             created: _,
             resource_version: _,
         } = self;
@@ -510,6 +519,7 @@ impl Service {
             && *export_to == other.export_to
             && *prefers_own_zone == other.prefers_own_zone
             && *flaws == other.flaws
+            && *about == other.about
     }
 
     /// The addresses that DNS gives for the service; none if headless or an alias.

@@ -106,6 +106,17 @@ pub fn service_of_host<'a>(host: &'a str, domain: &str) -> Option<(&'a str, &'a 
         .then_some((name, namespace))
 }
 
+/// `[a-z0-9]([-a-z0-9]*[a-z0-9])?`, up to 63 characters (RFC 1123).
+pub fn is_dns_label(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let edge = |byte: Option<&u8>| byte.is_some_and(|byte| *byte != b'-');
+    let bytes = text.as_bytes();
+    bytes.len() <= 63
+        && edge(bytes.first())
+        && edge(bytes.last())
+        && bytes.iter().copied().all(inner)
+}
+
 /// Every name under which a service's `host` is looked up, the full name first.
 ///
 /// The bare name is among them only if `local`, that is for a client in the service's namespace.

@@ -15,7 +15,10 @@ use thiserror::Error;
 use crate::names::ResourceType;
 use crate::snapshot::{TypeSet, Version};
 use crate::subscription::Subscription;
-use crate::view::ViewKey;
+use crate::view::{Seated, ViewKey};
+
+/// Keys and values, by key.
+pub type Labels = Arc<[(Box<str>, Box<str>)]>;
 
 /// What the first request said about the proxy. Unknown until then.
 #[derive(Clone, Debug)]
@@ -32,6 +35,8 @@ pub struct ProxyIdentity {
     pub locality: Arc<str>,
     /// Not the proxy itself: `pilothouse doctor` or the sidecar's agent asks in its name.
     pub probe: bool,
+    /// Of its pod (metadata `LABELS`), a few KiB at most.
+    pub labels: Labels,
 }
 
 /// One type on one stream.
@@ -87,6 +92,8 @@ impl TypeStatus {
 #[derive(Clone, Debug)]
 pub struct ProxyStatus {
     pub identity: Option<ProxyIdentity>,
+    /// Tells its view, once one is assigned; the identity's is what was asked for.
+    pub assigned: Option<Arc<Seated>>,
     pub types: [TypeStatus; ResourceType::COUNT],
 }
 
@@ -186,7 +193,11 @@ impl Proxies {
             peer,
             connected: SystemTime::now(),
             delta,
-            status: Mutex::new(ProxyStatus { identity: None, types: Default::default() }),
+            status: Mutex::new(ProxyStatus {
+                identity: None,
+                assigned: None,
+                types: Default::default(),
+            }),
         });
         self.connections.insert(id, connection.clone());
         Ok(Registration { proxies: self.clone(), connection })

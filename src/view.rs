@@ -212,6 +212,11 @@ impl Lease {
 }
 
 impl Seated {
+    /// The view as last assigned.
+    pub fn view(&self) -> Option<Arc<ViewKey>> {
+        self.0.borrow().clone()
+    }
+
     /// Waits until another view is assigned. Cancel safe.
     pub async fn reassigned(&mut self) {
         if self.0.changed().await.is_err() {

@@ -10,12 +10,14 @@ use std::path::Path;
 /// Module and what it may use. What is not here may be used by nobody but `app`, `cli`, `main`.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("names", &[]),
+    ("flags", &["names"]),
     ("view", &[]),
     ("wire", &[]),
+    ("yaml", &[]),
     ("version", &[]),
     ("descriptors", &[]),
     ("model", &["names"]),
-    ("source", &["model", "names"]),
+    ("source", &["model", "names", "yaml"]),
     ("translate", &["model", "names", "view"]),
     ("snapshot", &["names", "view", "subscription"]),
     ("subscription", &[]),
@@ -57,11 +59,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // The sidecar's side: the control plane is met over the network only.
-    ("agent", &["descriptors", "doctor", "names", "version"]),
+    ("agent", &["descriptors", "doctor", "flags", "names", "version", "yaml"]),
     ("iptables", &["names"]),
-    ("inject", &["iptables", "names"]),
-    ("doctor", &["names", "wire"]),
-    ("cli", &["ads", "agent", "app", "doctor", "inject", "iptables", "names", "publish", "source"]),
+    ("inject", &["flags", "iptables", "names", "yaml"]),
+    ("doctor", &["flags", "names", "wire"]),
+    (
+        "cli",
+        &[
+            "ads", "agent", "app", "doctor", "flags", "inject", "iptables", "names", "publish",
+            "source",
+        ],
+    ),
 ];
 
 #[test]

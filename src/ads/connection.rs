@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::{coop, yield_now};
 use tokio::time::{Instant, Sleep, sleep, timeout};
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::account::{Charge, ConnectionAccount};
 use super::budget::Budget;
@@ -86,6 +86,9 @@ pub(super) async fn serve(
     // Broken connections are everyday life; streams say what they lost by it.
     match poll_fn(|context| served.poll(context)).await {
         Ok(()) => served.last_words().await,
+        Err(error) if served.asked && error.kind() == io::ErrorKind::TimedOut => {
+            info!(%peer, "dropped: no answer to a ping within {:?} (--keepalive)", keepalive / 3);
+        }
         Err(error) => debug!(%peer, %error, "connection broken"),
     }
     if let Some(failure) = served.failed {

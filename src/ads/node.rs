@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::peer_text;
 use super::request::Malformed;
 use crate::names::{NodeId, NodeIdError, NodeType, PROBE_METADATA};
-use crate::proxies::ProxyIdentity;
+use crate::proxies::{Labels, ProxyIdentity};
 use crate::view::{Need, ProxyKind, ViewKey};
 
 mod fields;
@@ -22,6 +22,11 @@ const INSTANCE_IPS: &str = "INSTANCE_IPS";
 const NAMESPACE: &str = "NAMESPACE";
 const LISTEN_ADDRESS: &str = "LISTEN_ADDRESS";
 const LISTEN_PORT: &str = "LISTEN_PORT";
+
+/// Metadata that is shown: the labels of the pod. As many as fit into this, bytes of keys and values;
+/// the usual pod has some hundreds.
+const LABELS: &str = "LABELS";
+const LABEL_BYTES: usize = 4 << 10;
 
 /// Addresses that are taken from the metadata: a pod has one of each family, and few have more.
 const MOST_ADDRESSES: usize = 16;
@@ -100,6 +105,7 @@ pub fn identify(node: Option<&[u8]>) -> Result<(ProxyIdentity, Need), NodeError>
         user_agent: shown(&user_agent(&node)),
         locality: node.locality().join("/").trim_end_matches('/').into(),
         probe: text(&node, PROBE_METADATA)?.is_some(),
+        labels: labels(&node)?,
     };
     Ok((identity, Need { view, addresses }))
 }
@@ -147,6 +153,17 @@ fn text(node: &Fields<'_>, key: &'static str) -> Result<Option<String>, NodeErro
     let Some(text) = node.metadata(key)? else { return Ok(None) };
     check_len(key, text.len(), MAX_VALUE)?;
     Ok(Some(text.into_owned()))
+}
+
+/// The first of them by key.
+fn labels(node: &Fields<'_>) -> Result<Labels, Malformed> {
+    let mut bytes = 0;
+    let fits = |(key, value): &(&str, &str)| {
+        bytes += key.len() + value.len();
+        bytes <= LABEL_BYTES
+    };
+    let kept = node.texts_within(LABELS)?.into_iter().take_while(fits);
+    Ok(kept.map(|(key, value)| (key.into(), value.into())).collect())
 }
 
 fn user_agent(node: &Fields<'_>) -> String {
@@ -223,6 +240,23 @@ mod tests {
         let router = "router~10.1.2.3~gw.edge~edge.svc.cluster.local";
         assert!(addresses(router, std::slice::from_ref(&listed)).is_empty());
         assert!(addresses("edge", &[listed]).is_empty());
+    }
+
+    #[test]
+    fn its_pods_labels_are_kept_as_far_as_they_are_few() {
+        let labels = |labels: &[(&str, Kind)]| {
+            let labels = Kind::StructValue(node("", labels).metadata.unwrap());
+            let labels = identity(&node("edge", &[("LABELS", labels)])).labels;
+            labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>()
+        };
+        let usual =
+            [("version", string("v1")), ("app", string("web")), ("n", Kind::NumberValue(1.0))];
+        assert_eq!(labels(&usual), ["app=web", "version=v1"]);
+        let long = "x".repeat(LABEL_BYTES / 2 - 1);
+        let many = [("a", string(&long)), ("b", string(&long)), ("c", string(""))];
+        assert_eq!(labels(&many), [format!("a={long}"), format!("b={long}")]);
+        assert!(identity(&node("edge", &[("LABELS", string("app=web"))])).labels.is_empty());
+        assert!(identity(&node("edge", &[])).labels.is_empty());
     }
 
     #[test]

@@ -91,7 +91,9 @@ impl Feed {
         let taken = inbox.came - (inbox.whole - inbox.taken) as u64;
         let more = taken.saturating_sub(inbox.released);
         inbox.released = inbox.released.max(taken);
-        State { taken: more as u32, held: inbox.buffer.capacity(), begun: inbox.begun }
+        // What waits behind others is kept waiting by us.
+        let begun = inbox.begun.filter(|_| inbox.taken == inbox.whole);
+        State { taken: more as u32, held: inbox.buffer.capacity(), begun }
     }
 }
 
@@ -129,11 +131,14 @@ impl Inbox {
                 }
             }
         }
-        if self.whole == self.buffer.len() {
-            self.begun = None;
-        } else if self.whole > before || self.begun.is_none() {
-            self.begun = Some(Instant::now());
+        if self.whole > before || self.begun.is_none() {
+            self.next_begins();
         }
+    }
+
+    /// The message after those that are whole begins to come, if anything has come of it.
+    fn next_begins(&mut self) {
+        self.begun = (self.whole < self.buffer.len()).then(Instant::now);
     }
 
     /// Room for so many bytes more. By a quarter, not by doubling: what has come of a message of
@@ -180,6 +185,8 @@ impl Inbox {
         if end == self.buffer.len() {
             // Nothing is kept for a stream that is quiet.
             (self.buffer, self.taken, self.whole) = (Vec::new(), 0, 0);
+        } else if self.taken == self.whole {
+            self.next_begins();
         }
         message
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
+use crate::flags;
 use crate::names;
 
 /// Where Envoy finds the control plane unless told otherwise.
@@ -45,11 +46,14 @@ impl ProxyType {
 #[command(args_override_self = true)]
 pub struct Args {
     /// Name of the pod; this machine's host name if not given
-    #[arg(long, env = "POD_NAME", help_heading = "Identity")]
+    #[arg(long, value_parser = flags::pod_name, env = "POD_NAME", help_heading = "Identity")]
     pub pod_name: Option<String>,
 
     /// Namespace of the pod
-    #[arg(long, default_value = "default", env = "POD_NAMESPACE", help_heading = "Identity")]
+    #[arg(
+        long, value_parser = flags::namespace, default_value = "default",
+        env = "POD_NAMESPACE", help_heading = "Identity"
+    )]
     pub pod_namespace: String,
 
     /// Address of the pod; the one this machine would use to go out if not given
@@ -67,7 +71,10 @@ pub struct Args {
     pub instance_ips: Vec<String>,
 
     /// DNS domain of the cluster
-    #[arg(long, default_value = names::DEFAULT_DOMAIN, env = "PILOTHOUSE_DOMAIN", help_heading = "Identity")]
+    #[arg(
+        long, value_parser = flags::domain, default_value = names::DEFAULT_DOMAIN,
+        env = "PILOTHOUSE_DOMAIN", help_heading = "Identity"
+    )]
     pub domain: String,
 
     /// What the proxy is for
@@ -127,6 +134,9 @@ pub struct Args {
     /// Envoy's admin pages
     #[arg(
         long,
+        alias = "admin-address",
+        value_name = "ADDRESS",
+        value_parser = flags::known_address,
         default_value = "127.0.0.1:15000",
         env = "PILOTHOUSE_ADMIN_ADDR",
         help_heading = "Addresses"
@@ -138,6 +148,7 @@ pub struct Args {
     #[arg(
         long,
         value_name = "ADDRESS",
+        value_parser = flags::listen_address,
         env = "PILOTHOUSE_STATUS_ADDR",
         help_heading = "Addresses"
     )]
@@ -147,6 +158,7 @@ pub struct Args {
     #[arg(
         long,
         value_name = "ADDRESS",
+        value_parser = flags::known_address,
         env = "PILOTHOUSE_HEALTH_ADDR",
         help_heading = "Addresses"
     )]
@@ -156,6 +168,7 @@ pub struct Args {
     #[arg(
         long,
         value_name = "ADDRESS",
+        value_parser = flags::known_address,
         env = "PILOTHOUSE_PROMETHEUS_ADDR",
         help_heading = "Addresses"
     )]
@@ -187,11 +200,14 @@ pub struct Args {
     pub template: Option<PathBuf>,
 
     /// Print the bootstrap and end
-    #[arg(long, help_heading = "Envoy")]
+    #[arg(long, env = "PILOTHOUSE_BOOTSTRAP_ONLY", help_heading = "Envoy")]
     pub bootstrap_only: bool,
 
     /// Worker threads; 0 for one a core [default: concurrency of the proxy config, else 2]
-    #[arg(long, value_name = "N", env = "PILOTHOUSE_CONCURRENCY", help_heading = "Envoy")]
+    #[arg(
+        long, value_name = "N", value_parser = flags::threads,
+        env = "PILOTHOUSE_CONCURRENCY", help_heading = "Envoy"
+    )]
     pub concurrency: Option<u32>,
 
     /// Envoy's log level
@@ -224,15 +240,15 @@ pub struct Args {
     /// wait with --exit-on-zero-active-connections [default: drainDuration of the proxy config, else
     /// 45s]
     #[arg(
-        long, alias = "drainDuration", value_name = "DURATION", value_parser = humantime::parse_duration,
+        long, alias = "drainDuration", value_name = "DURATION", value_parser = flags::pause_in_seconds,
         env = "PILOTHOUSE_DRAIN_TIME", help_heading = "Ending"
     )]
     pub drain_time: Option<Duration>,
 
-    /// How long connections may go on after SIGTERM [default: terminationDrainDuration of the proxy
-    /// config, else 5s]
+    /// How long connections may go on after SIGTERM, 0 for not at all; a plain number is one of seconds
+    /// [default: terminationDrainDuration of the proxy config, else 5s]
     #[arg(
-        long, value_name = "DURATION", value_parser = humantime::parse_duration,
+        long, value_name = "DURATION", value_parser = flags::pause_in_seconds,
         env = "TERMINATION_DRAIN_DURATION", help_heading = "Ending"
     )]
     pub termination_drain_duration: Option<Duration>,
@@ -252,13 +268,16 @@ pub struct Args {
 
     /// The least time between SIGTERM and the end with --exit-on-zero-active-connections
     #[arg(
-        long, value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration,
+        long, value_name = "DURATION", default_value = "5s", value_parser = flags::pause_in_seconds,
         env = "MINIMUM_DRAIN_DURATION", help_heading = "Ending"
     )]
     pub minimum_drain_duration: Duration,
 
     /// What the agent logs, for instance "debug"
-    #[arg(long, default_value = "info", env = "PILOTHOUSE_LOG", help_heading = "Process")]
+    #[arg(
+        long, value_parser = flags::log_filter, default_value = "info",
+        env = "PILOTHOUSE_LOG", help_heading = "Process"
+    )]
     pub log: String,
 }
 

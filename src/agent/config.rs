@@ -15,6 +15,8 @@ use super::args::{
     everywhere,
 };
 use super::node::{self, Node};
+use crate::flags;
+use crate::yaml;
 
 const DEFAULT_CONCURRENCY: u32 = 2;
 const DEFAULT_DRAIN_TIME: Duration = Duration::from_secs(45);
@@ -129,7 +131,8 @@ impl ProxyConfig {
         match text.map(str::trim).filter(|text| !text.is_empty()) {
             None => Ok(Self::default()),
             Some(text) => serde_saphyr::from_str(text)
-                .map_err(|error| ConfigError::ProxyConfig { error: error.to_string() }),
+                .map_err(|error| yaml::explain(&error, text.as_bytes()))
+                .map_err(|error| ConfigError::ProxyConfig { error }),
         }
     }
 }
@@ -140,7 +143,7 @@ fn duration(
     default: Duration,
 ) -> Result<Duration, ConfigError> {
     let Some(text) = text else { return Ok(default) };
-    humantime::parse_duration(text)
+    flags::pause_in_seconds(text)
         .map_err(|_| ConfigError::ProxyConfigDuration { field, found: text.clone() })
 }
 
@@ -158,6 +161,11 @@ impl Config {
             }
             (None, None) => Discovery::parse(DEFAULT_DISCOVERY_ADDRESS, "the default")?,
         };
+        if let Some(threads) = given.concurrency {
+            flags::threads(&threads.to_string()).map_err(|error| ConfigError::ProxyConfig {
+                error: format!("concurrency is {threads}: {error}"),
+            })?;
+        }
         let addresses = addresses(args)?;
         let drain_time = match args.drain_time {
             Some(flag) => flag,
@@ -309,6 +317,8 @@ mod tests {
             ("--discovery-address=pilot:0", &["HOST:PORT"]),
             ("--proxy-config={discoveryAddress: x}", &["discoveryAddress", "PROXY_CONFIG"]),
             ("--proxy-config=[", &["PROXY_CONFIG", "cannot be read"]),
+            ("--proxy-config={concurrency: 4294967295}", &["PROXY_CONFIG", "concurrency", "1024"]),
+            ("--proxy-config={drainDuration: 18446744073709551615s}", &["drainDuration"]),
             ("--proxy-config={drainDuration: long}", &["drainDuration", "long", "5s"]),
             ("--instance-ips=10.0.0.300", &["INSTANCE_IP", "10.0.0.300"]),
         ] {

@@ -7,6 +7,8 @@ use prost_reflect::{DynamicMessage, SerializeOptions};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+use crate::yaml;
+
 /// Why there is no file for Envoy.
 #[derive(Debug, Error)]
 pub enum TemplateError {
@@ -55,8 +57,10 @@ pub fn read(path: &std::path::Path) -> Result<Map<String, Value>, TemplateError>
     let text = std::fs::read_to_string(path)
         .map_err(|error| TemplateError::Read { file: file(), error })?;
     // JSON is YAML.
-    let value: Value = serde_saphyr::from_str(&text)
-        .map_err(|error| TemplateError::Syntax { file: file(), error: error.to_string() })?;
+    let value: Value = serde_saphyr::from_str(&text).map_err(|error| TemplateError::Syntax {
+        file: file(),
+        error: yaml::explain(&error, text.as_bytes()),
+    })?;
     match value {
         Value::Object(fields) => Ok(fields),
         _ => Err(TemplateError::NoObject { file: file() }),

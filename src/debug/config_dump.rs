@@ -1,4 +1,5 @@
-//! `/debug/config_dump`: what one proxy was really sent, as an `envoy.admin.v3.ConfigDump`.
+//! `/debug/config_dump`: what one proxy was really sent, as an `envoy.admin.v3.ConfigDump`; and
+//! `/debug/edsz`, the endpoints of it alone.
 //!
 //! Made from the encoded resources that went out, not from what the mesh looks like now. Written
 //! resource by resource: at no time is the page there both as objects and as text.
@@ -6,27 +7,57 @@
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Value, json};
 
-use super::{DebugState, Parameters, Problem, find};
+use super::{DebugState, Output, Parameters, Problem, find};
 use crate::descriptors::to_json;
 use crate::names::ResourceType;
-use crate::proxies::{SyncState, TypeStatus};
+use crate::proxies::{ProxyIdentity, ProxyStatus, SyncState, TypeStatus};
 use crate::snapshot::Resource;
 
 /// Sections in Istio's order.
 const SECTIONS: [ResourceType; ResourceType::COUNT] =
     [ResourceType::Cluster, ResourceType::Endpoint, ResourceType::Listener, ResourceType::Route];
 
-/// Clusters, listeners and routes; endpoints too with `include_eds=true`; or just `types=`.
-pub(super) fn of_proxy(state: &DebugState, parameters: &Parameters) -> Result<Dump, Problem> {
+/// Whose it is, clusters, listeners and routes; endpoints too with `include_eds`; or just `types=`.
+pub(super) fn config_dump(
+    state: &DebugState,
+    parameters: &Parameters,
+    output: &mut Output,
+) -> Result<(), Problem> {
     let wanted = wanted(parameters)?;
-    let mut types = find(state, parameters)?.status().types;
+    let ProxyStatus { identity, mut types, .. } = find::one(state, parameters)?.status();
+    let is_whole = parameters.get("types").is_none();
+    let mut configs: Vec<_> =
+        identity.filter(|_| is_whole).iter().map(bootstrap).map(Config::Bootstrap).collect();
     let section = |of: ResourceType| Section { of, status: std::mem::take(&mut types[of.index()]) };
     let chosen = SECTIONS.into_iter().filter(|of| wanted.contains(of));
-    Ok(Dump { configs: chosen.map(section).collect() })
+    configs.extend(chosen.map(section).map(Config::Section));
+    output.json(&Dump { configs })
+}
+
+/// As Istio has it: the resources themselves, without a section around them.
+pub(super) fn edsz(
+    state: &DebugState,
+    parameters: &Parameters,
+    output: &mut Output,
+) -> Result<(), Problem> {
+    let of = ResourceType::Endpoint;
+    let [_, status, ..] = find::one(state, parameters)?.status().types;
+    output.json(&Dump { configs: Bare(&Section { of, status }) })
+}
+
+/// The place for what Envoy was started with. Of that its node is known here, which says whose
+/// dump it is.
+fn bootstrap(identity: &ProxyIdentity) -> Value {
+    json!({
+        "@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump",
+        "bootstrap": { "node": { "id": *identity.node_id, "cluster": *identity.cluster } },
+    })
 }
 
 fn wanted(parameters: &Parameters) -> Result<Vec<ResourceType>, Problem> {
-    match parameters.get("types").filter(|types| !types.is_empty()) {
+    // Off by default as in Istio, because Envoy's own dump leaves them out as well.
+    let endpoints = parameters.flag("include_eds")?;
+    match parameters.get("types") {
         Some(types) => types
             .split(',')
             .map(|one| {
@@ -37,8 +68,6 @@ fn wanted(parameters: &Parameters) -> Result<Vec<ResourceType>, Problem> {
             })
             .collect(),
         None => {
-            // Off by default as in Istio, because Envoy's own dump leaves them out as well.
-            let endpoints = parameters.get("include_eds").is_some_and(|value| value == "true");
             let is_wanted = |of: &ResourceType| *of != ResourceType::Endpoint || endpoints;
             Ok(SECTIONS.into_iter().filter(is_wanted).collect())
         }
@@ -46,8 +75,15 @@ fn wanted(parameters: &Parameters) -> Result<Vec<ResourceType>, Problem> {
 }
 
 #[derive(Debug, serde::Serialize)]
-pub(super) struct Dump {
-    configs: Vec<Section>,
+struct Dump<C> {
+    configs: C,
+}
+
+#[derive(Debug, serde::Serialize)]
+#[serde(untagged)]
+enum Config {
+    Bootstrap(Value),
+    Section(Section),
 }
 
 /// One of the `…ConfigDump` messages.
@@ -81,16 +117,29 @@ struct Entries<'a>(&'a Section);
 
 impl Serialize for Entries<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let TypeStatus { set, subscription, .. } = &self.0.status;
-        let Some((set, subscription)) = set.as_ref().zip(subscription.as_ref()) else {
-            return serializer.collect_seq([] as [Value; 0]);
-        };
-        let sent = set.iter().filter(|resource| subscription.wants(&resource.name));
-        serializer.collect_seq(sent.map(|resource| self.0.entry(resource)))
+        serializer.collect_seq(self.0.sent().map(|resource| self.0.entry(resource)))
+    }
+}
+
+/// Its resources and nothing else.
+struct Bare<'a>(&'a Section);
+
+impl Serialize for Bare<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let url = self.0.of.type_url();
+        serializer.collect_seq(self.0.sent().map(|resource| to_json(url, resource.value())))
     }
 }
 
 impl Section {
+    fn sent(&self) -> impl Iterator<Item = &Resource> {
+        let TypeStatus { set, subscription, .. } = &self.status;
+        let both = set.as_ref().zip(subscription.as_ref());
+        both.into_iter().flat_map(|(set, subscription)| {
+            set.iter().filter(|one| subscription.wants(&one.name)).map(|one| &**one)
+        })
+    }
+
     /// `versionInfo` is the resource's own version, a hash of its content.
     fn entry(&self, resource: &Resource) -> Value {
         let version = resource.version.to_string();

@@ -1,14 +1,20 @@
-//! `/debug/registryz` and `/debug/endpointz`: the mesh as it is known, before anything is made
-//! of it. Field names are those of Istio's Go structs, capitals and all.
+//! `/debug/registryz`: the services as they are known, before anything is made of them. Field names
+//! are those of Istio's Go structs, capitals and all.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{CLUSTER_ID, DebugState, Parameters, Problem};
-use crate::model::{EndpointState, ExportTo, Flaw, Model, Service, ServiceKey, ServiceKind};
+use super::output::Each;
+use super::{CLUSTER_ID, DebugState, Output, Parameters, Problem};
+use crate::model::{ExportTo, Flaw, Labels, Service, ServiceKind, TargetPort};
 use crate::names;
+
+mod tuning;
+
+use tuning::InForce;
 
 /// Istio's `Service`, as far as its fields mean something here.
 #[derive(Debug, Serialize)]
@@ -31,6 +37,9 @@ struct RegistryService {
     mesh_external: bool,
     #[serde(rename = "ResourceVersion")]
     resource_version: String,
+    /// Ours: what holds for requests to it, the defaults included.
+    #[serde(rename = "Tuning")]
+    tuning: InForce,
     /// Ours: what of it is wrong and therefore not honoured.
     #[serde(rename = "Flaws", skip_serializing_if = "Vec::is_empty")]
     flaws: Vec<ServiceFlaw>,
@@ -48,9 +57,14 @@ struct Attributes {
     service_registry: &'static str,
     name: String,
     namespace: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<String, String>,
     /// The namespaces that see it, if not all do.
     #[serde(skip_serializing_if = "Option::is_none")]
     export_to: Option<BTreeMap<String, NoValue>>,
+    /// The selector. None for a service whose endpoints somebody else writes.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    label_selectors: BTreeMap<String, String>,
     /// Of an alias: the name it stands for.
     #[serde(skip_serializing_if = "Option::is_none")]
     external_name: Option<String>,
@@ -61,10 +75,20 @@ struct Attributes {
 struct NoValue {}
 
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Port {
     name: String,
     port: u16,
     protocol: &'static str,
+    /// Ours: the pods' port as the Service has it, a number or a name.
+    target_port: Target,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Target {
+    Number(u16),
+    Name(String),
 }
 
 #[derive(Debug, Serialize)]
@@ -73,21 +97,25 @@ struct ClusterVips {
     addresses: BTreeMap<&'static str, Vec<IpAddr>>,
 }
 
-/// Every service, by namespace and name.
+/// Every service, by namespace and name; only one namespace's with `?namespace=`.
 pub(super) fn registryz(
     state: &DebugState,
-    _: &Parameters,
-) -> Result<impl Serialize + use<>, Problem> {
-    let model = state.model();
-    let services = model.services().map(|service| {
+    parameters: &Parameters,
+    output: &mut Output,
+) -> Result<(), Problem> {
+    let (model, namespace) = (state.model(), parameters.get("namespace"));
+    let is_wanted = |service: &&Arc<Service>| {
+        namespace.is_none_or(|namespace| *service.key.namespace == *namespace)
+    };
+    let services: Vec<_> = model.services().filter(is_wanted).collect();
+    output.json(&Each(services, |service: &&Arc<Service>| {
         let resolved = model.resolved(&service.key, &state.domain);
-        let flaws = resolved.as_ref().map_or(&service.flaws, |resolved| &resolved.flaws);
-        registry_service(service, flaws, &state.domain)
-    });
-    Ok(services.collect::<Vec<_>>())
+        registry_service(service, resolved.as_ref().unwrap_or(service), &state.domain)
+    }))
 }
 
-fn registry_service(service: &Service, flaws: &[Flaw], domain: &str) -> RegistryService {
+/// A service, and what has become of it if it is an alias.
+fn registry_service(service: &Service, resolved: &Service, domain: &str) -> RegistryService {
     let addresses = service.cluster_ips();
     // Istio's word for "no address of its own".
     let unspecified = || "0.0.0.0".to_owned();
@@ -103,6 +131,8 @@ fn registry_service(service: &Service, flaws: &[Flaw], domain: &str) -> Registry
             service_registry: CLUSTER_ID,
             name: service.key.name.to_string(),
             namespace: service.key.namespace.to_string(),
+            labels: pairs(&service.about.labels),
+            label_selectors: pairs(&service.about.selector),
             export_to: match &service.export_to {
                 ExportTo::Everyone => None,
                 // Nobody is "~", as in the annotation.
@@ -122,6 +152,10 @@ fn registry_service(service: &Service, flaws: &[Flaw], domain: &str) -> Registry
                 name: port.name.to_string(),
                 port: port.port,
                 protocol: port.protocol.as_str(),
+                target_port: match service.about.target_port(port.port) {
+                    TargetPort::Number(number) => Target::Number(number),
+                    TargetPort::Name(name) => Target::Name(name.to_string()),
+                },
             })
             .collect(),
         creation_time: service.created.to_string(),
@@ -131,9 +165,11 @@ fn registry_service(service: &Service, flaws: &[Flaw], domain: &str) -> Registry
         resolution,
         mesh_external: matches!(service.kind, ServiceKind::ExternalName(_)),
         resource_version: service.resource_version.to_string(),
-        flaws: flaws
+        tuning: InForce::of(resolved),
+        flaws: resolved
+            .flaws
             .iter()
-            .map(|flaw| ServiceFlaw {
+            .map(|flaw: &Flaw| ServiceFlaw {
                 field: flaw.field.to_string(),
                 reason: flaw.reason.to_string(),
             })
@@ -141,85 +177,6 @@ fn registry_service(service: &Service, flaws: &[Flaw], domain: &str) -> Registry
     }
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Shards {
-    shards: BTreeMap<String, Vec<ShardEndpoint>>,
-    /// Always empty: pods are not watched, so their accounts are not known.
-    service_accounts: BTreeMap<String, ()>,
-}
-
-/// Istio's `IstioEndpoint`, one for each endpoint and port; `SliceName` is ours.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct ShardEndpoint {
-    addresses: [IpAddr; 1],
-    service_port_name: String,
-    endpoint_port: u16,
-    locality: Locality,
-    /// Istio's numbers: 0 healthy, 1 unhealthy, 2 draining.
-    health_status: u8,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    node_name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    host_name: Option<String>,
-    slice_name: String,
-}
-
-#[derive(Debug, Serialize)]
-struct Locality {
-    /// `region/zone`; the region is not known.
-    #[serde(rename = "Label", skip_serializing_if = "String::is_empty")]
-    label: String,
-    #[serde(rename = "ClusterID")]
-    cluster_id: &'static str,
-}
-
-/// By host, then namespace; endpoints whose Service is missing are shown too, since that is what
-/// somebody may be looking for. Nothing is merged or left out: this is what the slices say.
-pub(super) fn endpointz(
-    state: &DebugState,
-    _: &Parameters,
-) -> Result<impl Serialize + use<>, Problem> {
-    let model = state.model();
-    let mut hosts: BTreeMap<String, BTreeMap<String, Shards>> = BTreeMap::new();
-    for key in model.sliced_services() {
-        let shard = (format!("Kubernetes/{CLUSTER_ID}"), shard_endpoints(&model, key));
-        let shards = Shards { shards: [shard].into(), service_accounts: BTreeMap::new() };
-        let host = names::host(&key.name, &key.namespace, &state.domain);
-        hosts.entry(host).or_default().insert(key.namespace.to_string(), shards);
-    }
-    Ok(hosts)
-}
-
-fn shard_endpoints(model: &Model, key: &ServiceKey) -> Vec<ShardEndpoint> {
-    let mut all = Vec::new();
-    for slice in model.slices(key) {
-        for subset in &slice.subsets {
-            for port in &subset.ports {
-                all.extend(subset.endpoints.iter().map(|endpoint| ShardEndpoint {
-                    addresses: [endpoint.address],
-                    service_port_name: port.name.to_string(),
-                    endpoint_port: port.port,
-                    locality: Locality {
-                        label: endpoint.zone.as_ref().map(|z| format!("/{z}")).unwrap_or_default(),
-                        cluster_id: CLUSTER_ID,
-                    },
-                    health_status: match endpoint.state {
-                        EndpointState::Ready => 0,
-                        EndpointState::NotReady => 1,
-                        EndpointState::Draining => 2,
-                    },
-                    node_name: endpoint.node.as_deref().map(str::to_owned),
-                    host_name: endpoint.hostname.as_deref().map(str::to_owned),
-                    slice_name: slice.name.to_string(),
-                }));
-            }
-        }
-    }
-    all.sort_by(|a, b| {
-        let key = |one: &ShardEndpoint| (one.addresses, one.endpoint_port);
-        key(a).cmp(&key(b)).then_with(|| a.service_port_name.cmp(&b.service_port_name))
-    });
-    all
+fn pairs(labels: &Labels) -> BTreeMap<String, String> {
+    labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{DebugState, Parameters, Problem, rfc3339};
+use super::{DebugState, Output, Parameters, Problem, rfc3339};
 use crate::names::{self, ResourceType};
 
 /// Istio's ProxyPushStatus.
@@ -28,7 +28,8 @@ struct Entry {
 pub(super) fn push_status(
     state: &DebugState,
     _: &Parameters,
-) -> Result<impl Serialize + use<>, Problem> {
+    output: &mut Output,
+) -> Result<(), Problem> {
     let mut page: BTreeMap<String, BTreeMap<String, Entry>> = BTreeMap::new();
     let mut add = |metric: &str, key: String, proxy: Option<String>, message: String| {
         let entries = page.entry(metric.to_owned()).or_default();
@@ -68,7 +69,7 @@ pub(super) fn push_status(
             add("pilothouse_watch_errors", watch, None, error);
         }
     }
-    Ok(page)
+    output.json(&page)
 }
 
 /// This page is ours alone.
@@ -129,7 +130,8 @@ struct PublishedView {
 pub(super) fn sourcez(
     state: &DebugState,
     _: &Parameters,
-) -> Result<impl Serialize + use<>, Problem> {
+    output: &mut Output,
+) -> Result<(), Problem> {
     let watches = state.health.watches().into_iter().map(|(name, health)| Watch {
         name,
         synced: health.synced,
@@ -141,7 +143,7 @@ pub(super) fn sourcez(
     });
     let waiting_for = state.readiness.waiting_for();
     let model = state.model();
-    Ok(Source {
+    output.json(&Source {
         ready: waiting_for.is_none(),
         waiting_for,
         watches: watches.collect(),

@@ -190,13 +190,13 @@ fn absent(address: SocketAddr, error: &GetError) -> Finding {
             Code::EnvoyNotRunning,
             format!("Envoy is not running: nothing listens on its admin address {address}"),
             "look at why it ended, in the log of the sidecar (kubectl logs POD -c istio-proxy \
-             --previous); if Envoy's admin is elsewhere, say so with --admin-address, and without \
+             --previous); if Envoy's admin is elsewhere, say so with --admin-addr, and without \
              an Envoy here give --no-envoy",
         ),
         GetError::Connect(_) | GetError::NoConnection(_) => Finding::new(
             Code::EnvoyNotRunning,
             format!("Envoy's admin address {address} cannot be reached: {error}"),
-            "check --admin-address, which is 127.0.0.1:15000 in a pod",
+            "check --admin-addr, which is 127.0.0.1:15000 in a pod",
         ),
         GetError::NoAnswer(_) => Finding::new(
             Code::EnvoySilent,

@@ -8,20 +8,7 @@ use std::time::Duration;
 use clap::ArgAction;
 
 use super::{Asker, Diagnosis, HostPort, ServiceName, Target, diagnose};
-use crate::names;
-
-/// In less than the first nothing can be found out; the second is for ever.
-const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
-
-/// A duration within [`TIMEOUTS`].
-fn timeout(text: &str) -> Result<Duration, String> {
-    let (least, most) = TIMEOUTS;
-    let read = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    match (least..=most).contains(&read) {
-        true => Ok(read),
-        false => Err(format!("it is to be from {least:?} to 1h, as in 5s")),
-    }
-}
+use crate::{flags, names};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -31,20 +18,26 @@ pub struct Args {
     pub discovery_address: Option<HostPort>,
 
     /// Envoy's admin address
-    #[arg(long, value_name = "IP:PORT", env = "PILOTHOUSE_ADMIN_ADDRESS")]
-    pub admin_address: Option<SocketAddr>,
+    #[arg(
+        long,
+        alias = "admin-address",
+        value_name = "ADDRESS",
+        value_parser = flags::peer_address,
+        env = "PILOTHOUSE_ADMIN_ADDR"
+    )]
+    pub admin_addr: Option<SocketAddr>,
 
     /// There is no Envoy here: begin with the name servers
-    #[arg(long, conflicts_with = "admin_address", env = "PILOTHOUSE_NO_ENVOY")]
+    #[arg(long, conflicts_with = "admin_addr", env = "PILOTHOUSE_NO_ENVOY")]
     pub no_envoy: bool,
 
     /// Look at a service's endpoints as well
     #[arg(long, value_name = "NAME[.NAMESPACE][:PORT]", env = "PILOTHOUSE_SERVICE")]
     pub service: Option<ServiceName>,
 
-    /// How long it may take in all, whatever hangs: 100ms to 1h
+    /// How long it may take in all, whatever hangs; 1ms to 1h
     #[arg(
-        long, value_name = "DURATION", default_value = "5s", value_parser = timeout,
+        long, value_name = "DURATION", default_value = "5s", value_parser = flags::deadline,
         env = "PILOTHOUSE_TIMEOUT"
     )]
     pub timeout: Duration,
@@ -62,7 +55,10 @@ pub struct Args {
     pub context: Option<String>,
 
     /// DNS domain of the cluster
-    #[arg(long, default_value = names::DEFAULT_DOMAIN, env = "PILOTHOUSE_DOMAIN", help_heading = "Kubernetes")]
+    #[arg(
+        long, value_parser = flags::domain, default_value = names::DEFAULT_DOMAIN,
+        env = "PILOTHOUSE_DOMAIN", help_heading = "Kubernetes"
+    )]
     pub domain: String,
 
     /// The node id to ask the control plane with; by default Envoy's own
@@ -76,7 +72,8 @@ pub struct Args {
     /// The control plane's monitoring port; by default 15014 beside the discovery address
     #[arg(
         long,
-        value_name = "IP:PORT",
+        value_name = "ADDRESS",
+        value_parser = flags::peer_address,
         env = "PILOTHOUSE_MONITORING_ADDRESS",
         help_heading = "Unusual places"
     )]
@@ -85,7 +82,8 @@ pub struct Args {
     /// The control plane's debug port; by default 8080 beside the discovery address
     #[arg(
         long,
-        value_name = "IP:PORT",
+        value_name = "ADDRESS",
+        value_parser = flags::peer_address,
         env = "PILOTHOUSE_DEBUG_ADDRESS",
         help_heading = "Unusual places"
     )]
@@ -114,6 +112,8 @@ pub struct Args {
     /// Port of the name servers
     #[arg(
         long,
+        value_name = "PORT",
+        value_parser = clap::value_parser!(u16).range(1..),
         default_value_t = 53,
         env = "PILOTHOUSE_DNS_PORT",
         help_heading = "Unusual places"
@@ -126,9 +126,9 @@ impl Args {
         let default = Target::default();
         let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
         Target {
-            admin: self.admin_address.or(default.admin).filter(|_| !self.no_envoy),
+            admin: self.admin_addr.or(default.admin).filter(|_| !self.no_envoy),
             // Outside of a pod Envoy is only expected where somebody says it is.
-            envoy_expected: in_pod || self.admin_address.is_some(),
+            envoy_expected: in_pod || self.admin_addr.is_some(),
             discovery: self.discovery_address.clone(),
             tls: self.tls,
             monitoring: self.monitoring_address,
@@ -162,19 +162,4 @@ fn print(diagnosis: &Diagnosis, json: bool) {
     };
     // Whoever reads may have gone (`doctor | head`): the exit code still says it.
     _ = std::io::stdout().write_all(text.as_bytes());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_timeout_leaves_time_to_look_and_ends() {
-        assert_eq!(timeout("5s"), Ok(Duration::from_secs(5)));
-        assert_eq!(timeout("100ms"), Ok(Duration::from_millis(100)));
-        assert_eq!(timeout("1h"), Ok(Duration::from_secs(3600)));
-        for wrong in ["0", "0s", "1ns", "99ms", "61m", "18446744073709551615s", "5", "", "-1s"] {
-            assert!(timeout(wrong).is_err(), "{wrong}");
-        }
-    }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::flags;
 use crate::names;
 
 /// Add the sidecar to workloads, as `istioctl kube-inject` does: manifests in, manifests out
@@ -39,7 +40,7 @@ pub struct Settings {
     pub discovery_address: String,
 
     /// DNS domain of the cluster
-    #[arg(long, value_name = "DOMAIN", default_value = names::DEFAULT_DOMAIN)]
+    #[arg(long, value_name = "DOMAIN", value_parser = flags::domain, default_value = names::DEFAULT_DOMAIN)]
     pub domain: String,
 
     /// Make the proxy an init container with restartPolicy Always: it serves before the application

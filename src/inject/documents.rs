@@ -2,6 +2,7 @@
 //! comes out byte for byte; of one that is changed the lines before its first key stay.
 
 use super::node::Node;
+use crate::yaml;
 
 /// Reads a file and hands each object to `edit`, which says whether it changed it. Gives the text
 /// with the changes.
@@ -126,9 +127,10 @@ pub(super) fn read_yaml(text: &str, lines_before: usize) -> Result<Node, String>
     };
     let read = |text: &str| serde_saphyr::from_str_with_options(text, options.clone());
     // Errors name the line of the file, so the text is read once more, where it stands there.
-    read(text)
-        .or_else(|_| read(&format!("{}{text}", "\n".repeat(lines_before))))
-        .map_err(|error: serde_saphyr::Error| error.to_string())
+    read(text).or_else(|_| {
+        let placed = format!("{}{text}", "\n".repeat(lines_before));
+        read(&placed).map_err(|error: serde_saphyr::Error| yaml::explain(&error, placed.as_bytes()))
+    })
 }
 
 fn write_yaml(object: &Node) -> Result<String, String> {

@@ -1,5 +1,5 @@
-//! How requests for a service are spread, bounded and repeated. Absent values mean the default of
-//! whoever translates; durations of zero mean "no limit" where that is said.
+//! How requests for a service are spread, bounded and repeated. Absent values mean the default, which
+//! is here or Envoy's own; durations of zero mean "no limit" where that is said.
 
 use std::time::Duration;
 
@@ -57,4 +57,10 @@ pub struct Tuning {
     pub retries: Option<u32>,
     pub outliers: Option<Outliers>,
     pub limits: Limits,
+}
+
+impl Tuning {
+    pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+    /// Attempts after the first.
+    pub const RETRIES: u32 = 2;
 }

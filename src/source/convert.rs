@@ -24,6 +24,7 @@ use crate::model::{
     ServiceKind, ServicePort, SlicePort, Subset,
 };
 
+mod about;
 mod export_to;
 mod intern;
 mod names;
@@ -98,9 +99,10 @@ impl Converter {
             families: families(spec),
             tuning: Box::new(tuning),
             flaws: all.map(|flaw| Flaw::new(&*flaw.field, &*flaw.reason)).collect(),
+            about: Box::new(about::about(&from.metadata, spec, &mut self.strings)),
             ..Service::new(key, kind, ports)
         };
-        Ok(Converted { value, flaws, notes: Vec::new() })
+        Ok(Converted { value, flaws, notes: values })
     }
 
     /// `None` for a slice that is of no service. One of DNS names counts, with a note, as empty:
@@ -168,6 +170,7 @@ impl Converter {
                     node: self.strings.optional(endpoint.node_name.as_deref()),
                     hostname: self.strings.optional(endpoint.hostname.as_deref()),
                     pod: endpoint.target_ref.as_ref().and_then(pod_of),
+                    pod_name: endpoint.target_ref.as_ref().and_then(about::pod_name),
                 }),
                 Err(flaw) => flaws.push(flaw),
             }
@@ -210,6 +213,7 @@ impl Converter {
                             node: self.strings.optional(address.node_name.as_deref()),
                             hostname: self.strings.optional(address.hostname.as_deref()),
                             pod: None,
+                            pod_name: address.target_ref.as_ref().and_then(about::pod_name),
                         }),
                         Err(flaw) => flaws.push(flaw),
                     }
@@ -426,7 +430,7 @@ fn families(spec: &core::ServiceSpec) -> Vec<IpFamily> {
     families
 }
 
-/// A pod's name costs more than its address, and all that is asked of it is whether two are equal.
+/// All that is asked of it, for each pair of addresses, is whether two are equal.
 fn pod_of(target: &core::ObjectReference) -> Option<NonZeroU64> {
     if target.kind.as_deref() != Some("Pod") || target.name.is_none() {
         return None;

@@ -2,8 +2,9 @@
 //!
 //! Whatever happens to the files, everything is read again as a whole (`folder`) and sent as two
 //! complete lists, of which the model takes what really differs; files with the same content are
-//! not parsed again. What cannot be read or is wrong keeps its last good state. `watch` says when
-//! to look. Reading is blocking work and done off the async workers.
+//! not parsed again. What cannot be read or is wrong keeps its last good state, and so does a file
+//! that seems to be half-written. `watch` says when to look. Reading is blocking work and done off
+//! the async workers.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -41,6 +42,8 @@ const LOGGED: usize = 5;
 pub struct Config {
     /// Files, and folders of `.yaml`, `.yml` and `.json` files (not their subfolders).
     pub paths: Vec<PathBuf>,
+    /// Whose objects count; those of all if empty.
+    pub namespaces: Vec<String>,
 }
 
 /// A path that cannot be meant.
@@ -63,6 +66,10 @@ pub fn check(config: &Config) -> Result<(), Unusable> {
         let reason = match tried {
             Ok(true) => continue,
             Ok(false) => "neither a file nor a folder".to_owned(),
+            Err(error) if path.as_os_str().as_encoded_bytes().contains(&b',') => format!(
+                "{error}; give each file or folder by a --manifests of its own, as commas are part \
+                 of the path here (and divide paths in PILOTHOUSE_MANIFESTS only)"
+            ),
             Err(error) => format!("{error}; give a file or folder of Kubernetes manifests"),
         };
         return Err(Unusable { path: path.clone(), reason });
@@ -84,7 +91,7 @@ pub async fn run(
 }
 
 async fn follow(config: Config, changes: Sender<Change>, health: Arc<Health>) {
-    let mut reading = (Folder::new(config.paths), Watch::new());
+    let mut reading = (Folder::new(config), Watch::new());
     let mut reporter = Reporter::new(health.clone());
     let mut synced = false;
     loop {
@@ -92,7 +99,7 @@ async fn follow(config: Config, changes: Sender<Change>, health: Arc<Health>) {
             let (mut folder, mut watch) = reading;
             // First the watches: what changes after this wakes us, what changed before is read.
             watch.follow(folder.paths());
-            let outcome = folder.read();
+            let outcome = folder.read(Instant::now());
             (outcome, folder, watch)
         });
         let (outcome, folder, watch) = match read.await {
@@ -106,6 +113,7 @@ async fn follow(config: Config, changes: Sender<Change>, health: Arc<Health>) {
         if outcome.changed {
             reporter.report(&outcome);
         }
+        reporter.warn(outcome.warnings);
         reporter.report_watch(watch.trouble());
         reporter.report_paths(&outcome.paths);
         if outcome.changed && send(outcome.lists, &changes).await.is_err() {
@@ -121,9 +129,10 @@ async fn follow(config: Config, changes: Sender<Change>, health: Arc<Health>) {
             }
         }
         let pause = if watch.trouble().is_some() { POLL } else { SAFETY };
+        let again = outcome.again.map_or(pause, |at| pause.min(at - Instant::now()));
         tokio::select! {
             () = watch.woken() => settle(&watch).await,
-            () = sleep(pause) => {}
+            () = sleep(again) => {}
         }
         if changes.is_closed() {
             return;
@@ -152,12 +161,20 @@ struct Reporter {
     known: BTreeMap<String, String>,
     /// Paths that cannot be read, and why.
     lost: BTreeMap<String, String>,
+    /// What is probably not meant, by path.
+    warned: BTreeMap<String, String>,
     polling: Option<String>,
 }
 
 impl Reporter {
     fn new(health: Arc<Health>) -> Self {
-        Self { health, known: BTreeMap::new(), lost: BTreeMap::new(), polling: None }
+        Self {
+            health,
+            known: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            warned: BTreeMap::new(),
+            polling: None,
+        }
     }
 
     fn report_paths(&mut self, paths: &[(String, Result<(), String>)]) {
@@ -175,6 +192,15 @@ impl Reporter {
                 }
             }
         }
+    }
+
+    fn warn(&mut self, warnings: BTreeMap<String, String>) {
+        for (path, warning) in &warnings {
+            if self.warned.get(path) != Some(warning) {
+                warn!(%path, "{warning}");
+            }
+        }
+        self.warned = warnings;
     }
 
     fn report(&mut self, outcome: &Outcome) {
@@ -201,7 +227,8 @@ impl Reporter {
         );
         self.known = outcome.rejected.clone();
         self.health.replace_rejected(outcome.rejected.clone());
-        self.health.replace_notes(outcome.notes.clone());
+        let warnings = outcome.warnings.clone().into_iter();
+        self.health.replace_notes(outcome.notes.clone().into_iter().chain(warnings));
         self.health.replace_skipped(outcome.skipped.clone());
     }
 

@@ -34,12 +34,11 @@ use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf::BoolValue;
 use prost::Name;
 
-use super::{HOSTNAME_KEY, any, duration, number, over_ads, seconds, served_ports, socket_address};
+use super::{HOSTNAME_KEY, any, duration, number, over_ads, served_ports, socket_address};
 use crate::model::{Balance, Service, ServiceKind, ServicePort, Tuning};
 use crate::names;
 use crate::view::{InboundPort, InboundProtocol};
 
-const CONNECT_TIMEOUT_SECONDS: i64 = 10;
 /// The source address of what the proxy itself sends to its workload, by which iptables tells it
 /// from the workload's own connections to itself (Istio's `InboundPassthroughBindIpv4`).
 const INBOUND_SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6));
@@ -194,7 +193,7 @@ fn tune(cluster: &mut Cluster, tuning: &Tuning) {
 fn named(name: &str, discovery: DiscoveryType) -> Cluster {
     Cluster {
         name: name.to_owned(),
-        connect_timeout: Some(seconds(CONNECT_TIMEOUT_SECONDS)),
+        connect_timeout: Some(duration(Tuning::CONNECT_TIMEOUT)),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(discovery.into())),
         ..Default::default()
     }

@@ -41,8 +41,6 @@ use crate::view::ProxyKind;
 mod inbound;
 
 pub use inbound::inbound;
-/// Attempts after the first unless the service says otherwise.
-const RETRIES: u32 = 2;
 
 /// A virtual host and the name of the table it belongs to.
 pub type Placed = (String, VirtualHost);
@@ -162,7 +160,7 @@ fn action(kind: &ProxyKind, tuning: &Tuning, cluster: String) -> RouteAction {
     RouteAction {
         // No limit but the client's own unless the service has one.
         timeout: Some(tuning.request_timeout.map_or(seconds(0), duration)),
-        retry_policy: match tuning.retries.unwrap_or(RETRIES) {
+        retry_policy: match tuning.retries.unwrap_or(Tuning::RETRIES) {
             0 => None,
             retries => Some(retry_policy(retries)),
         },

@@ -29,11 +29,13 @@ const CLIENTS: usize = 4;
 const EVERY: Duration = Duration::from_millis(20);
 
 /// Of ten endpoints one that is in use is missed by so many answers once in 10^9 times.
+#[allow(dead_code)] // not every kind of tests asks
 const IN_A_ROW: usize = 200;
 
 /// How an Envoy speaks to the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Wire {
+    #[allow(dead_code)] // not every kind of tests asks
     Sotw,
     Delta,
 }
@@ -106,6 +108,7 @@ impl LoadedEnvoy {
 
     /// Waits until these pods answer, all of them and no others, over so many answers in a row that
     /// no other can have been left out by chance.
+    #[allow(dead_code)] // not every kind of tests asks
     pub(crate) async fn is_answered_by(&self, pods: &[String]) {
         let wanted: BTreeSet<&str> = pods.iter().map(String::as_str).collect();
         self.seen.lock().unwrap().pods.clear();

@@ -8,6 +8,7 @@
 mod bound;
 mod changes;
 mod doctor;
+mod flags;
 mod harness;
 mod inbound;
 mod interrupted;

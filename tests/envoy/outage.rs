@@ -144,6 +144,8 @@ async fn a_frozen_envoy_is_dropped_and_may_come_back(wire: Wire) {
         same(lab.control.debug("syncz").await?.as_array().map(Vec::len), Some(0))
     })
     .await;
+    let log = lab.control.process.log();
+    assert!(log.contains("no answer to a ping within 500ms (--keepalive)"), "{log}");
     lab.manifests.put(&service.with([&two]));
     lab.envoy.signal(Signal::CONT);
     lab.answered_by("steady", &["two"]).await;

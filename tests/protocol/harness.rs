@@ -54,7 +54,10 @@ impl Server {
     pub(crate) async fn over(folder: TempDir, change: impl FnOnce(&mut Config)) -> Self {
         let any_port = "127.0.0.1:0".parse().unwrap();
         let mut config = Config {
-            source: Source::Files(files::Config { paths: vec![folder.path().to_owned()] }),
+            source: Source::Files(files::Config {
+                paths: vec![folder.path().to_owned()],
+                namespaces: Vec::new(),
+            }),
             domain: "cluster.local".to_owned(),
             grpc_addr: any_port,
             http_addr: any_port,

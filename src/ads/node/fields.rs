@@ -5,6 +5,7 @@
 //! `google/protobuf/struct.proto`; of a field that comes twice the last one counts.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use prost::encoding::{WireType, decode_key, decode_varint, skip_field};
 
@@ -68,17 +69,7 @@ impl<'a> Fields<'a> {
     /// A metadata field that is a text, or a number as its digits.
     pub(super) fn metadata(&self, key: &str) -> Result<Option<Cow<'a, str>>, Malformed> {
         let mut found = None;
-        each(self.metadata, |number, content| {
-            let (1, Content::Bytes(entry)) = (number, content) else { return Ok(()) };
-            let (mut name, mut value) = (&b""[..], &b""[..]);
-            each(entry, |number, content| {
-                match (number, content) {
-                    (1, Content::Bytes(bytes)) => name = bytes,
-                    (2, Content::Bytes(bytes)) => value = bytes,
-                    _ => {}
-                }
-                Ok(())
-            })?;
+        entries(self.metadata, |name, value| {
             if name == key.as_bytes() {
                 found = text_of_value(value)?;
             }
@@ -86,6 +77,46 @@ impl<'a> Fields<'a> {
         })?;
         Ok(found)
     }
+
+    /// The texts of a metadata field that has fields itself.
+    pub(super) fn texts_within(&self, key: &str) -> Result<BTreeMap<&'a str, &'a str>, Malformed> {
+        let mut found = BTreeMap::new();
+        entries(self.metadata, |name, value| {
+            if name != key.as_bytes() {
+                return Ok(());
+            }
+            each(value, |number, content| {
+                let (5, Content::Bytes(fields)) = (number, content) else { return Ok(()) };
+                entries(fields, |name, value| {
+                    if let Some(Cow::Borrowed(text)) = text_of_value(value)? {
+                        found.insert(utf8(name)?, text);
+                    }
+                    Ok(())
+                })
+            })
+        })?;
+        Ok(found)
+    }
+}
+
+/// Calls `take` with name and value of every field of a `Struct`.
+fn entries<'a>(
+    fields: &'a [u8],
+    mut take: impl FnMut(&'a [u8], &'a [u8]) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
+    each(fields, |number, content| {
+        let (1, Content::Bytes(entry)) = (number, content) else { return Ok(()) };
+        let (mut name, mut value) = (&b""[..], &b""[..]);
+        each(entry, |number, content| {
+            match (number, content) {
+                (1, Content::Bytes(bytes)) => name = bytes,
+                (2, Content::Bytes(bytes)) => value = bytes,
+                _ => {}
+            }
+            Ok(())
+        })?;
+        take(name, value)
+    })
 }
 
 fn text_of_value(value: &[u8]) -> Result<Option<Cow<'_, str>>, Malformed> {

@@ -177,7 +177,7 @@ impl TypeState {
 
         if first {
             let current = request.version_info == now.version().to_string();
-            if kind.full_state && new.is_wildcard() && new.is_empty() && current {
+            if kind.full_state && new.is_wildcard() && new.names().next().is_none() && current {
                 // The client brings exactly this along from another stream (rule 22).
                 self.settle(now);
             } else {

@@ -65,7 +65,10 @@ pub(super) async fn begin(
             proxy = %identity.name, view = %identity.view, delta = method.delta, "proxy connected"
         );
     }
-    connection.update(|status| status.identity = Some(identity));
+    connection.update(|status| {
+        status.identity = Some(identity);
+        status.assigned = Some(Arc::new(lease.seat()));
+    });
     let view = built_view(news, &lease).await?;
 
     static STREAMS: AtomicU64 = AtomicU64::new(0);

@@ -20,8 +20,15 @@ async fn registryz_has_the_fields_of_istios_service() {
         page[3],
         json!({
             "Attributes":
-                { "ServiceRegistry": "Kubernetes", "Name": "reviews", "Namespace": "default" },
-            "ports": [{ "name": "http", "port": 9080, "protocol": "HTTP" }],
+                {
+                    "ServiceRegistry": "Kubernetes",
+                    "Name": "reviews",
+                    "Namespace": "default",
+                    "Labels": { "team": "books" },
+                    "LabelSelectors": { "app": "reviews" },
+                },
+            "ports":
+                [{ "name": "http", "port": 9080, "protocol": "HTTP", "targetPort": "web" }],
             "creationTime": "2026-01-02T03:04:05Z",
             "hostname": "reviews.default.svc.cluster.local",
             "clusterVIPs": { "Addresses": { "Kubernetes": ["10.0.0.1"] } },
@@ -29,12 +36,122 @@ async fn registryz_has_the_fields_of_istios_service() {
             "Resolution": 0,
             "MeshExternal": false,
             "ResourceVersion": "7",
+            "Tuning": {
+                "load-balancing": "least-request",
+                "connect-timeout": "10s",
+                "request-timeout": "0s",
+                "retries": 2,
+            },
         })
     );
     assert_eq!(page[0]["Resolution"], 4);
     assert_eq!(page[0]["Attributes"]["ExternalName"], "example.com");
     assert_eq!(page[1]["Resolution"], 2);
     assert_eq!(page[1]["clusterVIPs"], json!({ "Addresses": {} }));
+}
+
+/// What is not said is shown as what holds in its place, and so is Envoy's part.
+#[tokio::test]
+async fn registryz_shows_the_tuning_in_force() {
+    let fixture = Fixture::new();
+    let tuned = |name: &str, kind, annotations: Value| {
+        let object = json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": { "name": name, "namespace": "default", "annotations": annotations },
+            "spec": { "ports": [{ "port": 80 }] },
+        });
+        let object = serde_json::from_value(object).unwrap();
+        let made = crate::source::convert::Converter::default().service(&object).unwrap();
+        Change::Service(Service { kind, ..made.value })
+    };
+    let mut model = Model::default();
+    let ip = || ServiceKind::ClusterIp(Vec::new());
+    let annotations = json!({
+        "pilothouse.io/load-balancing": "maglev",
+        "pilothouse.io/connect-timeout": "1500ms",
+        "pilothouse.io/request-timeout": "1m 30s",
+        "pilothouse.io/retries": "0",
+        "pilothouse.io/outlier-consecutive-errors": "3",
+        "pilothouse.io/max-connections": "100",
+        "pilothouse.io/max-pending-requests": "nonsense",
+        "pilothouse.io/max-requests": "0",
+        "pilothouse.io/max-retries": "4294967295",
+    });
+    let host = "tuned.default.svc.cluster.local";
+    for change in [
+        tuned("tuned", ip(), annotations),
+        tuned("alias", ServiceKind::ExternalName(host.into()), json!({})),
+        tuned("plain", ip(), json!({})),
+    ] {
+        model.apply(change, &mut Default::default());
+    }
+    fixture.model.send_replace(model);
+    let page = fixture.json("/debug/registryz").await;
+    let in_force = json!({
+        "load-balancing": "maglev",
+        "connect-timeout": "1s 500ms",
+        "request-timeout": "1m 30s",
+        "retries": 0,
+        "outlier-consecutive-errors": 3,
+        "outlier-interval": "10s",
+        "outlier-ejection-time": "30s",
+        "outlier-max-ejected-percent": 10,
+        "max-connections": 100,
+        "max-requests": 0,
+        "max-retries": 4_294_967_295_u32,
+    });
+    assert_eq!(page[2]["Tuning"], in_force);
+    assert_eq!(page[0]["Tuning"], in_force, "an alias is tuned as what it stands for");
+    assert_eq!(page[1]["Tuning"]["retries"], 2);
+    assert_eq!(page[1]["ports"][0]["targetPort"], 80, "the same number, since it is not said");
+}
+
+#[tokio::test]
+async fn one_namespace_of_the_mesh_can_be_asked_for() {
+    let fixture = Fixture::new();
+    fixture.fill_model();
+    let mut model = fixture.state.model();
+    let ip = ServiceKind::ClusterIp(Vec::new());
+    let other = Service {
+        key: ServiceKey::new("other", "reviews"),
+        ..service("reviews", ip, "http", Protocol::Http)
+    };
+    let slice =
+        EndpointSlice { service: other.key.clone(), ..slice("reviews", "http", "127.0.3.") };
+    model.apply(Change::Service(other), &mut Default::default());
+    model.apply(Change::Slice(slice), &mut Default::default());
+    fixture.model.send_replace(model);
+    let registry = fixture.json("/debug/registryz?namespace=other").await;
+    assert_eq!(registry.as_array().unwrap().len(), 1);
+    assert_eq!(registry[0]["hostname"], "reviews.other.svc.cluster.local");
+    let endpoints = fixture.json("/debug/endpointz?namespace=other").await;
+    let hosts: Vec<_> = endpoints.as_object().unwrap().keys().collect();
+    assert_eq!(hosts, ["reviews.other.svc.cluster.local"]);
+    assert_eq!(fixture.json("/debug/registryz?namespace=nobody").await, json!([]));
+    assert_eq!(fixture.json("/debug/endpointz?namespace=nobody").await, json!({}));
+}
+
+/// The region is the Nodes' to say, if they are watched.
+#[tokio::test]
+async fn endpointz_knows_the_region_of_a_zone_that_a_node_tells() {
+    let fixture = Fixture::new();
+    fixture.fill_model();
+    let host = "reviews.default.svc.cluster.local";
+    let label = async || {
+        let page = fixture.json("/debug/endpointz").await;
+        page[host]["default"]["Shards"]["Kubernetes/Kubernetes"][0]["Locality"]["Label"].clone()
+    };
+    assert_eq!(label().await, "/zone-a");
+    let mut model = fixture.state.model();
+    let node = crate::model::Node {
+        name: "node-1".into(),
+        zone: Some("zone-a".into()),
+        region: Some("region-1".into()),
+    };
+    model.apply(Change::Node(node), &mut Default::default());
+    fixture.model.send_replace(model);
+    assert_eq!(label().await, "region-1/zone-a");
 }
 
 #[tokio::test]
@@ -61,6 +178,8 @@ async fn endpointz_shows_all_slices_by_host_and_namespace() {
             "Locality": { "Label": "/zone-a", "ClusterID": "Kubernetes" },
             "HealthStatus": 1,
             "NodeName": "node-1",
+            "PodName": "reviews-0",
+            "ForZones": ["zone-a", "zone-b"],
             "SliceName": "reviews-abc",
         })
     );

@@ -1,17 +1,7 @@
 //! Names as DNS and Kubernetes allow them (RFC 1123).
 
 use super::Rejection;
-
-/// `[a-z0-9]([-a-z0-9]*[a-z0-9])?`, up to 63 characters.
-pub(in crate::source) fn is_dns_label(text: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    let edge = |byte: Option<&u8>| byte.is_some_and(|byte| *byte != b'-');
-    let bytes = text.as_bytes();
-    bytes.len() <= 63
-        && edge(bytes.first())
-        && edge(bytes.last())
-        && bytes.iter().copied().all(inner)
-}
+pub(in crate::source) use crate::names::is_dns_label;
 
 pub(super) fn require_dns_label(field: impl Into<String>, text: &str) -> Result<(), Rejection> {
     if text.is_empty() {

@@ -271,8 +271,8 @@ fn endpoints_objects_have_subsets_and_two_states() {
 }
 
 #[test]
-fn an_endpoint_costs_less_than_100_bytes() {
-    assert!(size_of::<Endpoint>() < 100, "{} bytes", size_of::<Endpoint>());
+fn an_endpoint_costs_less_than_120_bytes_and_its_pods_name() {
+    assert!(size_of::<Endpoint>() < 120, "{} bytes", size_of::<Endpoint>());
     let mut converter = Converter::default();
     let mut endpoint = |name: &str| {
         let endpoints = json!([{"addresses": ["10.0.0.1"], "zone": "z", "nodeName": "n"}]);
@@ -338,4 +338,52 @@ fn a_bad_annotation_costs_nothing_but_itself() {
     assert!(bad.flaws.is_empty(), "a manifest is not refused for it");
     let [flaw] = bad.value.flaws.as_slice() else { panic!("{bad:?}") };
     assert_eq!(&*flaw.field, "metadata.annotations[networking.istio.io/exportTo]");
+}
+
+#[test]
+fn what_people_look_for_is_kept() {
+    let object = json!({
+        "metadata": { "name": "web", "namespace": "shop", "labels": { "team": "a", "app": "web" } },
+        "spec": {
+            "selector": { "app": "web" },
+            "ports": [
+                { "name": "named", "port": 80, "targetPort": "http" },
+                { "name": "number", "port": 81, "targetPort": 8081 },
+                { "name": "same", "port": 82, "targetPort": 82 },
+                { "name": "unsaid", "port": 83 },
+                { "name": "udp", "port": 84, "protocol": "UDP", "targetPort": 53 },
+                { "name": "tcp", "port": 84, "targetPort": 8084 },
+                { "name": "odd", "port": 85, "targetPort": 70000 },
+            ],
+        },
+    });
+    let service = Converter::default().service(&serde_json::from_value(object).unwrap());
+    let about = service.unwrap().value.about;
+    let text = |labels: &crate::model::Labels| {
+        let pairs = labels.iter().map(|(key, value)| format!("{key}={value}"));
+        pairs.collect::<Vec<_>>().join(",")
+    };
+    assert_eq!(
+        (text(&about.labels), text(&about.selector)),
+        ("app=web,team=a".into(), "app=web".into())
+    );
+    use crate::model::TargetPort::{Name, Number};
+    let targets: Vec<_> = (80..86).map(|port| about.target_port(port)).collect();
+    let expected =
+        [Name("http".into()), Number(8081), Number(82), Number(83), Number(8084), Number(85)];
+    assert_eq!(targets, expected);
+    assert_eq!(about.target_ports.len(), 3, "only what differs is kept");
+
+    let pod = |target: serde_json::Value| {
+        let endpoints = json!([{ "addresses": ["10.0.0.1"], "targetRef": target }]);
+        let labels = json!({ SERVICE_NAME_LABEL: "web" });
+        let object = json!({ "metadata": { "name": "web-1", "labels": labels },
+            "addressType": "IPv4", "endpoints": endpoints });
+        let slice = Converter::default().slice(&serde_json::from_value(object).unwrap());
+        slice.unwrap().unwrap().value.subsets[0].endpoints[0].pod_name.clone()
+    };
+    assert_eq!(pod(json!({ "kind": "Pod", "name": "web-0" })).as_deref(), Some("web-0"));
+    for other in [json!({ "kind": "Node", "name": "n" }), json!({ "kind": "Pod" }), json!(null)] {
+        assert_eq!(pod(other), None);
+    }
 }

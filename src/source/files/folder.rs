@@ -1,16 +1,23 @@
 //! All files together: their last good state, and what they say as a whole.
+//!
+//! `listing` says which files there are, `file` what becomes of one that has changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::num::NonZero;
-use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::path::PathBuf;
 
-use xxhash_rust::xxh3::xxh3_64;
+use tokio::time::Instant;
 
 use super::super::convert::Converter;
-use super::parse::{self, Id, Job, Object, Parsed};
+use super::Config;
+use super::parse::{self, Id, Object};
 use crate::model::{EndpointSlice, Service, ServiceKey};
+
+mod file;
+mod listing;
+
+use file::{File, News, STILL_SERVED};
 
 /// More would not help: the rest of a start takes as long.
 const MAX_THREADS: usize = 8;
@@ -19,37 +26,17 @@ const MAX_THREADS: usize = 8;
 #[derive(Debug)]
 pub(super) struct Folder {
     paths: Vec<PathBuf>,
+    /// Whose objects count; all if empty.
+    namespaces: Vec<String>,
     /// By absolute path, so that one that is given twice is read once.
     files: BTreeMap<PathBuf, File>,
     /// One for each thread that parses.
     converters: Vec<Converter>,
     /// Paths that were read at least once.
     read_once: BTreeSet<PathBuf>,
+    /// What the last outcome warned of.
+    warned: BTreeMap<String, String>,
     first: bool,
-}
-
-#[derive(Debug, Default)]
-struct File {
-    /// As the operator would write it.
-    shown: String,
-    /// Which of the paths it belongs to.
-    root: PathBuf,
-    hash: Option<u64>,
-    /// Why the file as a whole could not be read.
-    trouble: Option<String>,
-    documents: Vec<Document>,
-    skipped: BTreeMap<String, u64>,
-}
-
-#[derive(Debug)]
-struct Document {
-    /// `mesh.yaml, document 2 (line 14), Service default/reviews`.
-    place: String,
-    id: Option<Id>,
-    /// What is served for it: its own content, or its last good one.
-    object: Option<Object>,
-    error: Option<String>,
-    note: Option<String>,
 }
 
 /// What all files say together.
@@ -62,7 +49,7 @@ pub(super) struct Lists {
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     /// Whether any file differs from the last time. If not, the fields below are empty but for
-    /// `paths` and `complete`.
+    /// `warnings`, `again`, `paths` and `complete`.
     pub(super) changed: bool,
     pub(super) lists: Lists,
     /// What is wrong, by where it is.
@@ -71,6 +58,10 @@ pub(super) struct Outcome {
     pub(super) notes: BTreeMap<String, String>,
     /// How many objects of each kind nothing is done with.
     pub(super) skipped: BTreeMap<String, u64>,
+    /// What is probably not meant, by path.
+    pub(super) warnings: BTreeMap<String, String>,
+    /// When to read again although nothing may happen: a file is waited for until then.
+    pub(super) again: Option<Instant>,
     /// Each path, and why it could not be read.
     pub(super) paths: Vec<(String, Result<(), String>)>,
     /// Every path has been read at least once.
@@ -78,13 +69,16 @@ pub(super) struct Outcome {
 }
 
 impl Folder {
-    pub(super) fn new(paths: Vec<PathBuf>) -> Self {
+    pub(super) fn new(config: Config) -> Self {
+        let Config { paths, namespaces } = config;
         let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
         Self {
             paths,
+            namespaces,
             files: BTreeMap::new(),
             converters: std::iter::repeat_with(Converter::default).take(threads).collect(),
             read_once: BTreeSet::new(),
+            warned: BTreeMap::new(),
             first: true,
         }
     }
@@ -94,20 +88,37 @@ impl Folder {
     }
 
     /// Reads what is there now. A file that is gone from its folder takes its objects along; a
-    /// path that is gone altogether keeps them, as does a file that cannot be read.
-    pub(super) fn read(&mut self) -> Outcome {
+    /// path that is gone altogether keeps them, as does a file that cannot be read or seems to be
+    /// half-written.
+    pub(super) fn read(&mut self, now: Instant) -> Outcome {
         let mut outcome =
             Outcome { changed: std::mem::take(&mut self.first), ..Outcome::default() };
         let (mut seen, mut lost, mut jobs) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
         for root in self.paths.clone() {
-            let listed = list(&root);
+            let listed = listing::list(&root);
             match &listed {
-                Ok(files) => {
+                Ok(listing) => {
                     self.read_once.insert(root.clone());
-                    for file in files {
-                        let key = std::path::absolute(file).unwrap_or_else(|_| file.clone());
-                        if seen.insert(key.clone()) {
-                            outcome.changed |= self.read_file(key, file, &root, &mut jobs);
+                    let shown = root.display().to_string();
+                    outcome.warnings.extend(listing.warning().map(|warning| (shown, warning)));
+                    for (path, usable) in &listing.files {
+                        let key = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                        if !seen.insert(key.clone()) {
+                            continue;
+                        }
+                        let file = self.files.entry(key.clone()).or_default();
+                        (file.shown, file.root) = (path.display().to_string(), root.clone());
+                        let news = match usable {
+                            Ok(()) => file.read(key, path, now, &mut jobs),
+                            Err(trouble) => file.cannot_be_read(trouble.clone()),
+                        };
+                        match news {
+                            News::Some => outcome.changed = true,
+                            News::None => {}
+                            News::At(at) => {
+                                outcome.again =
+                                    Some(outcome.again.map_or(at, |other| other.min(at)));
+                            }
                         }
                     }
                 }
@@ -123,48 +134,22 @@ impl Folder {
         for (key, parsed) in parse::parse_all(jobs, &mut self.converters) {
             let file = self.files.entry(key).or_default();
             match parsed {
-                Ok(parsed) => file.replace(parsed),
+                Ok(mut parsed) => {
+                    parsed.keep(&self.namespaces);
+                    file.take(parsed);
+                }
                 Err(error) => file.trouble = Some(error),
             }
         }
         let before = self.files.len();
         self.files.retain(|key, file| seen.contains(key) || lost.contains(&file.root));
-        outcome.changed |= self.files.len() != before;
+        outcome.changed |= self.files.len() != before || self.warned != outcome.warnings;
+        self.warned = outcome.warnings.clone();
         outcome.complete = self.paths.iter().all(|path| self.read_once.contains(path));
         if outcome.changed {
             self.assemble(&mut outcome);
         }
         outcome
-    }
-
-    /// Whether something is different now. What has to be parsed is added to `jobs`.
-    fn read_file(&mut self, key: PathBuf, path: &Path, root: &Path, jobs: &mut Vec<Job>) -> bool {
-        let shown = path.display().to_string();
-        let file = self.files.entry(key.clone()).or_default();
-        (file.shown, file.root) = (shown, root.to_owned());
-        let bytes = match fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                // The content is unknown, so the next that can be read is news.
-                file.hash = None;
-                let trouble = Some(error.to_string());
-                let news = file.trouble != trouble;
-                file.trouble = trouble;
-                return news;
-            }
-        };
-        let hash = Some(xxh3_64(&bytes));
-        if file.hash == hash {
-            return false;
-        }
-        file.hash = hash;
-        if is_kustomization(path) {
-            let skipped = BTreeMap::from([("Kustomization".to_owned(), 1)]);
-            file.replace(Parsed { skipped, ..Parsed::default() });
-            return true;
-        }
-        jobs.push(Job { path: key, bytes });
-        true
     }
 
     /// What all files say together, in the order of their paths: of two that contradict each
@@ -226,81 +211,6 @@ impl Folder {
             }
         }
     }
-}
-
-const STILL_SERVED: &str = " (the last good version is still served)";
-
-impl File {
-    /// Takes the new documents over; a bad one brings its last good version along. One that does
-    /// not say (well) which object it is may be any of those that are missing now, so all of them
-    /// stay: stale is better than empty.
-    fn replace(&mut self, parsed: Parsed) {
-        let mut before: BTreeMap<Id, Document> = BTreeMap::new();
-        for mut document in std::mem::take(&mut self.documents) {
-            document.error = None;
-            let good = document.object.is_some();
-            if let Some(id) = document.id.clone().filter(|_| good) {
-                before.entry(id).or_insert(document);
-            }
-        }
-        let mut nameless = false;
-        for new in parsed.documents {
-            let mut place = format!("{}, {}", self.shown, new.place);
-            if let Some(id) = &new.id {
-                place = format!("{place}, {id}");
-            }
-            let last = new.id.as_ref().and_then(|id| before.remove(id));
-            let (object, error) = match new.object {
-                Ok(object) => (Some(object), None),
-                Err(error) => {
-                    nameless |= new.id.is_none() || error.field.starts_with("metadata");
-                    (last.and_then(|last| last.object), Some(error.to_string()))
-                }
-            };
-            self.documents.push(Document { place, id: new.id, object, error, note: new.note });
-        }
-        if nameless {
-            self.documents.extend(before.into_values().map(|mut left| {
-                left.note =
-                    Some("not in the file any more, but kept until its errors are gone".into());
-                left
-            }));
-        }
-        self.skipped = parsed.skipped;
-        self.trouble = None;
-    }
-}
-
-/// The file, or the manifests directly in the folder. Hidden files are editors' and Kubernetes'
-/// own.
-fn list(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let found = fs::metadata(path)?;
-    if found.is_file() {
-        return Ok(vec![path.to_owned()]);
-    }
-    if !found.is_dir() {
-        return Err(io::Error::other("neither a file nor a folder"));
-    }
-    let mut files = Vec::new();
-    for entry in fs::read_dir(path)? {
-        let file = entry?.path();
-        let hidden = file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        // Through symlinks, as ConfigMaps are mounted by them; no devices or pipes, which block.
-        if !hidden && is_manifest(&file) && fs::metadata(&file).is_ok_and(|found| found.is_file()) {
-            files.push(file);
-        }
-    }
-    Ok(files)
-}
-
-fn is_manifest(path: &Path) -> bool {
-    let ending = path.extension().unwrap_or_default();
-    ["yaml", "yml", "json"].iter().any(|known| ending.eq_ignore_ascii_case(known))
-}
-
-/// Lies among manifests without being one; often does not even say its kind.
-fn is_kustomization(path: &Path) -> bool {
-    path.file_stem().is_some_and(|name| name.eq_ignore_ascii_case("kustomization"))
 }
 
 #[cfg(test)]

@@ -11,6 +11,13 @@ use serde_json::{Map, Value};
 
 use super::super::convert::{Converted, Converter, Rejection, SERVICE_NAME_LABEL};
 use crate::model::{EndpointSlice, Service};
+use crate::yaml;
+
+/// What anchors, aliases and merge keys of one file may repeat, in parts of YAML (a scalar, the begin
+/// of a mapping) and bytes. The library's own limits let a few KiB become 580 MiB.
+const MAX_REPEATED: usize = 50_000;
+const MAX_REPEATED_BYTES: usize = 4 << 20;
+const MAX_MERGE_KEYS: usize = 1000;
 
 /// A kind of object that is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -125,8 +132,8 @@ pub(super) fn parse(
         }
         return Ok(parsed);
     }
-    // Mesh-wide files are large, so no limits on the size; those on nesting and on aliases, which
-    // could blow a small file up, stay.
+    // Mesh-wide files are large, so no limits on the size; but on nesting, and on aliases and merge
+    // keys, by which a small file becomes a large one.
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_events: usize::MAX,
@@ -134,7 +141,11 @@ pub(super) fn parse(
             max_documents: usize::MAX,
             max_total_scalar_bytes: usize::MAX,
             max_reader_input_bytes: None,
+            max_recorded_anchor_events: MAX_REPEATED,
+            max_recorded_anchor_bytes: MAX_REPEATED_BYTES,
+            max_merge_keys: MAX_MERGE_KEYS,
         },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_REPEATED },
         with_snippet: false,
     };
     let mut reader = bytes;
@@ -142,7 +153,8 @@ pub(super) fn parse(
         serde_saphyr::read_with_options::<_, serde_saphyr::Spanned<Value>>(&mut reader, options);
     for (index, value) in values.enumerate() {
         let number = index + 1;
-        let value = value.map_err(|error| format!("document {number}: {error}"))?;
+        let value = value
+            .map_err(|error| format!("document {number}: {}", yaml::explain(&error, bytes)))?;
         let place = format!("document {number} (line {})", value.defined.line());
         parsed.unfold(value.value, place, None, converter);
     }
@@ -150,6 +162,22 @@ pub(super) fn parse(
 }
 
 impl Parsed {
+    /// Leaves out what is of other namespaces than these, if any are given. What does not say where it
+    /// belongs stays, for its error.
+    pub(super) fn keep(&mut self, namespaces: &[String]) {
+        if namespaces.is_empty() {
+            return;
+        }
+        let skipped = &mut self.skipped;
+        self.documents.retain(|document| match &document.id {
+            Some(id) if !namespaces.contains(&id.namespace) => {
+                *skipped.entry(format!("{:?} of another namespace", id.kind)).or_default() += 1;
+                false
+            }
+            _ => true,
+        });
+    }
+
     /// Takes in an object, or each item of a list. Items of a typed list (`ServiceList`) need not
     /// say what they are: `inherited` does.
     fn unfold(
@@ -205,7 +233,10 @@ impl Parsed {
         }
     }
 
-    fn reject(&mut self, place: String, id: Option<Id>, rejection: Rejection) {
+    fn reject(&mut self, place: String, id: Option<Id>, mut rejection: Rejection) {
+        if rejection.reason.contains("{{") {
+            rejection.reason = format!("{} ({})", rejection.reason, yaml::TEMPLATE);
+        }
         self.documents.push(Document { place, id, object: Err(rejection), note: None });
     }
 }

@@ -27,7 +27,8 @@ impl Running {
     fn start(paths: &[&Path]) -> Self {
         let (sender, changes) = mpsc::channel(4);
         let (health, shutdown) = (Arc::new(Health::default()), CancellationToken::new());
-        let config = Config { paths: paths.iter().map(|path| (*path).to_owned()).collect() };
+        let paths = paths.iter().map(|path| (*path).to_owned()).collect();
+        let config = Config { paths, namespaces: Vec::new() };
         let task = tokio::spawn(run(config, sender, health.clone(), shutdown.clone()));
         Self { changes, model: Model::default(), synced: 0, health, shutdown, task }
     }
@@ -81,7 +82,10 @@ fn write(path: &Path, text: &str) {
 #[test]
 fn a_path_that_does_not_exist_is_refused_at_the_start() {
     let dir = temp();
-    let config = |path: &Path| Config { paths: vec![dir.path().to_owned(), path.to_owned()] };
+    let config = |path: &Path| Config {
+        paths: vec![dir.path().to_owned(), path.to_owned()],
+        namespaces: Vec::new(),
+    };
     assert!(check(&config(dir.path())).is_ok());
     let missing = dir.path().join("typo");
     let error = check(&config(&missing)).expect_err("no such folder").to_string();
@@ -89,6 +93,9 @@ fn a_path_that_does_not_exist_is_refused_at_the_start() {
         error.starts_with(&format!("--manifests {}: No such file", missing.display())),
         "{error}"
     );
+    let two = format!("{},{}", dir.path().display(), dir.path().display());
+    let two = check(&config(Path::new(&two))).expect_err("two in one").to_string();
+    assert!(two.contains("commas are part of the path"), "{two}");
     let device = check(&config(Path::new("/dev/null"))).expect_err("a device").to_string();
     assert!(device.ends_with("neither a file nor a folder"), "{device}");
 }
@@ -222,17 +229,62 @@ async fn a_bad_file_stands_in_the_health_until_it_is_good() {
     running.end().await;
 }
 
+/// A writer that empties a file and fills it slowly, with pauses longer than those in which the source
+/// waits for quiet.
+#[tokio::test]
+async fn a_slow_writer_takes_nothing_away() {
+    let dir = temp();
+    let file = dir.path().join("a.yaml");
+    let whole = format!("{}---\n{}", service(80), service(81).replace("name: a", "name: b"));
+    write(&file, &whole);
+    let mut running = Running::start(&[dir.path()]);
+    running.until(&[80, 81]).await;
+    write(&file, "");
+    running.until_health("it is empty", |health| health.rejections().len() == 1).await;
+    assert_eq!(running.ports(), [80, 81]);
+    write(&file, &whole[..service(80).len()]);
+    // What was taken before the rest has come would be missing from then on.
+    let early = Instant::now() + QUIET * 10;
+    while let Ok(Some(change)) = timeout_at(early, running.changes.recv()).await {
+        running.model.apply(change, &mut BTreeSet::new());
+        assert_eq!(running.ports(), [80, 81]);
+    }
+    let longer = whole.replace("81", "8181");
+    write(&file, &longer);
+    running.until(&[80, 8181]).await;
+    assert!(running.health.rejections().is_empty());
+    // And one that stays shorter is taken without another event.
+    write(&file, &service(80));
+    running.until(&[80]).await;
+    running.end().await;
+}
+
+#[tokio::test]
+async fn what_is_probably_not_meant_stands_in_the_health() {
+    let dir = temp();
+    fs::create_dir(dir.path().join("shop")).expect("a folder");
+    let mut running = Running::start(&[dir.path()]);
+    running
+        .until_health("both are told", |health| {
+            health.notes().values().any(|note| {
+                note.contains("no .yaml, .yml or .json file") && note.contains("(shop)")
+            })
+        })
+        .await;
+    running.end().await;
+}
+
 #[tokio::test]
 async fn reading_does_not_wake_itself() {
     let dir = temp();
     write(&dir.path().join("a.yaml"), &service(80));
     let mut watch = Watch::new();
     let paths = vec![dir.path().to_owned()];
-    let mut folder = Folder::new(paths.clone());
+    let mut folder = Folder::new(Config { paths: paths.clone(), namespaces: Vec::new() });
     for _ in 0..3 {
         watch.follow(&paths);
         assert_eq!(watch.trouble(), None);
-        folder.read();
+        folder.read(Instant::now());
         // Longer than the kernel needs to tell; a wake-up would come within microseconds.
         let woken = timeout(Duration::from_millis(100), watch.woken()).await;
         assert!(woken.is_err(), "reading was taken for a change");
@@ -252,4 +304,22 @@ async fn neighbours_do_not_wake_a_single_file() {
     assert!(timeout(Duration::from_millis(100), watch.woken()).await.is_err());
     write(&file, &service(81));
     timeout(DEADLINE, watch.woken()).await.expect("a change wakes");
+}
+
+/// A manifest is refused for a flaw of its spec, but not for one of its annotations.
+#[tokio::test]
+async fn a_bad_annotation_is_noted_and_the_service_is_there() {
+    let folder = temp();
+    let path = folder.path().join("a.yaml");
+    let annotated = service(80)
+        .replace("{name: a}", "{name: a, annotations: {pilothouse.io/retries: \"many\"}}");
+    std::fs::write(&path, annotated).expect("written");
+    let mut running = Running::start(&[folder.path()]);
+    running.until(&[80]).await;
+    let notes = running.health.notes();
+    let (place, note) = notes.iter().next().expect("one");
+    assert!(place.ends_with("a.yaml"), "{place}");
+    assert!(note.starts_with("metadata.annotations[pilothouse.io/retries]: \"many\""), "{note}");
+    assert!(running.health.rejections().is_empty());
+    running.end().await;
 }

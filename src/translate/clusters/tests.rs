@@ -1,6 +1,7 @@
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use prost::Message;
 
+use super::super::seconds;
 use super::*;
 use crate::model::{Protocol, ServiceKind};
 use crate::translate::tests::{DOMAIN, cluster_ip, service};

@@ -1,18 +1,28 @@
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
 use tempfile::TempDir;
 
+use super::file::HALF_WRITTEN;
 use super::*;
 
 /// A folder of manifests and its reader.
 struct Bed {
     dir: TempDir,
     folder: Folder,
+    now: Instant,
+}
+
+fn folder(paths: Vec<PathBuf>) -> Folder {
+    Folder::new(Config { paths, namespaces: Vec::new() })
 }
 
 impl Bed {
     fn new(files: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let folder = Folder::new(vec![dir.path().to_owned()]);
-        let bed = Self { dir, folder };
+        let folder = folder(vec![dir.path().to_owned()]);
+        let bed = Self { dir, folder, now: Instant::now() };
         for (name, text) in files {
             bed.write(name, text);
         }
@@ -20,7 +30,18 @@ impl Bed {
     }
 
     fn write(&self, name: &str, text: &str) {
+        let draft = self.dir.path().join(".draft");
+        fs::write(&draft, text).expect("a written file");
+        fs::rename(draft, self.dir.path().join(name)).expect("renamed");
+    }
+
+    /// As a shell's `>` does: the old file, emptied and filled anew.
+    fn overwrite(&self, name: &str, text: &str) {
         fs::write(self.dir.path().join(name), text).expect("a written file");
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
     }
 
     fn remove(&self, name: &str) {
@@ -28,7 +49,7 @@ impl Bed {
     }
 
     fn read(&mut self) -> Seen {
-        let outcome = self.folder.read();
+        let outcome = self.folder.read(self.now);
         let prefix = format!("{}/", self.dir.path().display());
         let short = |all: &BTreeMap<String, String>| -> Vec<String> {
             all.iter().map(|(at, why)| format!("{at}: {why}").replace(&prefix, "")).collect()
@@ -37,6 +58,7 @@ impl Bed {
     }
 }
 
+#[derive(Debug)]
 struct Seen {
     outcome: Outcome,
     rejected: Vec<String>,
@@ -225,6 +247,8 @@ fn a_file_overwritten_with_garbage_keeps_its_state() {
         [b"kind: \xff\n", &[0xff, 0xfe, 0x00, 0xd8], b"hello\n", b"- kind: x\n"];
     for bytes in garbage {
         fs::write(bed.dir.path().join("a.yaml"), bytes).expect("a written file");
+        bed.read();
+        bed.pass(HALF_WRITTEN);
         let seen = bed.read();
         assert_eq!((seen.services(), seen.rejected.len()), (vec!["a:80".to_owned()], 1));
     }
@@ -319,7 +343,7 @@ fn a_path_that_vanishes_keeps_its_state_and_an_empty_folder_is_fine() {
     let seen = bed.read();
     assert!(seen.outcome.complete && seen.outcome.changed && seen.services().is_empty());
     let file = bed.dir.path().join("one.yaml");
-    bed.folder = Folder::new(vec![file.clone()]);
+    bed.folder = folder(vec![file.clone()]);
     let seen = bed.read();
     assert!(!seen.outcome.complete && seen.outcome.paths[0].1.is_err());
     bed.write("one.yaml", &service("a", "10.96.0.1", "80"));
@@ -338,8 +362,8 @@ fn a_path_that_vanishes_keeps_its_state_and_an_empty_folder_is_fine() {
 #[test]
 fn a_file_given_twice_is_read_once() {
     let mut bed = Bed::new(&[("a.yaml", &service("a", "10.96.0.1", "80"))]);
-    let (folder, file) = (bed.dir.path().to_owned(), bed.dir.path().join("./a.yaml"));
-    bed.folder = Folder::new(vec![folder, file]);
+    let (all, file) = (bed.dir.path().to_owned(), bed.dir.path().join("./a.yaml"));
+    bed.folder = folder(vec![all, file]);
     let seen = bed.read();
     assert_eq!((seen.services().len(), seen.rejected.len()), (1, 0));
 }
@@ -354,4 +378,150 @@ fn a_thousand_bad_files_hide_no_good_one() {
     let seen = bed.read();
     assert_eq!(seen.services(), ["good:80"]);
     assert_eq!(seen.rejected.len(), 1000);
+}
+
+/// traefik#10573.
+#[test]
+fn a_name_that_leads_to_no_file_keeps_its_state_and_says_why() {
+    let mut bed = Bed::new(&[("real.txt", &service("a", "10.96.0.1", "80"))]);
+    let folder = bed.dir.path().to_owned();
+    let path = |name: &str| folder.join(name);
+    symlink("real.txt", path("link.yaml")).expect("a link");
+    assert_eq!(bed.read().services(), ["a:80"]);
+
+    fs::rename(path("real.txt"), path("moved.txt")).expect("moved");
+    let seen = bed.read();
+    assert_eq!(seen.services(), ["a:80"]);
+    assert_eq!(
+        seen.rejected,
+        [
+            "link.yaml: it is a symlink to real.txt: No such file or directory (os error 2) (the last \
+          good version is still served)"
+        ]
+    );
+    assert!(!bed.read().outcome.changed, "said once");
+
+    fs::remove_file(path("link.yaml")).expect("removed");
+    symlink("link.yaml", path("link.yaml")).expect("a link to itself");
+    let seen = bed.read();
+    assert_eq!(seen.services(), ["a:80"]);
+    assert!(seen.rejected[0].contains("symlink to link.yaml: Too many levels"), "{seen:?}");
+
+    fs::remove_file(path("link.yaml")).expect("removed");
+    let made = std::process::Command::new("mkfifo").arg(path("link.yaml")).status();
+    assert!(made.expect("mkfifo").success());
+    let seen = bed.read();
+    assert_eq!(seen.services(), ["a:80"]);
+    assert!(seen.rejected[0].contains("link.yaml: it is no file but a pipe"), "{seen:?}");
+
+    fs::remove_file(path("link.yaml")).expect("removed");
+    let seen = bed.read();
+    assert!(seen.services().is_empty() && seen.rejected.is_empty(), "{seen:?}");
+}
+
+#[test]
+fn a_file_that_is_emptied_and_slowly_written_loses_nothing_meanwhile() {
+    let (a, b) = (service("a", "10.96.0.1", "80"), service("b", "10.96.0.2", "80"));
+    let whole = format!("{a}---\n{b}");
+    let mut bed = Bed::new(&[("x.yaml", &whole)]);
+    bed.read();
+    bed.overwrite("x.yaml", "");
+    let seen = bed.read();
+    assert_eq!(seen.services(), ["a:80", "b:80"]);
+    assert!(
+        seen.rejected[0].contains("it is empty") && seen.rejected[0].contains("remove the file")
+    );
+    // As slowly as it likes, as long as it goes on: each part of it is legal by itself.
+    for end in [a.len(), a.len() + 4, whole.len() - 1] {
+        bed.overwrite("x.yaml", &whole[..end]);
+        let seen = bed.read();
+        assert!(seen.outcome.again.is_some() && !seen.outcome.changed, "{seen:?}");
+        bed.pass(HALF_WRITTEN - Duration::from_millis(1));
+        assert!(!bed.read().outcome.changed, "it waits for the rest");
+    }
+    bed.overwrite("x.yaml", &whole);
+    let seen = bed.read();
+    assert_eq!((seen.services().len(), seen.rejected.len()), (2, 0));
+    assert_eq!(seen.outcome.again, None);
+}
+
+#[test]
+fn a_file_that_stays_shorter_is_taken_at_its_word() {
+    let (a, b) = (service("a", "10.96.0.1", "80"), service("b", "10.96.0.2", "80"));
+    let mut bed = Bed::new(&[("x.yaml", &format!("{a}---\n{b}"))]);
+    bed.read();
+    bed.overwrite("x.yaml", &a);
+    let seen = bed.read();
+    let until = seen.outcome.again.expect("it is waited for");
+    bed.pass(until - bed.now);
+    assert_eq!(bed.read().services(), ["a:80"]);
+    // Longer, or another file in its place: nothing is missing from that.
+    bed.overwrite("x.yaml", &format!("{a}---\n{b}"));
+    assert_eq!(bed.read().services(), ["a:80", "b:80"]);
+    bed.write("x.yaml", &b);
+    assert_eq!(bed.read().services(), ["b:80"]);
+    bed.write("x.yaml", "# nothing\n");
+    assert!(bed.read().services().is_empty(), "a file without objects that is not empty");
+}
+
+#[test]
+fn subfolders_and_an_empty_folder_are_told() {
+    let mut bed = Bed::new(&[]);
+    let warning = |seen: &Seen| seen.outcome.warnings.values().next().cloned().unwrap_or_default();
+    assert!(warning(&bed.read()).contains("no .yaml, .yml or .json file"));
+    bed.write("a.yaml", &service("a", "10.96.0.1", "80"));
+    assert_eq!(warning(&bed.read()), "");
+    for name in ["one", "two.yaml", "..2026_11_26"] {
+        fs::create_dir(bed.dir.path().join(name)).expect("a folder");
+    }
+    let seen = bed.read();
+    assert!(seen.outcome.changed, "it is news");
+    assert!(warning(&seen).contains("subfolders are not read (one, two.yaml)"), "{seen:?}");
+    assert!(!bed.read().outcome.changed, "and no news twice");
+}
+
+#[test]
+fn objects_of_other_namespaces_are_passed_over() {
+    let of = |namespace: &str| {
+        let name = format!("name: a\n  namespace: {namespace}");
+        service("a", "None", "80").replace("name: a", &name)
+    };
+    let text = [of("shop"), of("bank"), service("b", "None", "81")].join("---\n");
+    let mut bed = Bed::new(&[("x.yaml", &text)]);
+    bed.folder = Folder::new(Config {
+        paths: vec![bed.dir.path().to_owned()],
+        namespaces: vec!["shop".to_owned(), "default".to_owned()],
+    });
+    let seen = bed.read();
+    assert_eq!(seen.services(), ["a:80", "b:81"]);
+    assert_eq!(seen.outcome.skipped["Service of another namespace"], 1);
+}
+
+/// Each level repeats the one before it ten times.
+#[test]
+fn a_small_file_cannot_become_a_large_one() {
+    let mut aliases = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
+    let mut merges = "m0: &m0 {k: v}\n".to_owned();
+    for level in 1..8 {
+        let below = level - 1;
+        aliases += &format!("a{level}: &a{level} [{}]\n", vec![format!("*a{below}"); 10].join(","));
+        let keys: String = (0..10).map(|n| format!(", k{level}_{n}: {{<<: *m{below}}}")).collect();
+        merges += &format!("m{level}: &m{level} {{k: v{keys}}}\n");
+    }
+    for (name, bomb) in [("aliases.yaml", aliases), ("merges.yaml", merges)] {
+        let mut bed = Bed::new(&[(name, &bomb)]);
+        let seen = bed.read();
+        assert_eq!(seen.rejected.len(), 1, "{seen:?}");
+        assert!(seen.rejected[0].contains("limit"), "{seen:?}");
+    }
+}
+
+#[test]
+fn a_helm_template_is_told_from_a_mistake() {
+    let unrendered = service("a", "None", "{{ .Values.port }}");
+    let named = service("\"{{ .Release.Name }}\"", "None", "80");
+    for text in [unrendered, named] {
+        let seen = Bed::new(&[("x.yaml", &text)]).read();
+        assert!(seen.rejected[0].contains("helm template CHART"), "{seen:?}");
+    }
 }

@@ -114,6 +114,21 @@ fn a_bad_port_costs_only_itself_and_is_noted() {
 }
 
 #[test]
+fn a_bad_annotation_is_noted_as_any_other_flaw() {
+    let mut feed = Feed::new(Scope::All);
+    let annotated = |retries: &str| {
+        parse(json!({"metadata": {"name": "a", "namespace": "shop",
+            "annotations": {"pilothouse.io/retries": retries}}, "spec": {"ports": [{"port": 80}]}}))
+    };
+    feed.take([Event::Apply(annotated("many"))]);
+    assert_eq!(feed.names(), ["a"]);
+    let note = &feed.health.notes()["Service shop/a"];
+    assert!(note.starts_with("metadata.annotations[pilothouse.io/retries]: \"many\""), "{note}");
+    feed.take([Event::Apply(annotated("3"))]);
+    assert!(feed.health.notes().is_empty());
+}
+
+#[test]
 fn slices_go_by_their_own_name_and_also_when_no_longer_for_us() {
     let health = Arc::new(Health::default());
     let mut ingest = Ingest::new(Scope::All, health.clone());

@@ -1,0 +1,173 @@
+//! What becomes of the flags of `serve`.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt as _;
+use std::time::Duration;
+
+use clap::CommandFactory as _;
+use clap::error::ErrorKind;
+
+use super::{Cli, Serve, Source};
+use crate::ads::session;
+use crate::ads::stream;
+use crate::app::{self, memory};
+use crate::flags::{or_any, or_forever};
+use crate::publish::Timing;
+use crate::source::{files, kube};
+
+const WATCH_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Serve {
+    /// What to run, once the flags fit together.
+    ///
+    /// # Errors
+    /// Neither kind of source or both, or a flag that this kind cannot honour: a usage error.
+    pub fn config(&self) -> Result<app::Config, clap::Error> {
+        let source = match (self.source, self.manifests.as_slice()) {
+            (None, []) => {
+                return Err(usage(
+                    "where does the mesh come from? Give --source kube (a Kubernetes API server) \
+                     or --manifests PATH (a file or folder of Services and EndpointSlices), for \
+                     instance:\n\n  pilothouse serve --manifests ./examples/bookinfo",
+                ));
+            }
+            (Some(_), [_, ..]) => {
+                return Err(usage(
+                    "--source kube (PILOTHOUSE_SOURCE) and --manifests (PILOTHOUSE_MANIFESTS) exclude \
+                     each other: the mesh comes from one place only",
+                ));
+            }
+            (Some(Source::Kube), []) => app::Source::Kube(kube::Config {
+                context: self.context.clone(),
+                namespaces: self.namespace.clone(),
+                endpoints: self.endpoints(),
+                nodes: self.watch_nodes,
+                watch_timeout: self.watch_timeout(),
+            }),
+            (None, paths) => {
+                self.refuse_flags_of_a_cluster()?;
+                let (paths, namespaces) = (paths.to_vec(), self.namespace.clone());
+                app::Source::Files(files::Config { paths, namespaces })
+            }
+        };
+        Ok(app::Config {
+            source,
+            domain: self.domain.clone(),
+            grpc_addr: self.grpc_addr,
+            http_addr: self.http_addr,
+            monitoring_addr: self.monitoring_addr,
+            timing: Timing { pace: self.pace, linger: self.linger },
+            limits: stream::Limits {
+                session: session::Limits {
+                    names: or_any(self.max_names),
+                    types: or_any(self.max_types),
+                },
+                request_bytes: self.max_request_bytes,
+                first_request: or_forever(self.first_request_timeout),
+                ack: or_forever(self.ack_timeout),
+                send: or_forever(self.send_timeout),
+                requests_per_second: match self.max_requests_per_second {
+                    0 => u32::MAX,
+                    limit => limit,
+                },
+                streams_per_peer: self.max_streams_per_peer,
+                starting: self.max_starting,
+                connection_memory: self.max_connection_memory,
+                peer_memory: self.max_peer_memory.unwrap_or_else(memory::half),
+            },
+            keepalive: self.keepalive,
+            shutdown_timeout: self.shutdown_timeout,
+        })
+    }
+
+    fn endpoints(&self) -> kube::EndpointsKind {
+        self.endpoints.unwrap_or(kube::EndpointsKind::Auto)
+    }
+
+    fn watch_timeout(&self) -> Duration {
+        self.watch_timeout.unwrap_or(WATCH_TIMEOUT)
+    }
+
+    /// There is no API server that they could be about.
+    fn refuse_flags_of_a_cluster(&self) -> Result<(), clap::Error> {
+        let given = [
+            (self.context.is_some(), "--context (PILOTHOUSE_CONTEXT)"),
+            (self.endpoints.is_some(), "--endpoints (PILOTHOUSE_ENDPOINTS)"),
+            (self.watch_nodes, "--watch-nodes (PILOTHOUSE_WATCH_NODES)"),
+            (self.watch_timeout.is_some(), "--watch-timeout (PILOTHOUSE_WATCH_TIMEOUT)"),
+        ];
+        match given.into_iter().find(|(given, _)| *given) {
+            None => Ok(()),
+            Some((_, flag)) => Err(usage(&format!(
+                "{flag} is about a Kubernetes API server, and has no effect on manifests: leave it \
+                 out, or replace --manifests (PILOTHOUSE_MANIFESTS) by --source kube"
+            ))),
+        }
+    }
+
+    /// The variable has commas between paths; on the command line a path is given as it is, and may
+    /// contain one.
+    pub(super) fn split_manifests(&mut self) {
+        let paths = self.manifests.iter().map(|paths| paths.as_os_str().as_bytes());
+        let paths = paths.flat_map(|paths| paths.split(|byte| *byte == b','));
+        let paths = paths.filter(|path| !path.is_empty());
+        self.manifests = paths.map(|path| OsStr::from_bytes(path).into()).collect();
+    }
+}
+
+impl fmt::Display for Serve {
+    /// One line with what is in force.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.source {
+            Some(Source::Kube) => {
+                write!(f, "source=kube endpoints={:?}", self.endpoints())?;
+                if self.watch_nodes {
+                    write!(f, " watch-nodes")?;
+                }
+                write!(f, " watch-timeout={:?}", self.watch_timeout())?;
+                if let Some(context) = &self.context {
+                    write!(f, " context={context}")?;
+                }
+            }
+            None => write!(f, "manifests={:?}", self.manifests)?,
+        }
+        match self.namespace.as_slice() {
+            [] => f.write_str(" namespaces=all")?,
+            some => write!(f, " namespaces={}", some.join(","))?,
+        }
+        write!(
+            f,
+            " domain={} grpc-addr={} http-addr={} monitoring-addr={} pace={:?} linger={:?} \
+             max-request-bytes={} max-names={} max-types={} max-requests-per-second={} \
+             max-streams-per-peer={} max-starting={} first-request-timeout={:?} ack-timeout={:?} \
+             send-timeout={:?} keepalive={:?} shutdown-timeout={:?}",
+            self.domain,
+            self.grpc_addr,
+            self.http_addr,
+            self.monitoring_addr,
+            self.pace,
+            self.linger,
+            self.max_request_bytes,
+            self.max_names,
+            self.max_types,
+            self.max_requests_per_second,
+            self.max_streams_per_peer,
+            self.max_starting,
+            self.first_request_timeout,
+            self.ack_timeout,
+            self.send_timeout,
+            self.keepalive,
+            self.shutdown_timeout,
+        )
+    }
+}
+
+fn usage(message: &str) -> clap::Error {
+    let mut command = Cli::command();
+    command.build();
+    match command.find_subcommand_mut("serve") {
+        Some(serve) => serve.error(ErrorKind::MissingRequiredArgument, message),
+        None => command.error(ErrorKind::MissingRequiredArgument, message),
+    }
+}

@@ -1,0 +1,173 @@
+use clap::CommandFactory as _;
+use clap::error::ErrorKind;
+
+use super::*;
+use crate::app;
+
+fn read(arguments: &[&str]) -> Result<Cli, clap::Error> {
+    let all = ["pilothouse"].iter().chain(arguments).map(std::ffi::OsString::from);
+    environment::read(&all.collect::<Vec<_>>())
+}
+
+fn serve(arguments: &[&str]) -> Result<app::Config, clap::Error> {
+    let arguments: Vec<&str> = ["serve"].iter().chain(arguments).copied().collect();
+    let Command::Serve(serve) = read(&arguments)?.command else {
+        panic!("these are the arguments of serve");
+    };
+    serve.config()
+}
+
+#[test]
+fn exactly_one_source_is_needed() {
+    let error = serve(&[]).unwrap_err().to_string();
+    assert!(error.contains("--source kube") && error.contains("--manifests PATH"), "{error}");
+    assert!(error.contains("pilothouse serve --manifests ./examples/bookinfo"), "{error}");
+    let error = serve(&["--source", "kube", "--manifests", "x"]).unwrap_err().to_string();
+    assert!(error.contains("exclude") && error.contains("each other"), "{error}");
+    assert!(serve(&["--source", "kube", "--namespace", "a", "--namespace", "b"]).is_ok());
+    assert!(serve(&["--manifests", "a", "--manifests", "b"]).is_ok());
+}
+
+#[test]
+fn the_arguments_are_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn flags_of_a_cluster_are_refused_with_manifests() {
+    for flag in ["--context=x", "--endpoints=auto", "--watch-nodes", "--watch-timeout=30s"] {
+        let error = serve(&["--manifests", "x", flag]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let name = flag.split('=').next().unwrap();
+        let error = error.to_string();
+        assert!(error.contains(name) && error.contains("no effect on manifests"), "{error}");
+        assert!(serve(&["--source", "kube", flag]).is_ok(), "{flag}");
+    }
+}
+
+#[test]
+fn a_path_may_have_a_comma_and_namespaces_may_have_commas_between_them() {
+    let config = serve(&["--manifests", "a,b", "--namespace", "shop,bank"]).unwrap();
+    let app::Source::Files(files) = config.source else { panic!("files were given") };
+    assert_eq!(files.paths, [PathBuf::from("a,b")]);
+    assert_eq!(files.namespaces, ["shop", "bank"]);
+    for wrong in ["", "Bad Name", "a/b", "a,,b"] {
+        let error = serve(&["--manifests", "x", "--namespace", wrong]).unwrap_err().to_string();
+        assert!(error.contains("--namespace"), "{wrong}: {error}");
+    }
+}
+
+#[test]
+fn the_domain_is_compared_byte_by_byte_so_it_is_brought_into_one_form() {
+    let domain = |text| serve(&["--manifests", "x", "--domain", text]).map(|config| config.domain);
+    assert_eq!(domain("Cluster.Local.").unwrap(), "cluster.local");
+    for wrong in ["", "a b"] {
+        assert!(domain(wrong).unwrap_err().to_string().contains("--domain"), "{wrong:?}");
+    }
+}
+
+/// What a flag might be given that nobody had thought of.
+const ODD: [&str; 16] = [
+    "",
+    " ",
+    "0",
+    "0s",
+    "1",
+    "1ns",
+    "1ms",
+    "-1",
+    "-5s",
+    "365days",
+    "1000000000",
+    "18446744073709551615",
+    "18446744073709551615s",
+    "18446744073709551616",
+    "garbage",
+    "\u{1f6a2},;=~/",
+];
+
+/// What else a command wants before it can be read.
+fn needed(command: &str, flag: &str) -> Vec<String> {
+    let all = match command {
+        "serve" if flag == "source" => &[][..],
+        "serve" => &["--manifests=x"],
+        "inject" => &["--filename=x"],
+        _ => &[],
+    };
+    all.iter().filter(|one| !one.contains(flag)).map(|one| (*one).to_owned()).collect()
+}
+
+#[test]
+fn every_flag_takes_every_value_or_refuses_it_by_name() {
+    let mut command = Cli::command();
+    command.build();
+    let mut tried = 0;
+    for command in command.get_subcommands().filter(|one| !one.is_hide_set()) {
+        let flags = command.get_arguments().filter(|one| one.get_action().takes_values());
+        for flag in flags.filter_map(|one| one.get_long()) {
+            for value in ODD {
+                let mut arguments = vec![command.get_name().to_owned()];
+                arguments.extend(needed(command.get_name(), flag));
+                arguments.push(format!("--{flag}={value}"));
+                let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+                let read = read(&arguments).and_then(|cli| match cli.command {
+                    Command::Serve(serve) => serve.config().map(drop),
+                    _ => Ok(()),
+                });
+                if let Err(error) = read {
+                    let said = error.to_string();
+                    assert_eq!(error.exit_code(), 2, "{arguments:?}: {said}");
+                    assert!(said.contains(&format!("--{flag}")), "{arguments:?}: {said}");
+                }
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried > 50 * ODD.len(), "only {tried}");
+}
+
+#[test]
+fn numbers_and_times_beyond_all_sense_are_refused_everywhere() {
+    let mut command = Cli::command();
+    command.build();
+    for command in command.get_subcommands().filter(|one| !one.is_hide_set()) {
+        for flag in command.get_arguments().filter(|one| one.get_action().takes_values()) {
+            let names = flag.get_value_names().unwrap_or_default();
+            let Some(name) =
+                names.iter().find(|name| ["DURATION", "N", "BYTES"].contains(&name.as_str()))
+            else {
+                continue;
+            };
+            let most =
+                if *name == "DURATION" { "18446744073709551615s" } else { "18446744073709551615" };
+            for value in [most, "-1", "", "garbage"] {
+                let flag = format!("--{}={value}", flag.get_long().unwrap_or_default());
+                let error = read(&[command.get_name(), &flag]).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::ValueValidation, "{flag}: {error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_flag_of_what_runs_in_a_cluster_has_a_variable_and_those_of_a_shell_have_none() {
+    let mut command = Cli::command();
+    command.build();
+    for command in command.get_subcommands().filter(|one| !one.is_hide_set()) {
+        let flags = command.get_arguments().filter(|one| one.get_long() != Some("help"));
+        for flag in flags.filter(|one| one.get_long().is_some()) {
+            let has = flag.get_env().is_some();
+            let wanted = ["serve", "agent", "doctor"].contains(&command.get_name());
+            assert_eq!(has, wanted, "{} {flag}", command.get_name());
+        }
+    }
+}
+
+#[test]
+fn agent_and_doctor_call_envoys_admin_pages_the_same() {
+    for flag in ["--admin-addr=127.0.0.1:1", "--admin-address=localhost:1"] {
+        for command in ["agent", "doctor"] {
+            assert!(read(&[command, flag]).is_ok(), "{command} {flag}");
+        }
+    }
+}

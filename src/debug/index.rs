@@ -1,0 +1,33 @@
+//! `/debug`, the list of pages for people, and `/debug/list`, the same for programs.
+
+use super::{DebugState, Output, PAGES, Page, Parameters, Problem};
+use crate::version::VERSION;
+
+/// The HTML page. Nothing in it comes from anybody else.
+pub(super) fn index() -> String {
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Pilothouse</title>\n\
+         <style>body {{ font-family: sans-serif; margin: 2em }} td {{ padding: .3em 1em .3em 0 }}\
+         </style></head>\n<body><h1>Pilothouse {VERSION}</h1>\n\
+         <p>Every page is JSON, on one line without <code>pretty</code>. \
+         <a href=\"/ready\">/ready</a> says whether proxies are served.</p>\n\
+         <table>\n<tr><th>page</th><th>parameters</th><th>says</th></tr>\n{}</table></body></html>\n",
+        PAGES.iter().map(row).collect::<String>()
+    )
+}
+
+fn row(page: &Page) -> String {
+    let Page { path, parameters, says, .. } = page;
+    format!(
+        "<tr><td><a href=\"{path}?pretty\">{path}</a></td><td>{}</td><td>{says}</td></tr>\n",
+        parameters.join(", ")
+    )
+}
+
+/// Without itself, as in Istio.
+pub(super) fn list(_: &DebugState, _: &Parameters, output: &mut Output) -> Result<(), Problem> {
+    let names = PAGES.iter().filter_map(|page| page.path.strip_prefix("/debug/"));
+    let mut names: Vec<_> = names.filter(|name| *name != "list").collect();
+    names.sort_unstable();
+    output.json(&names)
+}
