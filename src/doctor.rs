@@ -13,12 +13,14 @@ use std::time::Duration;
 mod admin;
 mod ads;
 pub mod args;
+mod behind;
 mod capture;
 mod clock;
 mod connect;
 mod dns;
 mod explain;
 mod finding;
+mod hosts;
 mod http;
 mod kubernetes;
 mod path;
@@ -34,6 +36,15 @@ pub use place::{HostPort, PlaceError, ServiceName};
 
 /// Where Envoys look for their control plane unless they are told otherwise.
 pub const DEFAULT_DISCOVERY: &str = "istio-pilot.istio-system:15010";
+
+/// Who asks, so that a control plane knows a probe from the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// `pilothouse doctor`.
+    Doctor,
+    /// The agent of a sidecar that is not ready.
+    Agent,
+}
 
 /// What is to be examined. The default is a sidecar's place inside a pod.
 #[derive(Clone, Debug)]
@@ -54,6 +65,8 @@ pub struct Target {
     /// The node id to ask with; `None` for Envoy's own, else one that is made up.
     pub node_id: Option<String>,
     pub resolv_conf: PathBuf,
+    /// Looked into before any name server is asked.
+    pub hosts: PathBuf,
     /// Port of the name servers, for which resolv.conf has no word: 53.
     pub dns_port: u16,
     /// Whether to ask the Kubernetes API server, and with which context of the kubeconfig.
@@ -65,6 +78,7 @@ pub struct Target {
     pub capture: bool,
     /// A service whose endpoints are to be looked at as well.
     pub service: Option<ServiceName>,
+    pub asker: Asker,
 }
 
 impl Default for Target {
@@ -78,12 +92,14 @@ impl Default for Target {
             debug: None,
             node_id: None,
             resolv_conf: "/etc/resolv.conf".into(),
+            hosts: "/etc/hosts".into(),
             dns_port: 53,
             kubernetes: true,
             context: None,
             domain: crate::names::DEFAULT_DOMAIN.to_owned(),
             capture: true,
             service: None,
+            asker: Asker::Doctor,
         }
     }
 }

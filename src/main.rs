@@ -43,7 +43,7 @@ fn doctor(arguments: &doctor::args::Args) -> ExitCode {
         Ok(runtime) => runtime.block_on(arguments.run()),
         Err(problem) => {
             output::say(format_args!("error: cannot start the runtime: {problem}"));
-            ExitCode::from(2)
+            ExitCode::from(doctor::Outcome::Unknown.exit_code())
         }
     }
 }

@@ -38,6 +38,7 @@ pub struct Metrics {
     snapshot_seconds: Histogram,
     streams_opened: Counter,
     streams_closed: Counter,
+    probes: Counter,
     waiting: Gauge,
     send_timeouts: Counter,
     refused_views: Counter,
@@ -81,6 +82,7 @@ impl Metrics {
             snapshot_seconds: seconds(),
             streams_opened: Counter::default(),
             streams_closed: Counter::default(),
+            probes: Counter::default(),
             waiting: Gauge::default(),
             send_timeouts: Counter::default(),
             refused_views: Counter::default(),
@@ -131,6 +133,11 @@ impl Metrics {
 
     pub fn stream_closed(&self) {
         self.streams_closed.inc();
+    }
+
+    /// A stream is no proxy's but a probe's.
+    pub fn probe(&self) {
+        self.probes.inc();
     }
 
     /// A stream waits for its turn to be brought into sync.
@@ -297,6 +304,12 @@ impl Collector for Metrics {
             "pilothouse_streams_closed",
             "xDS streams ended, for whatever reason",
             self.streams_closed.clone(),
+        )?;
+        families.one(
+            "pilothouse_probes",
+            "xDS streams opened by probes: pilothouse doctor, and agents of sidecars that are not \
+             ready",
+            self.probes.clone(),
         )?;
         families.one(
             "pilothouse_waiting_streams",

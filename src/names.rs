@@ -10,6 +10,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use thiserror::Error;
 
+mod spoken;
+
+pub use spoken::Spoken;
+
 /// The resource types that Pilothouse serves, in the order in which they must be sent
 /// (`docs/protocol.md`, rule 18: make before break).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,6 +66,10 @@ impl ResourceType {
 
 /// The cluster's DNS domain unless it is told otherwise.
 pub const DEFAULT_DOMAIN: &str = "cluster.local";
+
+/// In the metadata of a node that is no proxy but a probe in its name, of `pilothouse doctor` or of a
+/// sidecar's agent.
+pub const PROBE_METADATA: &str = "PILOTHOUSE_PROBE";
 
 /// The cluster without endpoints: connections to it are closed at once.
 pub const BLACK_HOLE_CLUSTER: &str = "BlackHoleCluster";

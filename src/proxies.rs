@@ -33,6 +33,8 @@ pub struct ProxyIdentity {
     pub user_agent: Arc<str>,
     /// `region/zone/subzone` without empty tails.
     pub locality: Arc<str>,
+    /// Not the proxy itself: `pilothouse doctor` or the sidecar's agent asks in its name.
+    pub probe: bool,
     /// Of its pod (metadata `LABELS`), a few KiB at most.
     pub labels: Labels,
 }

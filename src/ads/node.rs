@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::peer_text;
 use super::request::Malformed;
-use crate::names::{NodeId, NodeIdError, NodeType};
+use crate::names::{NodeId, NodeIdError, NodeType, PROBE_METADATA};
 use crate::proxies::{Labels, ProxyIdentity};
 use crate::view::{Need, ProxyKind, Spared, ViewKey};
 
@@ -116,6 +116,7 @@ pub fn identify(node: Option<&[u8]>) -> Result<(ProxyIdentity, Need), NodeError>
         view: view.clone(),
         user_agent: shown(&user_agent(&node)),
         locality: node.locality().join("/").trim_end_matches('/').into(),
+        probe: text(&node, PROBE_METADATA)?.is_some(),
         labels: labels(&node)?,
     };
     Ok((identity, Need { view, addresses, peer: None }))
@@ -255,6 +256,14 @@ mod tests {
         assert_eq!(on("worker-1").as_deref(), Some("worker-1"));
         assert_eq!(on(""), None);
         assert_eq!(identity(&node("edge", &[])).view.node, None);
+    }
+
+    #[test]
+    fn a_probe_in_a_proxys_name_is_known_by_its_metadata() {
+        let sidecar = "sidecar~10.1.2.3~web-0.shop~shop.svc.cluster.local";
+        assert!(!identity(&node(sidecar, &[])).probe);
+        let asked = identity(&node(sidecar, &[("PILOTHOUSE_PROBE", string("agent"))]));
+        assert!(asked.probe && &*asked.name == "web-0.shop");
     }
 
     #[test]

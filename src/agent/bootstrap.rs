@@ -15,9 +15,9 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster, UpstreamConnectionOptions};
 use envoy_types::pb::envoy::config::core::v3::{
     Address, AggregatedConfigSource, ApiConfigSource, ApiVersion, BackoffStrategy, ConfigSource,
-    GrpcService, Http2ProtocolOptions, KeepaliveSettings, Locality, Node, RetryPolicy,
-    SocketAddress, TcpKeepalive, TypedExtensionConfig, address, api_config_source, config_source,
-    grpc_service, socket_address,
+    GrpcService, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions, KeepaliveSettings,
+    Locality, Node, RetryPolicy, SocketAddress, TcpKeepalive, TypedExtensionConfig, address,
+    api_config_source, config_source, grpc_service, socket_address,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
@@ -64,12 +64,14 @@ const CONNECT_TIMEOUT_MS: i64 = MS;
 /// from the first to the second of these. With the second, proxies that lost their control plane are
 /// spread over 5 s when it is back, and none is later than that.
 const STREAM_RETRY_MS: (i64, i64) = (500, 5 * MS);
-/// The same after a DNS failure.
-const DNS_RETRY_MS: (i64, i64) = (500, 2 * MS);
-/// How often the name is looked up where its answer has no TTL (with one, that counts), and what is
-/// added at random.
-const DNS_REFRESH_MS: i64 = 5 * MS;
-const DNS_JITTER_MS: i64 = MS;
+/// The same after a DNS failure. With the time that a silent server costs (below), one that was
+/// repaired is noticed within 10 s.
+const DNS_RETRY_MS: (i64, i64) = (500, 4 * MS);
+/// How often the name is looked up while that succeeds, and what is added at random. Not by the
+/// answer's TTL: kube-dns may give 5 s, and every sidecar asks for two names of its search list each
+/// time, which in a mesh of thousands is most of what kube-dns has to do. 30 s is kubeadm's TTL.
+const DNS_REFRESH_MS: i64 = 30 * MS;
+const DNS_JITTER_MS: i64 = 3 * MS;
 /// c-ares' own patience (5 s, doubled, four times) would be most of a minute for a silent name server.
 const DNS_TIMEOUT_S: u64 = 1;
 const DNS_TRIES: u32 = 2;
@@ -197,6 +199,13 @@ fn control_plane(config: &Config) -> Cluster {
         ..Default::default()
     };
     let http2 = HttpProtocolOptions {
+        // Envoy has one stream here, so this costs nothing; and a stream that was refused is opened
+        // again on a new connection, which a Service may lead to another replica. On the old one it
+        // would go on to ask the replica that refuses.
+        common_http_protocol_options: Some(CommonOptions {
+            max_requests_per_connection: Some(number(1)),
+            ..Default::default()
+        }),
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(
             ExplicitHttpConfig {
                 protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions {
@@ -239,13 +248,11 @@ fn by_name(own: &[IpAddr]) -> DnsCluster {
         // A fresh source port for each question: conntrack remembers for every flow where it led, so
         // a socket that is asked from again and again would keep leading to a kube-dns that is gone.
         udp_max_queries: Some(number(1)),
-        reinit_channel_on_timeout: true,
         ..Default::default()
     };
     DnsCluster {
         dns_refresh_rate: Some(ms(DNS_REFRESH_MS)),
         dns_jitter: Some(ms(DNS_JITTER_MS)),
-        respect_dns_ttl: true,
         dns_failure_refresh_rate: Some(dns_cluster::RefreshRate {
             base_interval: Some(ms(base)),
             max_interval: Some(ms(most)),

@@ -1,15 +1,16 @@
 //! Whether the proxy is ready, by Istio's conditions: CDS and LDS accepted once, then the server live
 //! and its workers started. What was true once stays true: a proxy that lost its control plane goes on
-//! with what it has. So Envoy is asked only until it is ready, and probes cost nothing.
+//! with what it has. What has to stay true is that Envoy answers at all: one that hangs takes the
+//! pod's connections and does nothing with them, so it is unready, and in the end not live.
 
 use std::fmt;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use super::admin::Admin;
+use super::admin::{Admin, AdminError};
 use super::cause::Cause;
 
 /// Between two questions to Envoy: at first often, because a pod's start waits for the answer.
@@ -23,6 +24,15 @@ const REPEAT: Duration = Duration::from_secs(15);
 
 const QUESTION: &str = "/stats?usedonly&filter=^(cluster_manager\\.cds\\.update_(success|rejected)\
     |listener_manager\\.(lds\\.update_(success|rejected)|workers_started)|server\\.state)$";
+
+/// Between two questions to an Envoy that is ready.
+const WATCH: Duration = Duration::from_secs(2);
+/// An Envoy whose admin port has been silent for this long is not live: its main thread has hung. Six
+/// times what one question may take ([`super::admin`]), so that a configuration of a large mesh, which
+/// keeps that thread busy for seconds, restarts nothing.
+const DEAD: Duration = Duration::from_secs(30);
+/// A page that costs Envoy next to nothing.
+const SIGN_OF_LIFE: &str = "/ready";
 
 /// The state that Envoy calls live, of `server.state`.
 const LIVE: u64 = 0;
@@ -97,10 +107,23 @@ impl Stats {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     Ready,
-    NotReady { why: String, cause: Option<Cause> },
+    NotReady {
+        why: String,
+        cause: Option<Cause>,
+    },
+    /// It was ready, and its admin port answers no more; `dead` if that has been so for long.
+    Hung {
+        why: String,
+        dead: bool,
+    },
 }
 
 impl State {
+    /// Whether a restart would not help, or is not needed.
+    pub fn is_live(&self) -> bool {
+        !matches!(self, Self::Hung { dead: true, .. })
+    }
+
     /// Before anything is known.
     pub fn at_start() -> Self {
         Self::NotReady { why: "it is being started".to_owned(), cause: None }
@@ -118,15 +141,55 @@ impl fmt::Display for State {
                     None => Ok(()),
                 }
             }
+            Self::Hung { why, .. } => write!(f, "Envoy proxy is NOT ready: {why}"),
         }
     }
 }
 
-/// Asks Envoy until it is ready, and says what is missing: when that changes, and now and then.
+/// Asks Envoy until it is ready, and from then on whether it still answers.
 pub async fn follow(
     admin: Admin,
     state: watch::Sender<State>,
     causes: watch::Receiver<Option<Cause>>,
+) {
+    become_ready(&admin, &state, &causes).await;
+    stay_alive(&admin, &state).await;
+}
+
+/// Watches an Envoy that is ready. Never returns: it is dropped when Envoy has ended.
+async fn stay_alive(admin: &Admin, state: &watch::Sender<State>) {
+    let mut answered = Instant::now();
+    loop {
+        tokio::time::sleep(WATCH).await;
+        let now = match admin.get(SIGN_OF_LIFE).await {
+            // One that is draining refuses the page, which is an answer as well.
+            Ok(_) | Err(AdminError::Refused { .. }) => {
+                answered = Instant::now();
+                State::Ready
+            }
+            Err(error) => State::Hung { why: error.to_string(), dead: answered.elapsed() >= DEAD },
+        };
+        let changed = state.send_if_modified(|before| {
+            let news = *before != now;
+            before.clone_from(&now);
+            news
+        });
+        match (&now, changed) {
+            (_, false) => {}
+            (State::Ready, true) => info!("Envoy answers again, and is ready"),
+            (_, true) if now.is_live() => warn!("{now}"),
+            (_, true) => error!(
+                "{now}, for {DEAD:?} now: /healthz/live fails, so that the container is restarted"
+            ),
+        }
+    }
+}
+
+/// Says what is missing: when that changes, and now and then.
+async fn become_ready(
+    admin: &Admin,
+    state: &watch::Sender<State>,
+    causes: &watch::Receiver<Option<Cause>>,
 ) {
     let start = Instant::now();
     let mut said: Option<(State, Instant)> = None;

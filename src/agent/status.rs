@@ -45,7 +45,7 @@ pub(super) fn router(pages: Arc<Pages>) -> Router {
         .layer(middleware::from_fn(only_loopback));
     Router::new()
         .route("/healthz/ready", get(ready))
-        .route("/healthz/live", get(async || "live\n"))
+        .route("/healthz/live", get(live))
         .route(&format!("{APP_HEALTH}/{{*probe}}"), get(application))
         .route("/stats/prometheus", get(statistics))
         .route("/metrics", get(statistics))
@@ -62,13 +62,22 @@ async fn ready(Shared(pages): Shared<Arc<Pages>>) -> (StatusCode, String) {
     let state = pages.state.borrow();
     let status = match *state {
         State::Ready => StatusCode::OK,
-        State::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        State::NotReady { .. } | State::Hung { .. } => StatusCode::SERVICE_UNAVAILABLE,
     };
     (status, format!("{}\n", *state))
 }
 
 async fn application(Shared(pages): Shared<Arc<Pages>>, uri: Uri, headers: HeaderMap) -> Answer {
     pages.probes.answer(uri.path(), &headers).await
+}
+
+/// Fails where only a restart helps.
+async fn live(Shared(pages): Shared<Arc<Pages>>) -> (StatusCode, String) {
+    let state = pages.state.borrow();
+    match state.is_live() {
+        true => (StatusCode::OK, "live\n".to_owned()),
+        false => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", *state)),
+    }
 }
 
 /// The agent's metrics first: they are there even if Envoy is not.

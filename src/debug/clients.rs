@@ -28,6 +28,9 @@ struct Clients<C> {
 struct Client {
     connection_id: String,
     connected_at: String,
+    /// As in syncz.
+    #[serde(skip_serializing_if = "super::syncz::is_false")]
+    probe: bool,
     address: String,
     protocol: &'static str,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_map")]
@@ -107,6 +110,7 @@ fn client(connection: &Connection) -> Client {
     Client {
         connection_id: connection.connection_id(),
         connected_at: rfc3339(connection.connected),
+        probe: connection.status().identity.is_some_and(|identity| identity.probe),
         address: connection.peer.map(|peer| peer.to_string()).unwrap_or_default(),
         protocol: protocol(connection),
         labels: None,

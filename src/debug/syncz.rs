@@ -27,6 +27,9 @@ struct SyncStatus {
     node_id: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     user_agent: String,
+    /// Not the proxy itself, but a doctor or an agent that asks in its name (`user_agent`).
+    #[serde(skip_serializing_if = "is_false")]
+    probe: bool,
     #[serde(skip_serializing_if = "String::is_empty")]
     locality: String,
     /// `sotw` or `delta`.
@@ -121,6 +124,7 @@ fn sync_status(
         connection_id: connection.connection_id(),
         node_id: identity.node_id.to_string(),
         user_agent: identity.user_agent.to_string(),
+        probe: identity.probe,
         locality: identity.locality.to_string(),
         protocol: protocol(connection),
         view,
@@ -164,6 +168,11 @@ fn resource_status(status: TypeStatus) -> ResourceStatus {
 /// As it stands on the wire and in Envoy's log.
 fn nonce_text(nonce: u64) -> Option<String> {
     (nonce != 0).then(|| format!("{nonce:016x}"))
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it")]
+pub(super) fn is_false(value: &bool) -> bool {
+    !value
 }
 
 pub(super) fn protocol(connection: &Connection) -> &'static str {

@@ -93,6 +93,7 @@ impl Fixture {
                 name.rsplit_once('.').map(|(_, namespace)| namespace),
             ),
             user_agent: "envoy/1.40.0".into(),
+            probe: false,
             locality: "region-1/zone-a".into(),
             labels: [("app", "reviews"), ("version", "v1")]
                 .map(|(key, value)| (key.into(), value.into()))

@@ -15,12 +15,11 @@ use tower::service_fn;
 
 use super::connect::Connection;
 use super::finding::{Code, Finding};
-use crate::names::ResourceType;
+use crate::doctor::Asker;
+use crate::names::{PROBE_METADATA, ResourceType};
 
-/// In the node's metadata, so that a control plane may know a probe from the proxy.
-const PROBE: &str = "PILOTHOUSE_PROBE";
-/// The node's user agent, which syncz shows.
-pub(super) const USER_AGENT: &str = "pilothouse-doctor";
+/// What the node's user agent, which syncz shows, begins with.
+pub(super) const USER_AGENT: &str = "pilothouse-";
 
 /// A response may be as large as the mesh.
 const RESPONSE_BYTES: usize = 512 << 20;
@@ -33,14 +32,18 @@ pub(super) struct Served {
 }
 
 /// The proxy's own node, marked as asked by us.
-pub(super) fn node(of_envoy: &Value, id: &str) -> Node {
+pub(super) fn node(of_envoy: &Value, id: &str, asker: Asker) -> Node {
+    let asker = match asker {
+        Asker::Doctor => "doctor",
+        Asker::Agent => "agent",
+    };
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let locality = &of_envoy["locality"];
     let mut metadata = match proto(&of_envoy["metadata"]).kind {
         Some(Kind::StructValue(fields)) => fields,
         _ => Struct::default(),
     };
-    metadata.fields.insert(PROBE.to_owned(), proto(&Value::from("doctor")));
+    metadata.fields.insert(PROBE_METADATA.to_owned(), proto(&Value::from(asker)));
     Node {
         id: id.to_owned(),
         cluster: text(&of_envoy["cluster"]),
@@ -50,7 +53,7 @@ pub(super) fn node(of_envoy: &Value, id: &str) -> Node {
             zone: text(&locality["zone"]),
             sub_zone: text(&locality["sub_zone"]),
         }),
-        user_agent_name: USER_AGENT.to_owned(),
+        user_agent_name: format!("{USER_AGENT}{asker}"),
         ..Node::default()
     }
 }

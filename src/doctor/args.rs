@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::ArgAction;
 
-use super::{Diagnosis, HostPort, Outcome, ServiceName, Target, diagnose};
+use super::{Asker, Diagnosis, HostPort, Outcome, ServiceName, Target, diagnose};
 use crate::escape;
 use crate::flags;
 use crate::names;
@@ -102,6 +102,16 @@ pub struct Args {
     )]
     pub resolv_conf: PathBuf,
 
+    /// What is looked into before any name server is asked, as Envoy does
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/hosts",
+        env = "PILOTHOUSE_HOSTS_FILE",
+        help_heading = "Unusual places"
+    )]
+    pub hosts_file: PathBuf,
+
     /// Port of the name servers
     #[arg(
         long,
@@ -128,12 +138,14 @@ impl Args {
             debug: self.debug_address,
             node_id: self.node_id.clone(),
             resolv_conf: self.resolv_conf.clone(),
+            hosts: self.hosts_file.clone(),
             dns_port: self.dns_port,
             kubernetes: !self.no_kubernetes,
             context: self.context.clone(),
             domain: self.domain.clone(),
             capture: true,
             service: self.service.clone(),
+            asker: Asker::Doctor,
         }
     }
 

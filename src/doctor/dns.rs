@@ -22,8 +22,8 @@ pub(super) enum Reply {
     /// None if the name exists but has no address of this kind.
     Addresses(Vec<IpAddr>),
     NoSuchName,
-    /// It will not, or cannot, answer.
-    Error(ResponseCode),
+    /// It will not, or cannot, answer: the code as `dig` spells it.
+    Error(&'static str),
 }
 
 /// Why a server said nothing that can be used.
@@ -124,7 +124,11 @@ fn read(answer: &Message, kind: RecordType) -> Reply {
                 .collect(),
         ),
         ResponseCode::NXDomain => Reply::NoSuchName,
-        code => Reply::Error(code),
+        ResponseCode::ServFail => Reply::Error("SERVFAIL"),
+        ResponseCode::Refused => Reply::Error("REFUSED"),
+        ResponseCode::FormErr => Reply::Error("FORMERR"),
+        ResponseCode::NotImp => Reply::Error("NOTIMP"),
+        _ => Reply::Error("a code that is none of DNS' usual ones"),
     }
 }
 
@@ -145,21 +149,25 @@ pub(super) async fn ask_each(
 pub(super) enum Lookup {
     /// The full name that exists, and its addresses.
     Found { name: String, addresses: Vec<IpAddr> },
-    /// No such name, under any of these.
-    NotFound { asked: Vec<String> },
+    /// No such name, under any of these. `outside` is one that is no name of the cluster and could
+    /// not be answered, and why: a server for the cluster alone fails at all others.
+    NotFound { asked: Vec<String>, outside: Option<(String, String)> },
     /// A server that answered before did not this time.
     Failed { name: String, why: String },
 }
 
-/// Looks a name up as resolvers do: the first of its candidates that has an address.
+/// Looks a name up as resolvers do: the first of its candidates that has an address. Of a Service's
+/// name (`is_service`) only those that lie in the cluster can be meant.
 pub(super) async fn lookup(
     server: SocketAddr,
     conf: &ResolvConf,
     name: &str,
+    is_service: bool,
     limit: Duration,
 ) -> Lookup {
     let asked = conf.candidates(name);
-    let mut failed = None;
+    let meant = |candidate: &str| is_service && candidate.contains(".svc.");
+    let (mut failed, mut denied) = (None, false);
     // Asked for side by side, since a search list has a handful of domains; chosen in their order.
     let kinds = [RecordType::A, RecordType::AAAA];
     let all = asked.iter().map(async |candidate| {
@@ -168,11 +176,21 @@ pub(super) async fn lookup(
     for (candidate, replies) in asked.iter().zip(futures::future::join_all(all).await) {
         let mut addresses = Vec::new();
         for reply in replies {
-            match reply {
-                Ok(Reply::Addresses(more)) => addresses.extend(more),
-                Ok(Reply::NoSuchName) => {}
-                Ok(Reply::Error(code)) => failed = Some((candidate.clone(), code.to_string())),
-                Err(trouble) => failed = Some((candidate.clone(), trouble.to_string())),
+            let why = match reply {
+                Ok(Reply::Addresses(more)) => {
+                    addresses.extend(more);
+                    continue;
+                }
+                Ok(Reply::NoSuchName) => {
+                    denied |= meant(candidate);
+                    continue;
+                }
+                Ok(Reply::Error(code)) => code.to_string(),
+                Err(trouble) => trouble.to_string(),
+            };
+            // One that is meant counts more than one that is not.
+            if failed.is_none() || meant(candidate) {
+                failed = Some((candidate.clone(), why));
             }
         }
         if !addresses.is_empty() {
@@ -180,7 +198,7 @@ pub(super) async fn lookup(
         }
     }
     match failed {
-        Some((name, why)) => Lookup::Failed { name, why },
-        None => Lookup::NotFound { asked },
+        Some((name, why)) if !denied || meant(&name) => Lookup::Failed { name, why },
+        outside => Lookup::NotFound { asked, outside },
     }
 }

@@ -12,10 +12,12 @@ use super::verdict::outside;
 /// The finding, or a better one if Kubernetes explains it.
 pub(super) fn explain(found: Finding, kubernetes: &Kubernetes, seen: &Seen) -> Finding {
     let better = match found.code {
-        Code::NameServerSilent
-        | Code::NameServerRefused
-        | Code::NameServerUnreachable
-        | Code::NameServerFailed => of_name_server(&found, kubernetes, &seen.servers),
+        Code::NameServerSilent | Code::NameServerRefused | Code::NameServerUnreachable => {
+            of_name_server(&found, kubernetes, &seen.servers)
+        }
+        // A server that answers is sound if Kubernetes has nothing against it: the name is wrong.
+        Code::NameServerFailed => of_name_server(&found, kubernetes, &seen.servers)
+            .or_else(|| of_name(kubernetes, seen.discovery.as_ref())),
         Code::NameNotFound => of_name(kubernetes, seen.discovery.as_ref()),
         Code::ConnectionRefused
         | Code::PacketsDropped
@@ -125,7 +127,47 @@ fn of_connection(found: &Finding, kubernetes: &Kubernetes, seen: &Seen) -> Optio
              logs -l k8s-app=kube-dns) or an entry in /etc/hosts or hostAliases",
         ));
     }
-    of_pilots_pods(&found.cause, kubernetes, seen)
+    let of_pods = of_pilots_pods(&found.cause, kubernetes, seen);
+    of_pods.or_else(|| of_the_way(found, pilot, discovery))
+}
+
+/// Refused although there are pods that are ready.
+fn of_the_way(found: &Finding, pilot: &Picture, discovery: &HostPort) -> Option<Finding> {
+    let ready = pilot.endpoints.iter().filter(|one| one.ready).count();
+    (found.code == Code::ConnectionRefused && ready > 0).then(|| {
+        Finding::new(
+            Code::ConnectionRejected,
+            format!(
+                "{}, while Pilot's Service has port {} and {ready} pods that are ready: the \
+                 connection is rejected on the way",
+                found.cause, discovery.port
+            ),
+            "look for what rejects it: a NetworkPolicy, an iptables rule with REJECT on this node or \
+             the pods', a kube-proxy that has not heard of the endpoints; and see whether Pilot \
+             listens on the Service's targetPort (--grpc-addr)",
+        )
+    })
+}
+
+/// Proxies are served, but a replica of the control plane says that it is not ready.
+pub(super) fn replica(kubernetes: &Kubernetes) -> Option<Finding> {
+    if kubernetes.pilot_says.is_empty() {
+        return None;
+    }
+    Some(Finding::new(
+        Code::PilotReplicaNotReady,
+        format!(
+            "the path is sound, but not every replica of Pilot is ready: {}",
+            said(&kubernetes.pilot_says)
+        ),
+        "give it what it waits for: that is the API server, and the rights to list Services and \
+         EndpointSlices (kubectl apply -k manifests)",
+    ))
+}
+
+fn said(pods: &[(String, String)]) -> String {
+    let all: Vec<String> = pods.iter().map(|(pod, said)| format!("{pod} says {said:?}")).collect();
+    all.join(", ")
 }
 
 fn of_pilots_pods(symptom: &str, kubernetes: &Kubernetes, seen: &Seen) -> Option<Finding> {
@@ -136,7 +178,11 @@ fn of_pilots_pods(symptom: &str, kubernetes: &Kubernetes, seen: &Seen) -> Option
             (Code::PilotSelectsNoPod, format!("its Service matches no pod ({why})"))
         }
         Trouble::NotReady(why) => {
-            (Code::PilotPodsNotReady, format!("no pod of its Service is ready: {why}"))
+            let said = match kubernetes.pilot_says.as_slice() {
+                [] => String::new(),
+                pods => format!("; {}", said(pods)),
+            };
+            (Code::PilotPodsNotReady, format!("no pod of its Service is ready: {why}{said}"))
         }
         Trouble::PortMismatch(why) | Trouble::NoSuchPort(why) => {
             (Code::PilotPortMismatch, format!("its Service has {why}"))
@@ -172,6 +218,7 @@ mod tests {
             kube_dns: Ok(Some(picture("10.96.0.77"))),
             pilot: Ok(None),
             pilot_in: Ok(Vec::new()),
+            pilot_says: Vec::new(),
             asked: Err(String::new()),
         }
     }
@@ -220,5 +267,52 @@ mod tests {
         let outside = Finding::new(Code::NameServerSilent, "symptom", "fix");
         assert_eq!(from_outside(&outside, &empty, &seen()).code, Code::PilotSelectsNoPod);
         assert_eq!(explained(Code::StreamRefused, &empty).code, Code::StreamRefused);
+    }
+
+    fn running(ready: bool) -> Picture {
+        let port = super::super::service::Port {
+            name: "grpc".to_owned(),
+            port: 15010,
+            ..Default::default()
+        };
+        let endpoint = super::super::service::Endpoint {
+            ports: [("grpc".to_owned(), 15010)].into(),
+            ready,
+            ..Default::default()
+        };
+        Picture { ports: vec![port], endpoints: vec![endpoint], ..picture("10.96.3.3") }
+    }
+
+    #[test]
+    fn refused_while_the_pods_are_ready_is_rejected_on_the_way() {
+        let ready = Kubernetes { pilot: Ok(Some(running(true))), ..kubernetes() };
+        let found = explained(Code::ConnectionRefused, &ready);
+        assert_eq!(found.code, Code::ConnectionRejected);
+        assert!(found.cause.contains("rejected on the way"), "{}", found.cause);
+        assert_eq!(explained(Code::PacketsDropped, &ready).code, Code::PacketsDropped);
+    }
+
+    #[test]
+    fn a_pod_that_is_not_ready_is_quoted() {
+        let why = "not ready: services: forbidden: User pilot cannot list resource services";
+        let pilot_says = vec![("istio-pilot-1".to_owned(), why.to_owned())];
+        let none = Kubernetes { pilot: Ok(Some(running(false))), ..kubernetes() };
+        let none = Kubernetes { pilot_says, ..none };
+        let found = explained(Code::ConnectionRefused, &none);
+        assert_eq!(found.code, Code::PilotPodsNotReady);
+        assert!(found.cause.contains("cannot list resource services"), "{}", found.cause);
+        // Where another replica serves, it is told all the same.
+        let found = replica(&none).unwrap();
+        assert_eq!(found.code, Code::PilotReplicaNotReady);
+        assert!(found.cause.contains("istio-pilot-1") && found.cause.contains("cannot list"));
+        assert!(replica(&kubernetes()).is_none());
+    }
+
+    #[test]
+    fn a_service_that_is_missing_is_blamed_before_a_kube_dns_that_is_sound() {
+        let kube_dns = Picture { ports: Vec::new(), ..running(true) };
+        let kube_dns = Picture { cluster_ips: vec!["10.96.0.10".to_owned()], ..kube_dns };
+        let sound = Kubernetes { kube_dns: Ok(Some(kube_dns)), ..kubernetes() };
+        assert_eq!(explained(Code::NameServerFailed, &sound).code, Code::PilotNotInstalled);
     }
 }

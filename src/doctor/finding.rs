@@ -31,6 +31,8 @@ codes! {
     OutOfTime = "out_of_time" Unknown,
     /// Not in a pod, beside no Envoy, and no fault to be seen from here.
     OutsideCluster = "outside_cluster" Unknown,
+    /// Nothing is wrong as far as it was looked at, but what matters was not.
+    NotAllExamined = "not_all_examined" Unknown,
     /// The control plane wants TLS, which is not looked into.
     TlsNotExamined = "tls_not_examined" Unknown,
     /// The service that was asked about cannot be looked at from here.
@@ -58,6 +60,8 @@ codes! {
     /// The name leads to another address than the Service has.
     AddressStale = "address_not_of_service" Broken,
     ConnectionRefused = "connection_refused" Broken,
+    /// The pods take connections, so somebody on the way refuses them.
+    ConnectionRejected = "connection_rejected" Broken,
     PacketsDropped = "packets_dropped" Broken,
     PilotSelectsNoPod = "pilot_selects_no_pod" Broken,
     PilotPortMismatch = "pilot_port_mismatch" Broken,
@@ -72,6 +76,8 @@ codes! {
     NotAPilot = "not_a_pilot" Broken,
 
     PilotNotReady = "pilot_not_ready" Broken,
+    /// Proxies are served, but one of the replicas does not become ready.
+    PilotReplicaNotReady = "pilot_replica_not_ready" Broken,
     PilotStale = "pilot_stale" Broken,
     NodeRefused = "node_refused" Broken,
     LimitRefused = "limit_refused" Broken,
@@ -91,6 +97,12 @@ codes! {
     ServicePodsNotReady = "service_pods_not_ready" Broken,
     /// It has none, and from here it cannot be seen why.
     ServiceNoEndpoints = "service_no_endpoints" Broken,
+    /// Endpoints there are, none of which takes connections.
+    ServiceConnectionsFail = "service_connections_fail" Broken,
+    /// Every request that Envoy had for it has failed.
+    ServiceRequestsFail = "service_requests_fail" Broken,
+    /// An HTTP port whose server speaks before it is asked.
+    ServiceSpeaksFirst = "service_speaks_first" Broken,
 }
 
 impl Serialize for Code {
@@ -110,12 +122,12 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The program's exit code.
+    /// The program's exit code. Not 2, which is a mistake in the arguments, as everywhere.
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Well => 0,
             Self::Broken => 1,
-            Self::Unknown => 2,
+            Self::Unknown => 3,
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Reads only, and only what it may: each answer is there or the reason why it is not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -14,7 +15,9 @@ use kube::{Api, Client, Error};
 use tokio::time::timeout;
 
 use super::connect::chain;
+use super::pilot;
 use super::service::{Endpoint, Picture, Port};
+use crate::names::Spoken;
 
 /// What was asked for, or why it could not be had.
 pub(super) type Look<T> = Result<T, String>;
@@ -24,6 +27,8 @@ pub(super) struct Kubernetes {
     /// `None`: there is no such Service.
     pub(super) kube_dns: Look<Option<Picture>>,
     pub(super) pilot: Look<Option<Picture>>,
+    /// Pods of it that are not ready, and why, in their own words.
+    pub(super) pilot_says: Vec<(String, String)>,
     /// Namespaces that have a Service of Pilot's name.
     pub(super) pilot_in: Look<Vec<String>>,
     pub(super) asked: Look<Option<Picture>>,
@@ -54,10 +59,33 @@ pub(super) async fn look(
             namespaces_of(&client, pilot.map(|(name, _)| &**name)),
             picture(&client, wanted.service.as_ref().map(|(name, ns)| (&**name, &**ns))),
         );
-        Ok(Kubernetes { kube_dns, pilot, pilot_in, asked })
+        let pilot_says = match &pilot {
+            Ok(Some(pilot)) => say_why_not(pilot, limit / 3).await,
+            _ => Vec::new(),
+        };
+        Ok(Kubernetes { kube_dns, pilot, pilot_says, pilot_in, asked })
     };
     let late = || Err(format!("the API server does not answer within {limit:?}"));
     timeout(limit, asked).await.unwrap_or_else(|_| late())
+}
+
+/// Pods that are asked at most: they say the same.
+const ASKED: usize = 3;
+
+/// What those of Pilot's pods say that are not ready, by the Service's endpoints: for that, nobody
+/// needs the right to look at pods.
+async fn say_why_not(of: &Picture, limit: Duration) -> Vec<(String, String)> {
+    let unready = of.endpoints.iter().filter(|one| !one.ready);
+    // The slices of both families have each pod.
+    let pods: BTreeMap<String, IpAddr> = unready
+        .filter_map(|one| Some((one.pod.clone().unwrap_or_default(), one.address?)))
+        .collect();
+    let asked = pods.into_iter().take(ASKED).map(async |(pod, address)| {
+        let address = SocketAddr::new(address, pilot::MONITORING_PORT);
+        let why = pilot::why_not_ready(address, limit).await?;
+        Some((if pod.is_empty() { address.ip().to_string() } else { pod }, why))
+    });
+    futures::future::join_all(asked).await.into_iter().flatten().collect()
 }
 
 /// By `--context` or `KUBECONFIG` if there is one of them, else the cluster that this runs in, else
@@ -95,7 +123,10 @@ async fn picture(client: &Client, of: Option<(&str, &str)>) -> Look<Option<Pictu
             selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
         let pods = pods.list(&ListParams::default().labels(&labels.join(","))).await;
-        picture.pods = pods.ok().map(|pods| pods.items.iter().map(state).collect());
+        if let Ok(pods) = pods {
+            picture.pods = Some(pods.items.iter().map(state).collect());
+            picture.declared = pods.items.iter().flat_map(declared).collect();
+        }
     }
     Ok(Some(picture))
 }
@@ -119,8 +150,10 @@ fn denied(error: Error) -> String {
 fn of_service(service: &Service) -> Picture {
     let spec = service.spec.clone().unwrap_or_default();
     let ports = spec.ports.unwrap_or_default().into_iter().filter_map(|port| {
+        let name = port.name.unwrap_or_default();
         Some(Port {
-            name: port.name.unwrap_or_default(),
+            spoken: Spoken::by(port.app_protocol.as_deref(), &name),
+            name,
             port: port.port.try_into().ok()?,
             target: match port.target_port {
                 Some(IntOrString::Int(number)) => number.to_string(),
@@ -140,13 +173,29 @@ fn of_service(service: &Service) -> Picture {
 
 fn of_slice(slice: &EndpointSlice) -> impl Iterator<Item = Endpoint> {
     let ports = slice.ports.iter().flatten();
-    let ports: BTreeSet<String> = ports.map(|port| port.name.clone().unwrap_or_default()).collect();
+    let ports: BTreeMap<String, u16> = ports
+        .filter_map(|port| {
+            // None stands for every port, which nothing can be said about.
+            let number = port.port.unwrap_or_default().try_into().ok()?;
+            Some((port.name.clone().unwrap_or_default(), number))
+        })
+        .collect();
     let endpoints = slice.endpoints.clone();
     endpoints.into_iter().map(move |endpoint| Endpoint {
         ports: ports.clone(),
+        address: endpoint.addresses.first().and_then(|address| address.parse().ok()),
+        pod: endpoint.target_ref.and_then(|pod| pod.name),
         // Unknown counts as ready (discovery.k8s.io/v1).
         ready: endpoint.conditions.and_then(|conditions| conditions.ready) != Some(false),
     })
+}
+
+/// The ports that a pod's containers say they listen on; the sidecar is not what is called.
+fn declared(pod: &Pod) -> BTreeSet<u16> {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let own = containers.filter(|container| container.name != "istio-proxy");
+    let ports = own.flat_map(|container| container.ports.iter().flatten());
+    ports.filter_map(|port| port.container_port.try_into().ok()).collect()
 }
 
 /// A pod's name, and in what state it is: the reason of the first container that waits, else the

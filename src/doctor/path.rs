@@ -16,13 +16,15 @@ use super::kubernetes::{self, Wanted};
 use super::place::HostPort;
 use super::resolv::ResolvConf;
 use super::verdict::{misspeech, mute, no_connection, no_such_name, silent};
-use super::{DEFAULT_DISCOVERY, Target, ads, explain, pilot, verdict};
+use super::{DEFAULT_DISCOVERY, Target, ads, explain, hosts, pilot, verdict};
 
 mod beyond;
+mod service;
 
-/// Ports of the control plane that are found by its address.
-const MONITORING_PORT: u16 = 15014;
+/// The control plane's pages for people.
 const DEBUG_PORT: u16 = 8080;
+/// Links without which nobody can say that all is well, if it was meant to be looked at.
+const NEEDED: [&str; 2] = ["Envoy", "Pilot"];
 
 /// What has been seen so far.
 struct Walk<'a> {
@@ -50,6 +52,15 @@ impl Seen {
         let told = node.and_then(|node| node["metadata"]["NAMESPACE"].as_str());
         told.unwrap_or("default").to_owned()
     }
+
+    /// The pod's own addresses, by Envoy's node.
+    fn own(&self) -> Vec<IpAddr> {
+        let Some(envoy) = &self.envoy else { return Vec::new() };
+        let of_id = envoy.node["id"].as_str().and_then(|id| id.split('~').nth(1));
+        let listed = envoy.node["metadata"]["INSTANCE_IPS"].as_str().unwrap_or_default();
+        let all = of_id.into_iter().chain(listed.split(','));
+        all.filter_map(|one| one.trim().parse().ok()).collect()
+    }
 }
 
 pub(super) async fn walk(target: &Target, clock: Clock) -> Diagnosis {
@@ -58,7 +69,12 @@ pub(super) async fn walk(target: &Target, clock: Clock) -> Diagnosis {
     let walked = timeout(clock.left(), Box::pin(walk.whole())).await;
     let broken = walked.unwrap_or_else(|_| Err(clock.out_of_time())).err();
     let finding = broken.unwrap_or_else(|| {
-        Finding::new(Code::AllWell, "every link from Envoy to Pilot and back is sound", "")
+        let unseen = walk
+            .links
+            .iter()
+            .filter(|link| link.state == LinkState::Unknown && NEEDED.contains(&link.name));
+        let unseen: Vec<_> = unseen.map(|link| (link.name, &*link.said)).collect();
+        verdict::well(&unseen)
     });
     Diagnosis {
         code: finding.code,
@@ -113,12 +129,13 @@ impl Walk<'_> {
                     (Some(kubernetes), true) => explain::from_outside(&found, kubernetes, &seen),
                 })
             }
-            Ok(()) => match (&target.service, &wanted.service) {
-                (Some(service), Some((_, namespace))) => {
-                    self.service(service, namespace, asked.as_ref(), &seen).await
+            Ok(()) => {
+                if let (Some(service), Some((_, namespace))) = (&target.service, &wanted.service) {
+                    self.service(service, namespace, asked.as_ref(), &seen).await?;
                 }
-                _ => Ok(()),
-            },
+                let kubernetes = asked.as_ref().and_then(|asked| asked.as_ref().ok());
+                kubernetes.and_then(explain::replica).map_or(Ok(()), Err)
+            }
         }
     }
 
@@ -211,6 +228,20 @@ impl Walk<'_> {
     /// resolv.conf, its name servers, and the name.
     async fn name(&mut self, discovery: &HostPort, seen: &mut Seen) -> Result<(), Finding> {
         let since = Instant::now();
+        let hosts = std::fs::read_to_string(&self.target.hosts).unwrap_or_default();
+        let found = hosts::lookup(&hosts, &discovery.host);
+        if !found.is_empty() {
+            let listed: Vec<String> = found.iter().map(ToString::to_string).collect();
+            let said = format!(
+                "{} is {}, without a name server ({})",
+                discovery.host,
+                listed.join(", "),
+                self.target.hosts.display()
+            );
+            self.well("name", since, said);
+            seen.addresses = found;
+            return Ok(());
+        }
         let path = self.target.resolv_conf.display();
         let text = std::fs::read_to_string(&self.target.resolv_conf).unwrap_or_default();
         let conf = ResolvConf::parse(&text);
@@ -253,15 +284,16 @@ impl Walk<'_> {
         }
 
         let since = Instant::now();
-        match dns::lookup(server, &conf, &discovery.host, self.clock.step()?).await {
+        let is_service = discovery.service().is_some();
+        match dns::lookup(server, &conf, &discovery.host, is_service, self.clock.step()?).await {
             Lookup::Found { name, addresses } => {
                 let listed: Vec<String> = addresses.iter().map(ToString::to_string).collect();
                 self.well("name", since, format!("{name} is {}", listed.join(", ")));
                 seen.addresses = addresses;
                 Ok(())
             }
-            Lookup::NotFound { asked } => {
-                let finding = no_such_name(discovery, server.ip(), &asked);
+            Lookup::NotFound { asked, outside } => {
+                let finding = no_such_name(discovery, server.ip(), &asked, outside.as_ref());
                 let said = format!("{} does not exist", discovery.host);
                 Err(self.broken("name", since, said, finding))
             }
@@ -369,7 +401,7 @@ impl Walk<'_> {
     /// same.
     async fn readiness(&mut self, address: SocketAddr) -> Result<Option<Finding>, Finding> {
         let since = Instant::now();
-        let port = SocketAddr::new(address.ip(), MONITORING_PORT);
+        let port = SocketAddr::new(address.ip(), pilot::MONITORING_PORT);
         let monitoring = self.target.monitoring.unwrap_or(port);
         match pilot::monitoring(monitoring, self.clock.aside()).await {
             Ok(Ok(ready)) => {
@@ -398,7 +430,7 @@ impl Walk<'_> {
         let made_up =
             format!("sidecar~127.0.0.1~doctor.default~default.svc.{}", self.target.domain);
         let id = id.unwrap_or(&made_up);
-        let node = ads::node(of_envoy, id);
+        let node = ads::node(of_envoy, id, self.target.asker);
         match timeout(limit, ads::probe(connection, node)).await {
             Ok(Ok(ads::Served { clusters, listeners })) => {
                 let said = format!("{clusters} clusters and {listeners} listeners for {id}");

@@ -9,9 +9,16 @@ use serde_json::Value;
 use super::ads;
 use super::finding::{Code, Finding};
 use super::http::get;
+use super::verdict::one_line;
 
-/// A watch of Kubernetes is heard from every 30 s; beyond this its age is a fault.
-const STALE: f64 = 120.0;
+/// Where it says how it is, beside its ADS port.
+pub(super) const MONITORING_PORT: u16 = 15014;
+
+/// How long a watch request lasts where the control plane does not say: its default.
+const WATCH: f64 = 30.0;
+/// A watch is heard from each time that its request is over, so this many times that without a word
+/// is a fault.
+const STALE: f64 = 2.0;
 
 /// What its monitoring port says; an error if that cannot be looked at.
 pub(super) async fn monitoring(
@@ -29,27 +36,44 @@ pub(super) async fn monitoring(
     Ok(Ok(Ready { oldest: metrics.ok().and_then(|page| oldest_watch(&page.body)) }))
 }
 
+/// What a pod that is not ready says of itself; `None` if it says nothing, or that it is.
+pub(super) async fn why_not_ready(address: SocketAddr, limit: Duration) -> Option<String> {
+    let answer = get(address, "/ready", limit).await.ok()?;
+    (answer.status == 503).then(|| one_line(&answer.body))
+}
+
 #[derive(Debug)]
 pub(super) struct Ready {
-    /// The watch that was silent for longest, and for how many seconds.
-    pub(super) oldest: Option<(String, f64)>,
+    /// The watch that was silent for longest.
+    pub(super) oldest: Option<Silent>,
+}
+
+/// A watch that is not heard from all the time.
+#[derive(Debug, PartialEq)]
+pub(super) struct Silent {
+    pub(super) watch: String,
+    /// For how many seconds.
+    pub(super) age: f64,
+    /// How many seconds one request of it lasts.
+    pub(super) lasts: f64,
 }
 
 impl Ready {
     pub(super) fn summary(&self) -> String {
         match &self.oldest {
-            Some((watch, age)) => format!("ready; heard of {watch} {age:.0} s ago"),
+            Some(Silent { watch, age, .. }) => format!("ready; heard of {watch} {age:.0} s ago"),
             None => "ready".to_owned(),
         }
     }
 
     pub(super) fn stale(&self) -> Option<Finding> {
-        let (watch, age) = self.oldest.as_ref().filter(|(_, age)| *age > STALE)?;
+        let Silent { watch, age, lasts } =
+            self.oldest.as_ref().filter(|oldest| oldest.age > STALE * oldest.lasts)?;
         Some(Finding::new(
             Code::PilotStale,
             format!(
                 "Pilot has not heard from the Kubernetes API server for {age:.0} s (its watch of \
-                 {watch}): what it serves is as old as that"
+                 {watch}, which hears from it every {lasts:.0} s): what it serves is as old as that"
             ),
             "look at /debug/sourcez for the watch's last error, and whether Pilot may and can \
              reach the API server",
@@ -58,15 +82,26 @@ impl Ready {
 }
 
 /// Watches of Kubernetes only: a folder of manifests is silent for as long as nobody edits it.
-fn oldest_watch(metrics: &str) -> Option<(String, f64)> {
-    let samples = metrics.lines().filter_map(|line| {
-        let rest = line.strip_prefix("pilothouse_watch_age_seconds{watch=\"")?;
-        let (watch, age) = rest.split_once("\"} ")?;
-        let age = age.parse().ok().filter(|age: &f64| age.is_finite())?;
+fn oldest_watch(metrics: &str) -> Option<Silent> {
+    let of_metric = |name: &'static str| {
+        metrics.lines().filter_map(move |line| {
+            let rest = line.strip_prefix(name)?.strip_prefix("{watch=\"")?;
+            let (watch, value) = rest.split_once("\"} ")?;
+            let value = value.parse().ok().filter(|value: &f64| value.is_finite())?;
+            Some((watch, value))
+        })
+    };
+    let lasts = |wanted: &str| {
+        let mut told = of_metric("pilothouse_watch_timeout_seconds");
+        told.find(|(watch, _)| *watch == wanted).map_or(WATCH, |(_, lasts)| lasts)
+    };
+    let ages = of_metric("pilothouse_watch_age_seconds").filter(|(watch, _)| {
         let kind = watch.split(' ').next().unwrap_or_default();
-        ["services", "endpointslices", "endpoints"].contains(&kind).then(|| (watch.to_owned(), age))
+        ["services", "endpointslices", "endpoints"].contains(&kind)
     });
-    samples.max_by(|(_, a), (_, b)| a.total_cmp(b))
+    let silent =
+        ages.map(|(watch, age)| Silent { watch: watch.to_owned(), age, lasts: lasts(watch) });
+    silent.max_by(|a, b| a.age.total_cmp(&b.age))
 }
 
 /// How the control plane sees one proxy.
@@ -115,13 +150,22 @@ mod tests {
                     pilothouse_watch_age_seconds{watch=\"endpointslices in shop\"} 200.0\n\
                     pilothouse_watch_age_seconds{watch=\"/manifests\"} 9999\n\
                     pilothouse_watch_age_seconds{watch=\"endpoints\"} NaN\n";
-        assert_eq!(oldest_watch(page), Some(("endpointslices in shop".to_owned(), 200.0)));
+        let watch = "endpointslices in shop".to_owned();
+        assert_eq!(oldest_watch(page), Some(Silent { watch, age: 200.0, lasts: 30.0 }));
         assert_eq!(oldest_watch(""), None);
-        let code = |age| {
-            let ready = Ready { oldest: Some(("services".to_owned(), age)) };
-            ready.stale().map(|finding| finding.code)
+    }
+
+    #[test]
+    fn silence_is_a_fault_from_twice_the_watchs_own_time_on() {
+        let code = |age: u32, lasts: &str| {
+            let page = format!("pilothouse_watch_age_seconds{{watch=\"services\"}} {age}\n{lasts}");
+            Ready { oldest: oldest_watch(&page) }.stale().map(|finding| finding.code)
         };
-        assert_eq!((code(30.0), code(121.0)), (None, Some(Code::PilotStale)));
+        assert_eq!((code(35, ""), code(60, "")), (None, None));
+        // As it was seen with an API server that hung.
+        assert_eq!(code(88, ""), Some(Code::PilotStale));
+        let lasts = "pilothouse_watch_timeout_seconds{watch=\"services\"} 300\n";
+        assert_eq!((code(88, lasts), code(601, lasts)), (None, Some(Code::PilotStale)));
     }
 
     #[test]
@@ -134,6 +178,7 @@ mod tests {
             entry("envoy/1.40.0", json!("old")),
             entry("envoy/1.40.0", json!("no!")),
             entry("pilothouse-doctor", Value::Null),
+            entry("pilothouse-agent", Value::Null),
         ]);
         let errors = vec![("Listener".to_owned(), "no!".to_owned())];
         assert_eq!(find(&page, "a"), Some(Seen { errors }));

@@ -1,10 +1,12 @@
 //! Why a service has nobody behind it, from whatever source tells of its endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
 use serde_json::Value;
 
 use super::finding::{Code, Finding};
+use crate::names::Spoken;
 
 /// A Service and what its EndpointSlices say, from Kubernetes or the control plane's pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,20 +21,32 @@ pub(super) struct Picture {
     /// Pods that the selector matches, with what keeps them from being ready; `None` if they
     /// cannot be seen.
     pub(super) pods: Option<Vec<(String, String)>>,
+    /// Ports that the pods' containers declare; empty if they declare none, or cannot be seen.
+    pub(super) declared: BTreeSet<u16>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Port {
     pub(super) name: String,
     pub(super) port: u16,
+    pub(super) spoken: Spoken,
     /// The target port as it is written, a number or a name; empty if it is not known.
     pub(super) target: String,
 }
 
+impl Default for Port {
+    fn default() -> Self {
+        Self { name: String::new(), port: 0, spoken: Spoken::Unsaid, target: String::new() }
+    }
+}
+
 /// One address; under no port at all if the slice has none (its pods do not have the target port).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Endpoint {
-    pub(super) ports: BTreeSet<String>,
+    /// Names and numbers; 0 where the number is not known.
+    pub(super) ports: BTreeMap<String, u16>,
+    pub(super) address: Option<IpAddr>,
+    pub(super) pod: Option<String>,
     pub(super) ready: bool,
 }
 
@@ -68,10 +82,14 @@ impl Picture {
     }
 
     fn trouble_of(&self, port: &Port) -> Option<Trouble> {
-        let mut fitting = self.endpoints.iter().filter(|one| one.ports.contains(&port.name));
+        let mut fitting = self.endpoints.iter().filter(|one| one.ports.contains_key(&port.name));
         let Some(first) = fitting.next() else {
-            let has: BTreeSet<&str> =
-                self.endpoints.iter().flat_map(|one| &one.ports).map(String::as_str).collect();
+            let has: BTreeSet<&str> = self
+                .endpoints
+                .iter()
+                .flat_map(|one| one.ports.keys())
+                .map(String::as_str)
+                .collect();
             let has = if has.is_empty() {
                 "no port of the Service at all".to_owned()
             } else {
@@ -97,6 +115,34 @@ impl Picture {
         }))
     }
 
+    /// Where the ready endpoints of a port are.
+    pub(super) fn places(&self, port: &Port) -> BTreeSet<SocketAddr> {
+        let ready = self.endpoints.iter().filter(|one| one.ready);
+        let places = ready.filter_map(|one| {
+            let number = one.ports.get(&port.name).filter(|number| **number != 0)?;
+            Some(SocketAddr::new(one.address?, *number))
+        });
+        places.collect()
+    }
+
+    /// The number that a port leads to, if no container of the pods declares it, and those that they
+    /// do declare. A declaration is a hint for people, so this alone is no fault.
+    pub(super) fn undeclared(&self, port: &Port) -> Option<String> {
+        let places = self.places(port);
+        let number = places.first()?.port();
+        if self.declared.is_empty() || self.declared.contains(&number) {
+            return None;
+        }
+        let declared: Vec<String> = self.declared.iter().map(u16::to_string).collect();
+        Some(format!(
+            "its port {} leads to port {number} of the pods (targetPort {}), whose containers \
+             declare {}",
+            port.port,
+            port.target,
+            declared.join(", ")
+        ))
+    }
+
     fn selection(&self) -> String {
         match &self.selector {
             Some(selector) if selector.is_empty() => "it has no selector".to_owned(),
@@ -113,9 +159,17 @@ impl Picture {
     pub(super) fn from_debug(registry: &Value, endpoints: &Value, host: &str) -> Option<Self> {
         let service = registry.as_array()?.iter().find(|one| one["hostname"] == host)?;
         let ports = service["ports"].as_array().into_iter().flatten().filter_map(|port| {
+            let name = port["name"].as_str()?;
+            // Without the Service's appProtocol; what came of both is there.
+            let by_name = Spoken::by(None, name);
+            let spoken = match (by_name, port["protocol"].as_str()) {
+                (Spoken::Unsaid, Some(told)) if told != "TCP" => Spoken::by(Some(told), name),
+                _ => by_name,
+            };
             Some(Port {
-                name: port["name"].as_str()?.to_owned(),
+                name: name.to_owned(),
                 port: port["port"].as_u64()?.try_into().ok()?,
+                spoken,
                 target: String::new(),
             })
         });
@@ -123,7 +177,13 @@ impl Picture {
         let shards = namespaces.filter_map(|(_, one)| one["Shards"].as_object()).flatten();
         let endpoints = shards.filter_map(|(_, list)| list.as_array()).flatten().map(|one| {
             let name = one["ServicePortName"].as_str().unwrap_or_default().to_owned();
-            Endpoint { ports: [name].into(), ready: one["HealthStatus"] == 0 }
+            let number = one["EndpointPort"].as_u64().and_then(|port| port.try_into().ok());
+            Endpoint {
+                ports: [(name, number.unwrap_or_default())].into(),
+                address: one["Addresses"][0].as_str().and_then(|address| address.parse().ok()),
+                pod: None,
+                ready: one["HealthStatus"] == 0,
+            }
         });
         Some(Self {
             external: service["Resolution"] == 4,
@@ -177,9 +237,16 @@ mod tests {
     use super::*;
 
     fn picture(endpoints: &[(&[&str], bool)]) -> Picture {
-        let port = Port { name: "http".to_owned(), port: 9080, target: "web".to_owned() };
+        let port = Port {
+            name: "http".to_owned(),
+            port: 9080,
+            spoken: Spoken::Http,
+            target: "web".to_owned(),
+        };
         let endpoint = |(ports, ready): &(&[&str], bool)| Endpoint {
-            ports: ports.iter().map(|name| (*name).to_owned()).collect(),
+            ports: ports.iter().map(|name| ((*name).to_owned(), 9999)).collect(),
+            address: Some([10, 1, 2, 3].into()),
+            pod: None,
             ready: *ready,
         };
         Picture {
@@ -220,5 +287,17 @@ mod tests {
         assert_eq!(read(0), None);
         assert!(matches!(read(1), Some(Trouble::NotReady(_))));
         assert_eq!(Picture::from_debug(&registry, &json!({}), "b"), None);
+    }
+
+    #[test]
+    fn a_target_port_that_no_container_declares_is_seen() {
+        let mut picture = picture(&[(&["http"], true)]);
+        let port = picture.ports[0].clone();
+        assert_eq!(picture.undeclared(&port), None, "nobody declares anything");
+        picture.declared = [9080].into();
+        let said = picture.undeclared(&port).unwrap();
+        assert!(said.contains("leads to port 9999") && said.contains("declare 9080"), "{said}");
+        picture.declared = [9080, 9999].into();
+        assert_eq!(picture.undeclared(&port), None);
     }
 }

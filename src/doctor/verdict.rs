@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::admin::Envoy;
+use super::admin::{Envoy, Rejection};
 use super::connect::{NoTcp, Speech};
 use super::dns::{Reply, Trouble};
 use super::finding::{Code, Finding};
@@ -65,7 +65,15 @@ pub(super) fn mute(replies: &[(SocketAddr, Result<Reply, Trouble>)], path: &str)
     )
 }
 
-pub(super) fn no_such_name(discovery: &HostPort, server: IpAddr, asked: &[String]) -> Finding {
+pub(super) fn no_such_name(
+    discovery: &HostPort,
+    server: IpAddr,
+    asked: &[String],
+    outside: Option<&(String, String)>,
+) -> Finding {
+    let outside = outside.map_or_else(String::new, |(name, why)| {
+        format!("; {name}, which is no name of the cluster, gets {why}")
+    });
     let place = match discovery.service() {
         Some((name, Some(namespace))) => {
             format!("there is no Service {name} in namespace {namespace}, as far as DNS knows")
@@ -75,7 +83,7 @@ pub(super) fn no_such_name(discovery: &HostPort, server: IpAddr, asked: &[String
     Finding::new(
         Code::NameNotFound,
         format!(
-            "name server {server} says that {} does not exist (asked for {}): {place}",
+            "name server {server} says that {} does not exist (asked for {}): {place}{outside}",
             discovery.host,
             asked.join(", ")
         ),
@@ -101,7 +109,8 @@ pub(super) fn no_connection(
             Code::ConnectionRefused,
             format!("{} refuses the connection: nothing listens on that port", named(address)),
             "see whether Pilot's pods are ready (kubectl -n istio-system get pods -l istio=pilot) \
-             and whether the port is its ADS port, 15010",
+             and whether the port is its ADS port, 15010; if they are, something on the way \
+             rejects it (a NetworkPolicy, a firewall)",
         );
         return (format!("{address}: connection refused"), finding);
     }
@@ -170,20 +179,48 @@ pub(super) fn misspeech(
     Some((said.clone(), Finding::new(code, format!("{address} speaks {said}"), fix)))
 }
 
+/// Envoy's own words come in several lines, a log record and a sentence have one.
+pub(super) fn one_line(text: &str) -> String {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join("; ")
+}
+
 pub(super) fn rejected(what: &str, details: &str) -> Finding {
     Finding::new(
         Code::ConfigRejected,
-        format!("Envoy rejects {what} that Pilot sends: {}", details.trim()),
+        format!("Envoy rejects {what} that Pilot sends: {}", one_line(details)),
         "change what Envoy complains of (the Service it comes from, or what else takes the port or \
          name); Envoy goes on with what it had",
     )
 }
 
+/// Rejections that are told in full; of what else there is, the number.
+const REJECTIONS: usize = 10;
+
+fn several(all: &[Rejection]) -> (String, Finding) {
+    let told: Vec<String> = all
+        .iter()
+        .take(REJECTIONS)
+        .map(|one| format!("{} ({})", one.name, one_line(&one.details)))
+        .collect();
+    let more = match all.len().saturating_sub(REJECTIONS) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let what = format!("{} {}s", all.len(), all.first().map_or("resource", |one| one.kind));
+    let finding = rejected(&what, &format!("{}{more}", told.join(", ")));
+    (format!("{what} are rejected"), finding)
+}
+
 /// What is wrong with an Envoy whose path to the control plane is sound.
 pub(super) fn unaccepted(envoy: &Envoy) -> Option<(String, Finding)> {
-    if let Some(one) = envoy.rejections.first() {
-        let what = format!("the {} {}", one.kind, one.name);
-        return Some((format!("{what} is rejected"), rejected(&what, &one.details)));
+    match envoy.rejections.as_slice() {
+        [] => {}
+        [one] => {
+            let what = format!("the {} {}", one.kind, one.name);
+            return Some((format!("{what} is rejected"), rejected(&what, &one.details)));
+        }
+        all => return Some(several(all)),
     }
     for (kind, updates) in [("cluster", envoy.cds), ("listener", envoy.lds)] {
         if updates.rejected > 0 && updates.successful == 0 {
@@ -231,4 +268,58 @@ pub(super) fn outside(found: &Finding) -> Finding {
         "run it where an Envoy is (kubectl exec POD -c istio-proxy -- pilothouse doctor), or \
          through a port-forward: --no-envoy --discovery-address 127.0.0.1:15010",
     )
+}
+
+/// All is well as far as it was seen; `unseen` has what matters and was not: a link and why.
+pub(super) fn well(unseen: &[(&str, &str)]) -> Finding {
+    if unseen.is_empty() {
+        return Finding::new(Code::AllWell, "every link from Envoy to Pilot and back is sound", "");
+    }
+    let listed: Vec<String> = unseen.iter().map(|(link, why)| format!("{link} ({why})")).collect();
+    Finding::new(
+        Code::NotAllExamined,
+        format!(
+            "every link that could be looked at is sound, but these could not: {}",
+            listed.join(", ")
+        ),
+        "run it beside an Envoy (kubectl exec POD -c istio-proxy -- pilothouse doctor), or say that \
+         there is none (--no-envoy); give Pilot's monitoring port, 15014, by --monitoring-address, \
+         and let the pod reach it",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rejected_listener_is_named_with_envoys_words() {
+        let rejection = |number: usize| Rejection {
+            kind: "listener",
+            name: format!("0.0.0.0_{number}"),
+            details: format!("cannot bind {number}:\n Address already in use\n"),
+        };
+        let said = |count: usize| {
+            let envoy =
+                Envoy { rejections: (1..=count).map(rejection).collect(), ..Envoy::default() };
+            unaccepted(&envoy).unwrap().1.cause
+        };
+        let three = said(3);
+        assert!(three.starts_with("Envoy rejects 3 listeners"), "{three}");
+        for number in 1..=3 {
+            let words = format!("0.0.0.0_{number} (cannot bind {number}:; Address already in use)");
+            assert!(three.contains(&words), "{words:?} is not in {three}");
+        }
+        assert!(!three.contains('\n'), "{three:?}");
+        assert!(said(12).ends_with("and 2 more"), "{}", said(12));
+        assert!(said(1).starts_with("Envoy rejects the listener 0.0.0.0_1"), "{}", said(1));
+    }
+
+    #[test]
+    fn what_was_not_looked_at_is_not_called_well() {
+        assert_eq!(well(&[]).code, Code::AllWell);
+        let found = well(&[("Envoy", "none here"), ("Pilot", "no answer")]);
+        assert_eq!(found.code, Code::NotAllExamined);
+        assert!(found.cause.contains("Envoy (none here), Pilot (no answer)"), "{}", found.cause);
+    }
 }

@@ -122,11 +122,12 @@ impl Scrape {
     fn encode_proxies(&self, families: &mut Families<'_>, now: SystemTime) -> fmt::Result {
         let mut versions: BTreeMap<Arc<str>, i64> = BTreeMap::new();
         let mut kinds =
-            BTreeMap::from(["router", "sidecar", "standalone", "unknown"].map(|k| (k, 0)));
+            BTreeMap::from(["probe", "router", "sidecar", "standalone", "unknown"].map(|k| (k, 0)));
         let mut standing = [Standing::default(); ResourceType::COUNT];
         for connection in self.proxies.all() {
             let status = connection.status();
             let (version, kind) = match &status.identity {
+                Some(identity) if identity.probe => (identity.user_agent.clone(), "probe"),
                 Some(identity) => (identity.user_agent.clone(), identity.view.kind.as_str()),
                 None => (Arc::from(""), "unknown"),
             };
@@ -243,6 +244,14 @@ impl Scrape {
             MetricType::Gauge,
             "watch",
             each(|watch| watch.age().map_or(f64::NAN, |age| age.as_secs_f64())),
+        )?;
+        let limits = watches.iter().filter_map(|(name, watch)| Some((name, watch.lasts?)));
+        families.labelled(
+            "pilothouse_watch_timeout_seconds",
+            "Seconds that one watch request lasts: the API server is heard of that often at least",
+            MetricType::Gauge,
+            "watch",
+            limits.map(|(name, lasts)| (name, ConstGauge::new(lasts.as_secs_f64()))),
         )?;
         families.labelled(
             "pilothouse_watch_errors",

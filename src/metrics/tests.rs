@@ -82,6 +82,7 @@ fn a_flood_of_version_names_ends_in_other() {
                     ),
                     user_agent: format!("made-up/{number}").into(),
                     locality: "".into(),
+                    probe: false,
                     labels: Default::default(),
                 });
             });

@@ -18,6 +18,9 @@ pub struct WatchHealth {
     pub last_contact: Option<SystemTime>,
     /// The same by a clock that nobody sets.
     heard: Option<Instant>,
+    /// How long one request of the watch lasts, where there is such a limit: it is heard of that
+    /// often at least.
+    pub lasts: Option<Duration>,
     /// The last failure, until the next success.
     pub last_error: Option<String>,
     /// Failures since start.
@@ -73,6 +76,11 @@ impl Health {
     pub fn synced(&self, watch: &str) {
         self.contact(watch);
         self.with(|inner| inner.watches.entry(watch.to_owned()).or_default().synced = true);
+    }
+
+    /// How long one request of the watch lasts.
+    pub fn lasts(&self, watch: &str, lasts: Duration) {
+        self.with(|inner| inner.watches.entry(watch.to_owned()).or_default().lasts = Some(lasts));
     }
 
     /// How a list was made that is complete now.

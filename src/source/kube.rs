@@ -189,6 +189,7 @@ impl Plan {
         self.health.expect(&name);
         let seconds = u32::try_from(self.watch_timeout.as_secs()).unwrap_or(u32::MAX).max(1);
         let lasts = Duration::from_secs(seconds.into());
+        self.health.lasts(&name, lasts);
         let client =
             client::observed(&self.server.client, self.health.clone(), name.clone(), lasts);
         let api = K::api(client, &scope);

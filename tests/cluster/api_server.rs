@@ -147,7 +147,7 @@ pub(crate) struct Pilot {
     process: Process,
     pub(crate) grpc: u16,
     debug: String,
-    monitoring: String,
+    pub(crate) monitoring: String,
 }
 
 impl Pilot {

@@ -48,6 +48,8 @@ async fn doctor(kubeconfig: &Path, arguments: &[&str]) -> Said {
 enum Names {
     Silent,
     None,
+    /// NXDOMAIN inside the cluster, SERVFAIL for all other names.
+    Inside,
     Are(Ipv4Addr),
 }
 
@@ -64,6 +66,10 @@ fn name_server(folder: &TempDir, names: Names) -> (u16, String) {
             match names {
                 Names::Silent => continue,
                 Names::None => reply[3] |= 3,
+                Names::Inside => {
+                    let inside = reply.windows(4).any(|four| four == b"\x03svc");
+                    reply[3] |= if inside { 3 } else { 2 };
+                }
                 Names::Are(address) if is_a => {
                     reply[7] = 1;
                     reply.extend([0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4]);
@@ -75,7 +81,9 @@ fn name_server(folder: &TempDir, names: Names) -> (u16, String) {
         }
     });
     let file = folder.path().join(format!("resolv-{port}.conf"));
-    std::fs::write(&file, "nameserver 127.0.0.1\n").unwrap();
+    let search = "search default.svc.cluster.local svc.cluster.local cluster.local";
+    let text = format!("nameserver 127.0.0.1\n{search}\noptions ndots:5\n");
+    std::fs::write(&file, text).unwrap();
     (port, file.display().to_string())
 }
 
@@ -141,6 +149,8 @@ async fn what_is_wrong_with_pilots_service_is_named() {
     let folder = TempDir::new().unwrap();
     let admin = server.kubeconfig("admin");
     by_name(&admin, &folder, Names::None).await.is("pilot_not_installed", 1, &["istio-system"]);
+    // A kube-dns that fails at names outside is not to blame for a Service that is not there.
+    by_name(&admin, &folder, Names::Inside).await.is("pilot_not_installed", 1, &["istio-system"]);
 
     for namespace in ["mesh", "istio-system"] {
         server.admin.run(&["create", "namespace", namespace]).await;
@@ -184,6 +194,8 @@ async fn why_a_service_has_nobody_behind_it_is_named() {
         ])
         .await;
     let discovery = format!("127.0.0.1:{}", pilot.grpc);
+    let monitoring = pilot.monitoring.trim_start_matches("http://");
+    let places = ["--discovery-address", &discovery, "--monitoring-address", monitoring];
     let admin = server.kubeconfig("admin");
     for (name, code, exit, word) in [
         ("good", "all_well", 0, ""),
@@ -193,8 +205,7 @@ async fn why_a_service_has_nobody_behind_it_is_named() {
         ("mismatch", "service_port_mismatch", 1, "web"),
         ("unready", "service_pods_not_ready", 1, "default/unready"),
     ] {
-        let arguments = ["--discovery-address", &discovery, "--service", name];
-        doctor(&admin, &arguments).await.is(code, exit, &[word]);
+        doctor(&admin, &[&places[..], &["--service", name]].concat()).await.is(code, exit, &[word]);
     }
 }
 

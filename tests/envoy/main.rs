@@ -23,6 +23,7 @@ mod replicas;
 mod sidecar;
 mod standalone;
 mod unserved;
+mod versions;
 mod visibility;
 mod wire;
 mod zones;

@@ -75,7 +75,7 @@ async fn sigterm_ends_it_and_streams_are_told() {
 }
 
 /// A kubeconfig whose server is not there.
-const NOWHERE: &str = "
+pub(crate) const NOWHERE: &str = "
 apiVersion: v1
 kind: Config
 current-context: nowhere

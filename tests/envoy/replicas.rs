@@ -11,9 +11,14 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::harness::backends::Backend;
+use crate::harness::balancer::Balancer;
 use crate::harness::control_plane::ControlPlane;
+use crate::harness::envoy::{Envoy, Sample, Wire};
 use crate::harness::manifests::{Manifests, Service};
-use crate::harness::{DEADLINE, eventually, same};
+use crate::harness::{DEADLINE, eventually, on_both_wires, same};
+use crate::process::NOWHERE;
+
+on_both_wires!(a_replica_without_a_snapshot_lets_its_proxies_go);
 
 /// The version of each type, and that of each resource in it.
 type Versions = BTreeMap<&'static str, (String, BTreeMap<String, String>)>;
@@ -77,4 +82,34 @@ async fn rule_13_two_processes_agree_on_every_version() {
         same(&versions(other.grpc, &endpoints).await, &wanted)
     })
     .await;
+}
+
+/// Behind one address, as a Service has it: what a connection leads to stays, so a proxy that is refused
+/// must come back on another.
+async fn a_replica_without_a_snapshot_lets_its_proxies_go(wire: Wire) {
+    let folder = tempfile::TempDir::new().unwrap();
+    let kubeconfig = folder.path().join("config");
+    std::fs::write(&kubeconfig, NOWHERE).unwrap();
+    let environment = [("KUBECONFIG", kubeconfig.to_str().unwrap())];
+    let waiting = ControlPlane::start_with(&["--source", "kube"], &environment).await;
+    let backend = Backend::http("one").await;
+    let manifests = Manifests::new(&[Service::new("steady", "http", 80).with([&backend])]);
+    let ready = ControlPlane::start(manifests.path()).await;
+
+    let service = Balancer::start(vec![waiting.grpc, ready.grpc]).await;
+    let envoy = Envoy::start_unready(Sample::Standalone, wire, service.address, &[]).await;
+    eventually(DEADLINE, "the proxy to reach the replica that is ready", async || {
+        same(envoy.stat("control_plane.connected_state").await?, 1)?;
+        same(envoy.stat("listener_manager.lds.update_success").await?, 1)
+    })
+    .await;
+    assert_eq!(
+        ready.sync().await.unwrap().0["protocol"],
+        match wire {
+            Wire::Sotw => "sotw",
+            Wire::Delta => "delta",
+        }
+    );
+    // It did come to the other one first.
+    assert_eq!(waiting.metric("pilothouse_streams_opened_total").await, Ok(1.0));
 }

@@ -8,6 +8,7 @@ use rustix::process::Signal;
 
 use crate::agent::Agent;
 use crate::harness::backends::Backend;
+use crate::harness::balancer::Balancer;
 use crate::harness::control_plane::ControlPlane;
 use crate::harness::load::Load;
 use crate::harness::manifests::{Manifests, Service};
@@ -125,6 +126,75 @@ async fn both_statistics_are_one_page() {
     assert_eq!(http::get(&agent.url(15090, "/quitquitquit"), None).await.unwrap().status, 404);
     let log = agent.process.log();
     assert!(!log.contains("[warning]"), "nothing to warn of in a start without trouble: {log}");
+}
+
+#[tokio::test]
+async fn a_replica_that_refuses_is_left_for_one_that_serves() {
+    // It refuses every stream and keeps the connection, as a port of another server does.
+    let listener = tokio::net::TcpListener::bind((places::address(), 0)).await.unwrap();
+    let refusing = listener.local_addr().unwrap();
+    let (_, health) = tonic_health::server::health_reporter();
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let server = tonic::transport::Server::builder().add_service(health);
+    tokio::spawn(server.serve_with_incoming(incoming));
+    let manifests = Manifests::new(&[]);
+    let control = ControlPlane::start(manifests.path()).await;
+
+    let service = Balancer::start(vec![refusing, control.grpc]).await;
+    let agent = Agent::start(service.address, &[]);
+    agent.becomes_ready().await;
+}
+
+#[tokio::test]
+async fn an_envoy_that_hangs_is_unready_and_in_the_end_not_live() {
+    let manifests = Manifests::new(&[]);
+    let control = ControlPlane::start(manifests.path()).await;
+    let agent = Agent::start(control.grpc, &[]);
+    agent.becomes_ready().await;
+    let live = async || agent.page("/healthz/live").await.map(|answer| answer.status);
+    let envoy = agent.envoy().await;
+
+    envoy.signal(Signal::STOP);
+    let hung = "Envoy proxy is NOT ready: Envoy's admin";
+    agent.answers(503, hung).await;
+    agent.says(hung).await;
+    assert_eq!(live().await, Ok(200), "it may be busy, so it is not restarted at once");
+    // It goes on, and so does the pod.
+    envoy.signal(Signal::CONT);
+    agent.becomes_ready().await;
+    agent.says("Envoy answers again").await;
+
+    envoy.signal(Signal::STOP);
+    eventually(Duration::from_secs(60), "liveness to fail", async || same(live().await?, 503))
+        .await;
+    agent.says("/healthz/live fails").await;
+    agent.answers(503, hung).await;
+    envoy.signal(Signal::CONT);
+}
+
+#[tokio::test]
+async fn the_log_says_the_cause_and_probes_are_marked() {
+    let manifests = Manifests::new(&[]);
+    let control = ControlPlane::start(manifests.path()).await;
+    // The agent's Envoy never asks, so that the agent goes on to look for the cause.
+    let agent = Agent::start_with_script(control.grpc, "exec sleep 600", &[]);
+    agent.says("; cause: ").await;
+    drop(agent);
+
+    // One that is refused, so that its agent has reason to probe.
+    let taken = SocketAddr::from((Ipv4Addr::LOCALHOST, places::port()));
+    let _occupant = TcpListener::bind(taken).expect("a free port");
+    let backend = Backend::http("one").await;
+    manifests.put(&Service::new("shut", "http", taken.port()).with([&backend]));
+    let agent = Agent::start(control.grpc, &[]);
+    agent.says("; cause: ").await;
+    let probes = control.metric("pilothouse_probes_total").await.unwrap();
+    assert!(probes >= 1.0, "{probes}");
+    let log = control.process.log();
+    let line = log.lines().find(|line| line.contains("probe connected"));
+    assert!(line.is_some_and(|line| line.contains("pilothouse-agent")), "{log}");
+    let proxies = log.lines().filter(|line| line.contains("proxy connected")).count();
+    assert_eq!(proxies, 1, "the proxy alone is one: {log}");
 }
 
 /// Waits until Envoy's stream to the control plane is open (1) or closed (0).

@@ -50,6 +50,9 @@ pub(super) async fn begin(
     let (identity, need) = identify(first.clone(), method.delta)?;
 
     if shared.snapshots.borrow().is_none() {
+        // A proxy opens its next stream on the connection that it has, for ever. Behind a Service only
+        // a new connection leads to another replica, which may be ready: so this one ends.
+        peer.control.end();
         return Err(Status::unavailable(
             "not ready: the source has not been listed completely yet (see /ready on the \
              monitoring port for what is missing)",
@@ -57,7 +60,14 @@ pub(super) async fn begin(
     }
     let address = Some(peer.address.ip().to_canonical());
     let lease = shared.leases.take(Need { peer: address, ..need });
-    info!(proxy = %identity.name, view = %identity.view, delta = method.delta, "proxy connected");
+    if identity.probe {
+        shared.metrics.probe();
+        info!(proxy = %identity.name, by = %identity.user_agent, "probe connected");
+    } else {
+        info!(
+            proxy = %identity.name, view = %identity.view, delta = method.delta, "proxy connected"
+        );
+    }
     connection.update(|status| {
         status.identity = Some(identity);
         status.assigned = Some(Arc::new(lease.seat()));

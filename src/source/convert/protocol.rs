@@ -1,26 +1,16 @@
 //! What a port speaks.
 
 use crate::model::Protocol;
+use crate::names::Spoken;
 
-/// Istio's rule (pkg/config/kube/conversion.go): `appProtocol` decides alone where it is set, else
-/// the port's name up to the first '-'. What neither tells is TCP: Pilothouse does not sniff.
+/// By Istio's rule ([`Spoken::by`]). What nothing tells is TCP: Pilothouse does not sniff.
 pub(super) fn protocol_of(app_protocol: Option<&str>, port_name: &str) -> Protocol {
-    let hint = match app_protocol {
-        None | Some("") => port_name,
-        Some("kubernetes.io/h2c") => return Protocol::Http2,
-        Some("kubernetes.io/ws") => return Protocol::Http,
-        Some("kubernetes.io/wss") => return Protocol::Tls,
-        Some(other) => other,
-    };
-    let hint = hint.to_ascii_lowercase();
-    match hint.split('-').next().unwrap_or_default() {
-        "http" | "http_proxy" => Protocol::Http,
-        "http2" => Protocol::Http2,
-        // grpc-web as well, which Istio speaks in HTTP/2 too.
-        "grpc" => Protocol::Grpc,
-        "https" | "tls" => Protocol::Tls,
-        // tcp, mongo, mysql, redis and everything unknown.
-        _ => Protocol::Tcp,
+    match Spoken::by(app_protocol, port_name) {
+        Spoken::Http => Protocol::Http,
+        Spoken::Http2 => Protocol::Http2,
+        Spoken::Grpc => Protocol::Grpc,
+        Spoken::Tls => Protocol::Tls,
+        Spoken::Tcp | Spoken::Unsaid => Protocol::Tcp,
     }
 }
 

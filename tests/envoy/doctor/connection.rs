@@ -85,7 +85,7 @@ async fn tls_to_a_plaintext_port() {
     let arguments = ["--no-envoy", "--tls", "true", "--discovery-address"];
     doctor(&[&arguments[..], &[&address]].concat()).await.is("tls_to_plaintext_port", 1);
     let tls = server(|_| alert()).await.to_string();
-    doctor(&[&arguments[..], &[&tls]].concat()).await.is("tls_not_examined", 2);
+    doctor(&[&arguments[..], &[&tls]].concat()).await.is("tls_not_examined", 3);
 }
 
 #[tokio::test]

@@ -136,7 +136,7 @@ async fn a_laptop_far_from_any_cluster_cannot_tell() {
     let conf = resolv_conf(&folder, server.address.ip());
     let port = server.address.port().to_string();
     let said = doctor(&["--no-envoy", "--resolv-conf", &conf, "--dns-port", &port]).await;
-    said.is("outside_cluster", 2);
+    said.is("outside_cluster", 3);
 }
 
 #[tokio::test]
@@ -154,9 +154,55 @@ async fn the_name_is_found_under_the_search_list() {
     .await;
     let discovery = format!("istio-pilot.istio-system:{}", control.grpc.port());
     let said = ask(server.address, &discovery).await;
-    said.is("all_well", 0);
+    // Its monitoring port is elsewhere here, and nobody may call well what was not looked at.
+    said.is("not_all_examined", 3);
+    said.names(&["Pilot (could not look", "15014"]);
     for link in ["name server", "name", "TCP", "HTTP/2", "gRPC", "ADS"] {
         assert_eq!(said.link(link), Some("well"), "{link}: {:#}", said.json);
     }
-    assert_eq!(said.link("Pilot"), Some("unknown"), "its monitoring port is elsewhere");
+    assert_eq!(said.link("Pilot"), Some("unknown"));
+}
+
+#[tokio::test]
+async fn a_cluster_name_that_is_missing_is_not_the_name_servers_fault() {
+    // It knows the cluster's names, and fails at all others: the server behind it is away.
+    let inside = |name: &str| name.ends_with(".svc.cluster.local");
+    let answer = move |name: &str, _| {
+        Some(Err(if inside(name) { ResponseCode::NXDomain } else { ResponseCode::ServFail }))
+    };
+    let server = NameServer::start(answer).await;
+    for discovery in [PILOT, "istio-pilot.wrong:15010", "istio-pilot.wrong.svc:15010"] {
+        let said = ask(server.address, discovery).await;
+        said.is("name_not_found", 1);
+        let namespace = if discovery == PILOT { "istio-system" } else { "wrong" };
+        said.names(&[&format!("no Service istio-pilot in namespace {namespace}"), "SERVFAIL"]);
+    }
+    // A name outside the cluster is meant as it stands, and there the server fails.
+    ask(server.address, "pilot.mesh.example.org:15010").await.is("name_server_failed", 1);
+}
+
+#[tokio::test]
+async fn names_of_the_hosts_file_need_no_name_server() {
+    let manifests = Manifests::new(&[]);
+    let control = ControlPlane::start(manifests.path()).await;
+    let folder = TempDir::new().unwrap();
+    let (hosts, conf) = (folder.path().join("hosts"), folder.path().join("missing"));
+    std::fs::write(&hosts, format!("{}\tpilot.example\n", control.grpc.ip())).unwrap();
+    let (hosts, conf) = (hosts.display().to_string(), conf.display().to_string());
+    let (port, monitoring) = (control.grpc.port(), control.monitoring.to_string());
+    let places =
+        ["--hosts-file", &hosts, "--resolv-conf", &conf, "--monitoring-address", &monitoring];
+    let ask = async |name: &str| {
+        let discovery = format!("{name}:{port}");
+        let arguments = ["--no-envoy", "--discovery-address", &discovery];
+        doctor(&[&arguments[..], &places].concat()).await
+    };
+    let said = ask("pilot.example").await;
+    said.is("all_well", 0);
+    assert_eq!((said.link("name server"), said.link("name")), (None, Some("well")));
+    // Known without a file, too; here nobody listens on 127.0.0.1 itself.
+    let said = ask("localhost").await;
+    said.is("connection_refused", 1);
+    assert_eq!(said.link("name"), Some("well"));
+    ask("other.example").await.is("resolv_conf_unreadable", 1);
 }

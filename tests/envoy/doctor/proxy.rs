@@ -6,10 +6,11 @@ use rustix::process::Signal;
 
 use super::{Said, doctor};
 use crate::harness::backends::Backend;
-use crate::harness::control_plane::ControlPlane;
+use crate::harness::control_plane::{ControlPlane, pilothouse};
 use crate::harness::envoy::{Envoy, Sample, Wire};
 use crate::harness::lab::Lab;
 use crate::harness::manifests::{Manifests, Service};
+use crate::harness::process::Process;
 use crate::harness::{DEADLINE, eventually, places, same};
 
 /// Everything as it is: the control plane is found by Envoy's own bootstrap.
@@ -88,6 +89,59 @@ async fn a_rejected_listener_by_its_name_and_envoys_words() {
     let said = doctor(&["--admin-address", &admin, "--debug-address", &nobody]).await;
     said.is("config_rejected", 1);
     said.names(&[&name, "Address already in use"]);
+}
+
+#[tokio::test]
+async fn every_rejected_listener_is_named() {
+    let ports = [(); 3].map(|()| places::port());
+    let _occupants = ports.map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap());
+    let backend = Backend::http("one").await;
+    let shut = ports.map(|port| Service::new(&format!("s{port}"), "http", port).with([&backend]));
+    let lab = Lab::start(Sample::Bound, Wire::Sotw, &shut).await;
+    eventually(DEADLINE, "Envoy to reject them", async || {
+        same(lab.envoy.stat("listener_manager.lds.update_rejected").await? > 0, true)
+    })
+    .await;
+    let names = ports.map(|port| format!("127.0.0.1_{port}"));
+    let names = names.each_ref().map(String::as_str);
+    let said = examine(&lab.envoy, &lab.control, &[]).await;
+    said.is("config_rejected", 1);
+    said.names(&names);
+    let admin = lab.envoy.admin.to_string();
+    let said = doctor(&["--admin-address", &admin, "--debug-address", "127.0.0.1:1"]).await;
+    said.is("config_rejected", 1);
+    said.names(&names);
+    assert!(!said.json["cause"].to_string().contains("\\n"), "a sentence has one line");
+}
+
+#[tokio::test]
+async fn an_envoy_that_is_elsewhere_leaves_it_open_whether_all_is_well() {
+    let manifests = Manifests::new(&[]);
+    let control = ControlPlane::start(manifests.path()).await;
+    let (grpc, monitoring) = (control.grpc.to_string(), control.monitoring.to_string());
+    let arguments = ["--discovery-address", &grpc, "--monitoring-address", &monitoring];
+    // Neither in a pod nor told that there is none: nobody is on 127.0.0.1:15000 in these tests.
+    let said = doctor(&arguments).await;
+    said.is("not_all_examined", 3);
+    said.names(&["Envoy (none here"]);
+    assert_eq!(said.link("ADS"), Some("well"));
+    doctor(&[&["--no-envoy"], &arguments[..]].concat()).await.is("all_well", 0);
+}
+
+#[tokio::test]
+async fn mistakes_in_the_arguments_have_an_exit_code_of_their_own() {
+    for arguments in [
+        &["--timeout", "0"][..],
+        &["--timeout", "0s"],
+        &["--timeout", "18446744073709551615s"],
+        &["--service", ""],
+        &["--no-such-flag"],
+    ] {
+        let mut command = pilothouse(&[&["doctor"], arguments].concat());
+        let mut process = Process::start("doctor", &mut command);
+        let status = process.end(DEADLINE).await;
+        assert_eq!(status.code(), Some(2), "{arguments:?}: {}", process.log());
+    }
 }
 
 #[tokio::test]

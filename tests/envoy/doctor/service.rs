@@ -56,7 +56,9 @@ async fn each_reason_is_told_apart() {
     // Without those pages, by Envoy's own clusters: that there are none, not why.
     let admin = lab.envoy.admin.to_string();
     let nobody = std::net::SocketAddr::new(places::address(), places::port()).to_string();
-    let arguments = ["--admin-address", &admin, "--debug-address", &nobody, "--service"];
+    let monitoring = lab.control.monitoring.to_string();
+    let places = ["--admin-address", &admin, "--monitoring-address", &monitoring];
+    let arguments = [&places[..], &["--debug-address", &nobody, "--service"]].concat();
     for (service, code, exit) in [
         ("good", "all_well", 0),
         ("none", "service_not_found", 1),
@@ -68,5 +70,84 @@ async fn each_reason_is_told_apart() {
     // And with neither, it cannot be told.
     let discovery = lab.control.grpc.to_string();
     let arguments = ["--no-envoy", "--discovery-address", &discovery, "--service", "good"];
-    doctor(&arguments).await.is("service_not_examined", 2);
+    doctor(&arguments).await.is("service_not_examined", 3);
+}
+
+#[tokio::test]
+async fn what_is_behind_endpoints_is_tried() {
+    let (web, db) = (Backend::http("web").await, Backend::tcp("5.7.44-log").await);
+    let [http, mistaken, right, unsaid, shut] = [(); 5].map(|()| places::port());
+    // At an address of no workload, so nobody listens there.
+    let mut nobody = Backend::http("nobody").await;
+    nobody.address = places::address();
+    let services = [
+        Service::new("web", "http", http).with([&web]),
+        Service::new("mistaken", "http-db", mistaken).with([&db]),
+        Service::new("right", "tcp-db", right).with([&db]),
+        Service::new("unsaid", "web", unsaid).with([&web]),
+        Service::new("shut", "http", shut).with([&nobody]),
+    ];
+    let lab = Lab::start(Sample::Bound, Wire::Delta, &services).await;
+    let examine =
+        async |service: &str| examine(&lab.envoy, &lab.control, &["--service", service]).await;
+    for service in ["web", "right"] {
+        let said = examine(service).await;
+        said.is("all_well", 0);
+        assert_eq!(said.json["notes"], serde_json::json!([]), "nothing to be worried about");
+    }
+    let said = examine("mistaken").await;
+    said.is("service_speaks_first", 1);
+    said.names(&["5.7.44-log", "speaks first", &mistaken.to_string()]);
+    let said = examine("unsaid").await;
+    said.is("all_well", 0);
+    let note = said.json["notes"].to_string();
+    assert!(note.contains("spoken to as TCP since its name"), "{note}");
+    let said = examine("shut").await;
+    said.is("service_connections_fail", 1);
+    said.names(&["nobody listens there"]);
+
+    // By Envoy alone: its routes tell that it is HTTP, its counters that every request failed.
+    let (admin, none) = (lab.envoy.admin.to_string(), "127.0.0.1:1");
+    let monitoring = lab.control.monitoring.to_string();
+    let places = ["--admin-address", &admin, "--monitoring-address", &monitoring];
+    let by_envoy = [&places[..], &["--debug-address", none, "--service"]].concat();
+    let by_envoy = async |service: &str| doctor(&[&by_envoy[..], &[service]].concat()).await;
+    by_envoy("mistaken").await.is("service_speaks_first", 1);
+    by_envoy("right").await.is("all_well", 0);
+}
+
+#[tokio::test]
+async fn a_service_whose_every_request_fails_is_told_by_envoys_own_count() {
+    // It takes connections and ends them, as the Envoy of a pod does whose application is not there.
+    let listener = tokio::net::TcpListener::bind((places::address(), 0)).await.unwrap();
+    let place = listener.local_addr().unwrap();
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    let port = places::port();
+    let lab = Lab::start(Sample::Bound, Wire::Sotw, &[]).await;
+    lab.manifests.put_raw(
+        "broken.json",
+        &serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": [
+            {
+                "apiVersion": "v1", "kind": "Service", "metadata": { "name": "broken", "namespace": "default" },
+                "spec": { "ports": [{ "name": "http", "port": port, "targetPort": place.port() }] },
+            },
+            {
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+                "metadata": { "name": "broken-1", "namespace": "default",
+                    "labels": { "kubernetes.io/service-name": "broken" } },
+                "ports": [{ "name": "http", "port": place.port() }],
+                "endpoints": [{ "addresses": [place.ip()] }],
+            },
+        ]})
+        .to_string(),
+    );
+    let at = ([127, 0, 0, 1], port).into();
+    crate::harness::eventually(crate::harness::DEADLINE, "a request to fail", async || {
+        let answer = lab.envoy.fetch_at(at, "broken").await?;
+        crate::harness::same(answer.status, 503)
+    })
+    .await;
+    let said = examine(&lab.envoy, &lab.control, &["--service", "broken"]).await;
+    said.is("service_requests_fail", 1);
+    said.names(&["requests to it failed", &port.to_string()]);
 }

@@ -199,6 +199,8 @@ fn run(folder: &Path, environment: &[(&str, &str)]) -> Process {
     command.current_dir(folder).envs(environment.iter().copied());
     command.args(["-c", "envoy.yaml", "--admin-address-path", "admin", "--disable-hot-restart"]);
     command.args(["--concurrency", "1", "--log-level", "warning"]);
+    // What this Envoy does not know is to be rejected, not passed over.
+    command.arg("--reject-unknown-dynamic-fields");
     Process::start("envoy", &mut command)
 }
 

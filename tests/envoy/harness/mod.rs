@@ -8,6 +8,7 @@ use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 pub(crate) mod backends;
+pub(crate) mod balancer;
 pub(crate) mod control_plane;
 pub(crate) mod dump;
 pub(crate) mod envoy;
