@@ -333,7 +333,7 @@ impl Collector for Metrics {
         )?;
         families.one(
             "pilothouse_admissions_overdue",
-            "Streams that were brought into sync without a turn because they had waited too long",
+            "Streams brought into sync without a turn because they had waited for 4 s",
             self.admissions_overdue.clone(),
         )?;
         families.one(

@@ -126,7 +126,7 @@ mod tests {
         seen.sort_by_key(Failure::to_string);
         let message = "at 7".to_owned();
         let broken = Failure::Panicked { part: "broken", message };
-        assert_eq!(seen, [Failure::Ended { part: "idle" }, broken]);
+        assert_eq!(seen, [broken, Failure::Ended { part: "idle" }]);
         assert!(ends.try_recv().is_err(), "those that work go on");
         // What has been seen is not waited for again.
         parts.end(Duration::from_secs(60)).await;

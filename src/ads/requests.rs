@@ -293,16 +293,19 @@ mod tests {
         feed.put(b"\0\0\0\0\x02ab\0\0\0\0\x03");
         let state = feed.state();
         assert_eq!(state.taken, 5, "of a message that is not whole");
-        assert!(state.begun.is_some());
+        assert_eq!(state.begun, None, "it waits behind another one, so for us");
         feed.put(b"cd");
         assert_eq!(feed.state().taken, 2);
         feed.put(b"e");
         assert_eq!(feed.state().taken, 0, "two messages that nobody has taken");
-        for expected in [0, 8] {
+        feed.put(b"\0\0");
+        assert_eq!(feed.state().taken, 0, "as much was let go of what has become whole since");
+        for expected in [2, 8] {
             requests.next().now_or_never().unwrap().unwrap().unwrap();
             assert_eq!(feed.state().taken, expected);
         }
-        assert_eq!(feed.state().taken, 0);
+        let state = feed.state();
+        assert_eq!((state.taken, state.begun.is_some()), (0, true), "it is its turn");
     }
 
     /// D6: they took ten times what was sent.

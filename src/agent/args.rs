@@ -257,7 +257,7 @@ pub struct Args {
     /// The pod's grace period. With it, and without a drain duration, a sidecar goes on until the
     /// application beside it has ended
     #[arg(
-        long, value_name = "DURATION", value_parser = humantime::parse_duration,
+        long, value_name = "DURATION", value_parser = flags::pause_in_seconds,
         env = "PILOTHOUSE_TERMINATION_GRACE_PERIOD", help_heading = "Ending"
     )]
     pub termination_grace_period: Option<Duration>,

@@ -4,7 +4,7 @@
 use tracing::level_filters::LevelFilter;
 
 /// The parts of this program that log.
-const PARTS: [&str; 24] = [
+const PARTS: [&str; 31] = [
     "ads",
     "agent",
     "app",
@@ -12,15 +12,22 @@ const PARTS: [&str; 24] = [
     "debug",
     "descriptors",
     "doctor",
+    "door",
+    "escape",
     "flags",
     "http2",
+    "http_server",
     "inject",
     "iptables",
+    "logging",
     "metrics",
     "model",
     "names",
+    "output",
+    "parts",
     "proxies",
     "publish",
+    "signals",
     "snapshot",
     "source",
     "subscription",

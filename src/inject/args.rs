@@ -114,7 +114,7 @@ pub(super) fn image(text: &str) -> Result<String, String> {
 
 /// As written, for the agent reads it once more.
 pub(super) fn duration(text: &str) -> Result<String, String> {
-    humantime::parse_duration(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+    flags::pause_in_seconds(text).map(|_| text.to_owned())
 }
 
 #[cfg(test)]

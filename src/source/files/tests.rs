@@ -318,7 +318,7 @@ async fn a_bad_annotation_is_noted_and_the_service_is_there() {
     running.until(&[80]).await;
     let notes = running.health.notes();
     let (place, note) = notes.iter().next().expect("one");
-    assert!(place.ends_with("a.yaml"), "{place}");
+    assert!(place.contains("a.yaml, document 1"), "{place}");
     assert!(note.starts_with("metadata.annotations[pilothouse.io/retries]: \"many\""), "{note}");
     assert!(running.health.rejections().is_empty());
     running.end().await;
