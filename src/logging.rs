@@ -13,7 +13,7 @@ use std::panic::PanicHookInfo;
 use tracing::error;
 use tracing::field::Field;
 use tracing_subscriber::field::MakeExt as _;
-use tracing_subscriber::filter::{EnvFilter, FilterExt as _, ParseError};
+use tracing_subscriber::filter::{EnvFilter, ParseError};
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::fmt::{self, FormatFields};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
@@ -73,7 +73,7 @@ pub fn start(filter: &str, format: Format) -> Result<Logging, ParseError> {
         Format::Text { colours } => lines.with_ansi(colours).fmt_fields(fields()).boxed(),
         Format::Json => lines.with_ansi(false).json().boxed(),
     };
-    tracing_subscriber::registry().with(lines.with_filter(filter.and(rate))).init();
+    tracing_subscriber::registry().with(filter).with(rate).with(lines).init();
     std::panic::set_hook(Box::new(panicked));
     Ok(Logging { _writing: writing })
 }

@@ -108,6 +108,12 @@ pub(super) async fn speaks_tls(stream: TcpStream, address: SocketAddr, limit: Du
     say(stream, &hello(address.ip()), limit).await == Some(Speech::Tls)
 }
 
+/// Whether HTTP/2 is spoken there without TLS.
+pub(super) async fn speaks_http2(address: SocketAddr, limit: Duration) -> bool {
+    let Ok(stream) = tcp(address, limit).await else { return false };
+    say(stream, PREFACE, limit).await == Some(Speech::Http2)
+}
+
 /// What comes back first; `None` for silence.
 async fn say(mut stream: TcpStream, greeting: &[u8], limit: Duration) -> Option<Speech> {
     let exchange = async {

@@ -340,7 +340,10 @@ impl Walk<'_> {
     async fn tls(&mut self, stream: TcpStream, address: SocketAddr) -> Result<(), Finding> {
         let since = Instant::now();
         let limit = self.clock.step()?;
-        if connect::speaks_tls(stream, address, limit).await {
+        // A plaintext port may answer in TLS too, to say that it has none: with an alert.
+        if connect::speaks_tls(stream, address, limit).await
+            && !connect::speaks_http2(address, limit).await
+        {
             let finding = Finding::new(
                 Code::TlsNotExamined,
                 format!("{address} speaks TLS as it should; what is inside is not looked at"),
@@ -350,7 +353,7 @@ impl Walk<'_> {
         }
         let finding = Finding::new(
             Code::TlsToPlaintext,
-            format!("Envoy speaks TLS to {address}, which does not speak TLS"),
+            format!("Envoy speaks TLS to {address}, which is plaintext"),
             "take transport_socket away from the control plane's cluster in Envoy's bootstrap, or \
              use the control plane's TLS port: 15010 is plaintext",
         );

@@ -9,10 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
-use tracing::level_filters::LevelFilter;
-use tracing::subscriber::Interest;
-use tracing::{Event, Level, Metadata};
-use tracing_subscriber::layer::{Context, Filter};
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
 
 /// Lines of one kind at once: a hundred proxies that connect together, a folder of a hundred mistakes.
 const BURST: u32 = 100;
@@ -76,25 +75,16 @@ impl Rate {
     }
 }
 
-impl<S> Filter<S> for Rate {
-    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        true
-    }
-
-    fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
-        Interest::always()
-    }
-
-    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+/// A layer of the whole log and no filter of one layer: tracing-subscriber 0.3.23 keeps what such a
+/// filter says of one event for the next one, if it says so in `event_enabled` (an assertion of debug
+/// builds sees it).
+impl<S: Subscriber> Layer<S> for Rate {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let of = event.metadata();
         // What the log says of itself is little by itself.
         *of.level() > Level::INFO
             || of.target() == super::sink::OWN
             || self.admits(of, Instant::now())
-    }
-
-    fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(LevelFilter::TRACE)
     }
 }
 

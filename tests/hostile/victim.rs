@@ -61,9 +61,13 @@ impl Victim {
         let victim =
             Self { grpc: address("grpc="), monitoring: address("monitoring="), process, folder };
         victim.write_web("10.200.0.1", 80);
-        until("ready", async || match get(&victim.url("ready")).await? {
-            (200, _) => Ok(()),
-            (status, body) => Err(format!("{status} {body}")),
+        until("ready, and web known", async || {
+            let (status, body) = get(&victim.url("ready")).await?;
+            if status != 200 {
+                return Err(format!("{status} {body}"));
+            }
+            let known = victim.metric("pilot_services").await;
+            if known == (services + 1) as f64 { Ok(()) } else { Err(format!("{known} services")) }
         })
         .await;
         victim

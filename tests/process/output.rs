@@ -109,7 +109,7 @@ fn what_cannot_be_printed_is_an_error_and_what_nobody_reads_is_none_to_speak_of(
     }
     let doctor = ["doctor", "--discovery-address=127.0.0.1:1", "--no-envoy", "--no-kubernetes"];
     let full = pilothouse(&doctor).stdout(full_disk()).output().unwrap();
-    assert_eq!(full.status.code(), Some(2), "{full:?}");
+    assert_eq!(full.status.code(), Some(3), "{full:?}");
     let unread = pilothouse(&doctor).stdout(closed_pipe()).output().unwrap();
     assert_eq!((unread.status.code(), unread.stderr.len()), (Some(1), 0));
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::JoinSet;
 
 use super::{doctor, to};
 use crate::harness::control_plane::ControlPlane;
@@ -97,9 +98,31 @@ async fn a_port_that_speaks_something_else() {
 
 #[tokio::test]
 async fn http2_without_grpc() {
+    let listener = TcpListener::bind((places::address(), 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            connections.spawn(async move {
+                let Ok(mut connection) = h2::server::handshake(socket).await else { return };
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    let nothing = http::Response::builder().status(404).body(()).unwrap();
+                    let _ = respond.send_response(nothing, true);
+                }
+            });
+        }
+    });
+    to(address).await.is("not_grpc", 1);
+    serving.abort();
+}
+
+/// The pages of the control plane itself.
+#[tokio::test]
+async fn the_monitoring_port_is_no_ads_port() {
     let manifests = Manifests::new(&[]);
     let control = ControlPlane::start(manifests.path()).await;
-    to(control.monitoring).await.is("not_grpc", 1);
+    to(control.monitoring).await.is("port_speaks_http1", 1);
 }
 
 #[tokio::test]
