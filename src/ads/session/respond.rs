@@ -157,8 +157,13 @@ impl TypeState {
         if sent.id() == now.id() {
             return;
         }
-        if now.diff_from(sent).removed.iter().any(|name| self.subscription.wants(name)) {
+        let removed = &now.diff_from(sent).removed;
+        if removed.iter().any(|name| self.subscription.wants(name)) {
             self.digest = None;
+        }
+        let unanswered = matches!(self.answer, Answer::Awaited | Answer::Overdue);
+        if unanswered && !removed.is_empty() && self.may_have.is_none() {
+            self.may_have = Some(sent.clone());
         }
         self.sent = Some(now.clone());
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Meaning;
-use super::told::Told;
+use super::told::{Step, Told};
 use crate::ads::request::{Common, DeltaRequest, InitialVersions, Names, SotwRequest};
 use crate::names::ResourceType;
 use crate::snapshot::TypeSet;
@@ -79,6 +79,10 @@ pub(super) struct TypeState {
     pub(super) warming: Told,
     /// The set that the stream has been brought to.
     pub(super) sent: Option<Arc<TypeSet>>,
+    /// Delta: the set that an unanswered response led to, if something of it vanished while the
+    /// client wanted nothing of that. If it asks for everything again before it answers, it takes
+    /// that response for one to its newer request, and has what vanished.
+    pub(super) may_have: Option<Arc<TypeSet>>,
     /// What the last response told, until it is accepted.
     pub(super) outstanding: Told,
     /// What earlier responses told and the client did not accept: it comes again with the next
@@ -103,6 +107,7 @@ impl TypeState {
             vanished: BTreeSet::new(),
             warming: Told::default(),
             sent: None,
+            may_have: None,
             outstanding: Told::default(),
             rejected: Told::default(),
             nonce: 0,
@@ -246,6 +251,11 @@ impl TypeState {
                     self.asked.all |= !first;
                     self.reply |= !first;
                     change.wildcard = true;
+                    if let Some(from) = self.may_have.take() {
+                        let to = now.clone();
+                        self.asked.steps.push(Step { from, to, removals: true });
+                        self.asked.bound();
+                    }
                 }
                 continue;
             }
@@ -335,6 +345,7 @@ impl TypeState {
             return Meaning::Stale;
         }
         let nonce = self.nonce;
+        self.may_have = None;
         match &request.error {
             // Presence of error_detail is what makes a NACK, not the version (rule 2).
             Some(error) if unanswered => {

@@ -269,3 +269,22 @@ fn equal_steps_share_their_frames() {
         assert_eq!(one.last(of).head.as_ptr(), other.last(of).head.as_ptr(), "{of}");
     }
 }
+
+/// It takes the response for one to its newer request, and has what vanished meanwhile.
+#[test]
+fn what_vanished_between_two_wildcards_is_removed_if_a_response_was_under_way() {
+    let mut peer = Peer::delta("lds c=1 d=1");
+    assert_eq!(peer.subscribe("lds"), ["lds c=1 d=1"]);
+    assert_eq!(peer.unsubscribe("lds *"), SILENCE);
+    assert_eq!(peer.publish("lds -c"), SILENCE, "nothing of it is wanted");
+    assert_eq!(peer.send_delta("lds *", ""), SILENCE, "the first response is not answered yet");
+    assert_eq!(peer.ack("lds"), ["lds d=1 -c"]);
+    peer.ack("lds");
+
+    // It has answered, so it wanted nothing when the response came.
+    assert_eq!(peer.publish("lds e=1"), ["lds e=1"]);
+    assert_eq!(peer.unsubscribe("lds *"), SILENCE);
+    peer.ack("lds");
+    assert_eq!(peer.publish("lds -d"), SILENCE);
+    assert_eq!(peer.send_delta("lds *", ""), ["lds e=1"]);
+}

@@ -50,7 +50,7 @@ struct Run {
     asked: [Asked; ResourceType::COUNT],
     /// The server did not wait for an answer, so it does not know what the client has.
     unsure: bool,
-    /// SotW: what the last CDS response carried.
+    /// SotW: what the last CDS response carried, or the client brought along.
     clusters: Vec<(String, String)>,
     /// Nonces of responses that the server waits for an answer to.
     unanswered: [Option<String>; ResourceType::COUNT],
@@ -129,7 +129,10 @@ impl Run {
                 self.asked = Default::default();
                 self.unanswered = Default::default();
                 self.unsure = false;
-                self.clusters.clear();
+                // A client that says rightly what it has is not sent that again, so it counts as sent.
+                let had = &self.client.types[ResourceType::Cluster.index()].view;
+                let had = had.iter().map(|(name, (content, ..))| (name.clone(), content.clone()));
+                self.clusters = if wrong { Vec::new() } else { had.collect() };
                 self.up = self.client.reconnect(order, wrong).into();
             }
             Op::Overdue(of) => {
