@@ -1,19 +1,26 @@
-//! A gRPC client as it should be: it opens a stream, asks, ACKs, and follows changes.
+//! Those who are served beside the hostile ones: a gRPC client that asks on a fresh stream, another that
+//! follows changes, probes, and a real Envoy under load.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use axum::Router;
+use axum::response::Json;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
 };
+use serde_json::json;
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-use crate::victim::Victim;
+use crate::common::load::{LoadedEnvoy, Wire};
+use crate::victim::{Probes, Victim};
 
 /// Nobody waits longer for a first response, whoever else is there; a debug build on a busy machine
 /// has as long again to work.
@@ -24,10 +31,10 @@ pub(crate) const GOOD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
-const WEB: &str = "outbound|80||web.default.svc.cluster.local";
+const FOLLOWED: &str = "outbound|80||followed.default.svc.cluster.local";
 
-/// A stream that follows the endpoints of `web`.
-pub(crate) struct Follower {
+/// A stream that follows the endpoints of `followed`.
+struct Follower {
     send: mpsc::Sender<DeltaDiscoveryRequest>,
     responses: Streaming<DeltaDiscoveryResponse>,
     changes: u8,
@@ -71,7 +78,7 @@ pub(crate) async fn is_served(victim: &Victim, from: Ipv4Addr) {
         let mut stream = open(victim, from).await;
         stream.send.send(ask(CDS, &[])).await.unwrap();
         let response = stream.responses.message().await.expect("served").expect("a response");
-        assert!(response.resources.iter().any(|one| one.name == WEB), "no cluster of web");
+        assert!(response.resources.iter().any(|one| one.name == FOLLOWED), "not all clusters");
         stream.send.send(ack(&response)).await.unwrap();
     };
     tokio::time::timeout(FIRST_RESPONSE, served)
@@ -80,9 +87,9 @@ pub(crate) async fn is_served(victim: &Victim, from: Ipv4Addr) {
 }
 
 impl Follower {
-    pub(crate) async fn start(victim: &Victim) -> Self {
+    async fn start(victim: &Victim) -> Self {
         let Stream { send, responses } = open(victim, GOOD).await;
-        send.send(ask(EDS, &[WEB])).await.unwrap();
+        send.send(ask(EDS, &[FOLLOWED])).await.unwrap();
         let mut follower = Self { send, responses, changes: 0 };
         follower.next().await;
         follower
@@ -97,10 +104,10 @@ impl Follower {
     }
 
     /// A change of the mesh reaches it in time.
-    pub(crate) async fn follows_a_change(&mut self, victim: &Victim) {
+    async fn follows_a_change(&mut self, victim: &Victim) {
         self.changes += 1;
         let address = format!("10.200.0.{}", 100 + self.changes);
-        victim.write_web(&address, 80);
+        victim.write("followed", &address, 80);
         loop {
             let response = self.next().await;
             let text: Vec<u8> = response
@@ -114,4 +121,58 @@ impl Follower {
             }
         }
     }
+}
+
+/// All of them.
+pub(crate) struct Bystanders {
+    follower: Follower,
+    probes: Probes,
+    envoy: LoadedEnvoy,
+    _backend: JoinSet<()>,
+}
+
+impl Bystanders {
+    pub(crate) async fn start(victim: &Victim) -> Self {
+        let backend = backend(victim).await;
+        let envoy = envoy(victim).await;
+        let (follower, probes) = (Follower::start(victim).await, victim.probes());
+        Self { follower, probes, envoy, _backend: backend }
+    }
+
+    /// Whoever comes, whoever is there, and traffic: all in time.
+    pub(crate) async fn are_served(&mut self, victim: &Victim) {
+        is_served(victim, GOOD).await;
+        self.follower.follows_a_change(victim).await;
+        self.envoy.carries(20).await;
+    }
+
+    /// They still are, and nothing failed in between.
+    pub(crate) async fn were_always_served(mut self, victim: &Victim) {
+        self.are_served(victim).await;
+        self.envoy.met_no_failure();
+        self.probes.never_failed();
+    }
+}
+
+/// A server behind `web`, which says its address as a pod says its name.
+async fn backend(victim: &Victim) -> JoinSet<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address: SocketAddr = listener.local_addr().unwrap();
+    let answer = json!({ "pod": address.to_string() });
+    let app = Router::new().fallback(async || Json(answer));
+    let mut serving = JoinSet::new();
+    serving.spawn(async move { axum::serve(listener, app).await.unwrap() });
+    victim.write("web", &address.ip().to_string(), address.port());
+    serving
+}
+
+/// One that starts now, gets everything before it gives up on it, and carries traffic.
+pub(crate) async fn envoy(victim: &Victim) -> LoadedEnvoy {
+    let url = "web.default.svc.cluster.local/";
+    let envoy = LoadedEnvoy::start(victim.grpc, Wire::Delta, "good", url).await;
+    for (subsystem, types) in [("cluster_manager", "cds"), ("listener_manager", "lds")] {
+        let timeouts = format!("{subsystem}.{types}.init_fetch_timeout");
+        assert_eq!(envoy.counter(&timeouts).await, 0, "{timeouts}");
+    }
+    envoy
 }

@@ -9,7 +9,7 @@ use prost::Message;
 
 use crate::attacker::{CDS, Connection, EDS, HOSTILE, Stream, first, message, node};
 use crate::common::until;
-use crate::good::{Follower, GOOD, is_served};
+use crate::good::Bystanders;
 use crate::victim::Victim;
 
 /// What the allocator keeps of a peak, and what a debug build needs besides.
@@ -19,8 +19,8 @@ const KEPT: usize = 64 << 20;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn first_requests_with_metadata_of_megabytes_are_refused_for_their_size() {
     let victim = Victim::start(10, &[]).await;
+    let mut good = Bystanders::start(&victim).await;
     let before = victim.resident();
-    let probes = victim.probes();
     let values = vec![Value { kind: None }; 2_000_000];
     let list = Value { kind: Some(Kind::ListValue(ListValue { values })) };
     let metadata = Struct { fields: [("LABELS".to_owned(), list)].into() };
@@ -43,8 +43,8 @@ async fn first_requests_with_metadata_of_megabytes_are_refused_for_their_size() 
         }
     });
     futures::future::join_all(sent).await;
-    is_served(&victim, GOOD).await;
-    probes.never_failed();
+    good.are_served(&victim).await;
+    good.were_always_served(&victim).await;
     victim.gives_back(before, KEPT).await;
 }
 
@@ -52,6 +52,7 @@ async fn first_requests_with_metadata_of_megabytes_are_refused_for_their_size() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_million_versions_that_say_nothing_are_refused_for_their_number() {
     let victim = Victim::start(10, &[]).await;
+    let mut good = Bystanders::start(&victim).await;
     let before = victim.resident();
     let mut connection = Connection::open(&victim, HOSTILE).await;
     for _ in 0..8 {
@@ -63,7 +64,8 @@ async fn a_million_versions_that_say_nothing_are_refused_for_their_number() {
         assert_eq!(code, "8", "{text}");
         assert!(text.contains("--max-names"), "{text}");
     }
-    is_served(&victim, GOOD).await;
+    good.are_served(&victim).await;
+    good.were_always_served(&victim).await;
     victim.gives_back(before, KEPT).await;
 }
 
@@ -71,8 +73,8 @@ async fn a_million_versions_that_say_nothing_are_refused_for_their_number() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tiny_messages_on_fifty_connections_cost_what_was_sent() {
     let victim = Victim::start(10, &[]).await;
+    let mut good = Bystanders::start(&victim).await;
     let before = victim.resident();
-    let probes = victim.probes();
     // 1 MB, which the window of a stream has room for.
     let tiny = Bytes::from(b"\0\0\0\0\x02\x72\0".repeat(149_000));
     let mut connections = Vec::new();
@@ -95,11 +97,11 @@ async fn tiny_messages_on_fifty_connections_cost_what_was_sent() {
         if held > f64::from(50 << 20) { Ok(()) } else { Err(format!("{held} bytes")) }
     })
     .await;
-    is_served(&victim, GOOD).await;
+    good.are_served(&victim).await;
     drop(connections);
-    is_served(&victim, GOOD).await;
+    good.are_served(&victim).await;
     victim.is_idle().await;
-    probes.never_failed();
+    good.were_always_served(&victim).await;
     victim.gives_back(before, KEPT).await;
 }
 
@@ -114,9 +116,8 @@ async fn begin_message(stream: &mut Stream) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_messages_that_never_end_end_their_connection() {
     let victim = Victim::start(10, &[]).await;
-    let mut follower = Follower::start(&victim).await;
+    let mut good = Bystanders::start(&victim).await;
     let before = victim.resident();
-    let probes = victim.probes();
     let mut connection = Connection::open(&victim, HOSTILE).await;
     let mut streams = Vec::new();
     for _ in 0..100 {
@@ -129,9 +130,8 @@ async fn a_hundred_messages_that_never_end_end_their_connection() {
     let log = victim.log();
     assert!(log.contains("--max-connection-memory"), "{log}");
     assert_eq!(victim.metric("pilothouse_connections_evicted_total").await, 1.0);
-    follower.follows_a_change(&victim).await;
-    is_served(&victim, GOOD).await;
-    probes.never_failed();
+    good.are_served(&victim).await;
+    good.were_always_served(&victim).await;
     victim.gives_back(before, KEPT).await;
 }
 
@@ -139,9 +139,8 @@ async fn a_hundred_messages_that_never_end_end_their_connection() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_connections_that_hold_what_one_may_are_ended_the_worst_first() {
     let victim = Victim::start(10, &[]).await;
-    let mut follower = Follower::start(&victim).await;
+    let mut good = Bystanders::start(&victim).await;
     let before = victim.resident();
-    let probes = victim.probes();
     let mut attackers = Vec::new();
     for _ in 0..20 {
         let mut connection = Connection::open(&victim, HOSTILE).await;
@@ -159,10 +158,9 @@ async fn many_connections_that_hold_what_one_may_are_ended_the_worst_first() {
     assert!(victim.metric("pilothouse_peer_memory_bytes").await <= f64::from(128 << 20));
     let log = victim.log();
     assert!(log.contains("--max-peer-memory"), "{log}");
-    follower.follows_a_change(&victim).await;
-    is_served(&victim, GOOD).await;
+    good.are_served(&victim).await;
     drop(attackers);
-    probes.never_failed();
+    good.were_always_served(&victim).await;
     victim.gives_back(before, KEPT).await;
 }
 
@@ -170,6 +168,7 @@ async fn many_connections_that_hold_what_one_may_are_ended_the_worst_first() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn subscriptions_to_names_that_nobody_has_are_charged_to_who_made_them_up() {
     let victim = Victim::start(10, &[]).await;
+    let mut good = Bystanders::start(&victim).await;
     let (mut before, mut evicted) = (0, 0.0);
     for round in 0..12 {
         if round == 4 {
@@ -205,6 +204,7 @@ async fn subscriptions_to_names_that_nobody_has_are_charged_to_who_made_them_up(
         assert!(now > evicted, "round {round}: {}", victim.log());
         evicted = now;
     }
-    is_served(&victim, GOOD).await;
+    good.are_served(&victim).await;
+    good.were_always_served(&victim).await;
     victim.gives_back(before, 16 << 20).await;
 }

@@ -26,7 +26,7 @@ pub(crate) struct Victim {
 }
 
 impl Victim {
-    /// Serves so many services of ten endpoints and `web`, and is ready.
+    /// Serves so many services of ten endpoints, `followed` and `web`, and is ready.
     pub(crate) async fn start(services: usize, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mesh = folder.path().join("mesh");
@@ -60,28 +60,29 @@ impl Victim {
         };
         let victim =
             Self { grpc: address("grpc="), monitoring: address("monitoring="), process, folder };
-        victim.write_web("10.200.0.1", 80);
-        until("ready, and web known", async || {
+        victim.write("followed", "10.200.0.1", 80);
+        victim.write("web", "10.200.0.2", 80);
+        until("ready, and all services known", async || {
             let (status, body) = get(&victim.url("ready")).await?;
             if status != 200 {
                 return Err(format!("{status} {body}"));
             }
             let known = victim.metric("pilot_services").await;
-            if known == (services + 1) as f64 { Ok(()) } else { Err(format!("{known} services")) }
+            if known == (services + 2) as f64 { Ok(()) } else { Err(format!("{known} services")) }
         })
         .await;
         victim
     }
 
-    /// The service `web` has this one endpoint.
-    pub(crate) fn write_web(&self, address: &str, port: u16) {
+    /// The service of this name has this one endpoint.
+    pub(crate) fn write(&self, name: &str, address: &str, port: u16) {
         let mut text = String::new();
-        service(&mut text, "web", port, [address.to_owned()].into_iter());
+        service(&mut text, name, port, [address.to_owned()].into_iter());
         let mesh = self.folder.path().join("mesh");
         // Renamed into its place, so that no half file is read.
-        let draft = mesh.join(".web");
+        let draft = mesh.join(format!(".{name}"));
         std::fs::write(&draft, text).unwrap();
-        std::fs::rename(draft, mesh.join("web.yaml")).unwrap();
+        std::fs::rename(draft, mesh.join(format!("{name}.yaml"))).unwrap();
     }
 
     fn url(&self, page: &str) -> String {

@@ -7,7 +7,7 @@ use envoy_types::pb::google::protobuf::{Struct, Value};
 use envoy_types::pb::google::rpc::Status;
 
 use crate::attacker::{CDS, Connection, HOSTILE, first, node};
-use crate::good::{Follower, GOOD, is_served};
+use crate::good::Bystanders;
 use crate::victim::Victim;
 
 fn with_metadata(key: &str, value: &str) -> DeltaDiscoveryRequest {
@@ -20,6 +20,7 @@ fn with_metadata(key: &str, value: &str) -> DeltaDiscoveryRequest {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_megabytes_of_control_characters_are_answered_and_logged_in_a_line() {
     let victim = Victim::start(10, &[]).await;
+    let mut good = Bystanders::start(&victim).await;
     let before = victim.resident();
     // Longer than a node may be, longer than a value may be, and as long as that.
     for len in [4_000_000, 200_000, 1024] {
@@ -30,13 +31,14 @@ async fn four_megabytes_of_control_characters_are_answered_and_logged_in_a_line(
         assert_eq!(code, "3", "{text}");
         assert!(text.len() < 4096, "{len}: {} bytes", text.len());
     }
-    is_served(&victim, GOOD).await;
+    good.are_served(&victim).await;
     let log = victim.log();
     assert!(
         log.lines().all(|line| line.len() < 8192),
         "a line of {:?} bytes",
         log.lines().map(str::len).max()
     );
+    good.were_always_served(&victim).await;
     victim.gives_back(before, 48 << 20).await;
 }
 
@@ -44,9 +46,8 @@ async fn four_megabytes_of_control_characters_are_answered_and_logged_in_a_line(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nacks_of_megabytes_are_cut_and_few_of_them_are_logged() {
     let victim = Victim::start(10, &[]).await;
-    let mut follower = Follower::start(&victim).await;
+    let mut good = Bystanders::start(&victim).await;
     let before = victim.resident();
-    let probes = victim.probes();
     let mut connection = Connection::open(&victim, HOSTILE).await;
     let mut stream = connection.stream().await;
     stream.ask(&first(CDS)).await;
@@ -59,11 +60,10 @@ async fn nacks_of_megabytes_are_cut_and_few_of_them_are_logged() {
             break;
         }
     }
-    follower.follows_a_change(&victim).await;
-    is_served(&victim, GOOD).await;
+    good.are_served(&victim).await;
     let log = victim.log();
     assert!(log.contains("rejected: no"), "{log}");
     assert!(log.len() < 1 << 20, "{} bytes of log", log.len());
-    probes.never_failed();
+    good.were_always_served(&victim).await;
     victim.gives_back(before, 48 << 20).await;
 }

@@ -3,7 +3,7 @@
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
 use crate::attacker::{Connection, EDS, HOSTILE, first};
-use crate::good::{Follower, GOOD, is_served};
+use crate::good::Bystanders;
 use crate::victim::{SERVICES, Victim};
 
 /// As many as one subscription may nearly have.
@@ -22,9 +22,8 @@ fn change(number: usize) -> DeltaDiscoveryRequest {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_of_one_name_among_99_000_holds_nobody_up() {
     let victim = Victim::start(SERVICES, &[]).await;
-    let mut follower = Follower::start(&victim).await;
+    let mut good = Bystanders::start(&victim).await;
     let before = victim.resident();
-    let probes = victim.probes();
     let mut connections = Vec::new();
     for _ in 0..2 {
         let mut connection = Connection::open(&victim, HOSTILE).await;
@@ -43,19 +42,17 @@ async fn a_change_of_one_name_among_99_000_holds_nobody_up() {
         }
         4_900
     });
-    let good = async {
+    let served = async {
         for _ in 0..3 {
-            is_served(&victim, GOOD).await;
-            follower.follows_a_change(&victim).await;
+            good.are_served(&victim).await;
         }
     };
-    let (sent, ()) = tokio::join!(futures::future::join_all(bursts), good);
+    let (sent, ()) = tokio::join!(futures::future::join_all(bursts), served);
     assert_eq!(sent, [4_900, 4_900], "it is not refused, so nothing of this was tested");
-    is_served(&victim, GOOD).await;
+    good.are_served(&victim).await;
     drop(connections);
     victim.is_idle().await;
-    follower.follows_a_change(&victim).await;
-    probes.never_failed();
+    good.were_always_served(&victim).await;
     victim.gives_back(before, 40 << 20).await;
 }
 
@@ -63,8 +60,7 @@ async fn a_change_of_one_name_among_99_000_holds_nobody_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_subscriptions_that_change_all_the_time_hold_nobody_up() {
     let victim = Victim::start(SERVICES, &[]).await;
-    let mut follower = Follower::start(&victim).await;
-    let probes = victim.probes();
+    let mut good = Bystanders::start(&victim).await;
     let mut attackers = Vec::new();
     for _ in 0..4 {
         let mut connection = Connection::open(&victim, HOSTILE).await;
@@ -88,13 +84,12 @@ async fn large_subscriptions_that_change_all_the_time_hold_nobody_up() {
         }));
     }
     for _ in 0..3 {
-        is_served(&victim, GOOD).await;
-        follower.follows_a_change(&victim).await;
+        good.are_served(&victim).await;
     }
     for attacker in attackers {
         attacker.abort();
         let _ = attacker.await;
     }
     victim.is_idle().await;
-    probes.never_failed();
+    good.were_always_served(&victim).await;
 }
