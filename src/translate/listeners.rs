@@ -124,8 +124,8 @@ fn http_listener(kind: &ProxyKind, address: IpAddr, port: u16) -> Listener {
     listener
 }
 
-/// The listeners that one port of a service has for itself: see [`tcp_port`] and
-/// [`http_port_by_address`].
+/// The listeners that one port of a service has for itself: see `tcp_port` and
+/// `http_port_by_address`.
 pub fn of_port(
     kind: &ProxyKind,
     service: &Service,

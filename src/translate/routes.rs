@@ -50,7 +50,7 @@ pub use inbound::inbound;
 pub type Placed = (String, VirtualHost);
 
 /// The virtual hosts that `service` puts into the tables of such proxies, one per HTTP port; for a
-/// headless service another one for the names of its pods (see [`of_pods`]). An alias has those of the
+/// headless service another one for the names of its pods (see `of_pods`). An alias has those of the
 /// service that it stands for, under its own names.
 ///
 /// `namespace` is the proxy's: services of the same namespace answer to their bare name as well.
