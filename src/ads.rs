@@ -24,6 +24,7 @@ pub mod requests;
 pub mod server;
 mod service;
 pub mod session;
+mod since;
 mod status;
 pub mod stream;
 mod work;

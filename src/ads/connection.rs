@@ -8,7 +8,6 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,7 +20,7 @@ use tokio::task::{coop, yield_now};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tracing::{debug, info};
 
-use super::account::{Charge, ConnectionAccount};
+use super::account::Charge;
 use super::budget::Budget;
 use super::control::Control;
 use super::exchange::{Exchange, Polled};
@@ -56,14 +55,8 @@ thread_local! {
 /// Serves until the peer goes, or the connection is ended; to be spawned as a task by itself, whose
 /// waker stays the same. A quiet peer is asked every `keepalive` whether it is there, and dropped
 /// if nothing comes within a third of that.
-pub(super) async fn serve(
-    socket: TcpStream,
-    peer: SocketAddr,
-    service: Service,
-    control: Arc<Control>,
-    account: Arc<ConnectionAccount>,
-    keepalive: Duration,
-) {
+pub(super) async fn serve(socket: TcpStream, service: Service, keepalive: Duration) {
+    let peer = service.peer.address;
     if let Err(error) = socket.set_nodelay(true) {
         debug!(%peer, %error, "TCP_NODELAY");
     }
@@ -73,9 +66,9 @@ pub(super) async fn serve(
         // Nearly always one.
         exchanges: Vec::with_capacity(1),
         unsent: VecDeque::new(),
+        control: service.peer.control.clone(),
+        held: service.peer.account.charge(),
         service,
-        control,
-        held: account.charge(),
         new_streams: Budget::new(STREAMS_PER_SECOND),
         keepalive,
         heard: Instant::now(),

@@ -2,10 +2,11 @@
 //! socket takes nothing.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::since::Since;
 use super::work::Work;
 use crate::door::Place;
 
@@ -23,12 +24,10 @@ pub(super) struct Control {
     opened: Instant,
     /// What its peer has made it do.
     pub(super) work: Work,
-    /// Milliseconds after `opened` since when a message has been coming, plus one; 0 if none is.
-    message_since: AtomicU64,
-    /// Milliseconds after `opened` since when the socket takes nothing, plus one; 0 if it does.
-    full_since: AtomicU64,
-    /// The same for having no stream open.
-    idle_since: AtomicU64,
+    // From `opened` on: a message has been coming, the socket takes nothing, no stream is open.
+    message: Since,
+    full: Since,
+    idle: Since,
     /// Whether there ever was a stream.
     spoken: AtomicBool,
     /// Among the connections of its door.
@@ -37,14 +36,16 @@ pub(super) struct Control {
 
 impl Control {
     pub(super) fn new() -> Self {
+        let idle = Since::default();
+        idle.set(Some(0));
         Self {
             state: AtomicU8::new(OPEN),
             waker: OnceLock::new(),
             opened: Instant::now(),
             work: Work::new(),
-            message_since: AtomicU64::new(0),
-            full_since: AtomicU64::new(0),
-            idle_since: AtomicU64::new(1),
+            message: Since::default(),
+            full: Since::default(),
+            idle,
             spoken: AtomicBool::new(false),
             place: OnceLock::new(),
         }
@@ -52,28 +53,18 @@ impl Control {
 
     /// How long the socket has been taking nothing.
     pub(super) fn full_for(&self) -> Duration {
-        self.since(&self.full_since)
+        self.full.lasts(self.millis())
     }
 
     /// Notes since when the oldest message has been coming that is not whole.
     pub(super) fn message_begun(&self, at: Option<Instant>) {
-        let since = at.map(|at| at.saturating_duration_since(self.opened).as_millis() as u64 + 1);
-        let since = since.unwrap_or_default();
-        if self.message_since.load(Ordering::Relaxed) != since {
-            self.message_since.store(since, Ordering::Relaxed);
-        }
+        let since = |at: Instant| at.saturating_duration_since(self.opened).as_millis() as u64;
+        self.message.set(at.map(since));
     }
 
     /// How long a message has been coming that is not whole.
     pub(super) fn message_for(&self) -> Duration {
-        self.since(&self.message_since)
-    }
-
-    fn since(&self, at: &AtomicU64) -> Duration {
-        match at.load(Ordering::Relaxed) {
-            0 => Duration::ZERO,
-            since => Duration::from_millis((self.millis() + 1).saturating_sub(since)),
-        }
+        self.message.lasts(self.millis())
     }
 
     /// How long the connection has been there.
@@ -95,19 +86,19 @@ impl Control {
 
     /// Notes whether a stream is open.
     pub(super) fn has_streams(&self, open: bool) {
-        match (open, self.idle_since.load(Ordering::Relaxed)) {
-            (true, 1..) => {
+        match (open, self.idle.is_set()) {
+            (true, true) => {
                 self.spoken.store(true, Ordering::Relaxed);
-                self.idle_since.store(0, Ordering::Relaxed);
+                self.idle.set(None);
             }
-            (false, 0) => self.idle_since.store(self.millis() + 1, Ordering::Relaxed),
+            (false, false) => self.idle.set(Some(self.millis())),
             _ => {}
         }
     }
 
     /// How long there has been no stream.
     pub(super) fn idle_for(&self) -> Duration {
-        self.since(&self.idle_since)
+        self.idle.lasts(self.millis())
     }
 
     /// Whether there ever was a stream.
@@ -121,9 +112,9 @@ impl Control {
 
     /// Notes what became of a write to the socket.
     pub(super) fn wrote<T>(&self, result: Poll<T>) -> Poll<T> {
-        match (&result, self.full_since.load(Ordering::Relaxed)) {
-            (Poll::Pending, 0) => self.full_since.store(self.millis() + 1, Ordering::Relaxed),
-            (Poll::Ready(_), 1..) => self.full_since.store(0, Ordering::Relaxed),
+        match (&result, self.full.is_set()) {
+            (Poll::Pending, false) => self.full.set(Some(self.millis())),
+            (Poll::Ready(_), true) => self.full.set(None),
             _ => {}
         }
         result

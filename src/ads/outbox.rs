@@ -7,7 +7,7 @@
 //! connection knows since when the socket is full, and whoever looks now and then ends the
 //! connection of one that has waited too long.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use tracing::warn;
 use super::account::{Charge, ConnectionAccount, STREAM_BYTES};
 use super::admission::{Admission, Turn};
 use super::control::Control;
+use super::since::Since;
 use crate::metrics::Metrics;
 use crate::proxies::{Connection, ProxyStatus};
 use crate::snapshot::encode::Frame;
@@ -44,8 +45,8 @@ pub(super) struct Outboxes {
 
 #[derive(Debug)]
 struct Waiting {
-    /// Milliseconds from the epoch to when the piece was handed over, plus one; 0 if none waits.
-    since: AtomicU64,
+    /// A piece has been waiting, from the epoch on.
+    piece: Since,
     /// Address and bytes of the response that it is a piece of.
     frame: (AtomicUsize, AtomicUsize),
     /// The permit to be brought into sync, plus one; 0 if it has none.
@@ -77,7 +78,7 @@ impl Outboxes {
         account: &ConnectionAccount,
     ) -> Outbox {
         let waiting = Arc::new(Waiting {
-            since: AtomicU64::new(0),
+            piece: Since::default(),
             frame: Default::default(),
             permit: AtomicU64::new(0),
             own: account.charge(),
@@ -100,8 +101,8 @@ impl Outboxes {
     /// has been coming for too long; and the longest waiting ones if too much waits for them.
     pub(super) fn cut_stalled(&self, limit: Duration, metrics: &Metrics) {
         let mut pinned = Vec::new();
-        let all: Vec<_> = self.all().values().cloned().collect();
-        for one in &all {
+        let streams = self.streams();
+        for one in &streams {
             let stalled = self.stalled_for(one);
             if stalled >= limit {
                 warn!(
@@ -121,19 +122,23 @@ impl Outboxes {
             }
         }
         pinned.sort_unstable_by_key(|(stalled, _)| *stalled);
-        let mut frames: HashMap<usize, usize> = HashMap::new();
+        let (mut frames, mut kept) = (HashSet::new(), 0);
         for (stalled, one) in pinned {
             let (at, bytes) = one.frame();
-            frames.insert(at, bytes);
-            if frames.values().sum::<usize>() > PINNED_BYTES {
+            if frames.contains(&at) {
+                continue;
+            }
+            if kept + bytes > PINNED_BYTES {
                 warn!(
                     proxy = one.connection.connection_id(), peer = ?one.connection.peer,
                     "has taken nothing of a response for {stalled:?}, and too many responses are \
                      kept for such readers, disconnected"
                 );
                 metrics.send_timeout();
-                frames.remove(&at);
                 one.cut();
+            } else {
+                frames.insert(at);
+                kept += bytes;
             }
         }
     }
@@ -154,17 +159,11 @@ impl Outboxes {
 
     /// Charges the shares of subscriptions anew: they grow when others leave.
     pub(super) fn charge_shares(&self) {
-        let all: Vec<_> = self.all().values().cloned().collect();
-        all.iter().for_each(|one| one.charge_share());
+        self.streams().iter().for_each(|one| one.charge_share());
     }
 
     fn stalled_for(&self, one: &Waiting) -> Duration {
-        let since = one.since.load(Ordering::Relaxed);
-        let waiting = match since {
-            0 => Duration::ZERO,
-            since => Duration::from_millis((self.millis() + 1).saturating_sub(since)),
-        };
-        waiting.max(one.control.full_for())
+        one.piece.lasts(self.millis()).max(one.control.full_for())
     }
 
     /// Ends connections after about `limit`, so that proxies spread again over the replicas that
@@ -186,6 +185,11 @@ impl Outboxes {
         }
     }
 
+    /// All of them as they are now: what is done to one may end it, which takes the lock.
+    fn streams(&self) -> Vec<Arc<Waiting>> {
+        self.all().values().cloned().collect()
+    }
+
     fn millis(&self) -> u64 {
         self.epoch.elapsed().as_millis() as u64
     }
@@ -203,7 +207,7 @@ fn jittered(limit: Duration, connection: u64) -> Duration {
 
 impl Waiting {
     fn waiting_no_more(&self) {
-        self.since.store(0, Ordering::Relaxed);
+        self.piece.set(None);
     }
 
     fn cut(&self) {
@@ -241,7 +245,7 @@ impl Outbox {
 
     /// A piece is handed over.
     pub(super) fn put(&self) {
-        self.waiting.since.store(self.all.millis() + 1, Ordering::Relaxed);
+        self.waiting.piece.set(Some(self.all.millis()));
     }
 
     /// The last one was taken.
@@ -258,6 +262,10 @@ impl Outbox {
     /// The stream holds so many bytes that no other stream holds.
     pub(super) fn holds(&self, bytes: usize) {
         self.waiting.own.set(STREAM_BYTES + bytes);
+    }
+
+    /// It has another subscription, or words are kept of it that were not.
+    pub(super) fn shares_others(&self) {
         self.waiting.charge_share();
     }
 

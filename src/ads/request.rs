@@ -37,10 +37,6 @@ impl Malformed {
     pub(super) fn too_short() -> Self {
         Self("a field is longer than the message".to_owned())
     }
-
-    pub(super) fn not_utf8() -> Self {
-        Self("a string is not UTF-8".to_owned())
-    }
 }
 
 impl From<DecodeError> for Malformed {
@@ -384,19 +380,24 @@ fn next_field_of_any_sort<'a>(rest: &mut &'a [u8]) -> Result<Option<(u32, &'a [u
     while !rest.is_empty() {
         let (number, wire_type) = decode_key(rest)?;
         if wire_type == WireType::LengthDelimited {
-            let len = decode_varint(rest)?;
-            let content = usize::try_from(len).ok().and_then(|len| rest.split_at_checked(len));
-            let (content, after) = content.ok_or_else(Malformed::too_short)?;
-            *rest = after;
-            return Ok(Some((number, content)));
+            return Ok(Some((number, delimited(rest)?)));
         }
         skip_field(wire_type, number, rest, Default::default())?;
     }
     Ok(None)
 }
 
-fn utf8(content: &[u8]) -> Result<&str, Malformed> {
-    std::str::from_utf8(content).map_err(|_| Malformed::not_utf8())
+/// The content of a length-delimited field, after its key.
+pub(super) fn delimited<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
+    let len = decode_varint(rest)?;
+    let content = usize::try_from(len).ok().and_then(|len| rest.split_at_checked(len));
+    let (content, after) = content.ok_or_else(Malformed::too_short)?;
+    *rest = after;
+    Ok(content)
+}
+
+pub(super) fn utf8(content: &[u8]) -> Result<&str, Malformed> {
+    std::str::from_utf8(content).map_err(|_| Malformed("a string is not UTF-8".to_owned()))
 }
 
 /// A version or a nonce.

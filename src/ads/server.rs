@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
@@ -18,7 +18,7 @@ use tracing::{debug, error};
 use super::connection;
 use super::control::Control;
 use super::service::{AGGREGATED, Service};
-use super::stream::{Context as Streams, News, Shared};
+use super::stream::{Context as Streams, News, Peer, Shared};
 use crate::door::{Counts, Door};
 
 /// How often turns and send deadlines are looked at, at most.
@@ -79,14 +79,9 @@ impl AdsServer {
         let looked = stop.run_until_cancelled(look(&streams));
         let accepted = accept(door, &stop, |socket, peer, control: Arc<Control>| {
             let account = streams.account(peer, &control);
-            let service = Service {
-                streams: streams.clone(),
-                others: self.others.clone(),
-                peer,
-                control: control.clone(),
-                account: account.clone(),
-            };
-            connection::serve(socket, peer, service, control, account, self.keepalive)
+            let peer = Peer { address: peer, control, account };
+            let service = Service { streams: streams.clone(), others: self.others.clone(), peer };
+            connection::serve(socket, service, self.keepalive)
         });
         tokio::join!(accepted, tell(&streams, &self.shared, &news), health, looked);
     }
@@ -103,8 +98,7 @@ async fn accept<F>(
     let mut connections = JoinSet::new();
     let mut controls: HashMap<Id, (SocketAddr, Arc<Control>)> = HashMap::new();
     let counts = door.stats().counts;
-    let mut looks = interval(LOOK);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looks = every(LOOK);
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -179,12 +173,6 @@ async fn tell(streams: &Streams, shared: &Shared, news: &watch::Sender<News>) {
 
 /// Ends the turns and connections that have lasted too long.
 async fn look(streams: &Streams) {
-    let every = |period: Duration| {
-        // A period of nothing would never rest.
-        let mut interval = tokio::time::interval(period.max(Duration::from_millis(1)));
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        interval
-    };
     let mut look = every(LOOK.min(streams.send_timeout() / 4));
     let mut admit = every(ADMIT);
     loop {
@@ -193,6 +181,13 @@ async fn look(streams: &Streams) {
             _ = admit.tick() => streams.admit(),
         }
     }
+}
+
+fn every(period: Duration) -> Interval {
+    // A period of nothing would never rest.
+    let mut ticks = interval(period.max(Duration::from_millis(1)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 /// Not serving until there is a first snapshot (gRPC health checking protocol).

@@ -4,7 +4,6 @@
 //! that all streams share, so the service is made by hand, and nothing stands between it and
 //! HTTP/2. Health and reflection are tonic's own.
 
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -15,9 +14,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use pin_project_lite::pin_project;
 use tonic::{Code, Status};
 
-use super::account::ConnectionAccount;
 use super::call;
-use super::control::Control;
 use super::exchange::{Exchange, GRPC, Part};
 use super::requests::requests;
 use super::status;
@@ -51,9 +48,7 @@ pub(super) struct Service {
     pub(super) streams: Arc<Streams>,
     /// Health and reflection, and the answer to what does not exist.
     pub(super) others: tonic::service::Routes,
-    pub(super) peer: SocketAddr,
-    pub(super) control: Arc<Control>,
-    pub(super) account: Arc<ConnectionAccount>,
+    pub(super) peer: Peer,
 }
 
 impl Service {
@@ -85,12 +80,7 @@ impl Service {
             return Exchange::refused(stream, StatusCode::OK, &status);
         }
         let (feed, requests) = requests(self.streams.request_bytes());
-        let peer = Peer {
-            address: self.peer,
-            control: self.control.clone(),
-            account: self.account.clone(),
-        };
-        let responses = stream::serve(self.streams.clone(), method, peer, requests);
+        let responses = stream::serve(self.streams.clone(), method, self.peer.clone(), requests);
         let answer = Answer { greeted: false, responses };
         Exchange::discovery(stream, feed, Box::pin(answer))
     }

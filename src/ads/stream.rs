@@ -53,7 +53,7 @@ pub(super) struct Method {
 }
 
 /// Whose connection a stream is on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Peer {
     pub(super) address: SocketAddr,
     pub(super) control: Arc<Control>,
@@ -199,15 +199,15 @@ impl AdsStream {
         reassigned: Pin<&mut impl Future<Output = ()>>,
         requests: &mut Requests,
     ) -> Result<Woken, Status> {
-        let control = self.outbox.control().clone();
-        let throttled = control.work.wait(self.woken).map(|wait| self.woken + wait);
+        let throttled = self.outbox.control().work.wait(self.woken).map(|wait| self.woken + wait);
         // A client that has said everything is owed the answers all the same: it waits for its turn.
         let over = matches!(self.admitted, Admitted::Waiting(_)) && requests.are_over();
         self.set_alarm(throttled);
+        let control = self.outbox.control();
         tokio::select! {
             biased;
             // A proxy that asks goes before one that is merely told (it may be starting).
-            request = next_request(requests, &control), if throttled.is_none() && !over => {
+            request = next_request(requests, control), if throttled.is_none() && !over => {
                 let Some(request) = request? else { return Ok(Woken::Ended) };
                 (self.woken, self.since) = (Instant::now(), None);
                 self.take(request)?;
@@ -218,7 +218,7 @@ impl AdsStream {
             }
             () = reassigned => return Ok(Woken::Reassigned),
             // Between two responses, so that nothing is lost by it.
-            () = ending(&control) => return Err(self.aged()),
+            () = ending(control) => return Err(self.aged()),
             () = self.alarm.as_mut(), if self.alarm_set => {
                 self.alarm_set = false;
                 self.on_alarm();
@@ -251,9 +251,12 @@ impl AdsStream {
             return Err(going_away());
         }
         self.woken = Instant::now();
-        let snapshots = &self.context.shared.snapshots;
-        self.since = snapshots.borrow().as_ref().and_then(|one| one.since).filter(|_| is_new);
-        if let Some(view) = lookup(snapshots, &self.lease) {
+        let (since, view) = match &*self.context.shared.snapshots.borrow() {
+            Some(snapshot) => (snapshot.since, lookup(snapshot, &self.lease)),
+            None => (None, None),
+        };
+        self.since = since.filter(|_| is_new);
+        if let Some(view) = view {
             self.view = view;
         }
         Ok(())
@@ -385,9 +388,8 @@ async fn its_turn(admitted: &mut Admitted) -> Turn {
 }
 
 /// In the newest snapshot, which may have views that were no news to anybody else.
-fn lookup(snapshots: &watch::Receiver<Option<Arc<Snapshot>>>, lease: &Lease) -> Option<Arc<View>> {
-    let view = lease.view()?;
-    snapshots.borrow().as_ref()?.views.get(&*view).cloned()
+fn lookup(snapshot: &Snapshot, lease: &Lease) -> Option<Arc<View>> {
+    snapshot.views.get(&*lease.view()?).cloned()
 }
 
 fn malformed(error: Malformed) -> Status {

@@ -7,12 +7,8 @@ use rustix::process::Signal;
 use crate::common::{get, until};
 use crate::harness::{Place, Running, closed_pipe, full_disk, pilothouse};
 
-/// The control plane goes on with everything that it does.
-async fn serves_with(log: Stdio) {
-    let place = Place::new();
-    let mut serve = Running::start(place.serve(&["--log=debug"]).stderr(log));
-    place.is_ready().await;
-    // The file source still works: a service that is added is known.
+/// A service that is added is known.
+async fn follows_its_source(place: &Place) {
     let more = crate::harness::SERVICE.replace("web", "more");
     std::fs::write(place.folder.path().join("manifests/more.yaml"), more).unwrap();
     until("the new service to be known", async || match place.metric("pilot_services").await {
@@ -20,6 +16,14 @@ async fn serves_with(log: Stdio) {
         other => Err(other.to_string()),
     })
     .await;
+}
+
+/// The control plane goes on with everything that it does.
+async fn serves_with(log: Stdio) {
+    let place = Place::new();
+    let mut serve = Running::start(place.serve(&["--log=debug"]).stderr(log));
+    place.is_ready().await;
+    follows_its_source(&place).await;
     // And so do connections of proxies.
     for _ in 0..5 {
         let url = format!("http://{}/", place.grpc);
@@ -51,13 +55,7 @@ async fn serve_serves_although_the_logs_reader_hangs() {
     let _filler = Running::start(filler.arg("/dev/zero").stdout(writer.try_clone().unwrap()));
     let mut serve = Running::start(place.serve(&["--log=debug"]).stderr(writer));
     place.is_ready().await;
-    let more = crate::harness::SERVICE.replace("web", "more");
-    std::fs::write(place.folder.path().join("manifests/more.yaml"), more).unwrap();
-    until("the new service to be known", async || match place.metric("pilot_services").await {
-        2.0 => Ok(()),
-        other => Err(other.to_string()),
-    })
-    .await;
+    follows_its_source(&place).await;
     serve.signal(Signal::TERM);
     assert_eq!(serve.end().await.code(), Some(0));
 }

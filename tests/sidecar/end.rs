@@ -92,6 +92,20 @@ struct Inbound {
 const SLOW: Duration = Duration::from_millis(1500);
 
 impl Inbound {
+    /// The agent is ended while a request is answered slowly, and the answer comes whole.
+    async fn finishes_what_is_under_way(&self, mut agent: Agent) {
+        self.is_served().await;
+        let url = format!("http://{}/slow", self.listener);
+        let slow = tokio::spawn(async move { http::get(&url, None).await });
+        eventually(DEADLINE, "the slow request to be under way", async || {
+            same(agent.stat("cluster.workload.upstream_rq_active").await?, 1)
+        })
+        .await;
+        agent.process.signal(Signal::TERM);
+        assert_eq!(slow.await.unwrap().map(|answer| answer.body).as_deref(), Ok("slow"));
+        assert_eq!(agent.process.end(DEADLINE).await.code(), Some(0));
+    }
+
     async fn new() -> Self {
         let workload = TcpListener::bind((places::address(), 0)).await.unwrap();
         let address = workload.local_addr().unwrap();
@@ -203,17 +217,8 @@ async fn it_may_end_as_soon_as_nobody_is_there() {
         "--minimum-drain-duration=100ms",
         "--drain-time=1h",
     ];
-    let mut agent = Agent::start(control.grpc, &flags);
-    inbound.is_served().await;
-    let url = format!("http://{}/slow", inbound.listener);
-    let slow = tokio::spawn(async move { http::get(&url, None).await });
-    eventually(DEADLINE, "the slow request to be under way", async || {
-        same(agent.stat("cluster.workload.upstream_rq_active").await?, 1)
-    })
-    .await;
-    agent.process.signal(Signal::TERM);
-    assert_eq!(slow.await.unwrap().map(|answer| answer.body).as_deref(), Ok("slow"));
-    assert_eq!(agent.process.end(DEADLINE).await.code(), Some(0));
+    let agent = Agent::start(control.grpc, &flags);
+    inbound.finishes_what_is_under_way(agent).await;
 }
 
 #[tokio::test]
@@ -225,17 +230,8 @@ async fn with_a_grace_period_what_is_under_way_is_finished() {
     // difference to the request; the cluster's tests have a pod for that.
     let flags =
         [&*inbound.template, "--termination-grace-period=8s", "--minimum-drain-duration=100ms"];
-    let mut agent = Agent::start(control.grpc, &flags);
-    inbound.is_served().await;
-    let url = format!("http://{}/slow", inbound.listener);
-    let slow = tokio::spawn(async move { http::get(&url, None).await });
-    eventually(DEADLINE, "the slow request to be under way", async || {
-        same(agent.stat("cluster.workload.upstream_rq_active").await?, 1)
-    })
-    .await;
-    agent.process.signal(Signal::TERM);
-    assert_eq!(slow.await.unwrap().map(|answer| answer.body).as_deref(), Ok("slow"));
-    assert_eq!(agent.process.end(DEADLINE).await.code(), Some(0));
+    let agent = Agent::start(control.grpc, &flags);
+    inbound.finishes_what_is_under_way(agent).await;
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use prost::encoding::{WireType, decode_key, decode_varint, skip_field};
 
-use crate::ads::request::Malformed;
+use crate::ads::request::{Malformed, delimited, utf8};
 
 /// What a node says, still in its bytes.
 #[derive(Debug, Default)]
@@ -158,13 +158,7 @@ fn each<'a>(
     while !rest.is_empty() {
         let (number, wire_type) = decode_key(&mut rest)?;
         let content = match wire_type {
-            WireType::LengthDelimited => {
-                let len = decode_varint(&mut rest)?;
-                let content = usize::try_from(len).ok().and_then(|len| rest.split_at_checked(len));
-                let (content, after) = content.ok_or_else(Malformed::too_short)?;
-                rest = after;
-                Content::Bytes(content)
-            }
+            WireType::LengthDelimited => Content::Bytes(delimited(&mut rest)?),
             WireType::Varint => Content::Number(decode_varint(&mut rest)?),
             WireType::SixtyFourBit => {
                 let (content, after) = rest.split_first_chunk().ok_or_else(Malformed::too_short)?;
@@ -179,8 +173,4 @@ fn each<'a>(
         take(number, content)?;
     }
     Ok(())
-}
-
-fn utf8(bytes: &[u8]) -> Result<&str, Malformed> {
-    std::str::from_utf8(bytes).map_err(|_| Malformed::not_utf8())
 }

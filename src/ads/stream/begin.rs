@@ -121,7 +121,8 @@ async fn built_view(
         if news.borrow_and_update().ending {
             return Err(going_away());
         }
-        if let Some(view) = lookup(&shared.snapshots, lease) {
+        let view = shared.snapshots.borrow().as_ref().and_then(|newest| lookup(newest, lease));
+        if let Some(view) = view {
             return Ok(view);
         }
         if let Some(refusal) = lease.refusal() {

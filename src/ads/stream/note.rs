@@ -33,6 +33,7 @@ impl AdsStream {
             }
         }
         let (subscription, held) = (self.session.subscription(of), self.session.held(of));
+        let mut charge = matches!(meaning, Meaning::Nack { .. });
         self.connection.update(|status| {
             let one = &mut status.types[of.index()];
             match meaning {
@@ -51,12 +52,16 @@ impl AdsStream {
             }
             // What a request alone makes known: names that are wanted no more, and what a proxy
             // brought along from another stream, which no response will tell of.
-            one.subscription = Some(subscription.clone());
+            let before = one.subscription.replace(subscription.clone());
+            charge |= before.is_none_or(|before| before.id() != subscription.id());
             if let (None, Some(held)) = (&one.set, held) {
                 one.version = Some(held.version());
                 one.set = Some(held.clone());
             }
         });
+        if charge {
+            self.outbox.shares_others();
+        }
     }
 
     pub(super) fn note_sent(&mut self, response: &Response) {

@@ -173,10 +173,7 @@ impl Converter {
         name: Option<&str>,
         flaws: &mut Vec<Rejection>,
     ) -> Option<Arc<str>> {
-        let name = name.filter(|name| !name.is_empty())?;
-        let checked = require_dns_label(format!("{place}.hostname"), name);
-        checked.map_err(|flaw| flaws.push(flaw)).ok()?;
-        self.strings.optional(Some(name))
+        self.checked(name, |name| require_dns_label(format!("{place}.hostname"), name), flaws)
     }
 
     /// The same of the node's name.
@@ -186,9 +183,17 @@ impl Converter {
         name: Option<&str>,
         flaws: &mut Vec<Rejection>,
     ) -> Option<Arc<str>> {
+        self.checked(name, |name| require_subdomain(format!("{place}.nodeName"), name), flaws)
+    }
+
+    fn checked(
+        &mut self,
+        name: Option<&str>,
+        check: impl FnOnce(&str) -> Result<(), Rejection>,
+        flaws: &mut Vec<Rejection>,
+    ) -> Option<Arc<str>> {
         let name = name.filter(|name| !name.is_empty())?;
-        let checked = require_subdomain(format!("{place}.nodeName"), name);
-        checked.map_err(|flaw| flaws.push(flaw)).ok()?;
+        check(name).map_err(|flaw| flaws.push(flaw)).ok()?;
         self.strings.optional(Some(name))
     }
 
