@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
-use pilothouse::ads::stream::Limits;
+use pilothouse::ads::stream::ServerLimits;
 use pilothouse::app::{self, Config, Running, Source};
 use pilothouse::names::ResourceType;
 use pilothouse::publish::Timing;
@@ -63,7 +63,7 @@ impl Server {
             http_addr: any_port,
             monitoring_addr: any_port,
             timing: Timing { pace: Duration::from_millis(5), linger: Duration::from_millis(5) },
-            limits: Limits::default(),
+            limits: ServerLimits::default(),
             keepalive: Duration::from_secs(30),
             shutdown_timeout: PATIENCE,
         };

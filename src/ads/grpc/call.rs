@@ -1,5 +1,5 @@
-//! What gRPC asks of a request's head, whichever service it calls ("gRPC over HTTP2", Requests), and
-//! what it says of the deadline. What is refused is refused as grpc-go does.
+//! Checks the head of a gRPC call, whichever service it is for ("gRPC over HTTP2", Requests), and reads
+//! its deadline. Errors are the ones that grpc-go gives.
 
 use std::time::Duration;
 
@@ -7,32 +7,32 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, StatusCode};
 use tonic::Status;
 
-/// Why a request is not a call that could be answered.
+/// Why a request is not a valid gRPC call.
 #[derive(Debug)]
-pub(super) enum Unfit {
-    /// It is no gRPC; the client will not look for a gRPC status.
-    Foreign(StatusCode),
+pub(in crate::ads) enum CallError {
+    /// Not gRPC; the client will not look for a gRPC status.
+    NotGrpc(StatusCode),
     Grpc(StatusCode, Status),
 }
 
-/// How long the client is willing to wait, if it says so.
-pub(super) fn check(request: &Request<()>) -> Result<Option<Duration>, Unfit> {
+/// Checks the head; returns the client's deadline, if it has one.
+pub(in crate::ads) fn check_call(request: &Request<()>) -> Result<Option<Duration>, CallError> {
     let content_type = request.headers().get(CONTENT_TYPE);
     let grpc = content_type.is_some_and(|it| is_grpc(it.as_bytes()));
     if request.method() != Method::POST {
         let refused = StatusCode::METHOD_NOT_ALLOWED;
         return Err(match grpc {
-            true => Unfit::Grpc(refused, Status::internal("a gRPC call is a POST request")),
-            false => Unfit::Foreign(refused),
+            true => CallError::Grpc(refused, Status::internal("a gRPC call is a POST request")),
+            false => CallError::NotGrpc(refused),
         });
     }
     if !grpc {
-        return Err(Unfit::Foreign(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+        return Err(CallError::NotGrpc(StatusCode::UNSUPPORTED_MEDIA_TYPE));
     }
     let Some(value) = request.headers().get("grpc-timeout") else { return Ok(None) };
     timeout(value).map(Some).ok_or_else(|| {
         let text = "malformed grpc-timeout: it is one to eight digits and one of H, M, S, m, u, n";
-        Unfit::Grpc(StatusCode::BAD_REQUEST, Status::internal(text))
+        CallError::Grpc(StatusCode::BAD_REQUEST, Status::internal(text))
     })
 }
 
@@ -70,9 +70,9 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        check(&request.body(()).unwrap()).map_err(|unfit| match unfit {
-            Unfit::Foreign(status) => (status.as_u16(), false),
-            Unfit::Grpc(status, _) => (status.as_u16(), true),
+        check_call(&request.body(()).unwrap()).map_err(|error| match error {
+            CallError::NotGrpc(status) => (status.as_u16(), false),
+            CallError::Grpc(status, _) => (status.as_u16(), true),
         })
     }
 

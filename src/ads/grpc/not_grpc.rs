@@ -1,24 +1,24 @@
-//! What peers are told that are no gRPC clients, in what they speak themselves: somebody with curl
-//! or a browser who took the wrong port, a load balancer's check, an Envoy with TLS.
+//! Replies to clients that do not speak gRPC, in the protocol that they speak: curl or a browser on the
+//! wrong port, a load balancer's check, an Envoy with TLS.
 
 use http::StatusCode;
 
 use crate::http2::Foreign;
 
-const ELSEWHERE: &str = "Debug pages are on the port of --http-addr (8080 unless it was changed), \
+const OTHER_PORTS: &str = "Debug pages are on the port of --http-addr (8080 unless it was changed), \
                          /ready and metrics on that of --monitoring-addr (15014).";
 
 /// A fatal alert: handshake_failure (RFC 8446, section 6.2), in a record of TLS 1.0 as all versions
 /// read it.
 const TLS_ALERT: &[u8] = &[21, 3, 1, 0, 2, 2, 40];
 
-/// All that such a peer gets; `None` if there is no telling what it speaks.
-pub(super) fn answer(foreign: Foreign) -> Option<Vec<u8>> {
+/// The bytes to send to a client that does not speak HTTP/2; `None` if its protocol is unknown.
+pub(in crate::ads) fn raw_reply(foreign: Foreign) -> Option<Vec<u8>> {
     match foreign {
         Foreign::Tls => Some(TLS_ALERT.to_vec()),
         Foreign::Http1 => {
             let text =
-                format!("This port speaks gRPC, which is HTTP/2, and got HTTP/1. {ELSEWHERE}\n");
+                format!("This port speaks gRPC, which is HTTP/2, and got HTTP/1. {OTHER_PORTS}\n");
             let answer = format!(
                 "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
                  Connection: close\r\n\r\n{text}",
@@ -30,11 +30,11 @@ pub(super) fn answer(foreign: Foreign) -> Option<Vec<u8>> {
     }
 }
 
-/// The same over HTTP/2.
-pub(super) fn text(status: StatusCode) -> String {
+/// The text for a client that speaks HTTP/2 and not gRPC.
+pub(in crate::ads) fn http2_text(status: StatusCode) -> String {
     let what = match status {
         StatusCode::METHOD_NOT_ALLOWED => "all of whose requests are POST",
         _ => "whose requests have the content-type application/grpc",
     };
-    format!("This port speaks gRPC, {what}. {ELSEWHERE}\n")
+    format!("This port speaks gRPC, {what}. {OTHER_PORTS}\n")
 }

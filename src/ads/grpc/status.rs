@@ -1,21 +1,21 @@
-//! How a call ended, as gRPC says it in headers.
+//! Writes the status of a call into headers or trailers.
 //!
-//! Not by tonic, which encodes spaces too (Envoy logs the text as it comes), and knows no bound: a
-//! refusal may quote what the client has sent.
+//! tonic does this too, but it encodes spaces (Envoy logs the text undecoded) and has no limit: an error
+//! may quote what the client has sent.
 
 use std::fmt::Write as _;
 
 use http::{HeaderMap, HeaderValue};
 use tonic::Status;
 
-use super::peer_text::cut;
+use crate::ads::peer_text::cut;
 
-/// Bytes of a text, before it is encoded. A proxy keeps and logs it, and a peer's own limit for
-/// headers may be as low as 8 KiB.
-const LONGEST: usize = 1024;
+/// Bytes of a message before it is encoded. A proxy keeps and logs it, and a peer's own limit for headers
+/// may be as low as 8 KiB.
+const MAX_MESSAGE: usize = 1024;
 
-/// Puts a status among the trailers, or the headers of a response that has nothing else.
-pub(super) fn put(status: &Status, headers: &mut HeaderMap) {
+/// Inserts a status into trailers, or into the headers of a Trailers-Only response.
+pub(in crate::ads) fn insert_status(status: &Status, headers: &mut HeaderMap) {
     headers.insert("grpc-status", HeaderValue::from(status.code() as i32));
     if !status.message().is_empty() {
         headers.insert("grpc-message", encoded(status.message()));
@@ -23,8 +23,8 @@ pub(super) fn put(status: &Status, headers: &mut HeaderMap) {
     headers.extend(status.metadata().clone().into_headers());
 }
 
-/// Writes the text of a status that somebody else has put there anew.
-pub(super) fn renew(headers: &mut HeaderMap) {
+/// Encodes the message of a status again that tonic has written.
+pub(in crate::ads) fn reencode_message(headers: &mut HeaderMap) {
     if headers.contains_key("grpc-message")
         && let Some(status) = Status::from_header_map(headers)
     {
@@ -35,7 +35,7 @@ pub(super) fn renew(headers: &mut HeaderMap) {
 /// Percent-encoded where it must be ("gRPC over HTTP2", Responses), and at its ends, where HTTP/2
 /// allows no space.
 fn encoded(text: &str) -> HeaderValue {
-    let text = cut(text, LONGEST);
+    let text = cut(text, MAX_MESSAGE);
     let mut bytes = text.bytes().peekable();
     let mut out = String::with_capacity(text.len());
     while let Some(byte) = bytes.next() {
@@ -56,7 +56,7 @@ mod tests {
 
     fn message(status: &Status) -> String {
         let mut headers = HeaderMap::new();
-        put(status, &mut headers);
+        insert_status(status, &mut headers);
         let told = Status::from_header_map(&headers).unwrap();
         assert_eq!(told.code(), status.code());
         headers["grpc-message"].to_str().unwrap().to_owned()
@@ -75,22 +75,22 @@ mod tests {
             let status = Status::invalid_argument(text);
             assert_eq!(message(&status), expected);
             let mut headers = HeaderMap::new();
-            put(&status, &mut headers);
+            insert_status(&status, &mut headers);
             assert_eq!(Status::from_header_map(&headers).unwrap().message(), text, "comes back");
         }
         let mut headers = HeaderMap::new();
-        put(&Status::ok(""), &mut headers);
+        insert_status(&Status::ok(""), &mut headers);
         assert_eq!((headers.len(), &headers["grpc-status"]), (1, &HeaderValue::from(0)));
     }
 
     #[test]
     fn a_text_has_an_end() {
-        assert_eq!(message(&Status::internal("x".repeat(LONGEST))), "x".repeat(LONGEST));
+        assert_eq!(message(&Status::internal("x".repeat(MAX_MESSAGE))), "x".repeat(MAX_MESSAGE));
         let long = message(&Status::internal("x".repeat(4 << 20)));
         assert!(long.ends_with("xxx%E2%80%A6 (4194304 bytes)"), "{long}");
-        assert!(long.len() < LONGEST + 9, "{}", long.len());
+        assert!(long.len() < MAX_MESSAGE + 9, "{}", long.len());
         let long = message(&Status::internal("\u{1}".repeat(4 << 20)));
-        assert!(long.len() <= 3 * LONGEST, "{}", long.len());
+        assert!(long.len() <= 3 * MAX_MESSAGE, "{}", long.len());
     }
 
     #[test]
@@ -98,12 +98,12 @@ mod tests {
         let mut headers = HeaderMap::new();
         Status::not_found("x y".repeat(1000)).add_header(&mut headers).unwrap();
         headers.insert("grpc-status-details-bin", HeaderValue::from_static("AAAA"));
-        renew(&mut headers);
+        reencode_message(&mut headers);
         assert!(headers["grpc-message"].to_str().unwrap().starts_with("x yx yx y"));
-        assert!(headers["grpc-message"].len() < LONGEST + 9);
+        assert!(headers["grpc-message"].len() < MAX_MESSAGE + 9);
         assert_eq!(headers["grpc-status-details-bin"], "AAAA");
         let mut none = HeaderMap::new();
-        renew(&mut none);
+        reencode_message(&mut none);
         assert!(none.is_empty());
     }
 }
