@@ -4,7 +4,7 @@
 use tracing::level_filters::LevelFilter;
 
 /// The parts of this program that log.
-const PARTS: [&str; 31] = [
+const PARTS: [&str; 30] = [
     "ads",
     "agent",
     "app",
@@ -15,7 +15,6 @@ const PARTS: [&str; 31] = [
     "door",
     "escape",
     "flags",
-    "http2",
     "http_server",
     "inject",
     "iptables",

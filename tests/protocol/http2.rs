@@ -1,6 +1,6 @@
 //! HTTP/2 on the wire, with a client that can be asked for what gRPC's own never do: windows of a
 //! few bytes, streams that are dropped as soon as they are opened, pings without end. (Rules one
-//! by one are in `src/http2/connection/tests.rs`.)
+//! by one are in `crates/http2/src/connection/tests/`.)
 
 use std::time::Duration;
 
