@@ -88,7 +88,7 @@ fn what_breaks_the_rules_of_a_stream_ends_the_stream() {
     }
 }
 
-/// Section 3.4: our settings are the first that we send, and nothing is sent to a peer that has not begun:
+/// Section 3.4: our settings are the first that we send, and nothing is sent before the peer has begun:
 /// what speaks HTTP/1 or TLS is answered in that.
 #[test]
 fn nothing_is_said_before_the_peer_has_begun() {
