@@ -9,7 +9,7 @@
 //! - `admission`: rate limits, the order in which streams start, and how much memory peers may hold.
 //! - `node` reads what a proxy says of itself.
 //!
-//! Uses `http2`, `door`, `snapshot`, `subscription`, `view`, `proxies`, `metrics` and `names`; knows
+//! Uses `pilothouse_http2`, `door`, `snapshot`, `subscription`, `view`, `proxies`, `metrics` and `names`; knows
 //! neither the model nor Kubernetes.
 
 mod admission;

@@ -2,8 +2,7 @@
 //! wrong port, a load balancer's check, an Envoy with TLS.
 
 use http::StatusCode;
-
-use crate::http2::Foreign;
+use pilothouse_http2::OtherProtocol;
 
 const OTHER_PORTS: &str = "Debug pages are on the port of --http-addr (8080 unless it was changed), \
                          /ready and metrics on that of --monitoring-addr (15014).";
@@ -13,10 +12,10 @@ const OTHER_PORTS: &str = "Debug pages are on the port of --http-addr (8080 unle
 const TLS_ALERT: &[u8] = &[21, 3, 1, 0, 2, 2, 40];
 
 /// The bytes to send to a client that does not speak HTTP/2; `None` if its protocol is unknown.
-pub(in crate::ads) fn raw_reply(foreign: Foreign) -> Option<Vec<u8>> {
-    match foreign {
-        Foreign::Tls => Some(TLS_ALERT.to_vec()),
-        Foreign::Http1 => {
+pub(in crate::ads) fn raw_reply(protocol: OtherProtocol) -> Option<Vec<u8>> {
+    match protocol {
+        OtherProtocol::Tls => Some(TLS_ALERT.to_vec()),
+        OtherProtocol::Http1 => {
             let text =
                 format!("This port speaks gRPC, which is HTTP/2, and got HTTP/1. {OTHER_PORTS}\n");
             let answer = format!(
@@ -26,7 +25,7 @@ pub(in crate::ads) fn raw_reply(foreign: Foreign) -> Option<Vec<u8>> {
             );
             Some(answer.into_bytes())
         }
-        Foreign::Unknown => None,
+        OtherProtocol::Unknown => None,
     }
 }
 

@@ -14,6 +14,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use pilothouse_http2::{
+    self as http2, COPY_LIMIT, ConnectionError, ErrorCode, Event, MAX_IO_SLICES, WriteBatch,
+};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::{coop, yield_now};
@@ -26,7 +29,6 @@ use crate::ads::grpc::not_grpc;
 use crate::ads::grpc::service::AdsService;
 use crate::ads::http::connection_handle::ConnectionHandle;
 use crate::ads::http::http_stream::{HttpStream, StreamState};
-use crate::http2::{self, Batch, COPIED, Code, Event, Failure, MAX_PARTS};
 
 /// Bytes of one read.
 const READ_BYTES: usize = 64 << 10;
@@ -46,12 +48,12 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Per-thread scratch buffers, shared by all connections that the thread polls.
 struct Scratch {
     read: Vec<u8>,
-    batch: Batch,
+    batch: WriteBatch,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> =
-        RefCell::new(Scratch { read: vec![0; READ_BYTES], batch: Batch::default() });
+        RefCell::new(Scratch { read: vec![0; READ_BYTES], batch: WriteBatch::default() });
 }
 
 /// Serves a connection until the peer closes it or its handle does; to be spawned as a task of its own,
@@ -115,7 +117,7 @@ struct ConnectionTask {
     keepalive_timer: Pin<Box<Sleep>>,
     timer_armed: bool,
     /// The peer's error that ends the connection.
-    failure: Option<Failure>,
+    failure: Option<ConnectionError>,
 }
 
 impl ConnectionTask {
@@ -129,16 +131,18 @@ impl ConnectionTask {
             if !self.unsent.is_empty() {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
-            let failure =
-                Failure::new(Code::EnhanceYourCalm, "this connection holds too much memory");
-            self.http2.fail(&failure);
+            let failure = ConnectionError::new(
+                ErrorCode::EnhanceYourCalm,
+                "this connection holds too much memory",
+            );
+            self.http2.send_goaway(&failure);
             self.failure = Some(failure);
         }
         if self.handle.is_aborted() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         if self.handle.is_closing() {
-            self.http2.go_away();
+            self.http2.begin_graceful_shutdown();
         }
         let (mut readable, mut due) = (true, true);
         while readable || due {
@@ -182,9 +186,9 @@ impl ConnectionTask {
             }
             (self.last_read, self.ping_sent) = (Instant::now(), false);
             if let Err(failure) = self.receive(into.filled()) {
-                match self.http2.foreign().and_then(not_grpc::raw_reply) {
-                    Some(reply) => *self.http2.outbox() = reply,
-                    None => self.http2.fail(&failure),
+                match self.http2.other_protocol().and_then(not_grpc::raw_reply) {
+                    Some(reply) => *self.http2.pending_frames() = reply,
+                    None => self.http2.send_goaway(&failure),
                 }
                 self.failure = Some(failure);
                 self.streams.clear();
@@ -193,29 +197,29 @@ impl ConnectionTask {
         })
     }
 
-    fn receive(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
+    fn receive(&mut self, mut bytes: &[u8]) -> Result<(), ConnectionError> {
         while let Some(event) = self.http2.receive(&mut bytes)? {
             match event {
-                Event::Request { stream, head, ended } => {
+                Event::Request { stream_id, request, end_stream } => {
                     self.count_new_stream()?;
-                    let mut new_stream = self.service.start_call(stream, *head);
-                    if ended {
+                    let mut new_stream = self.service.start_call(stream_id, *request);
+                    if end_stream {
                         new_stream.end_request();
                     }
                     self.streams.push(new_stream);
                 }
-                Event::Data { stream, bytes, ended } => {
-                    let Some(at) = self.position(stream) else { continue };
-                    if !self.streams[at].receive_data(&bytes) {
-                        self.http2.reset(stream, Code::EnhanceYourCalm);
+                Event::Data { stream_id, data, end_stream } => {
+                    let Some(at) = self.position(stream_id) else { continue };
+                    if !self.streams[at].receive_data(&data) {
+                        self.http2.reset_stream(stream_id, ErrorCode::EnhanceYourCalm);
                         self.streams.swap_remove(at);
-                    } else if ended {
+                    } else if end_stream {
                         self.streams[at].end_request();
                     }
                 }
-                Event::Refused { .. } => self.count_new_stream()?,
-                Event::Reset { stream } => {
-                    if let Some(at) = self.position(stream) {
+                Event::RequestRejected { .. } => self.count_new_stream()?,
+                Event::StreamReset { stream_id } => {
+                    if let Some(at) = self.position(stream_id) {
                         self.streams.swap_remove(at);
                     }
                 }
@@ -225,11 +229,11 @@ impl ConnectionTask {
     }
 
     /// Counts a stream that the peer opens, or tries to open.
-    fn count_new_stream(&mut self) -> Result<(), Failure> {
+    fn count_new_stream(&mut self) -> Result<(), ConnectionError> {
         if self.new_streams.allow_request(self.last_read) {
             return Ok(());
         }
-        Err(Failure::new(Code::EnhanceYourCalm, "too many streams in a short time"))
+        Err(ConnectionError::new(ErrorCode::EnhanceYourCalm, "too many streams in a short time"))
     }
 
     fn position(&self, stream: u32) -> Option<usize> {
@@ -243,14 +247,14 @@ impl ConnectionTask {
         self.streams.retain_mut(|stream| {
             let state = stream.poll(http2, context);
             let body = stream.body_state();
-            http2.taken(stream.id, body.released);
+            http2.release_capacity(stream.id, body.released);
             buffered += body.buffered;
             oldest = oldest.into_iter().chain(body.message_begun).min();
             state == StreamState::Open
         });
         // Longer parts are shared with other connections.
-        let unsent: usize = self.unsent.iter().map(|part| part.len().min(COPIED)).sum();
-        self.memory.set(buffered + unsent + http2.outbox().capacity());
+        let unsent: usize = self.unsent.iter().map(|part| part.len().min(COPY_LIMIT)).sum();
+        self.memory.set(buffered + unsent + http2.pending_frames().capacity());
         self.handle.set_message_begun(oldest.map(Instant::into_std));
     }
 
@@ -260,26 +264,27 @@ impl ConnectionTask {
         let mut piece_finished = false;
         loop {
             if !self.unsent.is_empty() {
-                let mut into = [IoSlice::new(&[]); MAX_PARTS];
-                let slices = http2::slices(self.unsent.iter().map(|bytes| &**bytes), &mut into);
+                let mut into = [IoSlice::new(&[]); MAX_IO_SLICES];
+                let slices =
+                    http2::fill_io_slices(self.unsent.iter().map(|bytes| &**bytes), &mut into);
                 let written = write(&mut self.socket, &self.handle, context, slices)?;
                 let Poll::Ready(written) = written else { return Ok(piece_finished) };
-                http2::advance(&mut self.unsent, written);
+                http2::advance_unsent(&mut self.unsent, written);
                 continue;
             }
             let written = SCRATCH.with_borrow_mut(|scratch| {
                 piece_finished |= self.gather_frames(&mut scratch.batch);
-                if scratch.batch.len() == 0 {
+                if scratch.batch.is_empty() {
                     return Ok(false);
                 }
-                let mut into = [IoSlice::new(&[]); MAX_PARTS];
-                let slices = http2::slices(scratch.batch.parts(), &mut into);
+                let mut into = [IoSlice::new(&[]); MAX_IO_SLICES];
+                let slices = http2::fill_io_slices(scratch.batch.parts(), &mut into);
                 let written = match write(&mut self.socket, &self.handle, context, slices)? {
                     Poll::Ready(written) => written,
                     Poll::Pending => 0,
                 };
                 if written < scratch.batch.len() {
-                    self.unsent = scratch.batch.rest(written);
+                    self.unsent = scratch.batch.unsent(written);
                 }
                 // Drops the last reference to frames that no other stream needs.
                 scratch.batch.clear();
@@ -292,13 +297,13 @@ impl ConnectionTask {
     }
 
     /// Gathers frames for the next write. Returns whether a stream has finished a piece.
-    fn gather_frames(&mut self, batch: &mut Batch) -> bool {
+    fn gather_frames(&mut self, batch: &mut WriteBatch) -> bool {
         // A failed write may have left frames of another connection in the batch.
         batch.clear();
-        let outbox = self.http2.outbox();
-        if !outbox.is_empty() {
-            batch.push(outbox);
-            *outbox = Vec::new();
+        let pending = self.http2.pending_frames();
+        if !pending.is_empty() {
+            batch.push(pending);
+            *pending = Vec::new();
         }
         let mut piece_finished = false;
         for stream in &mut self.streams {
@@ -330,7 +335,7 @@ impl ConnectionTask {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             } else {
                 self.ping_sent = true;
-                self.http2.ping();
+                self.http2.send_ping();
                 context.waker().wake_by_ref();
                 now + self.keepalive / 3
             };

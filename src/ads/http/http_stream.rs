@@ -14,6 +14,7 @@ use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
+use pilothouse_http2::{Connection, ErrorCode, WriteBatch};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,7 +24,6 @@ use tower::Service as _;
 use crate::ads::grpc::call::CallError;
 use crate::ads::grpc::messages::{BodyState, MessageFeed};
 use crate::ads::grpc::{not_grpc, status};
-use crate::http2::{Batch, Code, Connection};
 use crate::snapshot::encode::FramePiece;
 
 /// Chunks of a request's body that may wait for one of tonic's services.
@@ -239,13 +239,13 @@ impl HttpStream {
         let status = Status::deadline_exceeded("the client's deadline (grpc-timeout) has passed");
         if self.sending.is_some() {
             // In the middle of a message there can be no trailers.
-            http2.reset(self.id, Code::Cancel);
+            http2.reset_stream(self.id, ErrorCode::Cancel);
         } else if self.head_sent {
             let mut trailers = HeaderMap::new();
             status::insert_status(&status, &mut trailers);
-            http2.finish(self.id, &trailers);
+            http2.send_trailers(self.id, &trailers);
         } else {
-            http2.respond(self.id, &trailers_only(StatusCode::OK, &status), true);
+            http2.send_response(self.id, &trailers_only(StatusCode::OK, &status), true);
         }
         StreamState::Ended
     }
@@ -255,7 +255,7 @@ impl HttpStream {
             match self.response.as_mut().poll_next(context) {
                 Poll::Pending => return StreamState::Open,
                 Poll::Ready(Some(ResponsePart::Head(parts, end))) => {
-                    http2.respond(self.id, &parts, end);
+                    http2.send_response(self.id, &parts, end);
                     self.head_sent = true;
                     if end {
                         return StreamState::Ended;
@@ -263,11 +263,11 @@ impl HttpStream {
                 }
                 Poll::Ready(Some(ResponsePart::Data(piece))) => self.sending = Some((piece, 0)),
                 Poll::Ready(Some(ResponsePart::Trailers(trailers))) => {
-                    http2.finish(self.id, &trailers);
+                    http2.send_trailers(self.id, &trailers);
                     return StreamState::Ended;
                 }
                 Poll::Ready(None) => {
-                    http2.finish_bare(self.id);
+                    http2.send_end_stream(self.id);
                     return StreamState::Ended;
                 }
             }
@@ -280,14 +280,16 @@ impl HttpStream {
     pub(in crate::ads) fn add_frames(
         &mut self,
         http2: &mut Connection,
-        batch: &mut Batch,
+        batch: &mut WriteBatch,
         limit: usize,
     ) -> bool {
         let Some((piece, at)) = &mut self.sending else { return false };
         let tail = piece.tail.as_ref().map_or(&[][..], |tail| &tail[..]);
         let whole = piece.shared.len() + tail.len();
         while *at < whole && batch.has_room(limit) {
-            let Some((head, len)) = http2.data(self.id, whole - *at) else { return false };
+            let Some((head, len)) = http2.begin_data_frame(self.id, whole - *at) else {
+                return false;
+            };
             batch.push(&head);
             let shared = *at..(*at + len).min(piece.shared.len());
             if !shared.is_empty() {
