@@ -10,17 +10,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
-use pilothouse::ads::discovery_request::DiscoveryRequest as Request;
-use pilothouse::ads::session::{Session, SessionLimits};
 use pilothouse::model::{Change, Model, Scope};
 use pilothouse::names::ResourceType;
 use pilothouse::publish::Builder;
 use pilothouse::snapshot::View;
-use pilothouse::snapshot::encode::FrameBuilder;
-use pilothouse::subscription::Interner;
 use pilothouse::translate::clusters;
 use pilothouse::translate::endpoints::{self, Place};
 use pilothouse::wire::DeltaDiscoveryRequest;
+use pilothouse_xds::FrameBuilder;
+use pilothouse_xds::Interner;
+use pilothouse_xds::discovery_request::DiscoveryRequest as Request;
+use pilothouse_xds::session::{Session, SessionLimits};
 use prost::Message;
 
 #[path = "fanout/mesh.rs"]
@@ -121,7 +121,15 @@ fn session_step(criterion: &mut Criterion) {
         let mut mesh = Mesh::new(services);
         let frames = Arc::new(FrameBuilder::new("bench"));
         let interner = Arc::new(Interner::default());
-        let mut session = Session::new(true, None, SessionLimits::default(), interner, frames, 1);
+        let mut session = Session::new(
+            true,
+            ResourceType::TABLE,
+            None,
+            SessionLimits::default(),
+            interner,
+            frames,
+            1,
+        );
         let step = |session: &mut Session, view: &View, first: Option<&Request>| {
             if let Some(request) = first {
                 session.handle_request(request, view).ok();

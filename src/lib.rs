@@ -31,7 +31,6 @@ pub mod model;
 pub mod translate;
 
 pub mod snapshot;
-pub mod subscription;
 
 pub mod publish;
 

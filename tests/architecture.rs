@@ -19,8 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("model", &["names"]),
     ("source", &["model", "names", "yaml"]),
     ("translate", &["model", "names", "view"]),
-    ("snapshot", &["names", "view", "subscription"]),
-    ("subscription", &[]),
+    ("snapshot", &["view"]),
     ("publish", &["model", "translate", "snapshot", "view", "names", "metrics"]),
     // Of any process.
     ("door", &[]),
@@ -30,8 +29,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("output", &[]),
     ("parts", &[]),
     ("signals", &[]),
-    ("ads", &["door", "snapshot", "subscription", "view", "names", "proxies", "metrics"]),
-    ("proxies", &["snapshot", "subscription", "view", "names"]),
+    ("ads", &["door", "snapshot", "view", "names", "proxies", "metrics"]),
+    ("proxies", &["snapshot", "view", "names"]),
     // Readers of everything, writers of nothing.
     ("metrics", &["door", "logging", "model", "names", "proxies", "snapshot", "source", "version"]),
     (
@@ -45,7 +44,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "proxies",
             "snapshot",
             "source",
-            "subscription",
             "version",
             "view",
         ],
@@ -64,7 +62,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "publish",
             "snapshot",
             "source",
-            "subscription",
             "version",
             "view",
         ],

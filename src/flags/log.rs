@@ -4,7 +4,7 @@
 use tracing::level_filters::LevelFilter;
 
 /// The parts of this program that log.
-const PARTS: [&str; 27] = [
+const PARTS: [&str; 26] = [
     "ads",
     "app",
     "cli",
@@ -26,7 +26,6 @@ const PARTS: [&str; 27] = [
     "signals",
     "snapshot",
     "source",
-    "subscription",
     "translate",
     "version",
     "view",
