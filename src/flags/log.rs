@@ -4,7 +4,7 @@
 use tracing::level_filters::LevelFilter;
 
 /// The parts of this program that log.
-const PARTS: [&str; 28] = [
+const PARTS: [&str; 27] = [
     "ads",
     "app",
     "cli",
@@ -13,7 +13,6 @@ const PARTS: [&str; 28] = [
     "door",
     "escape",
     "flags",
-    "http2",
     "http_server",
     "logging",
     "metrics",

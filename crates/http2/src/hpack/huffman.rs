@@ -1,15 +1,15 @@
-//! The Huffman code of HPACK (RFC 7541, appendix B).
+//! The Huffman code of HPACK (RFC 7541, appendix B), for decoding only: what we send is not coded.
 //!
-//! It is canonical: codes of one length follow each other in the order of the symbols. So the
-//! lengths alone make the whole table. Only decoding: what we send is not compressed.
+//! The code is canonical: codes of one length follow each other in the order of their symbols, so
+//! the table can be computed from the lengths alone.
 
-/// The end of a string, which must not stand in one.
+/// The end-of-string symbol, which must not occur in a string (section 5.2).
 const EOS: usize = 256;
 
-/// Bits of the longest code.
-const LONGEST: usize = 30;
+/// Length of the longest code in bits.
+const MAX_LENGTH: usize = 30;
 
-/// Bits of each symbol's code.
+/// Length of each symbol's code in bits.
 #[rustfmt::skip]
 const LENGTHS: [u8; EOS + 1] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28,
@@ -31,27 +31,27 @@ const LENGTHS: [u8; EOS + 1] = [
     30,
 ];
 
-/// For codes of one length.
+/// The codes of one length.
 #[derive(Clone, Copy)]
 struct Row {
     first_code: u32,
     codes: u32,
-    /// Where the first one's symbol stands in [`SYMBOLS`].
-    at: usize,
+    /// The index of the first code's symbol in [`SYMBOLS`].
+    first_symbol: usize,
 }
 
-const ROWS: [Row; LONGEST + 1] = {
-    let mut rows = [Row { first_code: 0, codes: 0, at: 0 }; LONGEST + 1];
+const ROWS: [Row; MAX_LENGTH + 1] = {
+    let mut rows = [Row { first_code: 0, codes: 0, first_symbol: 0 }; MAX_LENGTH + 1];
     let mut symbol = 0;
     while symbol <= EOS {
         rows[LENGTHS[symbol] as usize].codes += 1;
         symbol += 1;
     }
     let mut len = 1;
-    while len <= LONGEST {
+    while len <= MAX_LENGTH {
         let shorter = rows[len - 1];
         rows[len].first_code = (shorter.first_code + shorter.codes) << 1;
-        rows[len].at = shorter.at + shorter.codes as usize;
+        rows[len].first_symbol = shorter.first_symbol + shorter.codes as usize;
         len += 1;
     }
     rows
@@ -60,18 +60,18 @@ const ROWS: [Row; LONGEST + 1] = {
 /// Symbols in the order of their codes.
 const SYMBOLS: [u16; EOS + 1] = {
     let mut symbols = [0; EOS + 1];
-    let mut next = [0; LONGEST + 1];
+    let mut next = [0; MAX_LENGTH + 1];
     let mut symbol = 0;
     while symbol <= EOS {
         let len = LENGTHS[symbol] as usize;
-        symbols[ROWS[len].at + next[len]] = symbol as u16;
+        symbols[ROWS[len].first_symbol + next[len]] = symbol as u16;
         next[len] += 1;
         symbol += 1;
     }
     symbols
 };
 
-/// Appends what `coded` means; `None` if it is not a string.
+/// Appends the decoded bytes; `None` if `coded` is not a valid string.
 pub(super) fn decode(coded: &[u8], out: &mut Vec<u8>) -> Option<()> {
     let (mut code, mut len) = (0_u32, 0);
     for byte in coded {
@@ -81,13 +81,13 @@ pub(super) fn decode(coded: &[u8], out: &mut Vec<u8>) -> Option<()> {
             let row = ROWS.get(len)?;
             let within = code.wrapping_sub(row.first_code);
             if within < row.codes {
-                let symbol = *SYMBOLS.get(row.at + within as usize)?;
+                let symbol = *SYMBOLS.get(row.first_symbol + within as usize)?;
                 out.push(u8::try_from(symbol).ok()?);
                 (code, len) = (0, 0);
             }
         }
     }
-    // The last byte is filled up with the beginning of EOS: ones, and less than a byte of them.
+    // The padding is less than a byte of the most significant bits of EOS, which are ones.
     (len < 8 && code + 1 == 1 << len).then_some(())
 }
 
@@ -105,7 +105,7 @@ mod tests {
         for byte in text {
             let len = LENGTHS[*byte as usize] as usize;
             let order = SYMBOLS.iter().position(|one| *one == u16::from(*byte)).unwrap();
-            let code = ROWS[len].first_code as usize + order - ROWS[len].at;
+            let code = ROWS[len].first_code as usize + order - ROWS[len].first_symbol;
             bits += &format!("{code:0len$b}");
         }
         bits += &"1".repeat((8 - bits.len() % 8) % 8);

@@ -1,6 +1,6 @@
 use super::*;
 
-fn decode(decoder: &mut Decoder, block: &[u8]) -> Result<Vec<(String, String)>, Undecodable> {
+fn decode(decoder: &mut Decoder, block: &[u8]) -> Result<Vec<(String, String)>, DecodeError> {
     let mut all = Vec::new();
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     decoder.decode(block, |name, value| all.push((text(name), text(value)))).map(|()| all)
@@ -50,7 +50,7 @@ fn requests_of_the_rfc() {
         let second = [&first[..], &[("cache-control", "no-cache")]].concat();
         assert_eq!(decode(&mut decoder, &hex(blocks[1])).unwrap(), fields(&second));
         assert_eq!(decode(&mut decoder, &hex(blocks[2])).unwrap(), fields(&third));
-        assert_eq!(decoder.size, 164);
+        assert_eq!(decoder.table_size, 164);
     }
 }
 
@@ -68,13 +68,13 @@ fn entries_leave_the_table() {
         [("cache-control", "private"), ("date", date), ("location", "https://www.example.com")];
     let all = [&[(":status", "302")], &rest[..]].concat();
     assert_eq!(decode(&mut decoder, &block).unwrap(), fields(&all));
-    assert_eq!(decoder.size, 222);
+    assert_eq!(decoder.table_size, 222);
     let all = [&[(":status", "307")], &rest[..]].concat();
     let block = hex("4803 3330 37c1 c0bf");
     assert_eq!(decode(&mut decoder, &block).unwrap(), fields(&all));
-    assert_eq!((decoder.size, decoder.table.len()), (222, 4), ":status 302 has gone");
+    assert_eq!((decoder.table_size, decoder.dynamic_table.len()), (222, 4), ":status 302 has gone");
     assert_eq!(decode(&mut decoder, &[0x20, 0x82]).unwrap(), fields(&[(":method", "GET")]));
-    assert_eq!((decoder.size, decoder.table.len()), (0, 0), "no table at all");
+    assert_eq!((decoder.table_size, decoder.dynamic_table.len()), (0, 0), "no table at all");
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn what_is_no_block_is_refused() {
         ("a table larger than agreed", &[0x3f, 0xe2, 0x1f]),
         ("a table's size after a field", &[0x82, 0x20]),
     ] {
-        assert_eq!(decode(&mut Decoder::new(), block), Err(Undecodable), "{what}");
+        assert_eq!(decode(&mut Decoder::new(), block), Err(DecodeError), "{what}");
     }
     assert!(decode(&mut Decoder::new(), &[0x3f, 0xe1, 0x1f]).is_ok(), "4096 is what was agreed");
 }
@@ -102,15 +102,15 @@ fn what_is_encoded_is_decoded() {
     for value in ["", "short", &"y".repeat(127), &"z".repeat(300), &long] {
         headers.append("grpc-message", value.parse().unwrap());
     }
-    let mut block = Block::default();
-    block.no_table();
-    block.status(StatusCode::OK);
-    block.status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
-    block.headers(&headers);
+    let mut block = HeaderBlock::default();
+    block.push_table_size_zero();
+    block.push_status(StatusCode::OK);
+    block.push_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    block.push_headers(&headers);
     let mut decoder = Decoder::new();
     let all = decode(&mut decoder, &block.0).unwrap();
     assert_eq!(all[..2], fields(&[(":status", "200"), (":status", "431")]));
     let values: Vec<&str> = all[2..].iter().map(|(_, value)| &**value).collect();
     assert_eq!(values, headers.values().map(|one| one.to_str().unwrap()).collect::<Vec<_>>());
-    assert_eq!(decoder.table.len(), 0);
+    assert_eq!(decoder.dynamic_table.len(), 0);
 }

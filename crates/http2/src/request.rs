@@ -1,25 +1,25 @@
-//! Requests, made of the fields of a header block, and what makes them malformed (RFC 9113,
-//! section 8.1 to 8.3).
+//! Builds requests from header blocks, and finds malformed ones (RFC 9113, sections 8.1 to 8.3).
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
-use super::hpack::{Decoder, Undecodable};
+use crate::hpack::{DecodeError, Decoder};
 
-/// What all fields of a block may be together, as `SETTINGS_MAX_HEADER_LIST_SIZE` counts (section
-/// 6.5.2): each with 32 bytes on top. gRPC's need less than one thousand.
-pub(crate) const MAX_HEADER_LIST: usize = 16 << 10;
+/// Our SETTINGS_MAX_HEADER_LIST_SIZE: bytes of all names and values of a header block, and 32 more
+/// for each field (section 6.5.2). Requests of gRPC need less than one thousand.
+pub(crate) const MAX_HEADER_LIST_SIZE: usize = 16 << 10;
 
-/// What a block turned out to be.
+/// A decoded header block that opens a stream.
 #[derive(Debug)]
-pub(crate) enum Block {
-    /// And the length of its body, if it says that.
-    Request(Box<Request<()>>, Option<u64>),
+pub(crate) enum RequestHeaders {
+    /// A request, and its `content-length` if there is one.
+    WellFormed(Box<Request<()>>, Option<u64>),
     Malformed,
-    /// Longer than what we have said that we take.
-    TooLong,
+    /// Larger than [`MAX_HEADER_LIST_SIZE`].
+    TooLarge,
 }
 
+/// What the fields of a header block say, collected while it is decoded.
 #[derive(Debug, Default)]
 struct Fields {
     method: Option<Method>,
@@ -27,71 +27,77 @@ struct Fields {
     path: Option<PathAndQuery>,
     authority: bool,
     headers: HeaderMap,
-    length: Option<u64>,
+    content_length: Option<u64>,
+    /// As SETTINGS_MAX_HEADER_LIST_SIZE counts.
     size: usize,
     malformed: bool,
 }
 
-/// A request's head. The decoder has seen the whole block whatever comes of it.
-pub(crate) fn read(decoder: &mut Decoder, block: &[u8]) -> Result<Block, Undecodable> {
-    let fields = Fields::read(decoder, block)?;
-    if fields.size > MAX_HEADER_LIST {
-        return Ok(Block::TooLong);
+/// Decodes the header block that opens a stream. The decoder reads the whole block even if the
+/// request is malformed, so that its dynamic table stays that of the peer.
+pub(crate) fn decode_request(
+    decoder: &mut Decoder,
+    block: &[u8],
+) -> Result<RequestHeaders, DecodeError> {
+    let fields = Fields::decode(decoder, block)?;
+    if fields.size > MAX_HEADER_LIST_SIZE {
+        return Ok(RequestHeaders::TooLarge);
     }
     let path = match (&fields.method, fields.path) {
-        // Section 8.5: of CONNECT there is no path, only an authority.
+        // Section 8.5: CONNECT has an authority and no path.
         (Some(method), None)
             if *method == Method::CONNECT && !fields.scheme && fields.authority =>
         {
             PathAndQuery::from_static("/")
         }
         (Some(method), Some(path)) if *method != Method::CONNECT && fields.scheme => path,
-        _ => return Ok(Block::Malformed),
+        _ => return Ok(RequestHeaders::Malformed),
     };
     let Some(method) = fields.method.filter(|_| !fields.malformed) else {
-        return Ok(Block::Malformed);
+        return Ok(RequestHeaders::Malformed);
     };
     let mut request = Request::new(());
     (*request.method_mut(), *request.uri_mut()) = (method, Uri::from(path));
     *request.headers_mut() = fields.headers;
     *request.version_mut() = Version::HTTP_2;
-    Ok(Block::Request(Box::new(request), fields.length))
+    Ok(RequestHeaders::WellFormed(Box::new(request), fields.content_length))
 }
 
-/// Whether a block is well-formed as what follows a body (section 8.1): no pseudo-header fields.
-pub(crate) fn check_trailers(decoder: &mut Decoder, block: &[u8]) -> Result<bool, Undecodable> {
-    let fields = Fields::read(decoder, block)?;
+/// Decodes trailers; whether they are well-formed, which means without pseudo-header fields (section
+/// 8.1).
+pub(crate) fn decode_trailers(decoder: &mut Decoder, block: &[u8]) -> Result<bool, DecodeError> {
+    let fields = Fields::decode(decoder, block)?;
     let pseudo = fields.method.is_some() || fields.path.is_some();
     let pseudo = pseudo || fields.scheme || fields.authority;
-    Ok(!pseudo && !fields.malformed && fields.size <= MAX_HEADER_LIST)
+    Ok(!pseudo && !fields.malformed && fields.size <= MAX_HEADER_LIST_SIZE)
 }
 
 impl Fields {
-    fn read(decoder: &mut Decoder, block: &[u8]) -> Result<Self, Undecodable> {
+    fn decode(decoder: &mut Decoder, block: &[u8]) -> Result<Self, DecodeError> {
         let mut fields = Self::default();
         decoder.decode(block, |name, value| {
             fields.size += name.len() + value.len() + 32;
-            if fields.size <= MAX_HEADER_LIST && fields.field(name, value).is_none() {
+            if fields.size <= MAX_HEADER_LIST_SIZE && fields.insert(name, value).is_none() {
                 fields.malformed = true;
             }
         })?;
         Ok(fields)
     }
 
-    /// `None` if it should not be there.
-    fn field(&mut self, name: &[u8], value: &[u8]) -> Option<()> {
+    /// `None` if the field makes the block malformed.
+    fn insert(&mut self, name: &[u8], value: &[u8]) -> Option<()> {
         if let Some(pseudo) = name.strip_prefix(b":") {
-            // Before all others, and once.
+            // Section 8.3: before all other fields, and once.
             let new = match pseudo {
                 b"method" => self.method.replace(Method::from_bytes(value).ok()?).is_none(),
-                b"path" => self.path.replace(path(value)?).is_none(),
+                b"path" => self.path.replace(parse_path(value)?).is_none(),
                 b"scheme" => !std::mem::replace(&mut self.scheme, true),
                 b"authority" => !std::mem::replace(&mut self.authority, true),
                 _ => false,
             };
             return (new && self.headers.is_empty()).then_some(());
         }
-        // Upper case is none of HTTP/2's.
+        // Section 8.2.1: no upper case.
         let name = HeaderName::from_lowercase(name).ok()?;
         match name.as_str() {
             "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" => {
@@ -99,14 +105,14 @@ impl Fields {
             }
             "te" if value != b"trailers" => return None,
             "content-length" => {
-                let length = length(value)?;
-                if self.length.replace(length).is_some_and(|other| other != length) {
+                let length = parse_content_length(value)?;
+                if self.content_length.replace(length).is_some_and(|other| other != length) {
                     return None;
                 }
             }
             _ => {}
         }
-        // Section 8.2.1: neither begins nor ends with a space.
+        // Section 8.2.1: no white space at either end of a value.
         if let [b' ' | b'\t', ..] | [.., b' ' | b'\t'] = value {
             return None;
         }
@@ -115,14 +121,14 @@ impl Fields {
     }
 }
 
-/// Section 8.3.1: it begins with a slash; `*` is for OPTIONS.
-fn path(value: &[u8]) -> Option<PathAndQuery> {
+/// Section 8.3.1: a path begins with a slash; `*` is for OPTIONS.
+fn parse_path(value: &[u8]) -> Option<PathAndQuery> {
     let path = PathAndQuery::try_from(value).ok()?;
     (value == b"*" || value.starts_with(b"/")).then_some(path)
 }
 
 /// Digits and nothing else (RFC 9110, section 8.6).
-fn length(value: &[u8]) -> Option<u64> {
+fn parse_content_length(value: &[u8]) -> Option<u64> {
     let digits = str::from_utf8(value).ok()?;
     digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse().ok())?
 }
@@ -130,9 +136,9 @@ fn length(value: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http2::hpack;
+    use crate::hpack::HeaderBlock;
 
-    const WHOLE: [(&str, &str); 5] = [
+    const WELL_FORMED: [(&str, &str); 5] = [
         (":method", "POST"),
         (":scheme", "http"),
         (":path", "/a.B/C"),
@@ -140,37 +146,39 @@ mod tests {
         ("content-type", "application/grpc"),
     ];
 
-    fn made_of(fields: &[(&str, &str)]) -> Block {
-        let mut block = hpack::Block::default();
+    fn decode(fields: &[(&str, &str)]) -> RequestHeaders {
+        let mut block = HeaderBlock::default();
         for (name, value) in fields {
-            block.field(name.as_bytes(), value.as_bytes());
+            block.push_field(name.as_bytes(), value.as_bytes());
         }
-        read(&mut Decoder::new(), &block.0).unwrap()
+        decode_request(&mut Decoder::new(), &block.0).unwrap()
     }
 
     #[test]
     fn a_request_is_made_of_its_fields() {
-        let Block::Request(request, None) = made_of(&WHOLE) else { panic!("not a request") };
+        let RequestHeaders::WellFormed(request, None) = decode(&WELL_FORMED) else {
+            panic!("not a request")
+        };
         assert_eq!(request.method(), Method::POST);
         assert_eq!(request.uri().path(), "/a.B/C");
         assert_eq!(request.headers().len(), 2);
     }
 
     #[test]
-    fn malformed_requests_are_told() {
-        let with = |more: &[(&'static str, &'static str)]| [&WHOLE[..], more].concat();
-        let first = |one| [&[one], &WHOLE[..]].concat();
+    fn malformed_requests_are_recognized() {
+        let with = |more: &[(&'static str, &'static str)]| [&WELL_FORMED[..], more].concat();
+        let first = |one| [&[one], &WELL_FORMED[..]].concat();
         for fields in [
-            WHOLE[1..].to_vec(),
-            [&WHOLE[..2], &WHOLE[3..]].concat(),
-            [&WHOLE[..1], &WHOLE[2..]].concat(),
+            WELL_FORMED[1..].to_vec(),
+            [&WELL_FORMED[..2], &WELL_FORMED[3..]].concat(),
+            [&WELL_FORMED[..1], &WELL_FORMED[2..]].concat(),
             first((":method", "POST")),
             first((":path", "/")),
             first((":status", "200")),
             first((":path", "")),
             [("", ""); 0]
                 .into_iter()
-                .chain(WHOLE)
+                .chain(WELL_FORMED)
                 .map(|(name, value)| match name {
                     ":path" => (name, "no/slash"),
                     _ => (name, value),
@@ -189,15 +197,17 @@ mod tests {
             with(&[("x", "a\t")]),
             with(&[("x", " ")]),
         ] {
-            assert!(matches!(made_of(&fields), Block::Malformed), "{fields:?}");
+            assert!(matches!(decode(&fields), RequestHeaders::Malformed), "{fields:?}");
         }
     }
 
     /// Section 8.3.1 and 8.5
     #[test]
     fn requests_that_are_not_grpc_are_well_formed_too() {
-        let of = |fields: &[(&str, &str)]| match made_of(fields) {
-            Block::Request(request, _) => format!("{} {}", request.method(), request.uri()),
+        let of = |fields: &[(&str, &str)]| match decode(fields) {
+            RequestHeaders::WellFormed(request, _) => {
+                format!("{} {}", request.method(), request.uri())
+            }
             other => format!("{other:?}"),
         };
         assert_eq!(of(&[(":method", "CONNECT"), (":authority", "a:1")]), "CONNECT /");
@@ -209,11 +219,11 @@ mod tests {
     }
 
     #[test]
-    fn a_list_has_an_end() {
-        let long = "x".repeat(MAX_HEADER_LIST - 1000);
-        let fields = [&WHOLE[..], &[("x", &long)]].concat();
-        assert!(matches!(made_of(&fields), Block::Request(..)));
+    fn a_header_list_that_is_too_large_is_recognized() {
+        let long = "x".repeat(MAX_HEADER_LIST_SIZE - 1000);
+        let fields = [&WELL_FORMED[..], &[("x", &long)]].concat();
+        assert!(matches!(decode(&fields), RequestHeaders::WellFormed(..)));
         let fields = [&fields[..], &[("y", &long[..1000])]].concat();
-        assert!(matches!(made_of(&fields), Block::TooLong));
+        assert!(matches!(decode(&fields), RequestHeaders::TooLarge));
     }
 }

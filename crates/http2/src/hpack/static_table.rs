@@ -1,6 +1,6 @@
-//! The fields that both ends know from the start (RFC 7541, appendix A).
+//! HPACK's static table (RFC 7541, appendix A).
 
-pub(super) const STATIC: [(&str, &str); 61] = [
+pub(super) const STATIC_TABLE: [(&str, &str); 61] = [
     (":authority", ""),
     (":method", "GET"),
     (":method", "POST"),
