@@ -9,20 +9,20 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::common::{DEADLINE, until};
+use crate::{LONG_DEADLINE, until};
 
 mod answers;
 mod world;
 
-pub(crate) use world::Changes;
+pub use world::Changes;
 use world::{Shared, World};
 
-pub(crate) const SERVICES: &str = "services";
-pub(crate) const SLICES: &str = "endpointslices";
+pub const SERVICES: &str = "services";
+pub const SLICES: &str = "endpointslices";
 
 /// What befalls every watch that is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cut {
+pub enum Cut {
     /// Neither events nor the end, not even at the watch's timeout.
     Hang,
     /// An ERROR event: the version is too old.
@@ -43,7 +43,7 @@ pub(crate) enum Cut {
 
 /// What becomes of a list that is asked for as a watch (KEP-3157).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Streaming {
+pub enum Streaming {
     /// Everything, the mark of its end, and the watch goes on.
     #[default]
     Whole,
@@ -58,14 +58,15 @@ pub(crate) enum Streaming {
     Endless,
 }
 
-pub(crate) struct Api {
-    pub(crate) address: SocketAddr,
+#[derive(Debug)]
+pub struct Api {
+    pub address: SocketAddr,
     shared: Shared,
     _serving: AbortOnDropHandle<()>,
 }
 
 impl Api {
-    pub(crate) async fn start() -> Self {
+    pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Shared::new();
@@ -77,20 +78,20 @@ impl Api {
     }
 
     /// Makes the changes known to watches and lists.
-    pub(crate) fn change(&self, changes: impl FnOnce(&mut Changes<'_>)) {
+    pub fn change(&self, changes: impl FnOnce(&mut Changes<'_>)) {
         changes(&mut Changes { world: self.shared.world() });
         self.shared.changed.send_modify(|count| *count += 1);
     }
 
     /// Waits until a watch of each kind is open, which a cut or a broken connection takes along.
-    pub(crate) async fn is_watched(&self) {
+    pub async fn is_watched(&self) {
         drop(self.watched().await);
     }
 
     async fn watched(&self) -> MutexGuard<'_, World> {
         let begun = Instant::now();
         loop {
-            assert!(begun.elapsed() < DEADLINE, "there is no open watch of each kind");
+            assert!(begun.elapsed() < LONG_DEADLINE, "there is no open watch of each kind");
             {
                 let world = self.shared.world();
                 let open = |kind: &&str| world.open.get(kind).is_some_and(|&n| n > 0);
@@ -104,7 +105,7 @@ impl Api {
 
     /// Cuts the open watches, of which there is one of each kind at least, and makes changes that
     /// none of them has told.
-    pub(crate) async fn cut(&self, cut: Cut, changes: impl FnOnce(&mut Changes<'_>)) {
+    pub async fn cut(&self, cut: Cut, changes: impl FnOnce(&mut Changes<'_>)) {
         let mut guard = Changes { world: self.watched().await };
         changes(&mut guard);
         if matches!(cut, Cut::Gone | Cut::Forget) {
@@ -115,58 +116,58 @@ impl Api {
     }
 
     /// Answers every new request (of one kind, or of all) with this status, and ends the watches.
-    pub(crate) fn refuse(&self, kind: Option<&'static str>, status: u16) {
+    pub fn refuse(&self, kind: Option<&'static str>, status: u16) {
         self.shared.world().refused = Some((kind, status));
         self.shared.cut_all(Cut::End);
     }
 
     /// The same, and says when to come again.
-    pub(crate) fn refuse_for(&self, kind: &'static str, status: u16, seconds: u32) {
+    pub fn refuse_for(&self, kind: &'static str, status: u16, seconds: u32) {
         self.shared.world().retry_after = seconds;
         self.refuse(Some(kind), status);
     }
 
     /// When requests were refused.
-    pub(crate) fn refusals(&self) -> Vec<Instant> {
+    pub fn refusals(&self) -> Vec<Instant> {
         self.shared.world().refusals.clone()
     }
 
     /// Pages of lists that were begun cannot be gone on with.
-    pub(crate) fn forget_lists(&self) {
+    pub fn forget_lists(&self) {
         let mut world = self.shared.world();
         world.version += 1;
         world.floor = world.version;
     }
 
     /// Nobody is listening any more, and what was open breaks.
-    pub(crate) fn go_down(&self) {
+    pub fn go_down(&self) {
         self.shared.world().down = true;
         self.shared.cut_all(Cut::HalfThenBreak);
     }
 
     /// Takes refusals and the outage back.
-    pub(crate) fn be_well(&self) {
+    pub fn be_well(&self) {
         let mut world = self.shared.world();
         world.refused = None;
         world.down = false;
     }
 
     /// From the next list on.
-    pub(crate) fn streams(&self, streaming: Streaming) {
+    pub fn streams(&self, streaming: Streaming) {
         self.shared.world().streaming = streaming;
     }
 
-    pub(crate) fn hold_pages(&self, held: bool) {
+    pub fn hold_pages(&self, held: bool) {
         self.shared.pages_held.send_replace(held);
     }
 
     /// How many lists have been begun: in whole streams or by a first page, of which `KIND+` counts
     /// the later ones; and as `KIND streamed`, how many as streams, whole or not.
-    pub(crate) fn lists(&self, kind: &str) -> usize {
+    pub fn lists(&self, kind: &str) -> usize {
         self.shared.world().lists.get(kind).copied().unwrap_or_default()
     }
 
-    pub(crate) async fn lists_more_than(&self, kind: &str, count: usize) {
+    pub async fn lists_more_than(&self, kind: &str, count: usize) {
         until(&format!("more than {count} lists of {kind}"), async || {
             let seen = self.lists(kind);
             if seen > count { Ok(()) } else { Err(seen.to_string()) }

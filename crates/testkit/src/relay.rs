@@ -19,12 +19,12 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::places;
+use crate::places;
 
 /// Until dropped.
 #[derive(Debug)]
-pub(crate) struct Relay {
-    pub(crate) address: SocketAddr,
+pub struct Relay {
+    pub address: SocketAddr,
     line: Line,
     server: JoinHandle<()>,
 }
@@ -43,7 +43,7 @@ struct Line {
 }
 
 impl Relay {
-    pub(crate) async fn start(control: SocketAddr) -> Self {
+    pub async fn start(control: SocketAddr) -> Self {
         let listener = TcpListener::bind((places::address(), 0)).await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let line = Line {
@@ -62,24 +62,24 @@ impl Relay {
     }
 
     /// From here on, no response of this type gets through.
-    pub(crate) fn hold(&self, type_url: &'static str) {
+    pub fn hold(&self, type_url: &'static str) {
         *self.line.held.lock().expect("nobody panics here") = Some(type_url);
     }
 
     /// Lets responses wait, or go on their way again.
-    pub(crate) fn pause(&self, paused: bool) {
+    pub fn pause(&self, paused: bool) {
         self.line.paused.send_replace(paused);
     }
 
     /// Ends every stream; on the next one everything gets through.
-    pub(crate) fn cut(&self) {
+    pub fn cut(&self) {
         *self.line.held.lock().expect("nobody panics here") = None;
         self.line.opened.lock().expect("nobody panics here").clear();
         self.line.cuts.send_modify(|cuts| *cuts += 1);
     }
 
     /// The types in the order in which Envoy asked for them on the newest stream.
-    pub(crate) fn opened(&self) -> Vec<String> {
+    pub fn opened(&self) -> Vec<String> {
         self.line.opened.lock().expect("nobody panics here").clone()
     }
 }

@@ -5,30 +5,29 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::process::Command;
 
-use crate::api::Api;
-use crate::common::{Process, free_port, get, json, until};
+use crate::control_plane::ControlPlane;
+use crate::fake_api_server::Api;
+use crate::process::Process;
+use crate::{get, json, until};
 
-pub(crate) struct Pilot {
-    pub(crate) grpc: u16,
-    debug: u16,
-    monitoring: u16,
-    pub(crate) process: Process,
+#[derive(Debug)]
+pub struct Pilot {
+    control: ControlPlane,
     _folder: TempDir,
 }
 
 impl Pilot {
-    pub(crate) fn start(api: &Api) -> Self {
-        Self::start_at(api.address)
+    pub async fn start(api: &Api) -> Self {
+        Self::start_at(api.address).await
     }
 
     /// The API server is, or is reached through, what listens there.
-    pub(crate) fn start_at(api: SocketAddr) -> Self {
-        Self::start_with(api, &["--watch-timeout=1s"])
+    pub async fn start_at(api: SocketAddr) -> Self {
+        Self::start_with(api, &["--watch-timeout=1s"]).await
     }
 
-    pub(crate) fn start_with(api: SocketAddr, flags: &[&str]) -> Self {
+    pub async fn start_with(api: SocketAddr, flags: &[&str]) -> Self {
         let folder = TempDir::new().unwrap();
         let config = serde_json::json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
@@ -39,36 +38,38 @@ impl Pilot {
         });
         let kubeconfig = folder.path().join("kubeconfig");
         std::fs::write(&kubeconfig, config.to_string()).unwrap();
-        let (grpc, debug, monitoring) = (free_port(), free_port(), free_port());
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pilothouse"));
-        command
-            .args(["serve", "--source", "kube"])
-            .args(flags)
-            .arg(format!("--grpc-addr=127.0.0.1:{grpc}"))
-            .arg(format!("--http-addr=127.0.0.1:{debug}"))
-            .arg(format!("--monitoring-addr=127.0.0.1:{monitoring}"))
-            .env("KUBECONFIG", kubeconfig);
-        let process = Process::start(&mut command, folder.path().join("log"));
-        Self { grpc, debug, monitoring, process, _folder: folder }
+        let source = [&["--source", "kube"], flags].concat();
+        let kubeconfig = kubeconfig.to_str().expect("a path in UTF-8");
+        let control = ControlPlane::start_with(&source, &[("KUBECONFIG", kubeconfig)]).await;
+        Self { control, _folder: folder }
     }
 
-    pub(crate) async fn ready(&self) -> Result<(), String> {
-        match self.get(self.monitoring, "/ready").await? {
+    /// Where proxies connect.
+    pub fn grpc(&self) -> SocketAddr {
+        self.control.grpc
+    }
+
+    pub fn process(&self) -> &Process {
+        &self.control.process
+    }
+
+    pub async fn ready(&self) -> Result<(), String> {
+        match self.get("/ready").await? {
             (200, _) => Ok(()),
             (status, text) => Err(format!("{status} {text}")),
         }
     }
 
-    pub(crate) async fn metrics(&self) -> Result<String, String> {
-        Ok(self.get(self.monitoring, "/metrics").await?.1)
+    pub async fn metrics(&self) -> Result<String, String> {
+        Ok(self.get("/metrics").await?.1)
     }
 
-    pub(crate) async fn sourcez(&self) -> Result<Value, String> {
+    pub async fn sourcez(&self) -> Result<Value, String> {
         self.json("/debug/sourcez").await
     }
 
     /// Waits until endpointz shows exactly these addresses.
-    pub(crate) async fn serves(&self, wanted: &[&str]) {
+    pub async fn serves(&self, wanted: &[&str]) {
         let wanted: BTreeSet<String> = wanted.iter().map(|one| (*one).to_owned()).collect();
         until(&format!("the endpoints {wanted:?}"), async || {
             let page = self.json("/debug/endpointz").await?;
@@ -80,7 +81,7 @@ impl Pilot {
     }
 
     /// Waits until the last list of each watch was made like this.
-    pub(crate) async fn lists(&self, how: &str) {
+    pub async fn lists(&self, how: &str) {
         until(&format!("lists to be {how}"), async || {
             let page = self.sourcez().await?;
             let watches = page["watches"].as_array().into_iter().flatten();
@@ -91,7 +92,7 @@ impl Pilot {
     }
 
     /// Waits until this watch shows an error with these words.
-    pub(crate) async fn complains(&self, watch: &str, words: &str) {
+    pub async fn complains(&self, watch: &str, words: &str) {
         until(&format!("{watch} to say {words:?}"), async || {
             let page = self.sourcez().await?;
             let watches = page["watches"].as_array().into_iter().flatten();
@@ -104,17 +105,17 @@ impl Pilot {
     }
 
     async fn json(&self, path: &str) -> Result<Value, String> {
-        let page = json(&format!("http://127.0.0.1:{}{path}", self.debug)).await;
+        let page = json(&format!("http://{}{path}", self.control.http)).await;
         page.map_err(|error| format!("{error}; its log: {}", self.log()))
     }
 
-    async fn get(&self, port: u16, path: &str) -> Result<(u16, String), String> {
-        let answer = get(&format!("http://127.0.0.1:{port}{path}")).await;
+    async fn get(&self, path: &str) -> Result<(u16, String), String> {
+        let answer = get(&format!("http://{}{path}", self.control.monitoring)).await;
         answer.map_err(|error| format!("{error}; its log: {}", self.log()))
     }
 
     /// How long ago a watch was heard from, in seconds: in sourcez, and in the metrics.
-    pub(crate) async fn age(&self, watch: &str) -> Result<[f64; 2], String> {
+    pub async fn age(&self, watch: &str) -> Result<[f64; 2], String> {
         let page = self.sourcez().await?;
         let mut watches = page["watches"].as_array().into_iter().flatten();
         let shown = watches.find(|one| one["name"] == watch);
@@ -126,7 +127,7 @@ impl Pilot {
     }
 
     /// Waits until these words are in its log.
-    pub(crate) async fn logs(&self, words: &str) {
+    pub async fn logs(&self, words: &str) {
         until(&format!("{words:?} in the log"), async || {
             let log = self.log();
             if log.contains(words) { Ok(()) } else { Err(log) }
@@ -134,8 +135,8 @@ impl Pilot {
         .await;
     }
 
-    pub(crate) fn log(&self) -> String {
-        self.process.log()
+    pub fn log(&self) -> String {
+        self.control.process.log()
     }
 }
 

@@ -6,19 +6,19 @@ use serde_json::{Map, Value};
 
 /// What a dump says, by resource name.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Config {
-    pub(crate) clusters: BTreeMap<String, Value>,
-    pub(crate) listeners: BTreeMap<String, Value>,
-    pub(crate) routes: BTreeMap<String, Value>,
+pub struct Config {
+    pub clusters: BTreeMap<String, Value>,
+    pub listeners: BTreeMap<String, Value>,
+    pub routes: BTreeMap<String, Value>,
     /// Addresses as `address:port`. Envoy makes its assignments up from its state, with defaults
     /// filled in, so only these are comparable.
-    pub(crate) endpoints: BTreeMap<String, BTreeSet<String>>,
+    pub endpoints: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Config {
     /// Reads either dump: Envoy writes field names with underscores, the control plane in
     /// protobuf's JSON spelling.
-    pub(crate) fn read(dump: &Value) -> Self {
+    pub fn read(dump: &Value) -> Self {
         let dump = spelled_alike(dump);
         let mut config = Self {
             clusters: BTreeMap::new(),
@@ -51,7 +51,7 @@ impl Config {
     }
 
     /// Names of clusters and listeners that Envoy has in a version that it does not use yet.
-    pub(crate) fn waiting(dump: &Value) -> Vec<String> {
+    pub fn waiting(dump: &Value) -> Vec<String> {
         let dump = spelled_alike(dump);
         let clusters = entries(&dump, "dynamicwarmingclusters")
             .filter_map(|entry| entry["cluster"]["name"].as_str());
@@ -63,7 +63,7 @@ impl Config {
     }
 
     /// `Ok` if both say the same, else the first difference.
-    pub(crate) fn agrees(&self, other: &Self) -> Result<(), String> {
+    pub fn agrees(&self, other: &Self) -> Result<(), String> {
         agree("cluster", &self.clusters, &other.clusters)?;
         agree("listener", &self.listeners, &other.listeners)?;
         agree("route table", &self.routes, &other.routes)?;
@@ -72,7 +72,7 @@ impl Config {
 }
 
 /// `address:port` of an `Address` message.
-pub(crate) fn address(message: &Value) -> Option<String> {
+pub fn address(message: &Value) -> Option<String> {
     let message = spelled_alike(message);
     let address = &message["socketaddress"];
     Some(format!("{}:{}", address["address"].as_str()?, address["portvalue"].as_u64()?))

@@ -9,19 +9,19 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::process::Process;
-use super::{DEADLINE, eventually, http, places, same};
+use crate::process::Process;
+use crate::{DEADLINE, eventually, http, places, repository, same};
 
 /// How it speaks to the control plane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wire {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wire {
     Sotw,
     Delta,
 }
 
 /// Which bootstrap of `examples/envoy` it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sample {
+pub enum Sample {
     Standalone,
     Sidecar,
     Bound,
@@ -29,23 +29,23 @@ pub(crate) enum Sample {
 }
 
 #[derive(Debug)]
-pub(crate) struct Envoy {
-    pub(crate) process: Process,
+pub struct Envoy {
+    pub process: Process,
     folder: TempDir,
     environment: Vec<(&'static str, &'static str)>,
-    pub(crate) admin: SocketAddr,
+    pub admin: SocketAddr,
     /// Where the standalone listener is.
-    pub(crate) listener: SocketAddr,
+    pub listener: SocketAddr,
 }
 
 impl Envoy {
     /// Starts and is live: it has what it waits for at its start.
-    pub(crate) async fn start(sample: Sample, wire: Wire, control: SocketAddr) -> Self {
+    pub async fn start(sample: Sample, wire: Wire, control: SocketAddr) -> Self {
         Self::start_with(sample, wire, control, &[]).await
     }
 
     /// The same with pieces of the sample replaced; each must be there once.
-    pub(crate) async fn start_with(
+    pub async fn start_with(
         sample: Sample,
         wire: Wire,
         control: SocketAddr,
@@ -57,7 +57,7 @@ impl Envoy {
     }
 
     /// The same, but its start may still wait for something.
-    pub(crate) async fn start_unready(
+    pub async fn start_unready(
         sample: Sample,
         wire: Wire,
         control: SocketAddr,
@@ -67,7 +67,7 @@ impl Envoy {
     }
 
     /// The same with these environment variables.
-    pub(crate) async fn start_in(
+    pub async fn start_in(
         environment: &[(&'static str, &'static str)],
         sample: Sample,
         wire: Wire,
@@ -86,7 +86,7 @@ impl Envoy {
     }
 
     /// Ends it and starts it with the same bootstrap.
-    pub(crate) async fn restart(&mut self) {
+    pub async fn restart(&mut self) {
         self.process.kill();
         std::fs::remove_file(self.folder.path().join("admin")).expect("it was written");
         self.process = run(self.folder.path(), &self.environment);
@@ -115,66 +115,62 @@ impl Envoy {
     }
 
     /// Lets it stand still, or go on (`STOP`, `CONT`).
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }
 
-    pub(crate) async fn page(&self, path: &str) -> Result<http::Answer, String> {
+    pub async fn page(&self, path: &str) -> Result<http::Answer, String> {
         http::get(&format!("http://{}{path}", self.admin), None).await
     }
 
-    pub(crate) async fn json(&self, path: &str) -> Result<Value, String> {
+    pub async fn json(&self, path: &str) -> Result<Value, String> {
         http::json(&format!("http://{}{path}", self.admin)).await
     }
 
     /// Its configuration with endpoints.
-    pub(crate) async fn config_dump(&self) -> Result<Value, String> {
+    pub async fn config_dump(&self) -> Result<Value, String> {
         self.json("/config_dump?include_eds").await
     }
 
     /// Statistics by name, those that `filter` (a regular expression) matches.
-    pub(crate) async fn stats(&self, filter: &str) -> Result<BTreeMap<String, u64>, String> {
+    pub async fn stats(&self, filter: &str) -> Result<BTreeMap<String, u64>, String> {
         let page = self.json(&format!("/stats?format=json&filter={filter}")).await?;
         let all = page["stats"].as_array().ok_or_else(|| format!("no stats: {page}"))?;
         let number = |one: &Value| Some((one["name"].as_str()?.to_owned(), one["value"].as_u64()?));
         Ok(all.iter().filter_map(number).collect())
     }
 
-    pub(crate) async fn stat(&self, name: &str) -> Result<u64, String> {
+    pub async fn stat(&self, name: &str) -> Result<u64, String> {
         let stats = self.stats(&format!("^{}$", name.replace('.', "\\."))).await?;
         stats.get(name).copied().ok_or_else(|| format!("there is no {name}"))
     }
 
     /// The endpoints that each cluster of a service has in `/clusters`, as `address:port`.
-    pub(crate) async fn clusters(&self) -> Result<BTreeMap<String, BTreeSet<String>>, String> {
+    pub async fn clusters(&self) -> Result<BTreeMap<String, BTreeSet<String>>, String> {
         let page = self.json("/clusters?format=json").await?;
         let all = page["cluster_statuses"].as_array().ok_or_else(|| format!("{page}"))?;
         let of = |cluster: &Value| {
             let name = cluster["name"].as_str().filter(|name| name.starts_with("outbound|"))?;
             let hosts = cluster["host_statuses"].as_array().into_iter().flatten();
-            let addresses = hosts.filter_map(|host| super::dump::address(&host["address"]));
+            let addresses = hosts.filter_map(|host| crate::dump::address(&host["address"]));
             Some((name.to_owned(), addresses.collect()))
         };
         Ok(all.iter().filter_map(of).collect())
     }
 
     /// A GET through the listener at `at` for this Host.
-    pub(crate) async fn fetch_at(
-        &self,
-        at: SocketAddr,
-        host: &str,
-    ) -> Result<http::Answer, String> {
+    pub async fn fetch_at(&self, at: SocketAddr, host: &str) -> Result<http::Answer, String> {
         http::get(&format!("http://{at}/"), Some(host)).await
     }
 
     /// A GET through the standalone listener for this Host.
-    pub(crate) async fn fetch(&self, host: &str) -> Result<http::Answer, String> {
+    pub async fn fetch(&self, host: &str) -> Result<http::Answer, String> {
         self.fetch_at(self.listener, host).await
     }
 
     /// Nothing happened that must never happen: nothing waits for what does not come, no fetch
     /// timed out, nothing was rejected, nothing deprecated was used.
-    pub(crate) async fn assert_untroubled(&self) {
+    pub async fn assert_untroubled(&self) {
         eventually(DEADLINE, "nothing to be warming", async || {
             let warming = self.stats("(warming_clusters|total_listeners_warming)$").await?;
             same(warming.into_values().collect::<Vec<_>>(), vec![0, 0])
@@ -194,7 +190,7 @@ impl Envoy {
     }
 }
 
-fn run(folder: &Path, environment: &[(&str, &str)]) -> Process {
+pub(crate) fn run(folder: &Path, environment: &[(&str, &str)]) -> Process {
     let mut command = Command::new(program());
     command.current_dir(folder).envs(environment.iter().copied());
     command.args(["-c", "envoy.yaml", "--admin-address-path", "admin", "--disable-hot-restart"]);
@@ -205,8 +201,8 @@ fn run(folder: &Path, environment: &[(&str, &str)]) -> Process {
 }
 
 /// The Envoy that `make envoy` installs, or the one that the environment names.
-pub(crate) fn program() -> PathBuf {
-    let installed = || concat!(env!("CARGO_MANIFEST_DIR"), "/.tools/venv/bin/envoy").into();
+pub fn program() -> PathBuf {
+    let installed = || repository().join(".tools/venv/bin/envoy");
     let program = std::env::var_os("PILOTHOUSE_ENVOY").map_or_else(installed, PathBuf::from);
     assert!(
         program.exists(),
@@ -216,7 +212,7 @@ pub(crate) fn program() -> PathBuf {
     program
 }
 
-fn bootstrap(
+pub(crate) fn bootstrap(
     sample: Sample,
     wire: Wire,
     control: SocketAddr,
@@ -229,8 +225,8 @@ fn bootstrap(
         Sample::Bound => "bound",
         Sample::Router => "router",
     };
-    let path = format!("{}/examples/envoy/{file}.yaml", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(&path).expect("the sample is there");
+    let path = format!("examples/envoy/{file}.yaml");
+    let text = std::fs::read_to_string(repository().join(&path)).expect("the sample is there");
     let upstream = format!("address: {}, port_value: {}", control.ip(), control.port());
     let address = format!("LISTEN_ADDRESS: {}", listener.ip());
     let port = format!("LISTEN_PORT: {}", listener.port());
@@ -253,6 +249,6 @@ fn bootstrap(
 }
 
 /// The address of a workload as dumps have it.
-pub(crate) fn endpoint(address: IpAddr) -> String {
-    SocketAddr::new(address, super::backends::target_port()).to_string()
+pub fn endpoint(address: IpAddr) -> String {
+    SocketAddr::new(address, crate::backends::target_port()).to_string()
 }

@@ -10,27 +10,28 @@ use tokio::sync::watch;
 
 use super::{Cut, SERVICES, SLICES, Streaming};
 
-#[derive(Default)]
-pub(super) struct World {
-    pub(super) version: u64,
-    pub(super) objects: BTreeMap<(&'static str, String), Value>,
+#[derive(Debug, Default)]
+pub(crate) struct World {
+    pub(crate) version: u64,
+    pub(crate) objects: BTreeMap<(&'static str, String), Value>,
     /// In the order of their versions.
     history: Vec<Event>,
     /// Watches cannot resume, nor lists go on, from before this version.
-    pub(super) floor: u64,
+    pub(crate) floor: u64,
     /// Answered to every request of the kind (or of any).
-    pub(super) refused: Option<(Option<&'static str>, u16)>,
+    pub(crate) refused: Option<(Option<&'static str>, u16)>,
     /// What refusals say of when to come again, in seconds.
-    pub(super) retry_after: u32,
+    pub(crate) retry_after: u32,
     /// When requests were refused.
-    pub(super) refusals: Vec<Instant>,
-    pub(super) streaming: Streaming,
-    pub(super) down: bool,
-    pub(super) lists: BTreeMap<String, usize>,
+    pub(crate) refusals: Vec<Instant>,
+    pub(crate) streaming: Streaming,
+    pub(crate) down: bool,
+    pub(crate) lists: BTreeMap<String, usize>,
     /// The watches that can be cut, by kind.
-    pub(super) open: BTreeMap<&'static str, usize>,
+    pub(crate) open: BTreeMap<&'static str, usize>,
 }
 
+#[derive(Debug)]
 struct Event {
     version: u64,
     kind: &'static str,
@@ -39,35 +40,35 @@ struct Event {
 
 impl World {
     /// The lines that tell of the changes of a kind since a version.
-    pub(super) fn news(&self, kind: &str, since: u64) -> Vec<Bytes> {
+    pub(crate) fn news(&self, kind: &str, since: u64) -> Vec<Bytes> {
         let first = self.history.partition_point(|event| event.version <= since);
         let news = self.history.iter().skip(first).filter(|event| event.kind == kind);
         news.map(|event| event.line.clone()).collect()
     }
 
     /// In the order of their names.
-    pub(super) fn of_kind(&self, kind: &str) -> Vec<&Value> {
+    pub(crate) fn of_kind(&self, kind: &str) -> Vec<&Value> {
         let all = self.objects.iter().filter(|((of, _), _)| *of == kind);
         all.map(|(_, object)| object).collect()
     }
 
-    pub(super) fn count_list(&mut self, kind: impl Into<String>) {
+    pub(crate) fn count_list(&mut self, kind: impl Into<String>) {
         *self.lists.entry(kind.into()).or_default() += 1;
     }
 }
 
-#[derive(Clone)]
-pub(super) struct Shared {
+#[derive(Clone, Debug)]
+pub(crate) struct Shared {
     world: Arc<Mutex<World>>,
     /// Moves whenever there is something to look at.
-    pub(super) changed: watch::Sender<u64>,
-    pub(super) cut: watch::Sender<Cut>,
+    pub(crate) changed: watch::Sender<u64>,
+    pub(crate) cut: watch::Sender<Cut>,
     /// Later pages of lists wait while this is set.
-    pub(super) pages_held: watch::Sender<bool>,
+    pub(crate) pages_held: watch::Sender<bool>,
 }
 
 impl Shared {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // Version 0 means "any" to clients.
         let world = World { version: 1, ..World::default() };
         Self {
@@ -78,31 +79,32 @@ impl Shared {
         }
     }
 
-    pub(super) fn world(&self) -> MutexGuard<'_, World> {
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn cut_all(&self, cut: Cut) {
+    pub(crate) fn cut_all(&self, cut: Cut) {
         self.cut.send_replace(cut);
         self.changed.send_modify(|count| *count += 1);
     }
 }
 
 /// Changes of one moment.
-pub(crate) struct Changes<'a> {
-    pub(super) world: MutexGuard<'a, World>,
+#[derive(Debug)]
+pub struct Changes<'a> {
+    pub(crate) world: MutexGuard<'a, World>,
 }
 
 impl Changes<'_> {
     /// Restored from a backup: other objects, and a history that is shorter than what watches know.
-    pub(crate) fn restore(&mut self) {
+    pub fn restore(&mut self) {
         self.world.objects.clear();
         self.world.history.clear();
         self.world.version = 1;
     }
 
     /// A service of one HTTP port, and a slice with these endpoints.
-    pub(crate) fn service(&mut self, name: &str, addresses: &[&str]) {
+    pub fn service(&mut self, name: &str, addresses: &[&str]) {
         self.put(
             SERVICES,
             json!({ "metadata": { "name": name, "namespace": "default" },
@@ -111,12 +113,12 @@ impl Changes<'_> {
         self.slice(name, addresses);
     }
 
-    pub(crate) fn slice(&mut self, name: &str, addresses: &[&str]) {
+    pub fn slice(&mut self, name: &str, addresses: &[&str]) {
         self.slice_at(name, addresses, 8080);
     }
 
     /// With endpoints that listen on another port.
-    pub(crate) fn slice_at(&mut self, name: &str, addresses: &[&str], port: u16) {
+    pub fn slice_at(&mut self, name: &str, addresses: &[&str], port: u16) {
         let endpoints: Vec<_> =
             addresses.iter().map(|address| json!({ "addresses": [address] })).collect();
         self.put(
@@ -128,7 +130,7 @@ impl Changes<'_> {
         );
     }
 
-    pub(crate) fn put(&mut self, kind: &'static str, mut object: Value) {
+    pub fn put(&mut self, kind: &'static str, mut object: Value) {
         let world = &mut *self.world;
         world.version += 1;
         object["metadata"]["resourceVersion"] = world.version.to_string().into();
@@ -140,7 +142,7 @@ impl Changes<'_> {
         world.history.push(Event { version: world.version, kind, line });
     }
 
-    pub(crate) fn delete(&mut self, kind: &'static str, name: &str) {
+    pub fn delete(&mut self, kind: &'static str, name: &str) {
         let world = &mut *self.world;
         world.version += 1;
         let mut object = world.objects.remove(&(kind, name.to_owned())).unwrap();
@@ -149,12 +151,12 @@ impl Changes<'_> {
         world.history.push(Event { version: world.version, kind, line });
     }
 
-    pub(crate) fn delete_service(&mut self, name: &str) {
+    pub fn delete_service(&mut self, name: &str) {
         self.delete(SERVICES, name);
         self.delete(SLICES, &format!("{name}-1"));
     }
 }
 
-pub(super) fn line(what: &str, object: &Value) -> Bytes {
+pub(crate) fn line(what: &str, object: &Value) -> Bytes {
     format!("{}\n", json!({ "type": what, "object": object })).into()
 }

@@ -7,18 +7,18 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::places;
+use crate::places;
 
 /// Until dropped, with every connection through it.
 #[derive(Debug)]
-pub(crate) struct Balancer {
-    pub(crate) address: SocketAddr,
+pub struct Balancer {
+    pub address: SocketAddr,
     task: JoinHandle<()>,
 }
 
 impl Balancer {
     /// The first connection goes to the first of the replicas, the next to the next.
-    pub(crate) async fn start(replicas: Vec<SocketAddr>) -> Self {
+    pub async fn start(replicas: Vec<SocketAddr>) -> Self {
         let listener = TcpListener::bind((places::address(), 0)).await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let task = tokio::spawn(async move {

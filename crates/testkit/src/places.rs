@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// A loopback address that no other test of this run has.
-pub(crate) fn address() -> IpAddr {
+pub fn address() -> IpAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let [own_high, own_low] = (std::process::id() as u16).to_be_bytes();
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -19,7 +19,7 @@ pub(crate) fn address() -> IpAddr {
 }
 
 /// A port that is free on every address.
-pub(crate) fn port() -> u16 {
+pub fn port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = std::process::id() as u16;
     loop {

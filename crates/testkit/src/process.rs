@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::eventually;
+use crate::eventually;
 
 /// Lines of a log that a failing test shows.
 const SHOWN: usize = 80;
 
 #[derive(Debug)]
-pub(crate) struct Process {
+pub struct Process {
     name: String,
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
@@ -22,7 +22,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn start(name: &str, command: &mut Command) -> Self {
+    pub fn start(name: &str, command: &mut Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -38,26 +38,43 @@ impl Process {
         Self { name: name.to_owned(), child, log, readers }
     }
 
-    pub(crate) fn lines(&self) -> Vec<String> {
+    pub fn lines(&self) -> Vec<String> {
         self.log.lock().expect("readers do not panic").clone()
     }
 
     /// The whole log, for a search in it.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         self.lines().join("\n")
     }
 
-    pub(crate) fn id(&self) -> u32 {
+    pub fn id(&self) -> u32 {
         self.child.id()
     }
 
+    /// A line of `/proc/PID/status` in bytes: `VmRSS` is its memory now, `VmHWM` at its highest.
+    pub fn memory(&self, line: &str) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let found = status.lines().find_map(|one| one.strip_prefix(line)?.strip_prefix(':'));
+        let kilobytes = found.unwrap_or_else(|| panic!("no {line}: the process has ended"));
+        let number: usize = kilobytes.trim().trim_end_matches(" kB").parse().unwrap();
+        number << 10
+    }
+
+    /// Seconds of processor time used so far.
+    pub fn cpu(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
+        let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
+        ticks / 100.0
+    }
+
     /// Its status, if it has ended.
-    pub(crate) fn status(&mut self) -> Option<ExitStatus> {
+    pub fn status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("it is our child")
     }
 
     /// Waits until it ends; its log is complete then.
-    pub(crate) async fn end(&mut self, deadline: Duration) -> ExitStatus {
+    pub async fn end(&mut self, deadline: Duration) -> ExitStatus {
         let what = format!("the end of {}", self.name);
         let status =
             eventually(deadline, &what, async || self.status().ok_or("running".to_owned())).await;
@@ -65,12 +82,12 @@ impl Process {
         status
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         let id = Pid::from_child(&self.child);
         kill_process(id, signal).expect("it is our child");
     }
 
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         // An error means that it has ended already.
         _ = self.child.kill();
         _ = self.child.wait();

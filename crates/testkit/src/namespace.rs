@@ -8,7 +8,7 @@ const INSIDE: &str = "PILOTHOUSE_TEST_NAMESPACE";
 
 /// Whether the test runs in a namespace of its own, with loopback up. If not, this runs it there
 /// (`test` is its full name) and panics if it fails; the caller then has nothing left to do.
-pub(crate) fn entered(test: &str) -> bool {
+pub fn entered(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         run(&["ip", "link", "set", "lo", "up"]);
         return true;
@@ -26,7 +26,7 @@ pub(crate) fn entered(test: &str) -> bool {
 
 /// Redirects TCP to `address` into a sidecar's inbound capture, except what the sidecar itself
 /// sends on.
-pub(crate) fn capture_inbound(address: std::net::IpAddr) {
+pub fn capture_inbound(address: std::net::IpAddr) {
     let address = address.to_string();
     let rule = ["-A", "OUTPUT", "-p", "tcp", "-d", &address, "!", "-s", "127.0.0.6"];
     let target = ["-j", "REDIRECT", "--to-ports", "15006"];
@@ -34,7 +34,7 @@ pub(crate) fn capture_inbound(address: std::net::IpAddr) {
 }
 
 /// Redirects TCP from `client` into a sidecar's outbound capture, wherever it goes.
-pub(crate) fn capture_outbound(client: std::net::IpAddr) {
+pub fn capture_outbound(client: std::net::IpAddr) {
     let client = client.to_string();
     let rule = ["-A", "OUTPUT", "-p", "tcp", "-s", &client, "-j", "REDIRECT"];
     run(&[&["iptables", "-t", "nat"][..], &rule, &["--to-ports", "15001"]].concat());

@@ -7,27 +7,27 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::places;
+use crate::places;
 
 /// The port that workloads listen on, each on its own address, as pods do.
-pub(crate) fn target_port() -> u16 {
+pub fn target_port() -> u16 {
     static PORT: OnceLock<u16> = OnceLock::new();
     *PORT.get_or_init(places::port)
 }
 
 /// A workload that runs until dropped.
 #[derive(Debug)]
-pub(crate) struct Backend {
-    pub(crate) name: String,
-    pub(crate) address: IpAddr,
-    pub(crate) port: u16,
+pub struct Backend {
+    pub name: String,
+    pub address: IpAddr,
+    pub port: u16,
     server: JoinHandle<()>,
 }
 
 impl Backend {
     /// Answers every request with its name and the HTTP version that it was spoken to in; HTTP/1.1
     /// and HTTP/2 with prior knowledge both will do.
-    pub(crate) async fn http(name: &str) -> Self {
+    pub async fn http(name: &str) -> Self {
         let (address, listener) = bind().await;
         let who = name.to_owned();
         let router = axum::Router::new().fallback(move |request: axum::extract::Request| {
@@ -40,12 +40,12 @@ impl Backend {
     }
 
     /// Says its name to whoever connects, and hangs up.
-    pub(crate) async fn tcp(name: &str) -> Self {
+    pub async fn tcp(name: &str) -> Self {
         Self::tcp_at(name, places::address(), target_port()).await
     }
 
     /// The same in a place of the caller's choice.
-    pub(crate) async fn tcp_at(name: &str, address: IpAddr, port: u16) -> Self {
+    pub async fn tcp_at(name: &str, address: IpAddr, port: u16) -> Self {
         let listener = TcpListener::bind((address, port)).await.expect("it is nobody else's");
         let who = name.to_owned();
         let server = tokio::spawn(async move {
@@ -57,7 +57,7 @@ impl Backend {
     }
 
     /// Takes connections and never says a word.
-    pub(crate) async fn silent(name: &str) -> Self {
+    pub async fn silent(name: &str) -> Self {
         let (address, listener) = bind().await;
         let server = tokio::spawn(async move {
             // The kernel accepts them.

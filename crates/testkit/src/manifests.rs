@@ -1,17 +1,18 @@
 //! A folder of manifests that a test writes while it is being served.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::backends::{Backend, target_port};
+use crate::backends::{Backend, target_port};
 
 /// One Service and its EndpointSlice.
 #[derive(Clone, Debug)]
-pub(crate) struct Service {
+pub struct Service {
     name: String,
     namespace: String,
     cluster_ip: Option<String>,
@@ -23,7 +24,7 @@ pub(crate) struct Service {
 
 impl Service {
     /// In namespace `default`, with one port.
-    pub(crate) fn new(name: &str, port_name: &str, port: u16) -> Self {
+    pub fn new(name: &str, port_name: &str, port: u16) -> Self {
         Self {
             name: name.to_owned(),
             namespace: "default".to_owned(),
@@ -34,47 +35,47 @@ impl Service {
         }
     }
 
-    pub(crate) fn in_namespace(mut self, namespace: &str) -> Self {
+    pub fn in_namespace(mut self, namespace: &str) -> Self {
         self.namespace = namespace.to_owned();
         self
     }
 
     /// An IP address or `None`, which makes it headless.
-    pub(crate) fn with_cluster_ip(mut self, address: &str) -> Self {
+    pub fn with_cluster_ip(mut self, address: &str) -> Self {
         self.cluster_ip = Some(address.to_owned());
         self
     }
 
     /// The same with other endpoints, all ready.
-    pub(crate) fn with<'a>(mut self, backends: impl IntoIterator<Item = &'a Backend>) -> Self {
+    pub fn with<'a>(mut self, backends: impl IntoIterator<Item = &'a Backend>) -> Self {
         self.endpoints = backends.into_iter().map(|backend| (backend.address, true)).collect();
         self
     }
 
     /// The same with this endpoint not ready.
-    pub(crate) fn with_unready(mut self, backend: &Backend) -> Self {
+    pub fn with_unready(mut self, backend: &Backend) -> Self {
         let mut own = self.endpoints.iter_mut().filter(|(address, _)| *address == backend.address);
         own.next().expect("it is an endpoint of the service").1 = false;
         self
     }
 
-    pub(crate) fn with_annotation(mut self, name: &str, value: &str) -> Self {
+    pub fn with_annotation(mut self, name: &str, value: &str) -> Self {
         self.annotations.insert(name.to_owned(), value.to_owned());
         self
     }
 
     /// The same with another name for its only port, hence maybe another protocol.
-    pub(crate) fn with_port_name(mut self, name: &str) -> Self {
+    pub fn with_port_name(mut self, name: &str) -> Self {
         self.ports[0].0 = name.to_owned();
         self
     }
 
-    pub(crate) fn host(&self) -> String {
+    pub fn host(&self) -> String {
         format!("{}.{}.svc.cluster.local", self.name, self.namespace)
     }
 
     /// The name of its first port's cluster.
-    pub(crate) fn cluster(&self) -> String {
+    pub fn cluster(&self) -> String {
         format!("outbound|{}||{}", self.ports[0].1, self.host())
     }
 
@@ -122,12 +123,12 @@ impl Service {
 
 /// The folder, one file a service.
 #[derive(Debug)]
-pub(crate) struct Manifests {
+pub struct Manifests {
     folder: TempDir,
 }
 
 impl Manifests {
-    pub(crate) fn new(services: &[Service]) -> Self {
+    pub fn new(services: &[Service]) -> Self {
         let manifests = Self { folder: TempDir::new().expect("a temporary folder") };
         for service in services {
             manifests.put(service);
@@ -135,28 +136,67 @@ impl Manifests {
         manifests
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
     /// Writes a service's file as careful tools do: beside it, then renamed over it.
-    pub(crate) fn put(&self, service: &Service) {
+    pub fn put(&self, service: &Service) {
         let file = self.file(service);
         let beside = file.with_extension("new");
         std::fs::write(&beside, service.manifest().to_string()).expect("the folder is writable");
         std::fs::rename(&beside, &file).expect("the folder is writable");
     }
 
-    pub(crate) fn delete(&self, service: &Service) {
+    pub fn delete(&self, service: &Service) {
         std::fs::remove_file(self.file(service)).expect("the service was put there");
     }
 
     /// Any other manifest.
-    pub(crate) fn put_raw(&self, file: &str, text: &str) {
+    pub fn put_raw(&self, file: &str, text: &str) {
         std::fs::write(self.folder.path().join(file), text).expect("the folder is writable");
     }
 
     fn file(&self, service: &Service) -> PathBuf {
         self.folder.path().join(format!("{}.{}.json", service.name, service.namespace))
     }
+}
+
+/// The manifest of a service `NAME.default`: port 80, HTTP, and one slice of ready endpoints that listen on
+/// `target`.
+pub fn http_service<A: Display>(
+    name: &str,
+    target: u16,
+    addresses: impl IntoIterator<Item = A>,
+) -> String {
+    let addresses = addresses.into_iter();
+    let endpoints: String =
+        addresses.map(|address| format!("  - addresses: [\"{address}\"]\n")).collect();
+    format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: default}}
+spec:
+  ports:
+    - {{name: http, port: 80}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: {name}-1
+  namespace: default
+  labels: {{kubernetes.io/service-name: {name}}}
+addressType: IPv4
+ports:
+  - {{name: http, port: {target}}}
+endpoints:
+{endpoints}"
+    )
+}
+
+/// Writes a file of a folder that is being served: beside it, then renamed over it, so that no half file is read.
+pub fn write(folder: &Path, file: &str, text: &str) {
+    let draft = folder.join(format!(".{file}"));
+    std::fs::write(&draft, text).expect("the folder is writable");
+    std::fs::rename(draft, folder.join(file)).expect("the folder is writable");
 }

@@ -10,8 +10,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tokio::task::JoinHandle;
 
-use super::http::explain;
-use super::{DEADLINE, eventually};
+use crate::http::explain;
+use crate::{DEADLINE, eventually};
 
 /// Clients at the same time, and the rest each takes between two requests.
 const CLIENTS: usize = 2;
@@ -19,7 +19,7 @@ const REST: Duration = Duration::from_millis(2);
 
 /// Runs until dropped.
 #[derive(Debug)]
-pub(crate) struct Load {
+pub struct Load {
     tally: Arc<Mutex<Tally>>,
     clients: Vec<JoinHandle<()>>,
 }
@@ -34,7 +34,7 @@ struct Tally {
 impl Load {
     /// GETs of `host` through the listener at `at`, over kept connections; answers with another
     /// status than `expected` are failures.
-    pub(crate) fn start(at: SocketAddr, host: &str, expected: &'static [u16]) -> Self {
+    pub fn start(at: SocketAddr, host: &str, expected: &'static [u16]) -> Self {
         let tally = Arc::<Mutex<Tally>>::default();
         let start = Instant::now();
         let client = || {
@@ -74,7 +74,7 @@ impl Load {
     }
 
     /// Waits until this many more requests are done.
-    pub(crate) async fn goes_on(&self, more: usize) {
+    pub async fn goes_on(&self, more: usize) {
         let wanted = self.done() + more;
         eventually(DEADLINE, &format!("{more} more requests"), async || {
             if self.done() >= wanted { Ok(()) } else { Err(format!("{}", self.done())) }
@@ -87,7 +87,7 @@ impl Load {
     }
 
     /// None has failed.
-    pub(crate) fn assert_flawless(&self) {
+    pub fn assert_flawless(&self) {
         let tally = self.tally.lock().expect("nobody panics here");
         let some = &tally.unexpected[..tally.unexpected.len().min(10)];
         assert!(some.is_empty(), "{} of {}: {some:?}", tally.unexpected.len(), tally.done);

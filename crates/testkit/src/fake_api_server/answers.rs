@@ -21,7 +21,7 @@ use super::{Cut, SERVICES, SLICES, Streaming};
 
 type Parameters = BTreeMap<String, String>;
 
-pub(super) fn router(shared: Shared) -> Router {
+pub(crate) fn router(shared: Shared) -> Router {
     Router::new()
         .route("/apis/discovery.k8s.io/v1", get(discovery))
         .route("/api/v1/{kind}", get(collection))
@@ -30,9 +30,9 @@ pub(super) fn router(shared: Shared) -> Router {
 }
 
 /// Accepts while the server is up; what comes otherwise is closed at once.
-pub(super) struct Door {
-    pub(super) listener: TcpListener,
-    pub(super) shared: Shared,
+pub(crate) struct Door {
+    pub(crate) listener: TcpListener,
+    pub(crate) shared: Shared,
 }
 
 impl axum::serve::Listener for Door {

@@ -3,25 +3,25 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use super::control_plane::ControlPlane;
-use super::dump::Config;
-use super::envoy::{Envoy, Sample, Wire};
-use super::manifests::{Manifests, Service};
-use super::{DEADLINE, VISIBLE, eventually, same};
+use crate::control_plane::ControlPlane;
+use crate::dump::Config;
+use crate::envoy::{Envoy, Sample, Wire};
+use crate::manifests::{Manifests, Service};
+use crate::{DEADLINE, VISIBLE, eventually, same};
 
 /// Requests after which every one of a handful of endpoints has surely had one.
 const ROUND: usize = 24;
 
 #[derive(Debug)]
-pub(crate) struct Lab {
-    pub(crate) envoy: Envoy,
-    pub(crate) control: ControlPlane,
-    pub(crate) manifests: Manifests,
+pub struct Lab {
+    pub envoy: Envoy,
+    pub control: ControlPlane,
+    pub manifests: Manifests,
 }
 
 impl Lab {
     /// All of it on these services; Envoy is live.
-    pub(crate) async fn start(sample: Sample, wire: Wire, services: &[Service]) -> Self {
+    pub async fn start(sample: Sample, wire: Wire, services: &[Service]) -> Self {
         let manifests = Manifests::new(services);
         let control = ControlPlane::start(manifests.path()).await;
         let envoy = Envoy::start(sample, wire, control.grpc).await;
@@ -30,12 +30,12 @@ impl Lab {
 
     /// Waits until requests for `host` through the standalone listener are answered by these
     /// workloads, all of them and no other.
-    pub(crate) async fn answered_by(&self, host: &str, workloads: &[&str]) {
+    pub async fn answered_by(&self, host: &str, workloads: &[&str]) {
         self.answered_at(self.envoy.listener, host, workloads).await;
     }
 
     /// The same through the listener at `at`.
-    pub(crate) async fn answered_at(&self, at: SocketAddr, host: &str, workloads: &[&str]) {
+    pub async fn answered_at(&self, at: SocketAddr, host: &str, workloads: &[&str]) {
         let wanted: BTreeSet<String> = workloads.iter().map(|name| (*name).to_owned()).collect();
         let what = format!("{host} to be answered by {workloads:?}");
         eventually(VISIBLE, &what, async || {
@@ -53,7 +53,7 @@ impl Lab {
     }
 
     /// Waits until requests for `host` through the standalone listener get this status.
-    pub(crate) async fn answers(&self, host: &str, status: u16) {
+    pub async fn answers(&self, host: &str, status: u16) {
         let what = format!("{host} to be answered by {status}");
         eventually(VISIBLE, &what, async || {
             let answer = self.envoy.fetch(host).await?;
@@ -63,7 +63,7 @@ impl Lab {
     }
 
     /// Waits until syncz shows these types accepted, and nothing ever rejected.
-    pub(crate) async fn is_synced(&self, types: &[&str]) {
+    pub async fn is_synced(&self, types: &[&str]) {
         eventually(DEADLINE, "syncz to show all synced", async || {
             self.control.sync().await?.is_synced(types)
         })
@@ -71,7 +71,7 @@ impl Lab {
     }
 
     /// Waits until Envoy's own pages say what the control plane's say.
-    pub(crate) async fn agrees(&self) {
+    pub async fn agrees(&self) {
         eventually(DEADLINE, "Envoy's dump to agree with the control plane's", async || {
             let proxy = self.control.sync().await?;
             let proxy = proxy.0["connection_id"].as_str().expect("syncz names it").to_owned();
@@ -91,7 +91,7 @@ impl Lab {
     }
 
     /// What must be true of every Envoy at the end of a test in which nothing was to go wrong.
-    pub(crate) async fn assert_untroubled(&self) {
+    pub async fn assert_untroubled(&self) {
         self.is_synced(&["cds", "lds"]).await;
         self.envoy.assert_untroubled().await;
     }

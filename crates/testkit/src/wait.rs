@@ -1,35 +1,20 @@
-//! What every test here stands on: the real `pilothouse`, a real Envoy, workloads on loopback
-//! addresses, a folder of manifests, and waiting for what must become true.
-//!
-//! Every test has addresses and ports of its own, so tests run side by side. Processes end with
-//! the test that started them; if it fails they show the end of their log.
+//! Waiting for what must become true.
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
-pub(crate) mod backends;
-pub(crate) mod balancer;
-pub(crate) mod control_plane;
-pub(crate) mod dump;
-pub(crate) mod envoy;
-pub(crate) mod http;
-pub(crate) mod lab;
-pub(crate) mod load;
-pub(crate) mod manifests;
-pub(crate) mod namespace;
-pub(crate) mod places;
-pub(crate) mod process;
-pub(crate) mod relay;
-
 /// What takes a second on an idle machine may take this long on a busy one. Far below the 15 s
 /// for which Envoy waits for a resource that does not come, so that such a wait is a failure.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The same for what takes several seconds on an idle machine.
+pub const LONG_DEADLINE: Duration = Duration::from_secs(90);
 
 /// For a change of the manifests to show in traffic: 1 s by the product's word, and slack.
-pub(crate) const VISIBLE: Duration = Duration::from_secs(5);
+pub const VISIBLE: Duration = Duration::from_secs(5);
 
 /// Polls `check` until it gives a value; past the deadline panics with what it said last.
-pub(crate) async fn eventually<T>(
+pub async fn eventually<T>(
     deadline: Duration,
     what: &str,
     mut check: impl AsyncFnMut() -> Result<T, String>,
@@ -46,8 +31,19 @@ pub(crate) async fn eventually<T>(
     }
 }
 
+/// The same for as long as [`LONG_DEADLINE`].
+pub async fn until<T>(what: &str, check: impl AsyncFnMut() -> Result<T, String>) -> T {
+    eventually(LONG_DEADLINE, what, check).await
+}
+
+/// What `future` gives, which must be there before the [`LONG_DEADLINE`].
+pub async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let timed = tokio::time::timeout(LONG_DEADLINE, future).await;
+    timed.unwrap_or_else(|_| panic!("{what}: not in time"))
+}
+
 /// Looks again and again for as long as `period` lasts; panics if `check` ever says no.
-pub(crate) async fn throughout(
+pub async fn throughout(
     period: Duration,
     what: &str,
     mut check: impl AsyncFnMut() -> Result<(), String>,
@@ -61,23 +57,27 @@ pub(crate) async fn throughout(
     }
 }
 
-/// `Ok` if both are equal, else what they are.
-pub(crate) fn same<T: PartialEq + Debug>(seen: T, wanted: T) -> Result<(), String> {
+/// `Ok` if both are equal.
+///
+/// # Errors
+/// What both are.
+pub fn same<T: PartialEq + Debug>(seen: T, wanted: T) -> Result<(), String> {
     if seen == wanted { Ok(()) } else { Err(format!("{seen:?}, wanted {wanted:?}")) }
 }
 
 /// Makes two tests of each function: with the state of the world and with delta.
+#[macro_export]
 macro_rules! on_both_wires {
     ($($test:ident),* $(,)?) => {
         mod sotw {
-            use crate::harness::envoy::Wire;
+            use $crate::envoy::Wire;
             $(#[tokio::test]
             async fn $test() {
                 super::$test(Wire::Sotw).await;
             })*
         }
         mod delta {
-            use crate::harness::envoy::Wire;
+            use $crate::envoy::Wire;
             $(#[tokio::test]
             async fn $test() {
                 super::$test(Wire::Delta).await;
@@ -85,4 +85,3 @@ macro_rules! on_both_wires {
         }
     };
 }
-pub(crate) use on_both_wires;

@@ -19,7 +19,7 @@ const END_STREAM: u8 = 1;
 const MAX_FRAME: usize = 16_384;
 
 /// What a client's connection begins with: windows as wide as they can be, and the request's head.
-pub(crate) fn opening(path: &str) -> Vec<u8> {
+pub fn opening(path: &str) -> Vec<u8> {
     let mut out = PREFACE.to_vec();
     // SETTINGS_INITIAL_WINDOW_SIZE (4)
     frame(&mut out, SETTINGS, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]);
@@ -36,7 +36,7 @@ pub(crate) fn opening(path: &str) -> Vec<u8> {
 }
 
 /// What a server begins with that decides nothing: settings and the response's head.
-pub(crate) fn greeting() -> Vec<u8> {
+pub fn greeting() -> Vec<u8> {
     let mut out = Vec::new();
     frame(&mut out, SETTINGS, 0, 0, &[]);
     let mut block = vec![0x88]; // :status 200
@@ -46,7 +46,7 @@ pub(crate) fn greeting() -> Vec<u8> {
 }
 
 /// A gRPC message in DATA frames.
-pub(crate) fn message(out: &mut Vec<u8>, parts: &[&[u8]]) {
+pub fn message(out: &mut Vec<u8>, parts: &[&[u8]]) {
     let len: usize = parts.iter().map(|part| part.len()).sum();
     let mut all = Vec::with_capacity(len + 5);
     all.put_u8(0);
@@ -58,7 +58,7 @@ pub(crate) fn message(out: &mut Vec<u8>, parts: &[&[u8]]) {
 }
 
 /// Bytes of the stream, whatever they mean, in DATA frames.
-pub(crate) fn data(out: &mut Vec<u8>, content: &[u8]) {
+pub fn data(out: &mut Vec<u8>, content: &[u8]) {
     for piece in content.chunks(MAX_FRAME) {
         frame(out, DATA, 0, 1, piece);
     }
@@ -66,16 +66,16 @@ pub(crate) fn data(out: &mut Vec<u8>, content: &[u8]) {
 
 /// A whole response arrived.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Response {
-    pub(crate) of: Option<ResourceType>,
-    pub(crate) version: String,
-    pub(crate) nonce: String,
-    pub(crate) bytes: usize,
+pub struct Response {
+    pub of: Option<ResourceType>,
+    pub version: String,
+    pub nonce: String,
+    pub bytes: usize,
 }
 
 /// Cuts the bytes of a connection into frames, and those into messages.
 #[derive(Debug, Default)]
-pub(crate) struct Reader {
+pub struct Reader {
     /// Of the frame that is being read.
     head: Vec<u8>,
     left: usize,
@@ -89,7 +89,7 @@ impl Reader {
     ///
     /// # Errors
     /// The server ended the stream or the connection.
-    pub(crate) fn take(
+    pub fn take(
         &mut self,
         mut bytes: &[u8],
         out: &mut Vec<u8>,
