@@ -4,9 +4,10 @@
 use tracing::level_filters::LevelFilter;
 
 /// The parts of this program that log.
-const PARTS: [&str; 28] = [
+const PARTS: [&str; 32] = [
     "ads",
     "app",
+    "causes",
     "cli",
     "debug",
     "descriptors",
@@ -15,6 +16,7 @@ const PARTS: [&str; 28] = [
     "flags",
     "http2",
     "http_server",
+    "kubeconfig",
     "logging",
     "metrics",
     "model",
@@ -23,6 +25,7 @@ const PARTS: [&str; 28] = [
     "parts",
     "proxies",
     "publish",
+    "readiness",
     "sidecar",
     "signals",
     "snapshot",
@@ -31,6 +34,7 @@ const PARTS: [&str; 28] = [
     "translate",
     "version",
     "view",
+    "well_known",
     "wire",
     "yaml",
 ];

@@ -23,7 +23,6 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-pub mod admin;
 mod app_probes;
 mod application;
 mod args;
@@ -41,22 +40,25 @@ mod status;
 pub mod template;
 
 pub use app_probes::{APP_HEALTH, APP_PROBERS};
-pub use args::{Args, DEFAULT_DISCOVERY_ADDRESS, ProxyType, STATUS_PORT, Xds};
+pub use args::{Args, ProxyType, Xds};
 pub use envoy::{Tether, check_component_log_levels, check_log_level};
 pub use proxy_config::{ProxyConfig, ProxyConfigError};
 
-use admin::Admin;
 use app_probes::AppProbes;
 use config::Config;
+use drain::NotDraining;
 use envoy::Envoy;
-use readiness::State;
+use readiness::{EnvoyConditions, ProbeConditions};
 
 use crate::door::{self, BindError, Door};
 use crate::http_server;
 use crate::output::{self, Unwritten};
 use crate::parts::Parts;
+use crate::sidecar::envoy_admin::EnvoyAdmin;
 use crate::signals::Signals;
 
+/// Longer than an admin page of a busy Envoy takes.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long Envoy may take to end after SIGTERM.
 const LAST_SECOND: Duration = Duration::from_secs(1);
 
@@ -108,22 +110,22 @@ pub async fn run(args: Args) -> Result<u8, Error> {
     let mut signals = Signals::new().map_err(Error::Signals)?;
 
     info!(
-        node = config.node.id, discovery = %format_args!("{}:{}", config.discovery.host,
-        config.discovery.port), status = %config.status, "starting {}", program.display()
+        node = config.node.id, discovery = %config.discovery, status = %config.status, "starting {}", program.display()
     );
     let mut envoy = Envoy::start(&program, &config.envoy, &file)?;
-    let admin = Admin::new(config.admin);
-    let ask = Ask { ending: CancellationToken::new(), quit: CancellationToken::new() };
+    let admin = EnvoyAdmin::new(config.admin, ADMIN_TIMEOUT);
+    let conditions = ProbeConditions::default();
+    let not_draining = Arc::new(NotDraining::new(&conditions.ready));
+    let ask = Ask { not_draining, quit: CancellationToken::new() };
     let door = Door::new("status", listener, http_server::ROOM);
-    let mut parts = beside(door, probes, &config, &admin, &ask, envoy.pid());
+    let mut parts = beside(door, probes, &config, &admin, conditions, &ask, envoy.pid());
     live(&mut envoy, &admin, &config, &mut signals, &ask, &mut parts).await
 }
 
 /// What others may ask for.
 #[derive(Clone)]
 struct Ask {
-    /// Cancelled when the end has begun.
-    ending: CancellationToken,
+    not_draining: Arc<NotDraining>,
     /// To be cancelled to begin it.
     quit: CancellationToken,
 }
@@ -133,16 +135,17 @@ fn beside(
     door: Door,
     probes: AppProbes,
     config: &Config,
-    admin: &Admin,
+    admin: &EnvoyAdmin,
+    conditions: ProbeConditions,
     ask: &Ask,
     pid: process::Pid,
 ) -> Parts {
-    let (state, states) = watch::channel(State::at_start());
+    let of_envoy = EnvoyConditions::new(&conditions);
     let (cause, causes) = watch::channel(None);
     let pages = status::Pages {
-        admin: admin.clone(),
-        state: states.clone(),
-        ending: ask.ending.clone(),
+        admin: *admin,
+        conditions: conditions.clone(),
+        not_draining: ask.not_draining.clone(),
         quit: ask.quit.clone(),
         inbound_only: config.is_sidecar(),
         probes,
@@ -153,11 +156,11 @@ fn beside(
     parts.add("status pages", CancellationToken::new(), |stop| {
         http_server::serve(door, pages, stop)
     });
-    let (admin, config) = (admin.clone(), config.clone());
+    let (admin, config) = (*admin, config.clone());
     parts.add("readiness", CancellationToken::new(), |stop| async move {
         tokio::join!(
-            readiness::follow(admin, state, causes),
-            cause::follow(&config, states, cause)
+            of_envoy.follow(admin, causes),
+            cause::follow(&config, &conditions.ready, cause)
         );
         // Ready for good: there is nothing more to be asked.
         stop.cancelled().await;
@@ -171,7 +174,7 @@ fn beside(
 /// Envoy's life: until it ends, or is ended.
 async fn live(
     envoy: &mut Envoy,
-    admin: &Admin,
+    admin: &EnvoyAdmin,
     config: &Config,
     signals: &mut Signals,
     ask: &Ask,
@@ -191,7 +194,7 @@ async fn live(
         Ok(name) => info!("{name}: draining; a second signal ends at once"),
         Err(failure) => error!("{failure}: draining, to end with exit code 1"),
     }
-    ask.ending.cancel();
+    ask.not_draining.end();
     tokio::select! {
         () = drain::drain(admin, config) => {}
         name = signals.next() => {

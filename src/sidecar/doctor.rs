@@ -10,7 +10,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-mod admin;
 mod ads;
 pub mod args;
 mod behind;
@@ -18,24 +17,24 @@ mod capture;
 mod clock;
 mod connect;
 mod dns;
+mod envoy;
 mod explain;
 mod finding;
 mod hosts;
-mod http;
 mod kubernetes;
 mod path;
 mod pilot;
-mod place;
 mod report;
 mod resolv;
 mod service;
+mod service_name;
 mod verdict;
 
 pub use finding::{Code, Diagnosis, Link, LinkState, Outcome};
-pub use place::{HostPort, PlaceError, ServiceName};
+pub use service_name::{ServiceName, ServiceNameError};
 
-/// Where Envoys look for their control plane unless they are told otherwise.
-pub const DEFAULT_DISCOVERY: &str = "istio-pilot.istio-system:15010";
+use crate::sidecar::host_port::HostPort;
+use crate::well_known::ENVOY_ADMIN_PORT;
 
 /// Who asks, so that a control plane knows a probe from the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +53,7 @@ pub struct Target {
     /// Whether a missing Envoy is a fault. Outside of pods it may simply be elsewhere.
     pub envoy_expected: bool,
     /// Where the control plane is; `None` for what Envoy's bootstrap says, else
-    /// [`DEFAULT_DISCOVERY`].
+    /// [`crate::well_known::DEFAULT_DISCOVERY_ADDRESS`].
     pub discovery: Option<HostPort>,
     /// Whether the control plane is spoken to over TLS; `None` for what Envoy's bootstrap says.
     pub tls: Option<bool>,
@@ -84,7 +83,7 @@ pub struct Target {
 impl Default for Target {
     fn default() -> Self {
         Self {
-            admin: Some((Ipv4Addr::LOCALHOST, 15000).into()),
+            admin: Some((Ipv4Addr::LOCALHOST, ENVOY_ADMIN_PORT).into()),
             envoy_expected: true,
             discovery: None,
             tls: None,

@@ -50,7 +50,8 @@ use envoy_types::pb::google::protobuf::{
 use prost::{Message, Name};
 
 use super::args::Xds;
-use super::config::{Config, Discovery};
+use super::config::Config;
+use crate::sidecar::host_port::HostPort;
 
 /// The cluster of the control plane; Istio's name.
 pub const CONTROL_PLANE_CLUSTER: &str = "xds-grpc";
@@ -184,7 +185,7 @@ fn over_ads() -> ConfigSource {
 }
 
 fn control_plane(config: &Config) -> Cluster {
-    let Discovery { host, port } = &config.discovery;
+    let HostPort { host, port } = &config.discovery;
     let found_by = match config.discovery.address() {
         Some(_) => ClusterDiscoveryType::Type(DiscoveryType::Static.into()),
         None => ClusterDiscoveryType::ClusterType(CustomClusterType {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::config::Config;
-use super::readiness::State;
-use crate::sidecar::doctor::{self, Asker, Diagnosis, HostPort, Outcome, Target};
+use crate::readiness::Conditions;
+use crate::sidecar::doctor::{self, Asker, Diagnosis, Outcome, Target};
 
 /// What is wrong, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,10 +48,9 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// Searches until the proxy is ready.
 pub(super) async fn follow(
     config: &Config,
-    mut state: watch::Receiver<State>,
+    ready: &Conditions,
     causes: watch::Sender<Option<Cause>>,
 ) {
-    let ready = state.wait_for(|state| *state == State::Ready);
     let target = target(config);
     let search = async {
         tokio::time::sleep(PATIENCE).await;
@@ -65,7 +64,7 @@ pub(super) async fn follow(
         }
     };
     tokio::select! {
-        _ = ready => {}
+        () = ready.all_met() => {}
         () = search => {}
     }
 }
@@ -87,10 +86,9 @@ fn spread(pause: Duration) -> Duration {
 /// at once, most of them without the right to. Not the capture, which Envoy's configuration does not
 /// wait for.
 fn target(config: &Config) -> Target {
-    let discovery = &config.discovery;
     Target {
         admin: Some(config.admin),
-        discovery: Some(HostPort { host: discovery.host.clone(), port: discovery.port }),
+        discovery: Some(config.discovery.clone()),
         domain: config.domain.clone(),
         kubernetes: false,
         capture: false,

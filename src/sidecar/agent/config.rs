@@ -10,13 +10,14 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::app_probes::{APP_PROBERS, Probers, ProbersError};
-use super::args::{
-    Args, DEFAULT_DISCOVERY_ADDRESS, HEALTH_PORT, PROMETHEUS_PORT, ProxyType, STATUS_PORT, Xds,
-    everywhere,
-};
+use super::args::{Args, ProxyType, Xds, everywhere};
 use super::node::{self, Node};
 use super::privilege;
 use super::proxy_config::{ProxyConfig, ProxyConfigError};
+use crate::sidecar::host_port::{HostPort, HostPortError};
+use crate::well_known::{
+    AGENT_STATUS_PORT, DEFAULT_DISCOVERY_ADDRESS, ENVOY_HEALTH_PORT, ENVOY_PROMETHEUS_PORT,
+};
 
 const DEFAULT_CONCURRENCY: u32 = 2;
 const DEFAULT_DRAIN_TIME: Duration = Duration::from_secs(45);
@@ -29,11 +30,8 @@ const BEFORE_THE_KILL: Duration = Duration::from_secs(1);
 /// What is wrong with what the agent was told.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    #[error(
-        "--discovery-address (PILOTHOUSE_DISCOVERY_ADDRESS) is {found:?}, which is no HOST:PORT: give \
-         for instance {DEFAULT_DISCOVERY_ADDRESS}"
-    )]
-    DiscoveryAddress { found: String },
+    #[error("the default discovery address: {0}")]
+    Discovery(HostPortError),
     #[error("--instance-ip (INSTANCE_IP, INSTANCE_IPS): {found:?} is no IP address")]
     InstanceIp { found: String },
     #[error(
@@ -57,7 +55,8 @@ pub struct Config {
     pub node: Node,
     /// DNS domain of the cluster.
     pub domain: String,
-    pub discovery: Discovery,
+    /// Where the control plane is.
+    pub discovery: HostPort,
     pub xds: Xds,
     pub admin: SocketAddr,
     pub status: SocketAddr,
@@ -92,45 +91,6 @@ pub enum Ending {
     WithApplication { at_least: Duration, at_most: Duration },
 }
 
-/// Where the control plane is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Discovery {
-    /// A name, or an IP address without brackets.
-    pub host: String,
-    pub port: u16,
-}
-
-impl Discovery {
-    /// `HOST:PORT`, an IPv6 address in brackets.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let (host, port) = text.rsplit_once(':')?;
-        let port = port.parse().ok().filter(|port| *port != 0)?;
-        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-        let valid = match bare {
-            Some(inside) => inside.parse::<IpAddr>().is_ok_and(|address| address.is_ipv6()),
-            None => {
-                let of_a_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-                !host.is_empty() && host.chars().all(of_a_name)
-            }
-        };
-        valid.then(|| Self { host: bare.unwrap_or(host).to_owned(), port })
-    }
-
-    /// The address, if it is one and no name.
-    pub fn address(&self) -> Option<IpAddr> {
-        self.host.parse().ok()
-    }
-}
-
-impl std::fmt::Display for Discovery {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.host.contains(':') {
-            true => write!(f, "[{}]:{}", self.host, self.port),
-            false => write!(f, "{}:{}", self.host, self.port),
-        }
-    }
-}
-
 impl Config {
     /// From the flags, and from what of the environment has no flag (`ISTIO_META_…`).
     ///
@@ -138,14 +98,9 @@ impl Config {
     /// See [`ConfigError`].
     pub fn new(args: &Args, environment: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
         let given = ProxyConfig::parse(args.proxy_config.as_deref().unwrap_or_default())?;
-        let discovery = args.discovery_address.as_deref();
-        let discovery = match (discovery, given.discovery_address) {
-            (None, Some(configured)) => configured,
-            (flag, _) => {
-                let found = flag.unwrap_or(DEFAULT_DISCOVERY_ADDRESS);
-                Discovery::parse(found)
-                    .ok_or_else(|| ConfigError::DiscoveryAddress { found: found.to_owned() })?
-            }
+        let discovery = match args.discovery_address.clone().or(given.discovery_address) {
+            Some(discovery) => discovery,
+            None => DEFAULT_DISCOVERY_ADDRESS.parse().map_err(ConfigError::Discovery)?,
         };
         let addresses = addresses(args)?;
         let drain_time = args.drain_time.or(given.drain).unwrap_or(DEFAULT_DRAIN_TIME);
@@ -159,9 +114,9 @@ impl Config {
             domain: args.domain.clone(),
             xds: args.xds,
             admin: args.admin_addr,
-            status: listen(args.status_addr, STATUS_PORT),
-            health: listen(args.health_addr, HEALTH_PORT),
-            prometheus: listen(args.prometheus_addr, PROMETHEUS_PORT),
+            status: listen(args.status_addr, AGENT_STATUS_PORT),
+            health: listen(args.health_addr, ENVOY_HEALTH_PORT),
+            prometheus: listen(args.prometheus_addr, ENVOY_PROMETHEUS_PORT),
             envoy: Launch {
                 program: args.envoy.clone(),
                 concurrency: args.concurrency.or(given.concurrency).unwrap_or(DEFAULT_CONCURRENCY),
@@ -299,7 +254,7 @@ mod tests {
         assert_eq!(from_yaml.ending, Ending::After(Duration::from_secs(7)));
         let flags = [yaml, "--discovery-address=[fd00::1]:1", "--termination-drain-duration=1s"];
         let from_flags = config_of(&flags);
-        assert_eq!(from_flags.discovery, Discovery { host: "fd00::1".to_owned(), port: 1 });
+        assert_eq!(from_flags.discovery, HostPort { host: "fd00::1".to_owned(), port: 1 });
         assert_eq!(from_flags.ending, Ending::After(Duration::from_secs(1)));
         let neither = config_of(&["--exit-on-zero-active-connections"]);
         assert_eq!(neither.discovery.host, "istio-pilot.istio-system");
@@ -341,11 +296,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         for (flag, words) in [
-            ("--discovery-address=istio-pilot", &["--discovery-address", "HOST:PORT"][..]),
-            ("--discovery-address=http://pilot:15010", &["--discovery-address", "HOST:PORT"]),
-            ("--discovery-address=::1:15010", &["HOST:PORT"]),
-            ("--discovery-address=pilot:0", &["HOST:PORT"]),
-            ("--proxy-config=[a]", &["PROXY_CONFIG", "cannot be read"]),
+            ("--proxy-config=[a]", &["PROXY_CONFIG", "cannot be read"][..]),
             ("--proxy-config={discoveryAddress: x}", &["discoveryAddress", "PROXY_CONFIG"]),
             ("--proxy-config=[", &["PROXY_CONFIG", "cannot be read"]),
             ("--proxy-config={concurrency: 4294967295}", &["PROXY_CONFIG", "concurrency", "1024"]),

@@ -15,16 +15,34 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
-use super::admin::Admin;
 use super::application;
 use super::config::{Config, Ending};
+use crate::readiness::{Conditions, Guard};
+use crate::sidecar::envoy_admin::EnvoyAdmin;
 
 /// The part of the time, at most, in which nothing new is accepted.
 const CLOSING: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(100);
 
+/// The condition of readiness that the proxy is not draining.
+#[derive(Debug)]
+pub(super) struct NotDraining(Guard);
+
+impl NotDraining {
+    pub(super) fn new(ready: &Conditions) -> Self {
+        let guard = ready.condition("not draining", "");
+        guard.meet();
+        Self(guard)
+    }
+
+    /// Draining begins: unready for good, in Istio's words.
+    pub(super) fn end(&self) {
+        self.0.lose("server is not live, current state is: DRAINING");
+    }
+}
+
 /// Returns when Envoy may be ended.
-pub(super) async fn drain(admin: &Admin, config: &Config) {
+pub(super) async fn drain(admin: &EnvoyAdmin, config: &Config) {
     let start = Instant::now();
     let (at_least, at_most) = match config.ending {
         Ending::After(total) => (total, total),
@@ -69,7 +87,7 @@ pub(super) enum Then {
 }
 
 /// Tells every connection that this is the end; Envoy goes on accepting.
-pub(super) async fn begin(admin: &Admin, inbound_only: bool, then: Then) {
+pub(super) async fn begin(admin: &EnvoyAdmin, inbound_only: bool, then: Then) {
     let inbound = if inbound_only { "inboundonly&" } else { "" };
     let then = if then == Then::GoOn { "&skip_exit" } else { "" };
     if let Err(error) = admin.post(&format!("/drain_listeners?{inbound}graceful{then}")).await {
@@ -77,7 +95,7 @@ pub(super) async fn begin(admin: &Admin, inbound_only: bool, then: Then) {
     }
 }
 
-async fn stop_accepting(admin: &Admin, inbound_only: bool) {
+async fn stop_accepting(admin: &EnvoyAdmin, inbound_only: bool) {
     let inbound = if inbound_only { "?inboundonly" } else { "" };
     if let Err(error) = admin.post(&format!("/drain_listeners{inbound}")).await {
         warn!("listeners cannot be stopped: {error}");
@@ -85,11 +103,11 @@ async fn stop_accepting(admin: &Admin, inbound_only: bool) {
 }
 
 /// Waits until there is no connection; forever, if Envoy does not say.
-async fn quiet(admin: &Admin, config: &Config) {
+async fn quiet(admin: &EnvoyAdmin, config: &Config) {
     let own = [config.health, config.prometheus].map(stat_prefix);
     loop {
         let page = admin.get("/stats?usedonly&filter=^listener\\..*downstream_cx_active$").await;
-        if page.is_ok_and(|page| active(&String::from_utf8_lossy(&page), &own) == 0) {
+        if page.is_ok_and(|page| active(&page, &own) == 0) {
             return;
         }
         sleep(POLL).await;
@@ -97,7 +115,7 @@ async fn quiet(admin: &Admin, config: &Config) {
 }
 
 /// Waits until the application is gone and the last answers are delivered.
-async fn unneeded(admin: &Admin) {
+async fn unneeded(admin: &EnvoyAdmin) {
     loop {
         if application::has_ended() && requests(admin).await == 0 {
             info!("the application has ended");
@@ -108,10 +126,10 @@ async fn unneeded(admin: &Admin) {
 }
 
 /// Requests under way, of both directions; none where Envoy does not say.
-async fn requests(admin: &Admin) -> u64 {
+async fn requests(admin: &EnvoyAdmin) -> u64 {
     let page =
         admin.get("/stats?usedonly&filter=^http\\.(in|out)bound.*downstream_rq_active$").await;
-    page.map_or(0, |page| active(&String::from_utf8_lossy(&page), &[]))
+    page.map_or(0, |page| active(&page, &[]))
 }
 
 /// Connections that the page counts, without those to Envoy's own pages.

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use clap::ArgAction;
 
-use super::{Asker, Diagnosis, HostPort, Outcome, ServiceName, Target, diagnose};
+use super::{Asker, Diagnosis, Outcome, ServiceName, Target, diagnose};
 use crate::escape;
 use crate::flags;
 use crate::names;
 use crate::output;
+use crate::sidecar::host_port::HostPort;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {

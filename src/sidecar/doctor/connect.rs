@@ -18,6 +18,8 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::body::Body;
 
+use crate::causes::with_causes;
+
 /// RFC 9113, section 3.4: the preface, and an empty SETTINGS frame.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const FRAME_HEADER: usize = 9;
@@ -191,7 +193,8 @@ impl Connection {
             // An empty message: not compressed, no bytes.
             .body(Body::new(Full::new(Bytes::from_static(&[0; 5]))))
             .map_err(|error| error.to_string())?;
-        let answer = self.sender.send_request(request).await.map_err(|error| chain(&error))?;
+        let answer =
+            self.sender.send_request(request).await.map_err(|error| with_causes(&error))?;
         let kind = answer.headers().get(http::header::CONTENT_TYPE);
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or("no content-type");
         match kind.starts_with("application/grpc") {
@@ -199,18 +202,4 @@ impl Connection {
             false => Err(format!("HTTP {} with {kind}", answer.status().as_u16())),
         }
     }
-}
-
-/// An error with its causes, each once.
-pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut said = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        if !said.contains(&text) {
-            said = format!("{said}: {text}");
-        }
-        next = cause.source();
-    }
-    said
 }

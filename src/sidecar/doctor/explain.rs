@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use super::finding::{Code, Finding};
 use super::kubernetes::Kubernetes;
 use super::path::Seen;
-use super::place::HostPort;
 use super::service::{Picture, Trouble};
 use super::verdict::outside;
+use crate::sidecar::host_port::HostPort;
 
 /// The finding, or a better one if Kubernetes explains it.
 pub(super) fn explain(found: Finding, kubernetes: &Kubernetes, seen: &Seen) -> Finding {

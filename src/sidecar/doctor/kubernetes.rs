@@ -10,14 +10,15 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::ListParams;
-use kube::config::KubeConfigOptions;
 use kube::{Api, Client, Error};
 use tokio::time::timeout;
 
-use super::connect::chain;
 use super::pilot;
 use super::service::{Endpoint, Picture, Port};
+use crate::causes::with_causes;
+use crate::kubeconfig;
 use crate::names::Spoken;
+use crate::well_known::MONITORING_PORT;
 
 /// What was asked for, or why it could not be had.
 pub(super) type Look<T> = Result<T, String>;
@@ -81,30 +82,20 @@ async fn say_why_not(of: &Picture, limit: Duration) -> Vec<(String, String)> {
         .filter_map(|one| Some((one.pod.clone().unwrap_or_default(), one.address?)))
         .collect();
     let asked = pods.into_iter().take(ASKED).map(async |(pod, address)| {
-        let address = SocketAddr::new(address, pilot::MONITORING_PORT);
+        let address = SocketAddr::new(address, MONITORING_PORT);
         let why = pilot::why_not_ready(address, limit).await?;
         Some((if pod.is_empty() { address.ip().to_string() } else { pod }, why))
     });
     futures::future::join_all(asked).await.into_iter().flatten().collect()
 }
 
-/// By `--context` or `KUBECONFIG` if there is one of them, else the cluster that this runs in, else
-/// `~/.kube/config`.
 async fn connect(context: Option<&str>, limit: Duration) -> Look<Client> {
-    let from_file = context.is_some() || std::env::var_os("KUBECONFIG").is_some();
-    let in_cluster = if from_file { None } else { kube::Config::incluster().ok() };
-    let mut config = match in_cluster {
-        Some(config) => config,
-        None => {
-            let context = context.map(str::to_owned);
-            let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
-            let read = kube::Config::from_kubeconfig(&options).await;
-            read.map_err(|error| format!("no API server is known: {}", chain(&error)))?
-        }
-    };
+    let chosen = kubeconfig::choose(context).await;
+    let mut config =
+        chosen.map_err(|error| format!("no API server is known: {}", with_causes(&error)))?;
     config.connect_timeout = Some(limit);
     config.default_retry = false;
-    Client::try_from(config).map_err(|error| chain(&error))
+    Client::try_from(config).map_err(|error| with_causes(&error))
 }
 
 /// A Service with its endpoints, and its pods if they may be seen.
@@ -143,7 +134,7 @@ fn denied(error: Error) -> String {
     match &error {
         Error::Api(status) if status.code == 403 => format!("not allowed: {}", status.message),
         Error::Api(status) => format!("{} {}", status.code, status.message),
-        other => chain(other),
+        other => with_causes(other),
     }
 }
 

@@ -7,22 +7,22 @@ use std::time::Instant;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::admin::{self, Envoy};
 use super::clock::Clock;
 use super::connect::{self, Connection};
 use super::dns::{self, Lookup, Reply};
+use super::envoy::{self, Envoy};
 use super::finding::{Code, Diagnosis, Finding, Link, LinkState};
 use super::kubernetes::{self, Wanted};
-use super::place::HostPort;
 use super::resolv::ResolvConf;
 use super::verdict::{misspeech, mute, no_connection, no_such_name, silent};
-use super::{DEFAULT_DISCOVERY, Target, ads, explain, hosts, pilot, verdict};
+use super::{Target, ads, explain, hosts, pilot, verdict};
+use crate::causes::with_causes;
+use crate::sidecar::host_port::{HostPort, HostPortError};
+use crate::well_known::{DEFAULT_DISCOVERY_ADDRESS, MONITORING_PORT};
 
 mod beyond;
 mod service;
 
-/// The control plane's pages for people.
-const DEBUG_PORT: u16 = 8080;
 /// Links without which nobody can say that all is well, if it was meant to be looked at.
 const NEEDED: [&str; 2] = ["Envoy", "Pilot"];
 
@@ -144,7 +144,7 @@ impl Walk<'_> {
         if let Some(known) = self.target.discovery.clone().or(of_envoy) {
             return Ok(known);
         }
-        DEFAULT_DISCOVERY.parse().map_err(|error: super::PlaceError| {
+        DEFAULT_DISCOVERY_ADDRESS.parse().map_err(|error: HostPortError| {
             Finding::new(Code::NameNotFound, error.to_string(), "give --discovery-address")
         })
     }
@@ -209,7 +209,7 @@ impl Walk<'_> {
     async fn envoy(&mut self, seen: &mut Seen) -> Result<(), Finding> {
         let Some(address) = self.target.admin else { return Ok(()) };
         let since = Instant::now();
-        match admin::look(address, self.clock.step()?).await {
+        match envoy::look(address, self.clock.step()?).await {
             Ok(envoy) => {
                 self.well("Envoy", since, envoy.summary());
                 seen.envoy = Some(envoy);
@@ -378,7 +378,7 @@ impl Walk<'_> {
         let limit = self.clock.step()?;
         let opened = async {
             let mut connection =
-                Connection::open(address).await.map_err(|error| connect::chain(&*error))?;
+                Connection::open(address).await.map_err(|error| with_causes(&*error))?;
             connection.speaks_grpc().await.map(|()| connection)
         };
         let said = match timeout(limit, opened).await {
@@ -404,7 +404,7 @@ impl Walk<'_> {
     /// same.
     async fn readiness(&mut self, address: SocketAddr) -> Result<Option<Finding>, Finding> {
         let since = Instant::now();
-        let port = SocketAddr::new(address.ip(), pilot::MONITORING_PORT);
+        let port = SocketAddr::new(address.ip(), MONITORING_PORT);
         let monitoring = self.target.monitoring.unwrap_or(port);
         match pilot::monitoring(monitoring, self.clock.aside()).await {
             Ok(Ok(ready)) => {

@@ -8,11 +8,8 @@ use serde_json::Value;
 
 use super::ads;
 use super::finding::{Code, Finding};
-use super::http::get;
 use super::verdict::one_line;
-
-/// Where it says how it is, beside its ADS port.
-pub(super) const MONITORING_PORT: u16 = 15014;
+use crate::sidecar::http_client::get;
 
 /// How long a watch request lasts where the control plane does not say: its default.
 const WATCH: f64 = 30.0;

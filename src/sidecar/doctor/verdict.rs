@@ -3,11 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::admin::{Envoy, Rejection};
 use super::connect::{NoTcp, Speech};
 use super::dns::{Reply, Trouble};
+use super::envoy::{Envoy, Rejection};
 use super::finding::{Code, Finding};
-use super::place::HostPort;
+use crate::sidecar::host_port::HostPort;
 
 /// No name server is of use.
 pub(super) fn mute(replies: &[(SocketAddr, Result<Reply, Trouble>)], path: &str) -> Finding {
@@ -222,7 +222,7 @@ pub(super) fn unaccepted(envoy: &Envoy) -> Option<(String, Finding)> {
         }
         all => return Some(several(all)),
     }
-    for (kind, updates) in [("cluster", envoy.cds), ("listener", envoy.lds)] {
+    for (kind, updates) in [("cluster", envoy.stats.cds), ("listener", envoy.stats.lds)] {
         if updates.rejected > 0 && updates.successful == 0 {
             let finding = rejected(
                 &format!("every {kind} update"),
@@ -231,7 +231,7 @@ pub(super) fn unaccepted(envoy: &Envoy) -> Option<(String, Finding)> {
             return Some((format!("{kind}s are rejected"), finding));
         }
     }
-    if !envoy.connected {
+    if !envoy.stats.connected {
         let finding = Finding::new(
             Code::EnvoyNotConnected,
             "the path to Pilot is sound, but Envoy has no stream: it tries again with growing \
@@ -241,7 +241,7 @@ pub(super) fn unaccepted(envoy: &Envoy) -> Option<(String, Finding)> {
         );
         return Some(("Envoy has no stream to Pilot".to_owned(), finding));
     }
-    if !envoy.workers_started {
+    if !envoy.stats.workers_started {
         let waits = match envoy.waits_for.as_slice() {
             [] if envoy.state == "PRE_INITIALIZING" => {
                 "the first configuration of its clusters (state PRE_INITIALIZING)".to_owned()

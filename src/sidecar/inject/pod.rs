@@ -7,11 +7,10 @@ use super::documents::read_yaml;
 use super::node::{Map, Node, list_at, map_at};
 use super::overlay;
 use super::probes::{self, Probers};
+use crate::well_known::PROXY_UID;
 
 const INIT: &str = "istio-init";
 pub(super) const PROXY: &str = "istio-proxy";
-/// The user and group of the proxy, by which the rules of istio-init tell its traffic.
-const PROXY_ID: u64 = 1337;
 
 /// Pods of the cluster itself, which the control plane needs before it can serve anybody.
 const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
@@ -121,12 +120,9 @@ fn warnings(pod: &Node, given: &Given<'_>) -> Vec<String> {
         ));
     }
     let policy = pod.text(&["spec", "dnsPolicy"]);
-    let discovery = match &given.config.discovery_address {
-        Some(configured) => configured.to_string(),
-        None => given.settings.discovery_address.clone(),
-    };
-    let by_address = discovery.parse::<std::net::SocketAddr>().is_ok();
-    if matches!(policy, "None" | "Default") && !by_address {
+    let configured = given.config.discovery_address.as_ref();
+    let discovery = configured.unwrap_or(&given.settings.discovery_address);
+    if matches!(policy, "None" | "Default") && discovery.address().is_none() {
         warnings.push(format!(
             "its dnsPolicy is {policy}: the proxy finds {discovery} only if the pod's own name \
              servers and search list lead to the cluster's DNS"
@@ -142,9 +138,9 @@ fn no_application_is_taken_for_the_proxy(pod: &Node) -> Result<(), String> {
         for container in containers(pod, "containers") {
             let name = container.text(&["name"]);
             let own = container.at(&["securityContext", field]).or(of_pod);
-            if name != PROXY && own == Some(&Node::Unsigned(PROXY_ID)) {
+            if name != PROXY && own == Some(&Node::Unsigned(PROXY_UID.into())) {
                 return Err(format!(
-                    "container {name} runs as {kind} {PROXY_ID}, which is the proxy's: its traffic would \
+                    "container {name} runs as {kind} {PROXY_UID}, which is the proxy's: its traffic would \
                      not be captured. Let it run as another, or set {}: NONE or {INJECT}: \"false\"",
                     annotations::INTERCEPTION
                 ));

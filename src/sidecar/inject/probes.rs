@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::node::{Map, Node};
 use super::pod::PROXY;
-use crate::sidecar::agent::{APP_HEALTH, STATUS_PORT};
+use crate::sidecar::agent::APP_HEALTH;
+use crate::well_known::AGENT_STATUS_PORT;
 
 const KINDS: [(&str, &str); 3] =
     [("readinessProbe", "readyz"), ("livenessProbe", "livez"), ("startupProbe", "startupz")];
@@ -89,14 +90,14 @@ fn rewrite(probe: &mut Map, path: &str, ports: &[(String, u16)]) -> Option<Node>
         Some(Node::Text(name)) => ports.iter().find(|(one, _)| one == name).map(|(_, port)| *port),
         other => number(other),
     };
-    let port = port.filter(|port| *port != STATUS_PORT)?;
+    let port = port.filter(|port| *port != AGENT_STATUS_PORT)?;
 
     let mut original = action.clone();
     original.insert("port".to_owned(), Node::Unsigned(port.into()));
     // As in Istio the headers of the probe stand in both requests.
     let mut asked = if kind == "httpGet" { original.clone() } else { Map::new() };
     asked.insert("path".to_owned(), path.into());
-    asked.insert("port".to_owned(), Node::Unsigned(STATUS_PORT.into()));
+    asked.insert("port".to_owned(), Node::Unsigned(AGENT_STATUS_PORT.into()));
     if asked.contains_key("scheme") {
         asked.insert("scheme".to_owned(), "HTTP".into());
     }

@@ -24,6 +24,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::{Answer, Grpc, HttpGet, Scheme};
+use crate::causes::with_causes;
 
 /// Whose connections to the pod's own address are not led to Envoy: istio-init spares this source, as it
 /// does for Envoy's own calls to the application.
@@ -160,7 +161,7 @@ async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     request: Request<Empty<Bytes>>,
 ) -> Result<Response<Vec<u8>>, String> {
-    let said = |error: hyper::Error| format!("no answer in HTTP: {}", last_cause(&error));
+    let said = |error: hyper::Error| format!("no answer in HTTP: {}", with_causes(&error));
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(said)?;
     let asked = async {
         let (parts, body) = sender.send_request(request).await.map_err(said)?.into_parts();
@@ -192,7 +193,7 @@ async fn beginning(mut body: Incoming) -> Result<Vec<u8>, hyper::Error> {
 /// `grpc.health.v1.Health/Check`.
 pub(super) async fn grpc(pod: IpAddr, probe: &Grpc) -> Result<Answer, String> {
     let stream = connect(pod, probe.port.get()).await?;
-    let said = |error: hyper::Error| format!("no answer in gRPC: {}", last_cause(&error));
+    let said = |error: hyper::Error| format!("no answer in gRPC: {}", with_causes(&error));
     // Its tasks end with the connection, which is dropped here.
     let (mut sender, connection) =
         http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(said)?;
@@ -248,11 +249,6 @@ pub(super) async fn grpc(pod: IpAddr, probe: &Grpc) -> Result<Answer, String> {
 
 fn grpc_status(headers: &HeaderMap) -> Option<String> {
     headers.get("grpc-status").and_then(|status| status.to_str().ok()).map(str::to_owned)
-}
-
-fn last_cause(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.last().map(ToString::to_string).unwrap_or_default()
 }
 
 /// For TLS with whomever: the kubelet checks no certificate of an application either.

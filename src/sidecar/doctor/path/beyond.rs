@@ -4,12 +4,13 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::{DEBUG_PORT, Walk};
-use crate::sidecar::doctor::admin::Envoy;
+use super::Walk;
+use crate::sidecar::doctor::envoy::Envoy;
 use crate::sidecar::doctor::finding::Finding;
 use crate::sidecar::doctor::kubernetes::{Kubernetes, Look};
 use crate::sidecar::doctor::verdict::{one_line, rejected, unaccepted};
 use crate::sidecar::doctor::{capture, pilot};
+use crate::well_known::DEBUG_PORT;
 
 impl Walk<'_> {
     /// Where the control plane's pages are, if they may be had: they are on loopback, and behind a
@@ -77,9 +78,10 @@ impl Walk<'_> {
                 }
             },
             // Rules are for those who may change them; that something arrives shows as well.
-            Err(_) if envoy.captured.values().any(|connections| *connections > 0) => {
+            Err(_) if envoy.stats.captured.values().any(|connections| *connections > 0) => {
                 // No call in one direction so far is nothing to be worried about.
                 let seen: Vec<String> = envoy
+                    .stats
                     .captured
                     .iter()
                     .filter(|(_, connections)| **connections > 0)

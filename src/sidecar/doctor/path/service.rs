@@ -10,9 +10,10 @@ use crate::names::{self, Spoken};
 use crate::sidecar::doctor::ServiceName;
 use crate::sidecar::doctor::behind::{self, Counts};
 use crate::sidecar::doctor::finding::{Code, Finding};
-use crate::sidecar::doctor::http::get;
 use crate::sidecar::doctor::kubernetes::{Kubernetes, Look};
 use crate::sidecar::doctor::service::{self, Picture};
+use crate::sidecar::envoy_admin::EnvoyAdmin;
+use crate::sidecar::http_client::get;
 
 impl Walk<'_> {
     /// The service that was asked about: from Kubernetes if it may be looked at there, else from
@@ -170,16 +171,18 @@ impl Walk<'_> {
 
     /// Envoy's clusters with what it has counted, if there is an Envoy.
     async fn clusters(&self) -> Option<Value> {
-        let answer = get(self.target.admin?, "/clusters?format=json", self.clock.aside()).await;
-        serde_json::from_str(&answer.ok()?.body).ok()
+        self.admin()?.json("/clusters?format=json").await
     }
 
     /// Envoy's routes as text: what a route leads to is spoken to as HTTP.
     async fn routes(&self) -> String {
-        let Some(admin) = self.target.admin else { return String::new() };
-        let page = "/config_dump?resource=dynamic_route_configs";
-        let answer = get(admin, page, self.clock.aside()).await;
-        answer.map(|answer| answer.body).unwrap_or_default()
+        let Some(admin) = self.admin() else { return String::new() };
+        admin.get("/config_dump?resource=dynamic_route_configs").await.unwrap_or_default()
+    }
+
+    /// Envoy's admin, for pages that merely add to what is known.
+    fn admin(&self) -> Option<EnvoyAdmin> {
+        Some(EnvoyAdmin::new(self.target.admin?, self.clock.aside()))
     }
 }
 
