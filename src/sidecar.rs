@@ -8,6 +8,7 @@
 pub mod envoy_admin;
 pub mod host_port;
 pub mod http_client;
+pub mod proto_value;
 
 pub mod agent;
 pub mod doctor;

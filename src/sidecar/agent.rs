@@ -40,12 +40,12 @@ mod status;
 pub mod template;
 
 pub use app_probes::{APP_HEALTH, APP_PROBERS};
-pub use args::{Args, ProxyType, Xds};
-pub use envoy::{Tether, check_component_log_levels, check_log_level};
+pub use args::{AgentArgs, ProxyType, Xds};
+pub use envoy::{ParentDeathExec, check_component_log_levels, check_log_level};
 pub use proxy_config::{ProxyConfig, ProxyConfigError};
 
 use app_probes::AppProbes;
-use config::Config;
+use config::AgentConfig;
 use drain::NotDraining;
 use envoy::Envoy;
 use readiness::{EnvoyConditions, ProbeConditions};
@@ -60,11 +60,11 @@ use crate::signals::Signals;
 /// Longer than an admin page of a busy Envoy takes.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long Envoy may take to end after SIGTERM.
-const LAST_SECOND: Duration = Duration::from_secs(1);
+const ENVOY_EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why the agent ends without having done its work.
 #[derive(Debug, Error)]
-pub enum Error {
+pub enum AgentError {
     #[error(transparent)]
     Config(#[from] config::ConfigError),
     #[error(transparent)]
@@ -90,11 +90,11 @@ pub enum Error {
 ///
 /// # Errors
 /// It could not be started.
-pub async fn run(args: Args) -> Result<u8, Error> {
+pub async fn run(args: AgentArgs) -> Result<u8, AgentError> {
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let mut config = Config::new(&args, &environment)?;
+    let mut config = AgentConfig::new(&args, &environment)?;
     if args.bootstrap_only {
         output::print(&render(&config)?)?;
         return Ok(0);
@@ -105,9 +105,9 @@ pub async fn run(args: Args) -> Result<u8, Error> {
     let listener = door::bind("--status-addr", config.status, &[]).await?;
     config.status = listener.local_addr().unwrap_or(config.status);
     let probes = AppProbes::new(config.probers.clone(), config.node.addresses[0]);
-    let probes = probes.map_err(Error::Tls)?;
+    let probes = probes.map_err(AgentError::Tls)?;
     let file = write(&config, &render(&config)?)?;
-    let mut signals = Signals::new().map_err(Error::Signals)?;
+    let mut signals = Signals::new().map_err(AgentError::Signals)?;
 
     info!(
         node = config.node.id, discovery = %config.discovery, status = %config.status, "starting {}", program.display()
@@ -116,28 +116,28 @@ pub async fn run(args: Args) -> Result<u8, Error> {
     let admin = EnvoyAdmin::new(config.admin, ADMIN_TIMEOUT);
     let conditions = ProbeConditions::default();
     let not_draining = Arc::new(NotDraining::new(&conditions.ready));
-    let ask = Ask { not_draining, quit: CancellationToken::new() };
+    let shutdown = Shutdown { not_draining, quit: CancellationToken::new() };
     let door = Door::new("status", listener, http_server::ROOM);
-    let mut parts = beside(door, probes, &config, &admin, conditions, &ask, envoy.pid());
-    live(&mut envoy, &admin, &config, &mut signals, &ask, &mut parts).await
+    let mut parts = start_parts(door, probes, &config, &admin, conditions, &shutdown, envoy.pid());
+    supervise(&mut envoy, &admin, &config, &mut signals, &shutdown, &mut parts).await
 }
 
-/// What others may ask for.
+/// How the end begins: by whom it is asked for, and what is told of it.
 #[derive(Clone)]
-struct Ask {
+struct Shutdown {
     not_draining: Arc<NotDraining>,
     /// To be cancelled to begin it.
     quit: CancellationToken,
 }
 
 /// What works beside Envoy. It ends with the runtime: Envoy ends first, in its own order.
-fn beside(
+fn start_parts(
     door: Door,
     probes: AppProbes,
-    config: &Config,
+    config: &AgentConfig,
     admin: &EnvoyAdmin,
     conditions: ProbeConditions,
-    ask: &Ask,
+    shutdown: &Shutdown,
     pid: process::Pid,
 ) -> Parts {
     let of_envoy = EnvoyConditions::new(&conditions);
@@ -145,8 +145,8 @@ fn beside(
     let pages = status::Pages {
         admin: *admin,
         conditions: conditions.clone(),
-        not_draining: ask.not_draining.clone(),
-        quit: ask.quit.clone(),
+        not_draining: shutdown.not_draining.clone(),
+        quit: shutdown.quit.clone(),
         inbound_only: config.is_sidecar(),
         probes,
         failed_scrapes: Default::default(),
@@ -172,29 +172,29 @@ fn beside(
 }
 
 /// Envoy's life: until it ends, or is ended.
-async fn live(
+async fn supervise(
     envoy: &mut Envoy,
     admin: &EnvoyAdmin,
-    config: &Config,
+    config: &AgentConfig,
     signals: &mut Signals,
-    ask: &Ask,
+    shutdown: &Shutdown,
     parts: &mut Parts,
-) -> Result<u8, Error> {
+) -> Result<u8, AgentError> {
     let asked = tokio::select! {
         status = envoy.ended() => {
-            let (how, code) = envoy::describe(status.map_err(Error::Wait)?);
+            let (how, code) = envoy::describe(status.map_err(AgentError::Wait)?);
             error!("Envoy ended {how}, and the agent with it");
             return Ok(code);
         }
         name = signals.next() => Ok(name),
-        () = ask.quit.cancelled() => Ok("/quitquitquit"),
+        () = shutdown.quit.cancelled() => Ok("/quitquitquit"),
         failure = parts.failed() => Err(failure),
     };
     match &asked {
         Ok(name) => info!("{name}: draining; a second signal ends at once"),
         Err(failure) => error!("{failure}: draining, to end with exit code 1"),
     }
-    ask.not_draining.end();
+    shutdown.not_draining.end();
     tokio::select! {
         () = drain::drain(admin, config) => {}
         name = signals.next() => {
@@ -204,14 +204,14 @@ async fn live(
             return Ok(1);
         }
         status = envoy.ended() => {
-            let (how, code) = envoy::describe(status.map_err(Error::Wait)?);
+            let (how, code) = envoy::describe(status.map_err(AgentError::Wait)?);
             error!("Envoy ended {how} before its connections were drained");
             return Ok(code);
         }
     }
     envoy.signal(process::Signal::TERM);
-    if tokio::time::timeout(LAST_SECOND, envoy.ended()).await.is_err() {
-        warn!("Envoy has not ended within {LAST_SECOND:?} of SIGTERM: killed");
+    if tokio::time::timeout(ENVOY_EXIT_TIMEOUT, envoy.ended()).await.is_err() {
+        warn!("Envoy has not ended within {ENVOY_EXIT_TIMEOUT:?} of SIGTERM: killed");
         envoy.signal(process::Signal::KILL);
         _ = envoy.ended().await;
     }
@@ -220,10 +220,10 @@ async fn live(
 }
 
 /// The bootstrap as Envoy is to read it.
-fn render(config: &Config) -> Result<String, Error> {
+fn render(config: &AgentConfig) -> Result<String, AgentError> {
     let mut json = template::to_json(&bootstrap::bootstrap(config))?;
     if let Some(file) = &config.template {
-        template::lay_over(&mut json, template::read(file)?);
+        template::merge_patch(&mut json, template::read(file)?);
     }
     Ok(pretty(json))
 }
@@ -232,13 +232,13 @@ fn pretty(json: Map<String, Value>) -> String {
     format!("{:#}\n", Value::Object(json))
 }
 
-fn write(config: &Config, bootstrap: &str) -> Result<PathBuf, Error> {
+fn write(config: &AgentConfig, bootstrap: &str) -> Result<PathBuf, AgentError> {
     // Istio's name.
     let file = config.config_dir.join("envoy-rev.json");
     let written =
         std::fs::create_dir_all(&config.config_dir).and_then(|()| std::fs::write(&file, bootstrap));
     match written {
         Ok(()) => Ok(file),
-        Err(error) => Err(Error::Write { file, error }),
+        Err(error) => Err(AgentError::Write { file, error }),
     }
 }

@@ -12,16 +12,17 @@ use std::time::Duration;
 
 mod ads;
 pub mod args;
-mod behind;
 mod capture;
-mod clock;
 mod connect;
+mod deadline;
 mod dns;
+mod endpoints;
 mod envoy;
 mod explain;
 mod finding;
 mod hosts;
 mod kubernetes;
+mod observations;
 mod path;
 mod pilot;
 mod report;
@@ -38,7 +39,7 @@ use crate::well_known::ENVOY_ADMIN_PORT;
 
 /// Who asks, so that a control plane knows a probe from the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asker {
+pub enum ProbeOrigin {
     /// `pilothouse doctor`.
     Doctor,
     /// The agent of a sidecar that is not ready.
@@ -77,7 +78,7 @@ pub struct Target {
     pub capture: bool,
     /// A service whose endpoints are to be looked at as well.
     pub service: Option<ServiceName>,
-    pub asker: Asker,
+    pub origin: ProbeOrigin,
 }
 
 impl Default for Target {
@@ -98,7 +99,7 @@ impl Default for Target {
             domain: crate::names::DEFAULT_DOMAIN.to_owned(),
             capture: true,
             service: None,
-            asker: Asker::Doctor,
+            origin: ProbeOrigin::Doctor,
         }
     }
 }
@@ -106,5 +107,5 @@ impl Default for Target {
 /// Walks the path and says what is broken first, within `limit` whatever hangs. Dropping the
 /// future ends everything that it began.
 pub async fn diagnose(target: &Target, limit: Duration) -> Diagnosis {
-    path::walk(target, clock::Clock::start(limit)).await
+    path::walk(target, deadline::Deadline::start(limit)).await
 }

@@ -43,7 +43,7 @@ impl ProxyType {
 // What stands later wins, so that a manifest's own arguments can be added to.
 #[derive(Clone, Debug, clap::Args)]
 #[command(args_override_self = true)]
-pub struct Args {
+pub struct AgentArgs {
     /// Name of the pod; this machine's host name if not given
     #[arg(long, value_parser = flags::pod_name, env = "POD_NAME", help_heading = "Identity")]
     pub pod_name: Option<String>,
@@ -289,7 +289,7 @@ pub struct Args {
     pub log: String,
 }
 
-impl fmt::Display for Args {
+impl fmt::Display for AgentArgs {
     /// One line with what is in force and is not in the bootstrap.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

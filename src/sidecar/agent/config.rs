@@ -10,7 +10,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::app_probes::{APP_PROBERS, Probers, ProbersError};
-use super::args::{Args, ProxyType, Xds, everywhere};
+use super::args::{AgentArgs, ProxyType, Xds, everywhere};
 use super::node::{self, Node};
 use super::privilege;
 use super::proxy_config::{ProxyConfig, ProxyConfigError};
@@ -25,7 +25,7 @@ const DEFAULT_TERMINATION_DRAIN: Duration = Duration::from_secs(5);
 /// Istio's variable for the time of draining, a number of seconds.
 const DRAIN_SECONDS: &str = "TERMINATION_DRAIN_DURATION_SECONDS";
 /// What is left of the grace period when the agent ends Envoy, at most.
-const BEFORE_THE_KILL: Duration = Duration::from_secs(1);
+const EXIT_MARGIN: Duration = Duration::from_secs(1);
 
 /// What is wrong with what the agent was told.
 #[derive(Debug, Error)]
@@ -51,7 +51,7 @@ pub enum ConfigError {
 
 /// All that the agent needs to know.
 #[derive(Clone, Debug)]
-pub struct Config {
+pub struct AgentConfig {
     pub node: Node,
     /// DNS domain of the cluster.
     pub domain: String,
@@ -62,16 +62,16 @@ pub struct Config {
     pub status: SocketAddr,
     pub health: SocketAddr,
     pub prometheus: SocketAddr,
-    pub envoy: Launch,
+    pub envoy: EnvoyOptions,
     pub config_dir: PathBuf,
     pub template: Option<PathBuf>,
-    pub ending: Ending,
+    pub drain_policy: DrainPolicy,
     pub probers: Probers,
 }
 
 /// How Envoy is called.
 #[derive(Clone, Debug)]
-pub struct Launch {
+pub struct EnvoyOptions {
     pub program: PathBuf,
     pub concurrency: u32,
     pub log_level: String,
@@ -82,21 +82,24 @@ pub struct Launch {
 
 /// How long the end may take, see `drain`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum DrainPolicy {
     /// This long, whatever happens.
-    After(Duration),
+    Fixed(Duration),
     /// As long as there are connections.
-    WhenQuiet { at_least: Duration, at_most: Duration },
+    UntilIdle { at_least: Duration, at_most: Duration },
     /// As long as the application is there.
-    WithApplication { at_least: Duration, at_most: Duration },
+    UntilApplicationEnds { at_least: Duration, at_most: Duration },
 }
 
-impl Config {
+impl AgentConfig {
     /// From the flags, and from what of the environment has no flag (`ISTIO_META_…`).
     ///
     /// # Errors
     /// See [`ConfigError`].
-    pub fn new(args: &Args, environment: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
+    pub fn new(
+        args: &AgentArgs,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Self, ConfigError> {
         let given = ProxyConfig::parse(args.proxy_config.as_deref().unwrap_or_default())?;
         let discovery = match args.discovery_address.clone().or(given.discovery_address) {
             Some(discovery) => discovery,
@@ -104,7 +107,7 @@ impl Config {
         };
         let addresses = addresses(args)?;
         let drain_time = args.drain_time.or(given.drain).unwrap_or(DEFAULT_DRAIN_TIME);
-        let ending = ending(args, environment, given.termination_drain, drain_time)?;
+        let drain_policy = drain_policy(args, environment, given.termination_drain, drain_time)?;
         let probers = environment.get(APP_PROBERS).map(String::as_str).unwrap_or_default();
         let listen = |address: Option<SocketAddr>, port| {
             address.unwrap_or_else(|| everywhere(port, &addresses))
@@ -117,7 +120,7 @@ impl Config {
             status: listen(args.status_addr, AGENT_STATUS_PORT),
             health: listen(args.health_addr, ENVOY_HEALTH_PORT),
             prometheus: listen(args.prometheus_addr, ENVOY_PROMETHEUS_PORT),
-            envoy: Launch {
+            envoy: EnvoyOptions {
                 program: args.envoy.clone(),
                 concurrency: args.concurrency.or(given.concurrency).unwrap_or(DEFAULT_CONCURRENCY),
                 log_level: args.proxy_log_level.clone(),
@@ -127,7 +130,7 @@ impl Config {
             },
             config_dir: args.config_dir.clone(),
             template: args.template.clone(),
-            ending,
+            drain_policy,
             probers: Probers::parse(probers)?,
             node: Node::new(identity(args, addresses), environment)?,
         })
@@ -141,15 +144,15 @@ impl Config {
 
 /// How the end is to be, by the first of these that says so: `EXIT_ON_ZERO_ACTIVE_CONNECTIONS`, the time
 /// of draining as flag, in Istio's variable and in the proxy configuration, the pod's grace period.
-fn ending(
-    args: &Args,
+fn drain_policy(
+    args: &AgentArgs,
     environment: &BTreeMap<String, String>,
     configured: Option<Duration>,
     drain_time: Duration,
-) -> Result<Ending, ConfigError> {
+) -> Result<DrainPolicy, ConfigError> {
     let at_least = args.minimum_drain_duration;
     if args.exit_on_zero_active_connections {
-        return Ok(Ending::WhenQuiet { at_least, at_most: drain_time.max(at_least) });
+        return Ok(DrainPolicy::UntilIdle { at_least, at_most: drain_time.max(at_least) });
     }
     let seconds = environment.get(DRAIN_SECONDS).filter(|text| !text.is_empty());
     let seconds = seconds.map(|text| {
@@ -159,34 +162,34 @@ fn ending(
     });
     let seconds = seconds.transpose()?;
     if let Some(total) = args.termination_drain_duration.or(seconds).or(configured) {
-        return Ok(Ending::After(total));
+        return Ok(DrainPolicy::Fixed(total));
     }
     // A router stands beside no application.
     Ok(match args.termination_grace_period.filter(|_| args.proxy_type == ProxyType::Sidecar) {
         Some(grace) => {
-            let at_most = grace - BEFORE_THE_KILL.min(grace / 5);
-            Ending::WithApplication { at_least: at_least.min(at_most), at_most }
+            let at_most = grace - EXIT_MARGIN.min(grace / 5);
+            DrainPolicy::UntilApplicationEnds { at_least: at_least.min(at_most), at_most }
         }
-        None => Ending::After(DEFAULT_TERMINATION_DRAIN),
+        None => DrainPolicy::Fixed(DEFAULT_TERMINATION_DRAIN),
     })
 }
 
-fn identity(args: &Args, addresses: Vec<IpAddr>) -> node::Identity<'_> {
+fn identity(args: &AgentArgs, addresses: Vec<IpAddr>) -> node::Identity<'_> {
     node::Identity {
         proxy_type: args.proxy_type,
-        name: filled(args.pod_name.as_deref()).map_or_else(host_name, str::to_owned),
-        namespace: filled(Some(&args.pod_namespace)).unwrap_or("default"),
+        name: non_empty(args.pod_name.as_deref()).map_or_else(host_name, str::to_owned),
+        namespace: non_empty(Some(&args.pod_namespace)).unwrap_or("default"),
         domain: &args.domain,
         addresses,
         labels_file: Path::new(&args.labels_file),
-        zone: filled(args.zone.as_deref()),
-        region: filled(args.region.as_deref()),
+        zone: non_empty(args.zone.as_deref()),
+        region: non_empty(args.region.as_deref()),
         unprivileged: privilege::is_unprivileged(),
     }
 }
 
 /// An environment variable that is set to nothing says nothing.
-fn filled(text: Option<&str>) -> Option<&str> {
+fn non_empty(text: Option<&str>) -> Option<&str> {
     text.filter(|text| !text.is_empty())
 }
 
@@ -194,7 +197,7 @@ fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-fn addresses(args: &Args) -> Result<Vec<IpAddr>, ConfigError> {
+fn addresses(args: &AgentArgs) -> Result<Vec<IpAddr>, ConfigError> {
     let mut addresses = Vec::new();
     for text in args.instance_ip.iter().chain(&args.instance_ips) {
         let text = text.trim();
@@ -208,14 +211,14 @@ fn addresses(args: &Args) -> Result<Vec<IpAddr>, ConfigError> {
         }
     }
     if addresses.is_empty() {
-        addresses.push(outgoing().map_err(|error| ConfigError::NoAddress { error })?);
+        addresses.push(outgoing_address().map_err(|error| ConfigError::NoAddress { error })?);
     }
     Ok(addresses)
 }
 
 /// The address that this machine would send from. Nothing is sent: connecting a datagram socket only
 /// looks up the way.
-fn outgoing() -> std::io::Result<IpAddr> {
+fn outgoing_address() -> std::io::Result<IpAddr> {
     let try_to = |from: &str, to: &str| -> std::io::Result<IpAddr> {
         let socket = UdpSocket::bind(from)?;
         socket.connect(to)?;
@@ -234,12 +237,12 @@ mod tests {
     #[derive(Debug, Parser)]
     struct Line {
         #[command(flatten)]
-        args: Args,
+        args: AgentArgs,
     }
 
-    fn config(flags: &[&str]) -> Result<Config, ConfigError> {
+    fn config(flags: &[&str]) -> Result<AgentConfig, ConfigError> {
         let flags = ["agent", "--instance-ip=10.0.0.1"].iter().chain(flags);
-        Config::new(&Line::parse_from(flags).args, &BTreeMap::new())
+        AgentConfig::new(&Line::parse_from(flags).args, &BTreeMap::new())
     }
 
     #[test]
@@ -251,15 +254,15 @@ mod tests {
         assert_eq!(from_yaml.discovery.host, "pilot.mesh");
         assert_eq!(from_yaml.envoy.concurrency, 3);
         assert_eq!(from_yaml.envoy.drain_time, Duration::from_secs(20));
-        assert_eq!(from_yaml.ending, Ending::After(Duration::from_secs(7)));
+        assert_eq!(from_yaml.drain_policy, DrainPolicy::Fixed(Duration::from_secs(7)));
         let flags = [yaml, "--discovery-address=[fd00::1]:1", "--termination-drain-duration=1s"];
         let from_flags = config_of(&flags);
         assert_eq!(from_flags.discovery, HostPort { host: "fd00::1".to_owned(), port: 1 });
-        assert_eq!(from_flags.ending, Ending::After(Duration::from_secs(1)));
+        assert_eq!(from_flags.drain_policy, DrainPolicy::Fixed(Duration::from_secs(1)));
         let neither = config_of(&["--exit-on-zero-active-connections"]);
         assert_eq!(neither.discovery.host, "istio-pilot.istio-system");
         let (at_least, at_most) = (Duration::from_secs(5), Duration::from_secs(45));
-        assert_eq!(neither.ending, Ending::WhenQuiet { at_least, at_most });
+        assert_eq!(neither.drain_policy, DrainPolicy::UntilIdle { at_least, at_most });
     }
 
     #[test]
@@ -268,9 +271,9 @@ mod tests {
         let none = BTreeMap::new();
         let ending = |flags: &[&str], environment: &BTreeMap<String, String>| {
             let flags = ["agent", "--instance-ip=10.0.0.1"].iter().chain(flags);
-            Config::new(&Line::parse_from(flags).args, environment).unwrap().ending
+            AgentConfig::new(&Line::parse_from(flags).args, environment).unwrap().drain_policy
         };
-        let after = |seconds| Ending::After(Duration::from_secs(seconds));
+        let after = |seconds| DrainPolicy::Fixed(Duration::from_secs(seconds));
         let flag = "--termination-drain-duration=9s";
         let yaml = "--proxy-config={terminationDrainDuration: 7s}";
         let grace = "--termination-grace-period=30s";
@@ -279,7 +282,7 @@ mod tests {
         assert_eq!(ending(&[yaml, grace], &none), after(7));
         assert_eq!(ending(&[], &none), after(5));
         assert_eq!(ending(&[grace, "--proxy-type=router"], &none), after(5));
-        let with = |at_least, at_most| Ending::WithApplication {
+        let with = |at_least, at_most| DrainPolicy::UntilApplicationEnds {
             at_least: Duration::from_millis(at_least),
             at_most: Duration::from_millis(at_most),
         };
@@ -289,7 +292,7 @@ mod tests {
         assert_eq!(ending(&["--termination-grace-period=0s"], &none), with(0, 0));
         let wrong = BTreeMap::from([(DRAIN_SECONDS.to_owned(), "8s".to_owned())]);
         let line = Line::parse_from(["agent", "--instance-ip=10.0.0.1"]);
-        let error = Config::new(&line.args, &wrong).unwrap_err().to_string();
+        let error = AgentConfig::new(&line.args, &wrong).unwrap_err().to_string();
         assert!(error.contains("TERMINATION_DRAIN_DURATION_SECONDS is \"8s\""), "{error}");
     }
 

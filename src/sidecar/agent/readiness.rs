@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(said(initializing), "server is not live, current state is: INITIALIZING");
         let idle = Stats { workers_started: false, ..stats([1, 0], [1, 0]) };
         assert_eq!(said(idle), "workers have not yet started");
-        // A rejection after a success is trouble, but the proxy serves what it has.
+        // A rejection after a success is a fault, but the proxy serves what it has.
         assert_eq!(missing(&stats([1, 5], [1, 5])), None);
     }
 }

@@ -17,7 +17,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::app_probes::{APP_HEALTH, Answer, AppProbes};
+use super::app_probes::{APP_HEALTH, AppProbes, ProbeResponse};
 use super::drain::{self, NotDraining};
 use super::readiness::{NotReady, ProbeConditions};
 use crate::readiness::Conditions;
@@ -64,7 +64,11 @@ fn probe_page(met: &str, conditions: &Conditions) -> (StatusCode, String) {
     }
 }
 
-async fn application(Shared(pages): Shared<Arc<Pages>>, uri: Uri, headers: HeaderMap) -> Answer {
+async fn application(
+    Shared(pages): Shared<Arc<Pages>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> ProbeResponse {
     pages.probes.answer(uri.path(), &headers).await
 }
 
@@ -120,7 +124,7 @@ async fn quit(Shared(pages): Shared<Arc<Pages>>) -> &'static str {
 async fn begin_drain(Shared(pages): Shared<Arc<Pages>>) -> &'static str {
     info!("/drain");
     pages.not_draining.end();
-    drain::begin(&pages.admin, pages.inbound_only, drain::Then::Close).await;
+    drain::start_draining(&pages.admin, pages.inbound_only, drain::ListenersAfter::Close).await;
     "draining\n"
 }
 

@@ -26,7 +26,7 @@ pub(super) async fn rules(limit: Duration) -> Result<String, String> {
 }
 
 /// What is wrong with rules as `iptables-save` prints them.
-pub(super) fn trouble(rules: &str) -> Option<Finding> {
+pub(super) fn fault(rules: &str) -> Option<Finding> {
     let missing = |what: &str, port| {
         Finding::new(
             Code::CaptureMissing,
@@ -61,12 +61,12 @@ pub(super) fn trouble(rules: &str) -> Option<Finding> {
 /// Whether a chain leads to a redirect to `port`, and if so, whether Envoy's own traffic leaves
 /// before it.
 fn reaches(rules: &str, chain: &str, port: u16) -> Option<bool> {
-    let mut spared = false;
-    walk(rules, chain, port, &mut spared, 0).then_some(spared)
+    let mut proxy_is_left_out = false;
+    walk(rules, chain, port, &mut proxy_is_left_out, 0).then_some(proxy_is_left_out)
 }
 
 /// Follows jumps; chains are a handful deep, and a loop of them cannot be loaded.
-fn walk(rules: &str, chain: &str, port: u16, spared: &mut bool, depth: usize) -> bool {
+fn walk(rules: &str, chain: &str, port: u16, proxy_is_left_out: &mut bool, depth: usize) -> bool {
     let own = rules.lines().filter_map(|line| line.strip_prefix("-A ")?.strip_prefix(chain));
     let proxy = PROXY_UID.to_string();
     for rule in own.filter_map(|rule| rule.strip_prefix(' ')) {
@@ -78,19 +78,19 @@ fn walk(rules: &str, chain: &str, port: u16, spared: &mut bool, depth: usize) ->
         let negated = rule.contains("! --uid-owner") || rule.contains("! --gid-owner");
         match after("-j").or_else(|| after("-g")) {
             Some("REDIRECT") if after("--to-ports") == Some(&*port.to_string()) => {
-                *spared |= negated && owner == Some(&*proxy);
+                *proxy_is_left_out |= negated && owner == Some(&*proxy);
                 return true;
             }
             Some("REDIRECT") => {}
             // A return for some destination only (-d, -o lo) spares not all of it.
             Some("RETURN" | "ACCEPT") => {
-                *spared |= owner == Some(&*proxy)
+                *proxy_is_left_out |= owner == Some(&*proxy)
                     && !negated
                     && after("-d").is_none()
                     && after("-o").is_none();
             }
-            Some(next) if depth < 16 && walk(rules, next, port, spared, depth + 1) => {
-                *spared |= negated && owner == Some(&*proxy);
+            Some(next) if depth < 16 && walk(rules, next, port, proxy_is_left_out, depth + 1) => {
+                *proxy_is_left_out |= negated && owner == Some(&*proxy);
                 return true;
             }
             _ => {}
@@ -123,7 +123,7 @@ COMMIT
 ";
 
     fn code(rules: &str) -> Option<Code> {
-        trouble(rules).map(|finding| finding.code)
+        fault(rules).map(|finding| finding.code)
     }
 
     #[test]
@@ -140,7 +140,7 @@ COMMIT
         let no_jump = ISTIO.replace("-A OUTPUT -p tcp -j ISTIO_OUTPUT\n", "");
         assert_eq!(code(&no_jump), Some(Code::CaptureMissing));
         let no_inbound = ISTIO.replace("-A PREROUTING -p tcp -j ISTIO_INBOUND\n", "");
-        let found = trouble(&no_inbound).unwrap();
+        let found = fault(&no_inbound).unwrap();
         assert!(found.cause.contains("inbound") && found.cause.contains("15006"));
     }
 

@@ -62,12 +62,12 @@ impl Envoy {
 ///
 /// # Errors
 /// If there is no Envoy there.
-pub(super) async fn look(address: SocketAddr, limit: Duration) -> Result<Envoy, Finding> {
+pub(super) async fn inspect(address: SocketAddr, limit: Duration) -> Result<Envoy, Finding> {
     let admin = EnvoyAdmin::new(address, limit);
-    let page = admin.get("/server_info").await.map_err(|error| absent(&error))?;
+    let page = admin.get("/server_info").await.map_err(|error| no_admin(&error))?;
     let info: Value = serde_json::from_str(&page).unwrap_or_default();
     let (Some(version), Some(state)) = (info["version"].as_str(), info["state"].as_str()) else {
-        return Err(taken(address, "GET /server_info is no page of Envoy's"));
+        return Err(port_taken(address, "GET /server_info is no page of Envoy's"));
     };
     let (stats, waiting, listeners, bootstrap) = tokio::join!(
         admin.stats(),
@@ -85,7 +85,7 @@ pub(super) async fn look(address: SocketAddr, limit: Duration) -> Result<Envoy, 
         stats: stats.unwrap_or_default(),
         ..Envoy::default()
     };
-    envoy.waits_for = targets(&waiting.unwrap_or_default());
+    envoy.waits_for = unready_targets(&waiting.unwrap_or_default());
     envoy.rejections = rejections(&listeners.unwrap_or_default());
     envoy.read_bootstrap(&bootstrap.unwrap_or_default());
     Ok(envoy)
@@ -115,7 +115,7 @@ impl Envoy {
 }
 
 /// `/init_dump`: the targets that are not ready, without the words that only Envoy's authors need.
-fn targets(page: &Value) -> Vec<String> {
+fn unready_targets(page: &Value) -> Vec<String> {
     let dumps = page["unready_targets_dumps"].as_array().into_iter().flatten();
     let names = dumps.flat_map(|dump| dump["target_names"].as_array()).flatten();
     names.filter_map(Value::as_str).map(str::to_owned).collect()
@@ -139,7 +139,7 @@ fn rejections(page: &Value) -> Vec<Rejection> {
         .collect()
 }
 
-fn absent(error: &AdminError) -> Finding {
+fn no_admin(error: &AdminError) -> Finding {
     match error {
         AdminError::Unreachable { address, error: RequestError::Connect(io) }
             if io.kind() == ErrorKind::ConnectionRefused =>
@@ -153,7 +153,7 @@ fn absent(error: &AdminError) -> Finding {
             )
         }
         AdminError::Unreachable { address, error: error @ RequestError::NotHttp(_) } => {
-            taken(*address, &error.to_string())
+            port_taken(*address, &error.to_string())
         }
         AdminError::Unreachable { address, error } => Finding::new(
             Code::EnvoyNotRunning,
@@ -170,12 +170,12 @@ fn absent(error: &AdminError) -> Finding {
              CPU limit), and restart the pod if it stays so",
         ),
         AdminError::Refused { address, path, status, .. } => {
-            taken(*address, &format!("GET {path} answers {status}"))
+            port_taken(*address, &format!("GET {path} answers {status}"))
         }
     }
 }
 
-fn taken(address: SocketAddr, seen: &str) -> Finding {
+fn port_taken(address: SocketAddr, seen: &str) -> Finding {
     Finding::new(
         Code::AdminPortTaken,
         format!("something else than Envoy listens on its admin address {address}: {seen}"),

@@ -10,7 +10,7 @@ use crate::well_known::DEFAULT_DISCOVERY_ADDRESS;
 
 /// Add the sidecar to workloads, as `istioctl kube-inject` does: manifests in, manifests out
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub struct InjectArgs {
     /// The manifests, YAML or JSON; - for standard input
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     pub(super) file: PathBuf,

@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use super::node::{Map, Node};
-use super::pod::PROXY;
+use super::pod::PROXY_CONTAINER;
 use crate::sidecar::agent::APP_HEALTH;
 use crate::well_known::AGENT_STATUS_PORT;
 
@@ -35,7 +35,7 @@ impl Probers {
     pub(super) fn rewrite(&mut self, containers: &mut [Node]) {
         for container in containers {
             let name = container.text(&["name"]).to_owned();
-            if name == PROXY {
+            if name == PROXY_CONTAINER {
                 continue;
             }
             let ports = named_ports(container);

@@ -4,7 +4,7 @@ use std::fmt;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
-use clap::{Args as ClapArgs, Parser as _, ValueEnum};
+use clap::{Parser as _, ValueEnum};
 
 use super::{Capture, Cidr, Family, Selection};
 use crate::well_known::{INBOUND_CAPTURE_PORT, OUTBOUND_CAPTURE_PORT, PROXY_UID};
@@ -38,8 +38,8 @@ impl FromStr for Redirect {
 
 /// Lead this pod's TCP traffic to its Envoy, as istio-init does: needs root and NET_ADMIN, once, before
 /// the application starts.
-#[derive(Clone, Debug, ClapArgs)]
-pub struct Args {
+#[derive(Clone, Debug, clap::Args)]
+pub struct IptablesArgs {
     /// Port of Envoy that takes outbound traffic
     #[arg(short = 'p', long, value_name = "PORT", default_value_t = Port::of(OUTBOUND_CAPTURE_PORT))]
     envoy_port: Port,
@@ -107,10 +107,10 @@ pub struct Args {
 #[command(no_binary_name = true)]
 struct Alone {
     #[command(flatten)]
-    args: Args,
+    args: IptablesArgs,
 }
 
-impl Args {
+impl IptablesArgs {
     /// Whether these flags, each with its value, fit together.
     ///
     /// # Errors
