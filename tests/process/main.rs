@@ -6,6 +6,7 @@
 #[allow(dead_code, unused_imports)] // what only other tests use
 mod common;
 mod ends;
+mod flags_page;
 mod harness;
 mod levels;
 mod output;
