@@ -38,7 +38,6 @@ pub mod subscription;
 pub mod publish;
 
 pub mod ads;
-pub mod http2;
 pub mod proxies;
 
 pub mod debug;

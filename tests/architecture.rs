@@ -24,7 +24,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("snapshot", &["names", "view", "subscription"]),
     ("subscription", &[]),
     ("publish", &["model", "translate", "snapshot", "view", "names", "metrics"]),
-    ("http2", &[]),
     // Of any process.
     ("causes", &[]),
     ("readiness", &[]),
@@ -35,7 +34,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("output", &[]),
     ("parts", &[]),
     ("signals", &[]),
-    ("ads", &["door", "http2", "snapshot", "subscription", "view", "names", "proxies", "metrics"]),
+    ("ads", &["door", "snapshot", "subscription", "view", "names", "proxies", "metrics"]),
     ("proxies", &["snapshot", "subscription", "view", "names"]),
     // Readers of everything, writers of nothing.
     ("metrics", &["door", "logging", "model", "names", "proxies", "snapshot", "source", "version"]),

@@ -4,7 +4,7 @@
 use tracing::level_filters::LevelFilter;
 
 /// The parts of this program that log.
-const PARTS: [&str; 32] = [
+const PARTS: &[&str] = &[
     "ads",
     "app",
     "causes",
@@ -14,7 +14,6 @@ const PARTS: [&str; 32] = [
     "door",
     "escape",
     "flags",
-    "http2",
     "http_server",
     "kubeconfig",
     "logging",
