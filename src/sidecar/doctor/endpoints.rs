@@ -8,47 +8,47 @@ use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
-use super::connect::{self, NoTcp};
+use super::connect::{self, ConnectError};
 use super::finding::{Code, Finding};
 use crate::names::{ClusterName, Spoken};
 
 /// Endpoints of a port that are tried: if all of these have the same fault, so have the others.
-const TRIED: usize = 3;
+const MAX_PROBED: usize = 3;
 /// How long a server that speaks first may take to begin.
-const FIRST_WORDS: Duration = Duration::from_millis(500);
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What an endpoint does with a connection on which nothing is said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Knock {
+pub(super) enum ProbeResult {
     /// It waits, as a server of HTTP does.
-    Quiet,
+    Waits,
     Refused,
     /// From here it cannot be reached, which says nothing about it.
     Unreachable,
     /// It speaks first.
-    Spoke(String),
+    SpeaksFirst(String),
 }
 
 /// One port of a service.
 #[derive(Clone, Debug)]
-pub(super) struct Port {
+pub(super) struct PortToProbe {
     pub(super) port: u16,
     pub(super) spoken: Spoken,
-    pub(super) places: Vec<SocketAddr>,
+    pub(super) addresses: Vec<SocketAddr>,
     /// That it leads to a port that the pods do not declare.
     pub(super) undeclared: Option<String>,
 }
 
 /// What Envoy has counted for a cluster, over the endpoints that it has now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counts {
+pub(super) struct ClusterCounters {
     pub(super) connections: u64,
     pub(super) failed_connections: u64,
     pub(super) successes: u64,
     pub(super) errors: u64,
 }
 
-impl Counts {
+impl ClusterCounters {
     /// Reads `/clusters?format=json`.
     pub(super) fn read(page: &Value, host: &str, port: u16) -> Self {
         let mut counts = Self::default();
@@ -76,47 +76,49 @@ impl Counts {
 
 /// Tries some endpoints. Those of this pod itself are asked past its Envoy, which would take every
 /// connection and say nothing.
-pub(super) async fn knock(
-    places: &[SocketAddr],
+pub(super) async fn probe_endpoints(
+    addresses: &[SocketAddr],
     own: &[IpAddr],
     limit: Duration,
-) -> Vec<(SocketAddr, Knock)> {
-    let tried = places.iter().take(TRIED).map(async |place| {
+) -> Vec<(SocketAddr, ProbeResult)> {
+    let tried = addresses.iter().take(MAX_PROBED).map(async |place| {
         let address = match (own.contains(&place.ip()), place) {
             (true, SocketAddr::V4(_)) => (Ipv4Addr::LOCALHOST, place.port()).into(),
             (true, SocketAddr::V6(_)) => (Ipv6Addr::LOCALHOST, place.port()).into(),
             (false, _) => *place,
         };
-        (*place, knock_at(address, limit).await)
+        (*place, probe_endpoint(address, limit).await)
     });
     futures::future::join_all(tried).await
 }
 
-async fn knock_at(address: SocketAddr, limit: Duration) -> Knock {
-    let mut stream = match connect::tcp(address, limit.saturating_sub(FIRST_WORDS)).await {
+async fn probe_endpoint(address: SocketAddr, limit: Duration) -> ProbeResult {
+    let mut stream = match connect::tcp(address, limit.saturating_sub(FIRST_BYTES_TIMEOUT)).await {
         Ok(stream) => stream,
-        Err(NoTcp::Refused) => return Knock::Refused,
-        Err(NoTcp::Unreachable(_) | NoTcp::Dropped) => return Knock::Unreachable,
+        Err(ConnectError::Refused) => return ProbeResult::Refused,
+        Err(ConnectError::Unreachable(_) | ConnectError::Timeout) => {
+            return ProbeResult::Unreachable;
+        }
     };
     let mut heard = [0; 64];
-    match timeout(FIRST_WORDS, stream.read(&mut heard)).await {
+    match timeout(FIRST_BYTES_TIMEOUT, stream.read(&mut heard)).await {
         Ok(Ok(length @ 1..)) => {
-            Knock::Spoke(connect::lossy(heard.get(..length).unwrap_or_default()))
+            ProbeResult::SpeaksFirst(connect::printable(heard.get(..length).unwrap_or_default()))
         }
         // Whoever hangs up at once may just not like strangers.
-        Ok(_) | Err(_) => Knock::Quiet,
+        Ok(_) | Err(_) => ProbeResult::Waits,
     }
 }
 
 /// What is wrong with a port of the service `name`, if anything.
-pub(super) fn trouble(
+pub(super) fn port_fault(
     name: &str,
-    port: &Port,
-    knocks: &[(SocketAddr, Knock)],
-    counts: Counts,
+    port: &PortToProbe,
+    probes: &[(SocketAddr, ProbeResult)],
+    counts: ClusterCounters,
 ) -> Option<Finding> {
-    let spoke = knocks.iter().find_map(|(place, knock)| match knock {
-        Knock::Spoke(words) => Some((place, words)),
+    let spoke = probes.iter().find_map(|(place, probe)| match probe {
+        ProbeResult::SpeaksFirst(words) => Some((place, words)),
         _ => None,
     });
     let number = port.port;
@@ -131,13 +133,14 @@ pub(super) fn trouble(
             "rename the Service's port (tcp-db, mysql), or set its appProtocol to tcp",
         ));
     }
-    let refused = !knocks.is_empty() && knocks.iter().all(|(_, knock)| *knock == Knock::Refused);
+    let refused =
+        !probes.is_empty() && probes.iter().all(|(_, probe)| *probe == ProbeResult::Refused);
     let unconnected =
         counts.failed_connections > 0 && counts.failed_connections >= counts.connections;
     let unanswered = counts.errors > 0 && counts.successes == 0;
     let (code, seen) = if refused {
-        let places: Vec<String> = knocks.iter().map(|(place, _)| place.to_string()).collect();
-        let seen = format!("nobody listens there: {} refuse connections", places.join(", "));
+        let addresses: Vec<String> = probes.iter().map(|(place, _)| place.to_string()).collect();
+        let seen = format!("nobody listens there: {} refuse connections", addresses.join(", "));
         (Code::ServiceConnectionsFail, seen)
     } else if unconnected {
         let seen = format!("Envoy's {} attempts to connect all failed", counts.failed_connections);
@@ -164,7 +167,7 @@ pub(super) fn trouble(
 }
 
 /// What is worth knowing of a port without being a fault.
-pub(super) fn note(name: &str, port: &Port, port_name: &str) -> Option<String> {
+pub(super) fn port_note(name: &str, port: &PortToProbe, port_name: &str) -> Option<String> {
     if port.spoken == Spoken::Unsaid {
         return Some(format!(
             "port {} of service {name} is spoken to as TCP since its name {port_name:?} says no \
@@ -182,19 +185,19 @@ mod tests {
 
     use super::*;
 
-    fn port(spoken: Spoken) -> Port {
-        let places = vec!["10.1.2.3:3306".parse().unwrap()];
-        Port { port: 3306, spoken, places, undeclared: None }
+    fn port(spoken: Spoken) -> PortToProbe {
+        let addresses = vec!["10.1.2.3:3306".parse().unwrap()];
+        PortToProbe { port: 3306, spoken, addresses, undeclared: None }
     }
 
-    fn code(port: &Port, knock: Knock, counts: Counts) -> Option<Code> {
-        trouble("db", port, &[(port.places[0], knock)], counts).map(|finding| finding.code)
+    fn code(port: &PortToProbe, probe: ProbeResult, counts: ClusterCounters) -> Option<Code> {
+        port_fault("db", port, &[(port.addresses[0], probe)], counts).map(|finding| finding.code)
     }
 
     #[test]
     fn a_server_that_speaks_first_is_a_fault_of_an_http_port_only() {
-        let spoke = Knock::Spoke("5.7.44-log".to_owned());
-        let none = Counts::default();
+        let spoke = ProbeResult::SpeaksFirst("5.7.44-log".to_owned());
+        let none = ClusterCounters::default();
         for spoken in [Spoken::Http, Spoken::Http2, Spoken::Grpc] {
             assert_eq!(
                 code(&port(spoken), spoke.clone(), none),
@@ -205,22 +208,22 @@ mod tests {
         for spoken in [Spoken::Tcp, Spoken::Tls, Spoken::Unsaid] {
             assert_eq!(code(&port(spoken), spoke.clone(), none), None, "{spoken:?}");
         }
-        assert_eq!(code(&port(Spoken::Http), Knock::Quiet, none), None);
+        assert_eq!(code(&port(Spoken::Http), ProbeResult::Waits, none), None);
     }
 
     #[test]
     fn failures_count_only_if_nothing_succeeds() {
         let http = port(Spoken::Http);
-        let none = Counts::default();
-        assert_eq!(code(&http, Knock::Refused, none), Some(Code::ServiceConnectionsFail));
-        assert_eq!(code(&http, Knock::Unreachable, none), None, "from here");
-        let counts = |connections, failed_connections, successes, errors| Counts {
+        let none = ClusterCounters::default();
+        assert_eq!(code(&http, ProbeResult::Refused, none), Some(Code::ServiceConnectionsFail));
+        assert_eq!(code(&http, ProbeResult::Unreachable, none), None, "from here");
+        let counts = |connections, failed_connections, successes, errors| ClusterCounters {
             connections,
             failed_connections,
             successes,
             errors,
         };
-        let of = |counts| code(&http, Knock::Quiet, counts);
+        let of = |counts| code(&http, ProbeResult::Waits, counts);
         assert_eq!(of(counts(3, 3, 0, 3)), Some(Code::ServiceConnectionsFail));
         assert_eq!(of(counts(3, 1, 7, 3)), None);
         assert_eq!(of(counts(1, 0, 0, 9)), Some(Code::ServiceRequestsFail));
@@ -230,21 +233,21 @@ mod tests {
     #[test]
     fn a_wrong_target_port_is_the_cause_where_it_is_seen() {
         let undeclared = Some("its port 80 leads to port 9999 of the pods".to_owned());
-        let wrong = Port { undeclared, ..port(Spoken::Http) };
-        let knocks = [(wrong.places[0], Knock::Refused)];
-        let found = trouble("a", &wrong, &knocks, Counts::default()).unwrap();
+        let wrong = PortToProbe { undeclared, ..port(Spoken::Http) };
+        let probes = [(wrong.addresses[0], ProbeResult::Refused)];
+        let found = port_fault("a", &wrong, &probes, ClusterCounters::default()).unwrap();
         assert!(found.cause.contains("leads to port 9999"), "{}", found.cause);
         assert!(found.fix.contains("targetPort"), "{}", found.fix);
-        assert!(note("a", &wrong, "http").unwrap().contains("9999"));
+        assert!(port_note("a", &wrong, "http").unwrap().contains("9999"));
     }
 
     #[test]
     fn a_name_without_a_protocol_is_noted() {
-        let said = note("a", &port(Spoken::Unsaid), "web").unwrap();
+        let said = port_note("a", &port(Spoken::Unsaid), "web").unwrap();
         let words = "spoken to as TCP since its name \"web\" says no protocol";
         assert!(said.contains(words) && said.contains("http-web"), "{said}");
-        assert_eq!(note("a", &port(Spoken::Http), "http"), None);
-        assert_eq!(note("a", &port(Spoken::Tcp), "mysql"), None);
+        assert_eq!(port_note("a", &port(Spoken::Http), "http"), None);
+        assert_eq!(port_note("a", &port(Spoken::Tcp), "mysql"), None);
     }
 
     #[test]
@@ -259,8 +262,9 @@ mod tests {
             { "name": "outbound|81||a.default.svc.cluster.local",
               "host_statuses": [{ "stats": stats("90") }] },
         ]});
-        let counts = Counts::read(&page, "a.default.svc.cluster.local", 80);
-        let wanted = Counts { connections: 4, failed_connections: 0, successes: 2, errors: 7 };
+        let counts = ClusterCounters::read(&page, "a.default.svc.cluster.local", 80);
+        let wanted =
+            ClusterCounters { connections: 4, failed_connections: 0, successes: 2, errors: 7 };
         assert_eq!(counts, wanted);
     }
 }

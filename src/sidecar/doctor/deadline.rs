@@ -9,12 +9,12 @@ use super::finding::{Code, Finding};
 const STEP_PERCENT: u32 = 30;
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
+pub(super) struct Deadline {
     started: Instant,
     limit: Duration,
 }
 
-impl Clock {
+impl Deadline {
     pub(super) fn start(limit: Duration) -> Self {
         Self { started: Instant::now(), limit }
     }
@@ -31,8 +31,8 @@ impl Clock {
         self.limit.saturating_sub(self.elapsed())
     }
 
-    /// What a step may take that merely adds to the picture; maybe next to nothing.
-    pub(super) fn aside(&self) -> Duration {
+    /// What a step may take that merely adds to the diagnosis; maybe next to nothing.
+    pub(super) fn optional_step(&self) -> Duration {
         (self.limit * STEP_PERCENT / 100).min(self.left())
     }
 
@@ -41,7 +41,7 @@ impl Clock {
     /// # Errors
     /// If so little is left that silence would mean nothing.
     pub(super) fn step(&self) -> Result<Duration, Finding> {
-        let share = self.aside();
+        let share = self.optional_step();
         if share < self.limit / 20 { Err(self.out_of_time()) } else { Ok(share) }
     }
 
@@ -61,9 +61,9 @@ mod tests {
     #[test]
     fn a_step_has_its_share_and_none_when_the_time_is_up() {
         let hour = Duration::from_secs(3600);
-        let share = Clock::start(hour).step().unwrap();
+        let share = Deadline::start(hour).step().unwrap();
         assert!(share <= hour * 3 / 10 && share > hour / 20, "{share:?}");
-        let nearly_over = Clock { started: Instant::now() - hour, limit: hour + hour / 30 };
+        let nearly_over = Deadline { started: Instant::now() - hour, limit: hour + hour / 30 };
         let finding = nearly_over.step().unwrap_err();
         assert_eq!(finding.code, Code::OutOfTime);
         assert!(finding.fix.contains("--timeout"), "{}", finding.fix);

@@ -23,11 +23,12 @@ use tokio_rustls::TlsConnector;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use super::{Answer, Grpc, HttpGet, Scheme};
+use super::{Grpc, HttpGet, ProbeResponse, Scheme};
+use crate::causes::with_causes;
 
 /// Whose connections to the pod's own address are not led to Envoy: istio-init spares this source, as it
 /// does for Envoy's own calls to the application.
-const SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
+const UNCAPTURED_SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
 /// The kubelet reads no more of an answer either.
 const BODY_BYTES: usize = 10 << 10;
 /// Go's client, which is the kubelet's, follows as many.
@@ -40,7 +41,7 @@ pub(super) async fn connect(pod: IpAddr, port: u16) -> Result<TcpStream, String>
         // IPv6 is not captured.
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if address.is_ipv4() {
-            socket.bind((SOURCE, 0).into())?;
+            socket.bind((UNCAPTURED_SOURCE, 0).into())?;
         }
         socket.connect(address).await
     };
@@ -53,7 +54,7 @@ pub(super) async fn http(
     get: &HttpGet,
     headers: &HeaderMap,
     tls: &Arc<ClientConfig>,
-) -> Result<Answer, String> {
+) -> Result<ProbeResponse, String> {
     let path = if get.path.starts_with('/') { get.path.clone() } else { format!("/{}", get.path) };
     let mut target = Target { scheme: get.scheme, port: get.port.get(), path };
     for _ in 0..=REDIRECTS {
@@ -125,12 +126,12 @@ fn request(
         .map_err(|error| format!("path {:?}: {error}", target.path))?;
     let own = request.headers_mut();
     // What is about the connection to the agent.
-    const HOPS: [HeaderName; 6] =
+    const HOP_BY_HOP: [HeaderName; 6] =
         [HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE, TE];
     own.extend(
         headers
             .iter()
-            .filter(|(name, _)| !HOPS.contains(name))
+            .filter(|(name, _)| !HOP_BY_HOP.contains(name))
             .map(|(name, value)| (name.clone(), value.clone())),
     );
     let host = SocketAddr::new(pod, target.port).to_string();
@@ -160,11 +161,11 @@ async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     request: Request<Empty<Bytes>>,
 ) -> Result<Response<Vec<u8>>, String> {
-    let said = |error: hyper::Error| format!("no answer in HTTP: {}", last_cause(&error));
+    let said = |error: hyper::Error| format!("no answer in HTTP: {}", with_causes(&error));
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(said)?;
     let asked = async {
         let (parts, body) = sender.send_request(request).await.map_err(said)?.into_parts();
-        Ok(Response::from_parts(parts, beginning(body).await.map_err(said)?))
+        Ok(Response::from_parts(parts, first_bytes(body).await.map_err(said)?))
     };
     tokio::pin!(asked);
     // The connection must be driven, and may end before the answer is read to its end.
@@ -175,7 +176,7 @@ async fn exchange(
 }
 
 /// The first bytes of a body.
-async fn beginning(mut body: Incoming) -> Result<Vec<u8>, hyper::Error> {
+async fn first_bytes(mut body: Incoming) -> Result<Vec<u8>, hyper::Error> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame?.into_data() {
@@ -190,9 +191,9 @@ async fn beginning(mut body: Incoming) -> Result<Vec<u8>, hyper::Error> {
 }
 
 /// `grpc.health.v1.Health/Check`.
-pub(super) async fn grpc(pod: IpAddr, probe: &Grpc) -> Result<Answer, String> {
+pub(super) async fn grpc(pod: IpAddr, probe: &Grpc) -> Result<ProbeResponse, String> {
     let stream = connect(pod, probe.port.get()).await?;
-    let said = |error: hyper::Error| format!("no answer in gRPC: {}", last_cause(&error));
+    let said = |error: hyper::Error| format!("no answer in gRPC: {}", with_causes(&error));
     // Its tasks end with the connection, which is dropped here.
     let (mut sender, connection) =
         http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(said)?;
@@ -250,13 +251,8 @@ fn grpc_status(headers: &HeaderMap) -> Option<String> {
     headers.get("grpc-status").and_then(|status| status.to_str().ok()).map(str::to_owned)
 }
 
-fn last_cause(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.last().map(ToString::to_string).unwrap_or_default()
-}
-
 /// For TLS with whomever: the kubelet checks no certificate of an application either.
-pub(super) fn any_certificate() -> Result<Arc<ClientConfig>, rustls::Error> {
+pub(super) fn accept_any_certificate() -> Result<Arc<ClientConfig>, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let schemes = provider.signature_verification_algorithms.supported_schemes();
     let config = ClientConfig::builder_with_provider(provider)

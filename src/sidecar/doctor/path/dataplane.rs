@@ -4,12 +4,13 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::{DEBUG_PORT, Walk};
-use crate::sidecar::doctor::admin::Envoy;
+use super::Walk;
+use crate::sidecar::doctor::envoy::Envoy;
 use crate::sidecar::doctor::finding::Finding;
-use crate::sidecar::doctor::kubernetes::{Kubernetes, Look};
-use crate::sidecar::doctor::verdict::{one_line, rejected, unaccepted};
+use crate::sidecar::doctor::kubernetes::{ApiResult, Kubernetes};
+use crate::sidecar::doctor::verdict::{configuration_fault, one_line, rejected};
 use crate::sidecar::doctor::{capture, pilot};
+use crate::well_known::DEBUG_PORT;
 
 impl Walk<'_> {
     /// Where the control plane's pages are, if they may be had: they are on loopback, and behind a
@@ -20,14 +21,18 @@ impl Walk<'_> {
     }
 
     /// How the control plane sees the proxy: a NACK is in its own words there.
-    pub(super) async fn view(&mut self, address: SocketAddr, envoy: &Envoy) -> Result<(), Finding> {
+    pub(super) async fn pilots_view(
+        &mut self,
+        address: SocketAddr,
+        envoy: &Envoy,
+    ) -> Result<(), Finding> {
         let since = Instant::now();
         let Some(debug) = self.debug(address) else { return Ok(()) };
         let id = envoy.node["id"].as_str().unwrap_or_default();
         // Silence must not cost much.
-        let limit = self.clock.aside().min(self.clock.limit() / 10);
-        match pilot::sync(debug, id, limit).await {
-            Ok(Some(pilot::Seen { errors })) => {
+        let limit = self.deadline.optional_step().min(self.deadline.limit() / 10);
+        match pilot::proxy_status(debug, id, limit).await {
+            Ok(Some(pilot::ProxyStatus { errors })) => {
                 if errors.is_empty() {
                     self.well("Pilot's view", since, "no rejection by this proxy");
                     return Ok(());
@@ -50,7 +55,7 @@ impl Walk<'_> {
     /// What Envoy made of what it got.
     pub(super) fn acceptance(&mut self, envoy: &Envoy) -> Result<(), Finding> {
         let since = Instant::now();
-        match unaccepted(envoy) {
+        match configuration_fault(envoy) {
             None => {
                 self.well("configuration", since, "accepted and in use");
                 Ok(())
@@ -65,8 +70,8 @@ impl Walk<'_> {
             return Ok(());
         }
         let since = Instant::now();
-        match capture::rules(self.clock.aside()).await {
-            Ok(rules) => match capture::trouble(&rules) {
+        match capture::rules(self.deadline.optional_step()).await {
+            Ok(rules) => match capture::fault(&rules) {
                 None => {
                     self.well("capture", since, "iptables brings traffic to Envoy");
                     Ok(())
@@ -77,9 +82,10 @@ impl Walk<'_> {
                 }
             },
             // Rules are for those who may change them; that something arrives shows as well.
-            Err(_) if envoy.captured.values().any(|connections| *connections > 0) => {
+            Err(_) if envoy.stats.captured.values().any(|connections| *connections > 0) => {
                 // No call in one direction so far is nothing to be worried about.
                 let seen: Vec<String> = envoy
+                    .stats
                     .captured
                     .iter()
                     .filter(|(_, connections)| **connections > 0)
@@ -96,12 +102,14 @@ impl Walk<'_> {
     }
 
     /// Notes what could be had from Kubernetes.
-    pub(super) fn kubernetes(&mut self, since: Instant, asked: &Look<Kubernetes>) {
+    pub(super) fn kubernetes(&mut self, since: Instant, asked: &ApiResult<Kubernetes>) {
         match asked {
             Ok(Kubernetes { kube_dns, pilot, .. }) => {
                 let looks = [("kube-dns", kube_dns), ("Pilot", pilot)];
                 let said = looks.map(|(name, look)| match look {
-                    Ok(Some(picture)) => format!("{name} is {}", picture.cluster_ips.join(", ")),
+                    Ok(Some(service_view)) => {
+                        format!("{name} is {}", service_view.cluster_ips.join(", "))
+                    }
                     Ok(None) => format!("no Service for {name}"),
                     Err(why) => format!("{name}: {why}"),
                 });
