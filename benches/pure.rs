@@ -135,7 +135,7 @@ fn session_step(criterion: &mut Criterion) {
                 session.handle_request(request, view).ok();
             }
             while let Some(response) = session.next_response(view) {
-                let of = response.resource_type.unwrap_or(ResourceType::Endpoint);
+                let of = response.resource_type.map_or(ResourceType::Endpoint, ResourceType::from);
                 let nonce = format!("{:016x}", response.nonce);
                 session.handle_request(&request(of, 0, &nonce), view).ok();
             }

@@ -4,9 +4,10 @@
 use tracing::level_filters::LevelFilter;
 
 /// The parts of this program that log.
-const PARTS: [&str; 26] = [
+const PARTS: &[&str] = &[
     "ads",
     "app",
+    "causes",
     "cli",
     "debug",
     "descriptors",
@@ -14,6 +15,7 @@ const PARTS: [&str; 26] = [
     "escape",
     "flags",
     "http_server",
+    "kubeconfig",
     "logging",
     "metrics",
     "model",
@@ -22,6 +24,7 @@ const PARTS: [&str; 26] = [
     "parts",
     "proxies",
     "publish",
+    "readiness",
     "sidecar",
     "signals",
     "snapshot",
@@ -29,6 +32,7 @@ const PARTS: [&str; 26] = [
     "translate",
     "version",
     "view",
+    "well_known",
     "wire",
     "yaml",
 ];
