@@ -112,7 +112,7 @@ enum Step {
     Update,
     /// With the views that somebody needs now.
     Snapshot(Vec<usize>),
-    Bury,
+    RemoveExpired,
 }
 
 fn some_steps() -> impl Strategy<Value = Vec<Step>> {
@@ -121,7 +121,7 @@ fn some_steps() -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Step::Update),
         3 => subsequence((0..views().len()).collect::<Vec<_>>(), 0..=views().len())
             .prop_map(Step::Snapshot),
-        1 => Just(Step::Bury),
+        1 => Just(Step::RemoveExpired),
     ];
     proptest::collection::vec(step, 0..40)
 }
@@ -142,11 +142,11 @@ proptest! {
                     let snapshot = mesh.snapshot(&needed);
                     prop_assert_eq!(snapshot.views.len(), needed.len());
                 }
-                Step::Bury => mesh.builder.bury(u64::MAX),
+                Step::RemoveExpired => mesh.builder.remove_until(u64::MAX),
             }
         }
         mesh.update();
-        mesh.builder.bury(u64::MAX);
+        mesh.builder.remove_until(u64::MAX);
         let snapshot = mesh.snapshot(&all);
         prop_assert_eq!(content(&snapshot), content(&mesh.built_at_once(&all)));
         // Envoy rejects a table that has a domain twice.
@@ -204,7 +204,7 @@ proptest! {
         other.apply(Change::Services(everything.clone(), services));
         other.apply(Change::Slices(everything, slices));
         other.update();
-        other.builder.bury(u64::MAX);
+        other.builder.remove_until(u64::MAX);
         prop_assert_eq!(content(&one.snapshot(&all)), content(&other.snapshot(&all)));
     }
 }

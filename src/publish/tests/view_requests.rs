@@ -5,9 +5,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::super::newcomers::KEEP;
+use super::super::built_views::KEEP_UNUSED;
 use super::super::{Publisher, Timing};
-use super::inbound::{HTTP, ports, sidecar_at, web};
+use super::inbound_ports::{HTTP, ports, sidecar_at, web};
 use super::*;
 use crate::metrics::Metrics;
 use crate::view::{Lease, Leases, Limits, Need, TooManyViews};
@@ -150,10 +150,10 @@ async fn a_view_that_nobody_needs_goes_without_a_change_and_without_waking_anybo
     // One that comes back in time finds its view.
     let view = leaves.view().unwrap();
     drop(leaves);
-    tokio::time::sleep(KEEP / 2).await;
+    tokio::time::sleep(KEEP_UNUSED / 2).await;
     let back = running.leases.take(standalone_at(2));
     running.seated(&back).await;
-    tokio::time::sleep(2 * KEEP).await;
+    tokio::time::sleep(2 * KEEP_UNUSED).await;
     assert!(Arc::ptr_eq(&running.snapshot().views[&*view], &before.views[&*view]));
 
     drop(back);

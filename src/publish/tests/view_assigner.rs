@@ -1,7 +1,7 @@
 //! What a proxy says of itself counts as far as the mesh knows of it, and has its bounds.
 
-use super::super::needs::Needs;
-use super::inbound::{Followed, HTTP, web};
+use super::super::view_assigner::ViewAssigner;
+use super::inbound_ports::{Followed, HTTP, web};
 use super::*;
 use crate::model::Node;
 use crate::view::{Limits, Need, TooManyViews};
@@ -17,7 +17,7 @@ fn of_peer(need: Need, peer: &str) -> Need {
 
 impl Followed {
     fn view(&mut self, need: &Need) -> ViewKey {
-        (*self.needs.add(need, &mut self.conflicts).unwrap()).clone()
+        (*self.add_request(need).unwrap()).clone()
     }
 }
 
@@ -29,7 +29,7 @@ fn proxies_that_make_up_where_they_are_share_the_view_of_those_who_say_nothing()
         let (namespace, zone) = (format!("namespace-{number}"), format!("zone-{number}"));
         assert_eq!(followed.view(&router(Some(&namespace), Some(&zone))), nowhere);
     }
-    assert_eq!(followed.needs.views().count(), 1);
+    assert_eq!(followed.assigner.views().count(), 1);
     assert_eq!(followed.view(&router(Some("one"), None)).namespace.as_deref(), Some("one"));
 }
 
@@ -55,7 +55,7 @@ fn a_namespace_counts_once_a_service_lives_in_it_or_is_exported_to_it_and_no_lon
         let [(who, view)] = moved.as_slice() else { panic!("{moved:?}") };
         assert_eq!((who, view.namespace.as_deref()), (&need, namespace));
     }
-    followed.needs.remove(&need, &mut followed.conflicts);
+    followed.remove_request(&need);
     let back = Change::Service(plain(&key("two", "web")));
     assert!(followed.apply(vec![back]).is_empty(), "nobody asks any more");
 }
@@ -91,15 +91,14 @@ fn a_zone_counts_once_an_endpoint_or_a_node_is_in_it_and_no_longer() {
 #[test]
 fn views_are_counted_in_all_and_for_each_address_and_shared_ones_once() {
     let limits = Limits { views: 3, per_peer: 2 };
-    let mut followed = Followed { needs: Needs::new(limits), ..Followed::default() };
+    let mut followed = Followed { assigner: ViewAssigner::new(limits), ..Followed::default() };
     let places = ["a", "b", "c", "d"];
     let services = places.map(|name| Change::Service(service(&key(name, "web"), at(&[]), &[HTTP])));
     followed.apply(services.into());
     let [a, b, c, d] = places.map(|name| router(Some(name), None));
     let (first, second) = ("10.0.0.1", "10.0.0.2");
-    let mut add = |need: &Need, peer: &str| {
-        followed.needs.add(&of_peer(need.clone(), peer), &mut followed.conflicts).map(|_| ())
-    };
+    let mut add =
+        |need: &Need, peer: &str| followed.add_request(&of_peer(need.clone(), peer)).map(|_| ());
     assert_eq!(add(&a, first), Ok(()));
     assert_eq!(add(&b, first), Ok(()));
     let peer = first.parse().unwrap();
@@ -108,9 +107,9 @@ fn views_are_counted_in_all_and_for_each_address_and_shared_ones_once() {
     assert_eq!(add(&b, second), Ok(()), "that is there");
     assert_eq!(add(&c, second), Ok(()));
     assert_eq!(add(&d, "10.0.0.3"), Err(TooManyViews::InAll { limit: 3 }));
-    assert_eq!(followed.needs.views().count(), 3);
-    followed.needs.remove(&of_peer(a.clone(), first), &mut followed.conflicts);
-    followed.needs.remove(&of_peer(c.clone(), first), &mut followed.conflicts);
-    assert_eq!(followed.needs.take_unneeded().len(), 1, "a refused one was never needed");
-    followed.needs.add(&of_peer(d, "10.0.0.3"), &mut followed.conflicts).unwrap();
+    assert_eq!(followed.assigner.views().count(), 3);
+    followed.remove_request(&of_peer(a.clone(), first));
+    followed.remove_request(&of_peer(c.clone(), first));
+    assert_eq!(followed.assigner.take_unassigned().len(), 1, "a refused one was never needed");
+    followed.add_request(&of_peer(d, "10.0.0.3")).unwrap();
 }
