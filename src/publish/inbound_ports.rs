@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::service_index::{ServiceEntry, ServiceIndex};
 use super::view_assigner::Dependency;
-use crate::model::{EndpointSlice, Protocol, Service, ServiceKey, Tuning};
+use crate::model::{EndpointSlice, Protocol, Service, ServiceKey, TrafficPolicy};
 use crate::snapshot::{Conflict, ConflictKind};
 use crate::translate::serves_inbound_port;
 use crate::view::{InboundPort, InboundPorts, InboundProtocol};
@@ -40,7 +40,7 @@ impl InboundPortIndex {
             for (port, protocol) in workload_ports(service, slice, address) {
                 let new = InboundPort {
                     idle_timeout: service
-                        .tuning
+                        .traffic_policy
                         .tcp_idle_timeout
                         .filter(|_| protocol == InboundProtocol::Tcp),
                     ..InboundPort::new(port, protocol)
@@ -162,7 +162,7 @@ fn longer_timeout(one: Option<Duration>, other: Option<Duration>) -> Option<Dura
     let length = |idle: &Option<Duration>| match idle {
         Some(Duration::ZERO) => Duration::MAX,
         Some(idle) => *idle,
-        None => Tuning::TCP_IDLE_TIMEOUT,
+        None => TrafficPolicy::TCP_IDLE_TIMEOUT,
     };
     std::cmp::max_by_key(one, other, length)
 }

@@ -166,7 +166,7 @@ fn a_port_may_be_idle_for_as_long_as_any_service_allows() {
     let (a, b) = (key("one", "a"), key("one", "b"));
     let tuned = |key: &ServiceKey, protocol, seconds: Option<u64>| {
         let mut one = service(key, at(&[]), &[(80, protocol)]);
-        one.tuning.tcp_idle_timeout = seconds.map(Duration::from_secs);
+        one.traffic_policy.tcp_idle_timeout = seconds.map(Duration::from_secs);
         Change::Service(one)
     };
     let mut followed = Followed::of(vec![
