@@ -5,7 +5,7 @@
 //! a request begins and `status` how it ends (`foreign` is for who does not speak it); `requests` cuts
 //! messages off HTTP/2, `stream` moves bytes, `request` reads them and `session` decides. `admission` says who
 //! starts when, `budget` how much a peer may ask, `outbox` ends readers that have stopped. Uses
-//! `http2`, `snapshot`, `subscription`, `view`, `proxies` and `names`; knows neither the model nor
+//! `pilothouse_http2`, `snapshot`, `subscription`, `view`, `proxies` and `names`; knows neither the model nor
 //! Kubernetes.
 
 mod account;

@@ -35,7 +35,7 @@ use crate::snapshot::encode::FrameBuilder;
 use crate::source::health::Health;
 use crate::source::{files, kube};
 use crate::subscription::Interner;
-use crate::view::Leases;
+use crate::view::ViewRegistry;
 
 pub mod memory;
 
@@ -134,17 +134,17 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let metrics = Metrics::new(&mut registry);
     let health = Arc::new(Health::default());
     let proxies = Arc::new(Proxies::default());
-    let leases = Arc::new(Leases::new(config.limits.views));
+    let view_registry = Arc::new(ViewRegistry::new(config.limits.views));
 
     let (publisher, models, snapshots) =
-        Publisher::new(&config.domain, config.timing, leases.clone(), metrics.clone());
+        Publisher::new(&config.domain, config.timing, view_registry.clone(), metrics.clone());
     let (changes, from_source) = mpsc::channel(CHANGES);
 
     let stop_streams = CancellationToken::new();
     let frames = Arc::new(FrameBuilder::new(&crate::version::control_plane_identifier()));
     let shared = Arc::new(Shared {
         snapshots: snapshots.clone(),
-        leases,
+        view_registry,
         interner: Arc::new(Interner::default()),
         frames: frames.clone(),
         proxies: proxies.clone(),

@@ -15,7 +15,7 @@ use thiserror::Error;
 use crate::names::ResourceType;
 use crate::snapshot::{TypeSet, Version};
 use crate::subscription::Subscription;
-use crate::view::{Seated, ViewKey};
+use crate::view::{ViewKey, ViewWatch};
 
 /// Keys and values, by key.
 pub type Labels = Arc<[(Box<str>, Box<str>)]>;
@@ -93,7 +93,7 @@ impl TypeStatus {
 pub struct ProxyStatus {
     pub identity: Option<ProxyIdentity>,
     /// Tells its view, once one is assigned; the identity's is what was asked for.
-    pub assigned: Option<Arc<Seated>>,
+    pub assigned: Option<Arc<ViewWatch>>,
     pub types: [TypeStatus; ResourceType::COUNT],
 }
 

@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::model::{Change, Model, ServiceKey};
 use crate::names::ResourceType;
 use crate::snapshot::{Snapshot, View};
-use crate::view::{Leases, Need, ViewKey};
+use crate::view::{ViewKey, ViewRegistry, ViewRequest};
 
 mod address_claims;
 mod alias_index;
@@ -82,8 +82,8 @@ pub struct Publisher {
     view_assigner: ViewAssigner,
     views: BuiltViews,
     /// Requests for views that are not built yet, in the order in which they came.
-    pending_requests: VecDeque<(Need, Arc<ViewKey>)>,
-    leases: Arc<Leases>,
+    pending_requests: VecDeque<(ViewRequest, Arc<ViewKey>)>,
+    view_registry: Arc<ViewRegistry>,
     metrics: Arc<Metrics>,
     models: watch::Sender<Model>,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
@@ -95,7 +95,7 @@ impl Publisher {
     pub fn new(
         domain: &str,
         timing: Timing,
-        leases: Arc<Leases>,
+        view_registry: Arc<ViewRegistry>,
         metrics: Arc<Metrics>,
     ) -> (Self, watch::Receiver<Model>, watch::Receiver<Option<Arc<Snapshot>>>) {
         let (models, model) = watch::channel(Model::default());
@@ -106,10 +106,10 @@ impl Publisher {
             pace: Pace::new(timing.pace),
             removal_delay: timing.linger,
             builder: SnapshotBuilder::new(domain),
-            view_assigner: ViewAssigner::new(leases.limits()),
+            view_assigner: ViewAssigner::new(view_registry.limits()),
             views: BuiltViews::default(),
             pending_requests: VecDeque::new(),
-            leases,
+            view_registry,
             metrics,
             models,
             snapshots,
@@ -119,7 +119,7 @@ impl Publisher {
 
     /// Runs until `shutdown`, or until the source is gone: then what is published stays.
     pub async fn run(mut self, mut changes: mpsc::Receiver<Change>, shutdown: CancellationToken) {
-        let leases = self.leases.clone();
+        let view_registry = self.view_registry.clone();
         let mut source_lives = true;
         loop {
             let due = self.pace.due();
@@ -134,7 +134,7 @@ impl Publisher {
                     }
                     None => source_lives = false,
                 },
-                () = leases.wanted() => {
+                () = view_registry.wait_for_changes() => {
                     if self.pace.has_published() {
                         self.take_view_requests();
                     }
@@ -209,7 +209,7 @@ impl Publisher {
         // Before the snapshot: a stream that is assigned a view which it cannot see yet keeps its
         // old one until the snapshot comes, and so goes from one to the other in a single step.
         for (request, view) in &reassigned {
-            self.leases.assign(request, view);
+            self.view_registry.assign(request, view);
         }
         let published = self.snapshots.send_if_modified(|current| {
             let same = current.as_ref().is_some_and(|current| is_same(current, &snapshot));

@@ -23,10 +23,10 @@ use input::Input;
 use libfuzzer_sys::fuzz_target;
 use pilothouse::ads::requests::{Feed, Requests, requests};
 use pilothouse::ads::session::{Limits, Session};
-use pilothouse::http2::{Code, Connection, Event};
 use pilothouse::names::ResourceType;
 use pilothouse::snapshot::encode::FrameBuilder;
 use pilothouse::snapshot::{TypeSet, View};
+use pilothouse_http2::{Connection, ErrorCode, Event};
 
 /// `:method POST`, `:scheme http`, `:path /`
 const REQUEST: &[u8] = &[0x83, 0x86, 0x84];
@@ -108,29 +108,31 @@ impl Peer {
         loop {
             match self.http2.receive(&mut bytes) {
                 Ok(None) => return true,
-                Ok(Some(Event::Request { stream, ended, .. })) => {
-                    let served = Served::new(stream, frames);
-                    if ended {
+                Ok(Some(Event::Request { stream_id, end_stream, .. })) => {
+                    let served = Served::new(stream_id, frames);
+                    if end_stream {
                         served.feed.end();
                     }
                     let (parts, ()) = Response::new(()).into_parts();
-                    self.http2.respond(stream, &parts, false);
-                    assert!(self.open.insert(stream, served).is_none() && self.open.len() <= 100);
+                    self.http2.send_response(stream_id, &parts, false);
+                    assert!(
+                        self.open.insert(stream_id, served).is_none() && self.open.len() <= 100
+                    );
                 }
-                Ok(Some(Event::Data { stream, bytes, ended })) => {
-                    let served = self.open.get_mut(&stream).expect("an open stream");
-                    served.feed.put(&bytes);
-                    served.came += bytes.len() as u64;
-                    if ended {
+                Ok(Some(Event::Data { stream_id, data, end_stream })) => {
+                    let served = self.open.get_mut(&stream_id).expect("an open stream");
+                    served.feed.put(&data);
+                    served.came += data.len() as u64;
+                    if end_stream {
                         served.feed.end();
                     }
                 }
-                Ok(Some(Event::Reset { stream })) => {
-                    self.open.remove(&stream).expect("an open stream");
+                Ok(Some(Event::StreamReset { stream_id })) => {
+                    self.open.remove(&stream_id).expect("an open stream");
                 }
-                Ok(Some(Event::Refused { .. })) => {}
-                Err(failure) => {
-                    self.http2.fail(&failure);
+                Ok(Some(Event::RequestRejected { .. })) => {}
+                Err(error) => {
+                    self.http2.send_goaway(&error);
                     self.hears();
                     return false;
                 }
@@ -140,7 +142,7 @@ impl Peer {
 
     /// Whole frames; after an end of a stream there are none of it.
     fn hears(&mut self) {
-        let said = std::mem::take(self.http2.outbox());
+        let said = std::mem::take(self.http2.pending_frames());
         assert!(said.len() < 1 << 20, "more is held than a peer can be made to read");
         let mut rest = &said[..];
         while let Some((head, after)) = rest.split_first_chunk::<9>() {
@@ -155,7 +157,9 @@ impl Peer {
     fn sends(&mut self) {
         for (stream, served) in &mut self.open {
             let mut at = 0;
-            while let Some((_, len)) = self.http2.data(*stream, served.unsent.len() - at) {
+            while let Some((_, len)) =
+                self.http2.begin_data_frame(*stream, served.unsent.len() - at)
+            {
                 let heard = self.heard.entry(*stream).or_default();
                 heard.extend_from_slice(&served.unsent[at..at + len]);
                 at += len;
@@ -166,7 +170,7 @@ impl Peer {
             }
             served.unsent.drain(..at);
         }
-        assert!(self.http2.data(1_001, 1).is_none(), "a stream that was never opened");
+        assert!(self.http2.begin_data_frame(1_001, 1).is_none(), "a stream that was never opened");
     }
 }
 
@@ -240,7 +244,7 @@ fuzz_target!(|bytes: &[u8]| {
             let end = if served.unsent.is_empty() { served.go_on(&view) } else { None };
             let state = served.feed.state();
             served.taken += u64::from(state.taken);
-            peer.http2.taken(*stream, state.taken);
+            peer.http2.release_capacity(*stream, state.taken);
             assert!(served.came - served.taken <= WINDOW, "more waits than the window allows");
             assert!(state.held <= served.came as usize * 2 + MAX_MESSAGE, "{}", state.held);
             ended.extend(end.map(|end| (*stream, end)));
@@ -252,11 +256,11 @@ fuzz_target!(|bytes: &[u8]| {
                 End::Well => {
                     let mut trailers = HeaderMap::new();
                     trailers.insert("grpc-status", HeaderValue::from_static("0"));
-                    peer.http2.finish(stream, &trailers);
+                    peer.http2.send_trailers(stream, &trailers);
                 }
-                End::Refused => peer.http2.reset(stream, Code::EnhanceYourCalm),
+                End::Refused => peer.http2.reset_stream(stream, ErrorCode::EnhanceYourCalm),
             }
-            assert!(peer.http2.data(stream, 1).is_none(), "it has ended");
+            assert!(peer.http2.begin_data_frame(stream, 1).is_none(), "it has ended");
         }
         if peer.http2.is_flooded() {
             peer.hears();

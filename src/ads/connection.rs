@@ -14,6 +14,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use pilothouse_http2::{
+    self as http2, COPY_LIMIT, ConnectionError, ErrorCode, Event, MAX_IO_SLICES, WriteBatch,
+};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::{coop, yield_now};
@@ -26,7 +29,6 @@ use super::control::Control;
 use super::exchange::{Exchange, Polled};
 use super::foreign;
 use super::service::Service;
-use crate::http2::{self, Batch, COPIED, Code, Event, Failure, MAX_PARTS};
 
 /// What is read at a time.
 const READ: usize = 64 << 10;
@@ -44,12 +46,12 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Of a thread, for whichever connection it works on.
 struct Scratch {
     read: Vec<u8>,
-    batch: Batch,
+    batch: WriteBatch,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> =
-        RefCell::new(Scratch { read: vec![0; READ], batch: Batch::default() });
+        RefCell::new(Scratch { read: vec![0; READ], batch: WriteBatch::default() });
 }
 
 /// Serves until the peer goes, or the connection is ended; to be spawned as a task by itself, whose
@@ -109,7 +111,7 @@ struct Served {
     alarm: Pin<Box<Sleep>>,
     armed: bool,
     /// Why the connection ends, if by the peer's fault.
-    failed: Option<Failure>,
+    failed: Option<ConnectionError>,
 }
 
 impl Served {
@@ -123,16 +125,18 @@ impl Served {
             if !self.unsent.is_empty() {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
-            let failure =
-                Failure::new(Code::EnhanceYourCalm, "this connection holds too much memory");
-            self.http2.fail(&failure);
+            let failure = ConnectionError::new(
+                ErrorCode::EnhanceYourCalm,
+                "this connection holds too much memory",
+            );
+            self.http2.send_goaway(&failure);
             self.failed = Some(failure);
         }
         if self.control.is_cut() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         if self.control.is_ending() {
-            self.http2.go_away();
+            self.http2.begin_graceful_shutdown();
         }
         let (mut readable, mut due) = (true, true);
         while readable || due {
@@ -176,9 +180,9 @@ impl Served {
             }
             (self.heard, self.asked) = (Instant::now(), false);
             if let Err(failure) = self.take(into.filled()) {
-                match self.http2.foreign().and_then(foreign::answer) {
-                    Some(answer) => *self.http2.outbox() = answer,
-                    None => self.http2.fail(&failure),
+                match self.http2.other_protocol().and_then(foreign::answer) {
+                    Some(answer) => *self.http2.pending_frames() = answer,
+                    None => self.http2.send_goaway(&failure),
                 }
                 self.failed = Some(failure);
                 self.exchanges.clear();
@@ -187,29 +191,29 @@ impl Served {
         })
     }
 
-    fn take(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
+    fn take(&mut self, mut bytes: &[u8]) -> Result<(), ConnectionError> {
         while let Some(event) = self.http2.receive(&mut bytes)? {
             match event {
-                Event::Request { stream, head, ended } => {
+                Event::Request { stream_id, request, end_stream } => {
                     self.opens()?;
-                    let mut exchange = self.service.call(stream, *head);
-                    if ended {
+                    let mut exchange = self.service.call(stream_id, *request);
+                    if end_stream {
                         exchange.request_ended();
                     }
                     self.exchanges.push(exchange);
                 }
-                Event::Data { stream, bytes, ended } => {
-                    let Some(at) = self.position(stream) else { continue };
-                    if !self.exchanges[at].request_data(&bytes) {
-                        self.http2.reset(stream, Code::EnhanceYourCalm);
+                Event::Data { stream_id, data, end_stream } => {
+                    let Some(at) = self.position(stream_id) else { continue };
+                    if !self.exchanges[at].request_data(&data) {
+                        self.http2.reset_stream(stream_id, ErrorCode::EnhanceYourCalm);
                         self.exchanges.swap_remove(at);
-                    } else if ended {
+                    } else if end_stream {
                         self.exchanges[at].request_ended();
                     }
                 }
-                Event::Refused { .. } => self.opens()?,
-                Event::Reset { stream } => {
-                    if let Some(at) = self.position(stream) {
+                Event::RequestRejected { .. } => self.opens()?,
+                Event::StreamReset { stream_id } => {
+                    if let Some(at) = self.position(stream_id) {
                         self.exchanges.swap_remove(at);
                     }
                 }
@@ -219,11 +223,11 @@ impl Served {
     }
 
     /// Counts a stream that the peer opens, or tries to.
-    fn opens(&mut self) -> Result<(), Failure> {
+    fn opens(&mut self) -> Result<(), ConnectionError> {
         if self.new_streams.take(self.heard) {
             return Ok(());
         }
-        Err(Failure::new(Code::EnhanceYourCalm, "too many streams in a short time"))
+        Err(ConnectionError::new(ErrorCode::EnhanceYourCalm, "too many streams in a short time"))
     }
 
     fn position(&self, stream: u32) -> Option<usize> {
@@ -237,14 +241,14 @@ impl Served {
         self.exchanges.retain_mut(|exchange| {
             let polled = exchange.poll(http2, context);
             let body = exchange.request_state();
-            http2.taken(exchange.stream, body.taken);
+            http2.release_capacity(exchange.stream, body.taken);
             held += body.held;
             oldest = oldest.into_iter().chain(body.begun).min();
             polled == Polled::Goes
         });
         // What is longer is shared with others.
-        let unsent: usize = self.unsent.iter().map(|part| part.len().min(COPIED)).sum();
-        self.held.set(held + unsent + http2.outbox().capacity());
+        let unsent: usize = self.unsent.iter().map(|part| part.len().min(COPY_LIMIT)).sum();
+        self.held.set(held + unsent + http2.pending_frames().capacity());
         self.control.message_begun(oldest.map(Instant::into_std));
     }
 
@@ -253,26 +257,27 @@ impl Served {
         let mut free = false;
         loop {
             if !self.unsent.is_empty() {
-                let mut into = [IoSlice::new(&[]); MAX_PARTS];
-                let slices = http2::slices(self.unsent.iter().map(|bytes| &**bytes), &mut into);
+                let mut into = [IoSlice::new(&[]); MAX_IO_SLICES];
+                let slices =
+                    http2::fill_io_slices(self.unsent.iter().map(|bytes| &**bytes), &mut into);
                 let written = write(&mut self.socket, &self.control, context, slices)?;
                 let Poll::Ready(written) = written else { return Ok(free) };
-                http2::advance(&mut self.unsent, written);
+                http2::advance_unsent(&mut self.unsent, written);
                 continue;
             }
             let written = SCRATCH.with_borrow_mut(|scratch| {
                 free |= self.gather(&mut scratch.batch);
-                if scratch.batch.len() == 0 {
+                if scratch.batch.is_empty() {
                     return Ok(false);
                 }
-                let mut into = [IoSlice::new(&[]); MAX_PARTS];
-                let slices = http2::slices(scratch.batch.parts(), &mut into);
+                let mut into = [IoSlice::new(&[]); MAX_IO_SLICES];
+                let slices = http2::fill_io_slices(scratch.batch.parts(), &mut into);
                 let written = match write(&mut self.socket, &self.control, context, slices)? {
                     Poll::Ready(written) => written,
                     Poll::Pending => 0,
                 };
                 if written < scratch.batch.len() {
-                    self.unsent = scratch.batch.rest(written);
+                    self.unsent = scratch.batch.unsent(written);
                 }
                 // What it shares may be the last of a frame that nobody needs any more.
                 scratch.batch.clear();
@@ -285,13 +290,13 @@ impl Served {
     }
 
     /// Frames for the next write. Whether a stream has got rid of everything.
-    fn gather(&mut self, batch: &mut Batch) -> bool {
+    fn gather(&mut self, batch: &mut WriteBatch) -> bool {
         // Whatever a write that failed has left there is another connection's.
         batch.clear();
-        let outbox = self.http2.outbox();
-        if !outbox.is_empty() {
-            batch.push(outbox);
-            *outbox = Vec::new();
+        let pending = self.http2.pending_frames();
+        if !pending.is_empty() {
+            batch.push(pending);
+            *pending = Vec::new();
         }
         let mut free = false;
         for exchange in &mut self.exchanges {
@@ -323,7 +328,7 @@ impl Served {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             } else {
                 self.asked = true;
-                self.http2.ping();
+                self.http2.send_ping();
                 context.waker().wake_by_ref();
                 now + self.keepalive / 3
             };

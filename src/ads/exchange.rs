@@ -14,6 +14,7 @@ use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
+use pilothouse_http2::{Connection, ErrorCode, WriteBatch};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,7 +24,6 @@ use tower::Service as _;
 use super::call::Unfit;
 use super::requests::{Feed, State};
 use super::{foreign, status};
-use crate::http2::{Batch, Code, Connection};
 use crate::snapshot::encode::Piece;
 
 /// Pieces of a request to somebody else's service that wait for it.
@@ -231,13 +231,13 @@ impl Exchange {
         let status = Status::deadline_exceeded("the client's deadline (grpc-timeout) has passed");
         if self.sending.is_some() {
             // In the middle of a message there can be no trailers.
-            http2.reset(self.stream, Code::Cancel);
+            http2.reset_stream(self.stream, ErrorCode::Cancel);
         } else if self.begun {
             let mut trailers = HeaderMap::new();
             status::put(&status, &mut trailers);
-            http2.finish(self.stream, &trailers);
+            http2.send_trailers(self.stream, &trailers);
         } else {
-            http2.respond(self.stream, &refusal(StatusCode::OK, &status), true);
+            http2.send_response(self.stream, &refusal(StatusCode::OK, &status), true);
         }
         Polled::Ended
     }
@@ -247,7 +247,7 @@ impl Exchange {
             match self.answer.as_mut().poll_next(context) {
                 Poll::Pending => return Polled::Goes,
                 Poll::Ready(Some(Part::Head(parts, end))) => {
-                    http2.respond(self.stream, &parts, end);
+                    http2.send_response(self.stream, &parts, end);
                     self.begun = true;
                     if end {
                         return Polled::Ended;
@@ -255,11 +255,11 @@ impl Exchange {
                 }
                 Poll::Ready(Some(Part::Data(piece))) => self.sending = Some((piece, 0)),
                 Poll::Ready(Some(Part::Trailers(trailers))) => {
-                    http2.finish(self.stream, &trailers);
+                    http2.send_trailers(self.stream, &trailers);
                     return Polled::Ended;
                 }
                 Poll::Ready(None) => {
-                    http2.finish_bare(self.stream);
+                    http2.send_end_stream(self.stream);
                     return Polled::Ended;
                 }
             }
@@ -271,14 +271,16 @@ impl Exchange {
     pub(super) fn gather(
         &mut self,
         http2: &mut Connection,
-        batch: &mut Batch,
+        batch: &mut WriteBatch,
         limit: usize,
     ) -> bool {
         let Some((piece, at)) = &mut self.sending else { return false };
         let tail = piece.tail.as_ref().map_or(&[][..], |tail| &tail[..]);
         let whole = piece.shared.len() + tail.len();
         while *at < whole && batch.has_room(limit) {
-            let Some((head, len)) = http2.data(self.stream, whole - *at) else { return false };
+            let Some((head, len)) = http2.begin_data_frame(self.stream, whole - *at) else {
+                return false;
+            };
             batch.push(&head);
             let shared = *at..(*at + len).min(piece.shared.len());
             if !shared.is_empty() {

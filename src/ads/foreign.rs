@@ -2,8 +2,7 @@
 //! or a browser who took the wrong port, a load balancer's check, an Envoy with TLS.
 
 use http::StatusCode;
-
-use crate::http2::Foreign;
+use pilothouse_http2::OtherProtocol;
 
 const ELSEWHERE: &str = "Debug pages are on the port of --http-addr (8080 unless it was changed), \
                          /ready and metrics on that of --monitoring-addr (15014).";
@@ -13,10 +12,10 @@ const ELSEWHERE: &str = "Debug pages are on the port of --http-addr (8080 unless
 const TLS_ALERT: &[u8] = &[21, 3, 1, 0, 2, 2, 40];
 
 /// All that such a peer gets; `None` if there is no telling what it speaks.
-pub(super) fn answer(foreign: Foreign) -> Option<Vec<u8>> {
-    match foreign {
-        Foreign::Tls => Some(TLS_ALERT.to_vec()),
-        Foreign::Http1 => {
+pub(super) fn answer(protocol: OtherProtocol) -> Option<Vec<u8>> {
+    match protocol {
+        OtherProtocol::Tls => Some(TLS_ALERT.to_vec()),
+        OtherProtocol::Http1 => {
             let text =
                 format!("This port speaks gRPC, which is HTTP/2, and got HTTP/1. {ELSEWHERE}\n");
             let answer = format!(
@@ -26,7 +25,7 @@ pub(super) fn answer(foreign: Foreign) -> Option<Vec<u8>> {
             );
             Some(answer.into_bytes())
         }
-        Foreign::Unknown => None,
+        OtherProtocol::Unknown => None,
     }
 }
 

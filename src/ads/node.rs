@@ -11,7 +11,7 @@ use super::peer_text;
 use super::request::Malformed;
 use crate::names::{NodeId, NodeIdError, NodeType, PROBE_METADATA};
 use crate::proxies::{Labels, ProxyIdentity};
-use crate::view::{Need, ProxyKind, Spared, ViewKey};
+use crate::view::{ProxyKind, Spared, ViewKey, ViewRequest};
 
 mod fields;
 
@@ -74,7 +74,7 @@ pub enum NodeError {
 ///
 /// # Errors
 /// If there is none, it contradicts itself, or it says more than anybody would.
-pub fn identify(node: Option<&[u8]>) -> Result<(ProxyIdentity, Need), NodeError> {
+pub fn identify(node: Option<&[u8]>) -> Result<(ProxyIdentity, ViewRequest), NodeError> {
     let node = node.ok_or(NodeError::Missing)?;
     check_len("information", node.len(), MAX_NODE)?;
     let node = Fields::read(node)?;
@@ -119,7 +119,7 @@ pub fn identify(node: Option<&[u8]>) -> Result<(ProxyIdentity, Need), NodeError>
         probe: text(&node, PROBE_METADATA)?.is_some(),
         labels: labels(&node)?,
     };
-    Ok((identity, Need { view, addresses, peer: None }))
+    Ok((identity, ViewRequest { view, addresses, peer: None }))
 }
 
 fn check_len(what: &'static str, len: usize, limit: usize) -> Result<(), NodeError> {

@@ -31,7 +31,7 @@ use crate::names::ResourceType;
 use crate::proxies::Connection;
 use crate::snapshot::encode::Piece;
 use crate::snapshot::{Snapshot, View};
-use crate::view::Lease;
+use crate::view::ViewLease;
 
 mod begin;
 mod note;
@@ -88,7 +88,7 @@ pub(super) fn serve(
             Ok(None) => return,
             Err(status) => Err(refused(&registration.connection, status))?,
         };
-        let mut seat = stream.lease.seat();
+        let mut seat = stream.lease.watch();
         let end = 'stream: loop {
             // One wait for as long as the view stays, however often the proxy answers.
             let mut reassigned = pin!(seat.reassigned());
@@ -168,7 +168,7 @@ struct AdsStream {
     session: Session,
     view: Arc<View>,
     /// Keeps the view built.
-    lease: Lease,
+    lease: ViewLease,
     budget: Budget,
     admitted: Admitted,
     /// When each type's response was sent.
@@ -388,7 +388,7 @@ async fn its_turn(admitted: &mut Admitted) -> Turn {
 }
 
 /// In the newest snapshot, which may have views that were no news to anybody else.
-fn lookup(snapshot: &Snapshot, lease: &Lease) -> Option<Arc<View>> {
+fn lookup(snapshot: &Snapshot, lease: &ViewLease) -> Option<Arc<View>> {
     snapshot.views.get(&*lease.view()?).cloned()
 }
 

@@ -15,7 +15,7 @@ use crate::app::{self, memory};
 use crate::flags::{or_any, or_forever};
 use crate::publish::Timing;
 use crate::source::{files, kube};
-use crate::view;
+use crate::view::ViewLimits;
 
 const WATCH_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -75,7 +75,7 @@ impl Serve {
                 streams_per_peer: self.max_streams_per_peer,
                 starting: self.max_starting,
                 connection_age: self.max_connection_age,
-                views: view::Limits { views: self.max_views, per_peer: self.max_views_per_peer },
+                views: ViewLimits { views: self.max_views, per_peer: self.max_views_per_peer },
                 connections: or_any(self.max_connections),
                 connection_memory: self.max_connection_memory,
                 peer_memory: self.max_peer_memory.unwrap_or_else(memory::half),

@@ -114,7 +114,7 @@ impl<K: Ord + Clone> LayeredSets<K> {
         }
     }
 
-    /// Lets the layers go that none of these needs.
+    /// Drops the layers that none of these variants has.
     pub(super) fn retain(&mut self, needed: &BTreeSet<(Option<&Arc<str>>, Option<&K>)>) {
         let namespaces: BTreeSet<_> =
             needed.iter().filter_map(|(namespace, _)| *namespace).collect();

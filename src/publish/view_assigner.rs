@@ -14,17 +14,17 @@ use super::node_local::NodeLocalEndpoints;
 use super::ref_counts::RefCounts;
 use super::service_index::{MeshChanges, ServiceEntry, ServiceIndex};
 use crate::snapshot::{Conflict, Conflicts};
-use crate::view::{Limits, Need, TooManyViews, ViewKey};
+use crate::view::{TooManyViews, ViewKey, ViewLimits, ViewRequest};
 
 /// The one writer of who has which view.
 #[derive(Debug, Default)]
 pub(super) struct ViewAssigner {
-    limits: Limits,
+    limits: ViewLimits,
     inbound: InboundPortIndex,
     places: KnownPlaces,
     node_local: NodeLocalEndpoints,
-    assignments: BTreeMap<Need, Assignment>,
-    dependents: BTreeMap<Dependency, BTreeSet<Need>>,
+    assignments: BTreeMap<ViewRequest, Assignment>,
+    dependents: BTreeMap<Dependency, BTreeSet<ViewRequest>>,
     /// Every view that is assigned, by how many requests.
     views: RefCounts<Arc<ViewKey>>,
     /// The same for each address that proxies come from.
@@ -58,7 +58,7 @@ struct Assignment {
 type ResolvedView = (ViewKey, Vec<(Conflict, Arc<str>)>);
 
 impl ViewAssigner {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: ViewLimits) -> Self {
         Self { limits, ..Self::default() }
     }
 
@@ -69,7 +69,7 @@ impl ViewAssigner {
     }
 
     /// The view of a request that was added.
-    pub(super) fn view(&self, request: &Need) -> Option<&Arc<ViewKey>> {
+    pub(super) fn view(&self, request: &ViewRequest) -> Option<&Arc<ViewKey>> {
         self.assignments.get(request).map(|assignment| &assignment.view)
     }
 
@@ -85,7 +85,7 @@ impl ViewAssigner {
         changes: &MeshChanges,
         services: &ServiceIndex,
         conflicts: &mut Conflicts,
-    ) -> Vec<(Need, Arc<ViewKey>)> {
+    ) -> Vec<(ViewRequest, Arc<ViewKey>)> {
         let mut touched: BTreeSet<_> =
             changes.zones.iter().cloned().map(Dependency::Zone).collect();
         let gone = ServiceEntry::default();
@@ -96,7 +96,7 @@ impl ViewAssigner {
             self.node_local.update(key, now, &mut touched);
         }
         let requests = touched.iter().filter_map(|one| self.dependents.get(one)).flatten();
-        let requests: BTreeSet<Need> = requests.cloned().collect();
+        let requests: BTreeSet<ViewRequest> = requests.cloned().collect();
         let reassigned = requests.into_iter().filter_map(|request| {
             let before = self.view(&request).cloned();
             let resolved = self.resolve(&request, services);
@@ -112,7 +112,7 @@ impl ViewAssigner {
     /// It is one more than there may be.
     pub(super) fn add_request(
         &mut self,
-        request: &Need,
+        request: &ViewRequest,
         services: &ServiceIndex,
         conflicts: &mut Conflicts,
     ) -> Result<Arc<ViewKey>, TooManyViews> {
@@ -127,7 +127,7 @@ impl ViewAssigner {
     }
 
     /// Nobody asks for this any more.
-    pub(super) fn remove_request(&mut self, request: &Need, conflicts: &mut Conflicts) {
+    pub(super) fn remove_request(&mut self, request: &ViewRequest, conflicts: &mut Conflicts) {
         for dependency in dependencies(request) {
             if let Some(requests) = self.dependents.get_mut(&dependency) {
                 requests.remove(request);
@@ -140,7 +140,7 @@ impl ViewAssigner {
     }
 
     fn check_limits(&self, peer: Option<IpAddr>, view: &ViewKey) -> Result<(), TooManyViews> {
-        let Limits { views, per_peer } = self.limits;
+        let ViewLimits { views, per_peer } = self.limits;
         if views != 0 && self.views.len() >= views && !self.views.contains(view) {
             return Err(TooManyViews::InAll { limit: views });
         }
@@ -155,7 +155,7 @@ impl ViewAssigner {
         Ok(())
     }
 
-    fn resolve(&self, request: &Need, services: &ServiceIndex) -> ResolvedView {
+    fn resolve(&self, request: &ViewRequest, services: &ServiceIndex) -> ResolvedView {
         let (inbound, lost) = self.inbound.ports(&request.addresses, services);
         let ViewKey { kind, namespace, zone, node, inbound: _ } = request.view.clone();
         let namespace = namespace.filter(|name| self.places.has_namespace(name));
@@ -166,7 +166,7 @@ impl ViewAssigner {
 
     fn assign(
         &mut self,
-        request: &Need,
+        request: &ViewRequest,
         resolved: ResolvedView,
         conflicts: &mut Conflicts,
     ) -> Arc<ViewKey> {
@@ -188,7 +188,7 @@ impl ViewAssigner {
         view
     }
 
-    fn unassign(&mut self, request: &Need, conflicts: &mut Conflicts) {
+    fn unassign(&mut self, request: &ViewRequest, conflicts: &mut Conflicts) {
         let Some(assignment) = self.assignments.remove(request) else { return };
         if self.views.release(&assignment.view) {
             self.unassigned.insert(assignment.view.clone());
@@ -210,7 +210,7 @@ impl ViewAssigner {
 }
 
 /// What its view may depend on.
-fn dependencies(request: &Need) -> impl Iterator<Item = Dependency> {
+fn dependencies(request: &ViewRequest) -> impl Iterator<Item = Dependency> {
     let ViewKey { namespace, zone, node, .. } = &request.view;
     let addresses = request.addresses.iter().copied().map(Dependency::Address);
     let namespace = namespace.clone().map(Dependency::Namespace);

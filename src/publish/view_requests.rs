@@ -20,7 +20,7 @@ impl Publisher {
     /// wait until it is.
     pub(super) fn take_view_requests(&mut self) {
         let (services, conflicts) = (&self.builder.services, &mut self.builder.conflicts);
-        for (request, is_held) in self.leases.changed() {
+        for (request, is_held) in self.view_registry.take_changes() {
             if !is_held {
                 self.view_assigner.remove_request(&request, conflicts);
                 continue;
@@ -28,12 +28,12 @@ impl Publisher {
             match self.view_assigner.add_request(&request, services, conflicts) {
                 Ok(view) if self.views.contains(&view) => {
                     self.views.mark_used(&view);
-                    self.leases.assign(&request, &view);
+                    self.view_registry.assign(&request, &view);
                 }
                 Ok(view) => self.pending_requests.push_back((request, view)),
                 Err(refusal) => {
                     self.metrics.view_refused();
-                    self.leases.refuse(&request, refusal);
+                    self.view_registry.refuse(&request, refusal);
                 }
             }
         }
@@ -72,7 +72,7 @@ impl Publisher {
         }
         // After the snapshot that has it: a stream that learns of its view looks there.
         for (request, view) in &assigned {
-            self.leases.assign(request, view);
+            self.view_registry.assign(request, view);
         }
     }
 
@@ -84,7 +84,7 @@ impl Publisher {
 
     /// What nobody has is not kept at the cost of what somebody asks for.
     fn make_room(&mut self) {
-        let limit = self.leases.limits().views;
+        let limit = self.view_registry.limits().views;
         if limit != 0 && self.views.len() >= limit {
             let unused = self.views.evict_unused();
             self.drop_views(&unused);

@@ -21,7 +21,7 @@ use crate::ads::requests::Requests;
 use crate::ads::session::Session;
 use crate::proxies::{Connection, ProxyIdentity};
 use crate::snapshot::View;
-use crate::view::{Lease, Need};
+use crate::view::{ViewLease, ViewRequest};
 
 /// The stream once its view is there; `None` if the client went without a word.
 pub(super) async fn begin(
@@ -59,7 +59,7 @@ pub(super) async fn begin(
         ));
     }
     let address = Some(peer.address.ip().to_canonical());
-    let lease = shared.leases.take(Need { peer: address, ..need });
+    let lease = shared.view_registry.lease(ViewRequest { peer: address, ..need });
     if identity.probe {
         shared.metrics.probe();
         info!(proxy = %identity.name, by = %identity.user_agent, "probe connected");
@@ -70,7 +70,7 @@ pub(super) async fn begin(
     }
     connection.update(|status| {
         status.identity = Some(identity);
-        status.assigned = Some(Arc::new(lease.seat()));
+        status.assigned = Some(Arc::new(lease.watch()));
     });
     let view = built_view(shared, news, &lease).await?;
 
@@ -104,7 +104,7 @@ pub(super) async fn begin(
 }
 
 /// Who sends a stream's first request, and the view that it needs.
-fn identify(first: Bytes, delta: bool) -> Result<(ProxyIdentity, Need), Status> {
+fn identify(first: Bytes, delta: bool) -> Result<(ProxyIdentity, ViewRequest), Status> {
     let request = Request::decode(first, delta).map_err(malformed)?;
     let identified = node::identify(request.common().node.as_deref());
     identified.map_err(|error| Status::invalid_argument(error.to_string()))
@@ -114,9 +114,9 @@ fn identify(first: Bytes, delta: bool) -> Result<(ProxyIdentity, Need), Status> 
 async fn built_view(
     shared: &Shared,
     news: &mut watch::Receiver<News>,
-    lease: &Lease,
+    lease: &ViewLease,
 ) -> Result<Arc<View>, Status> {
-    let mut seat = lease.seat();
+    let mut seat = lease.watch();
     loop {
         if news.borrow_and_update().ending {
             return Err(going_away());

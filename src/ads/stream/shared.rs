@@ -17,7 +17,7 @@ use crate::proxies::Proxies;
 use crate::snapshot::Snapshot;
 use crate::snapshot::encode::FrameBuilder;
 use crate::subscription::Interner;
-use crate::view::{self, Leases};
+use crate::view::{ViewLimits, ViewRegistry};
 
 /// What one peer may do, each with a flag.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ pub struct Limits {
     /// About how long a connection may last; zero for as long as it pleases.
     pub connection_age: Duration,
     /// Different views.
-    pub views: view::Limits,
+    pub views: ViewLimits,
     /// Connections of all peers together; fewer where the descriptors do not suffice.
     pub connections: usize,
     /// Bytes that one connection may make the server hold, and all together; 0 for no limit.
@@ -60,7 +60,7 @@ impl Default for Limits {
             streams_per_peer: 0,
             starting: 100,
             connection_age: Duration::ZERO,
-            views: view::Limits::default(),
+            views: ViewLimits::default(),
             connections: 20_000,
             connection_memory: 32 << 20,
             peer_memory: 0,
@@ -72,7 +72,7 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct Shared {
     pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-    pub leases: Arc<Leases>,
+    pub view_registry: Arc<ViewRegistry>,
     pub interner: Arc<Interner>,
     pub frames: Arc<FrameBuilder>,
     pub proxies: Arc<Proxies>,

@@ -13,7 +13,7 @@ fn what_a_stream_holds_does_not_grow_unseen() {
     let (_, news) = watch::channel(News::default());
     let shared = Shared {
         snapshots,
-        leases: Arc::default(),
+        view_registry: Arc::default(),
         interner: Arc::default(),
         frames: Arc::new(FrameBuilder::new("test")),
         proxies: Arc::default(),

@@ -1,11 +1,11 @@
-//! Who needs which view, and what the views of inbound ports share.
+//! Which view each proxy has, and what the views of inbound ports share.
 
 use super::super::service_index::ServiceIndex;
 use super::super::view_assigner::ViewAssigner;
 use super::*;
 use crate::model::Scope;
 use crate::snapshot::{ConflictKind, Conflicts};
-use crate::view::{Need, TooManyViews};
+use crate::view::{TooManyViews, ViewRequest};
 
 /// A model, and the views of sidecars that follow it.
 pub(super) struct Followed {
@@ -34,29 +34,32 @@ impl Followed {
     }
 
     /// The requests that have another view by it, with that.
-    pub(super) fn apply(&mut self, changes: Vec<Change>) -> Vec<(Need, Arc<ViewKey>)> {
+    pub(super) fn apply(&mut self, changes: Vec<Change>) -> Vec<(ViewRequest, Arc<ViewKey>)> {
         let mut dirty = BTreeSet::new();
         changes.into_iter().for_each(|change| self.model.apply(change, &mut dirty));
         let changes = self.services.update(&self.model, &dirty);
         self.assigner.update(&changes, &self.services, &mut self.conflicts)
     }
 
-    pub(super) fn add_request(&mut self, request: &Need) -> Result<Arc<ViewKey>, TooManyViews> {
+    pub(super) fn add_request(
+        &mut self,
+        request: &ViewRequest,
+    ) -> Result<Arc<ViewKey>, TooManyViews> {
         self.assigner.add_request(request, &self.services, &mut self.conflicts)
     }
 
-    pub(super) fn remove_request(&mut self, request: &Need) {
+    pub(super) fn remove_request(&mut self, request: &ViewRequest) {
         self.assigner.remove_request(request, &mut self.conflicts);
     }
 
-    fn inbound_of(&mut self, request: &Need) -> Vec<String> {
+    fn inbound_of(&mut self, request: &ViewRequest) -> Vec<String> {
         ports(&self.add_request(request).unwrap())
     }
 }
 
-pub(super) fn sidecar_at(addresses: &[&str]) -> Need {
+pub(super) fn sidecar_at(addresses: &[&str]) -> ViewRequest {
     let addresses = addresses.iter().map(|one| one.parse().unwrap()).collect();
-    Need { view: ViewKey::new(ProxyKind::Sidecar, Some("one")), addresses, peer: None }
+    ViewRequest { view: ViewKey::new(ProxyKind::Sidecar, Some("one")), addresses, peer: None }
 }
 
 pub(super) fn ports(view: &ViewKey) -> Vec<String> {
@@ -110,8 +113,8 @@ fn a_pod_that_becomes_part_of_a_service_gets_its_ports_and_nobody_else_does() {
     followed.inbound_of(&here);
     assert!(followed.inbound_of(&late).is_empty());
     let moved = followed.apply(vec![Change::Slice(slice(&web_key, "web-1", &[80], &[1, 2]))]);
-    let [(need, view)] = moved.as_slice() else { panic!("{moved:?}") };
-    assert_eq!((need, ports(view)), (&late, vec!["8080 Http".to_owned()]));
+    let [(request, view)] = moved.as_slice() else { panic!("{moved:?}") };
+    assert_eq!((request, ports(view)), (&late, vec!["8080 Http".to_owned()]));
     assert_eq!(followed.assigner.views().count(), 1, "both share one");
 
     // Readiness, zones and other pods change nothing.
@@ -141,8 +144,8 @@ fn of_two_words_about_a_port_the_first_counts_and_that_is_seen() {
         ]
     };
     let mut followed = Followed::of(both(Protocol::Tcp));
-    let need = sidecar_at(&["10.0.0.1"]);
-    assert_eq!(followed.inbound_of(&need), ["8080 Http"]);
+    let request = sidecar_at(&["10.0.0.1"]);
+    assert_eq!(followed.inbound_of(&request), ["8080 Http"]);
     let noted: Vec<_> = followed.conflicts.iter().collect();
     let [(conflict, text)] = noted.as_slice() else { panic!("{noted:?}") };
     assert_eq!(
@@ -153,7 +156,7 @@ fn of_two_words_about_a_port_the_first_counts_and_that_is_seen() {
     followed.apply(both(Protocol::Http));
     assert!(followed.conflicts.is_empty(), "they agree");
     followed.apply(both(Protocol::Tcp));
-    followed.remove_request(&need);
+    followed.remove_request(&request);
     assert!(followed.conflicts.is_empty(), "nobody is concerned");
     assert_eq!(followed.assigner.views().count(), 0);
 }
@@ -175,8 +178,8 @@ fn a_port_may_be_idle_for_as_long_as_any_service_allows() {
         tuned(&a, Protocol::Tcp, None),
         tuned(&b, Protocol::Tcp, None),
     ]);
-    let need = sidecar_at(&["10.0.0.1"]);
-    followed.inbound_of(&need);
+    let request = sidecar_at(&["10.0.0.1"]);
+    followed.inbound_of(&request);
     let mut idle = |a_seconds, b_seconds| {
         followed
             .apply(vec![tuned(&a, Protocol::Tcp, a_seconds), tuned(&b, Protocol::Tcp, b_seconds)]);

@@ -2,7 +2,7 @@
 
 use super::inbound_ports::Followed;
 use super::*;
-use crate::view::Need;
+use crate::view::ViewRequest;
 
 const LOCAL: &str = "outbound|80||local.one.svc.cluster.local";
 const PLAIN: &str = "outbound|80||plain.one.svc.cluster.local";
@@ -81,7 +81,7 @@ fn a_node_without_such_endpoints_has_the_view_of_none() {
         let moved = followed.apply(vec![change]);
         moved.iter().map(|(_, view)| view.node.as_deref().map(str::to_owned)).collect::<Vec<_>>()
     };
-    let need = |node: &str| Need {
+    let request = |node: &str| ViewRequest {
         view: on_node(None, Some(node)),
         addresses: Arc::from([IpAddr::from([10, 9, 9, 9])]),
         peer: None,
@@ -89,7 +89,11 @@ fn a_node_without_such_endpoints_has_the_view_of_none() {
     apply(&mut followed, spread(&local, &["n1"]));
     apply(&mut followed, local_service(&local, false));
     for node in ["n1", "made-up-1", "made-up-2"] {
-        assert_eq!(followed.add_request(&need(node)).unwrap().node, None, "no service asks for it");
+        assert_eq!(
+            followed.add_request(&request(node)).unwrap().node,
+            None,
+            "no service asks for it"
+        );
     }
     assert_eq!(followed.assigner.views().count(), 1);
     let some = |node: &str| Some(node.to_owned());
@@ -102,7 +106,7 @@ fn a_node_without_such_endpoints_has_the_view_of_none() {
     // With the last service its namespace is gone too, which one of them has named.
     assert_eq!(moved, [None, None, None]);
     for node in ["n1", "made-up-1", "made-up-2"] {
-        followed.remove_request(&need(node));
+        followed.remove_request(&request(node));
     }
     assert_eq!(followed.assigner.views().count(), 0);
 }
