@@ -5,6 +5,7 @@
 use pilothouse_testkit as common;
 
 mod ends;
+mod flags_page;
 mod harness;
 mod levels;
 mod output;

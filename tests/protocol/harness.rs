@@ -6,7 +6,7 @@ use std::time::Duration;
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
-use pilothouse::ads::stream::Limits;
+use pilothouse::ads::stream::ServerLimits;
 use pilothouse::app::{self, Config, Running, Source};
 use pilothouse::publish::Timing;
 use pilothouse::source::files;
@@ -47,7 +47,7 @@ impl Server {
             http_addr: any_port,
             monitoring_addr: any_port,
             timing: Timing { pace: Duration::from_millis(5), linger: Duration::from_millis(5) },
-            limits: Limits::default(),
+            limits: ServerLimits::default(),
             keepalive: Duration::from_secs(30),
             shutdown_timeout: PATIENCE,
         };
