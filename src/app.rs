@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::ads::server::AdsServer;
-use crate::ads::stream::{Limits, Shared};
+use crate::ads::stream::{ServerContext, ServerLimits};
 use crate::debug::DebugState;
 use crate::debug::monitoring::{self, MonitoringState};
 use crate::door::{self, Door, descriptors};
@@ -81,7 +81,7 @@ pub struct Config {
     pub http_addr: SocketAddr,
     pub monitoring_addr: SocketAddr,
     pub timing: Timing,
-    pub limits: Limits,
+    pub limits: ServerLimits,
     pub keepalive: Duration,
     pub shutdown_timeout: Duration,
 }
@@ -147,7 +147,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
 
     let stop_streams = CancellationToken::new();
     let frames = Arc::new(FrameBuilder::new(&crate::version::control_plane_identifier()));
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(ServerContext {
         snapshots: snapshots.clone(),
         view_registry,
         interner: Arc::new(Interner::default()),

@@ -22,7 +22,7 @@ use crate::model::{
     ServiceKind, ServicePort, SlicePort, Subset, TargetPort,
 };
 use crate::names::ResourceType;
-use crate::proxies::{Connection, ProxyIdentity, Registration};
+use crate::proxies::{ProxyIdentity, Registration, XdsStream};
 use crate::snapshot::{Resource, TypeSet, View};
 use crate::subscription::Interner;
 use crate::version::VERSION;
@@ -81,7 +81,7 @@ impl Fixture {
         Self { state, debug, monitoring, metrics, model, snapshot, streams }
     }
 
-    fn connect(&mut self, name: &str, delta: bool) -> &Connection {
+    fn connect(&mut self, name: &str, delta: bool) -> &XdsStream {
         let peer: SocketAddr = "10.1.2.3:4567".parse().unwrap();
         let registration = self.state.proxies.register(Some(peer), delta, 1000).unwrap();
         let identity = ProxyIdentity {
@@ -99,9 +99,9 @@ impl Fixture {
                 .map(|(key, value)| (key.into(), value.into()))
                 .into(),
         };
-        registration.connection.update(|status| status.identity = Some(identity));
+        registration.stream.update(|status| status.identity = Some(identity));
         self.streams.push(registration);
-        &self.streams.last().unwrap().connection
+        &self.streams.last().unwrap().stream
     }
 
     /// reviews with a ready, a draining and a not ready endpoint; empty without any; an alias; a
@@ -211,7 +211,7 @@ fn sets() -> [Arc<TypeSet>; ResourceType::COUNT] {
 
 /// Sent everything: clusters acknowledged, endpoints of `two` only and not answered, listeners
 /// rejected; no routes asked for.
-fn send(connection: &Connection) {
+fn send(connection: &XdsStream) {
     let interner = Interner::default();
     connection.update(|status| {
         for (of, set) in ResourceType::IN_ORDER.into_iter().zip(sets()) {
