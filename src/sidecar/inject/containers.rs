@@ -215,6 +215,10 @@ impl<'a> Injection<'a> {
     }
 }
 
+/// Istio's names of the two containers.
+pub(super) const INIT_CONTAINER: &str = "istio-init";
+pub(super) const PROXY_CONTAINER: &str = "istio-proxy";
+
 /// The image of a container that stands for ours, in Istio's words.
 pub(super) const MERGED_IMAGE: &str = "auto";
 
