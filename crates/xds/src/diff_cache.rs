@@ -133,7 +133,7 @@ mod tests {
         view.forget_gone_sets();
         assert_eq!(diffs(&newer), 1);
         drop(older);
-        // Or when the next way is asked for.
+        // Or when the next difference is requested.
         newer.diff_from(&newer.with([put("d", "1")]));
         assert_eq!(diffs(&newer), 1);
     }

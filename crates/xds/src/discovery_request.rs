@@ -187,7 +187,7 @@ impl DeltaRequest {
         request.subscribe = subscribe.into_names(&message)?;
         request.unsubscribe = unsubscribe.into_names(&message)?;
         let len = initial.len;
-        request.initial_versions = InitialVersions { fields: initial.into_bytes(&message), len };
+        request.initial_versions = InitialVersions { fields: initial.take_bytes(&message), len };
         Ok(request)
     }
 }

@@ -1,10 +1,10 @@
-//! What a stream asks for, interned: equal subscriptions are one allocation however many proxies
-//! hold them, so five thousand sidecars that name the same thousand clusters hold one list.
+//! Subscriptions, interned: equal ones are one allocation however many proxies hold them, so five thousand
+//! sidecars that name the same thousand clusters hold one list.
 //!
-//! A change of a subscription costs what the change costs: names stand in a persistent set that
-//! shares what stays the same, and the digest by which equal subscriptions meet is a sum that a
-//! name is added to or taken off. A peer that holds 99,000 names and changes one a request would
-//! otherwise make the server sort and hash all of them each time.
+//! A change of a subscription costs the size of the change: names are in a persistent set that shares what
+//! stays the same, and the digest by which equal subscriptions are found is a sum to which a name is added
+//! or from which it is subtracted. Otherwise a peer that holds 99,000 names and changes one a request would
+//! make the server sort and hash all of them each time.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -16,10 +16,10 @@ use imbl::OrdSet;
 /// and what the allocator adds.
 const NAME_OVERHEAD: usize = 72;
 
-/// Changes of more names are not remembered: those are one stream's own affair.
-const REMEMBERED_CHANGE: usize = 64;
+/// Changes of more names are not cached: few streams make the same one.
+const MAX_CACHED_CHANGE: usize = 64;
 
-/// The names that a stream wants of one type.
+/// The names that a stream subscribes to, of one type.
 #[derive(Debug)]
 pub struct Subscription {
     id: u64,
@@ -31,45 +31,45 @@ pub struct Subscription {
     bytes: usize,
     /// A list that means exactly these names.
     as_sent: OnceLock<Arc<[u8]>>,
-    /// What thousands of proxies with equal subscriptions need, as they change them alike. Std
-    /// mutexes, never held across an await.
+    /// The last change and its result: thousands of proxies with equal subscriptions change them alike.
+    /// Std mutexes, never held across an await.
     last_change: Mutex<Option<(Change, Weak<Self>)>>,
     last_added: Mutex<Option<Added>>,
 }
 
-/// What a subscription has that another one has not, by its id.
+/// The names that a subscription has and an older one (by its id) has not.
 #[derive(Debug)]
 struct Added {
     since: u64,
     names: Arc<[Arc<str>]>,
 }
 
-/// How a subscription is changed by a request.
+/// The change that a request makes to a subscription.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
     pub wildcard: bool,
-    /// Names taken out, before those put in.
+    /// Names removed, before others are added.
     pub without: Vec<Arc<str>>,
     pub with: Vec<Arc<str>>,
 }
 
 impl Subscription {
-    /// Unique among living subscriptions; keys of frame caches.
+    /// Unique among the interner's subscriptions; key of cached frames.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Whether everything of the type is wanted.
+    /// Whether everything of the type is subscribed.
     pub fn is_wildcard(&self) -> bool {
         self.wildcard
     }
 
-    /// The names asked for one by one, sorted.
+    /// The names that are subscribed one by one, sorted.
     pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.names.iter()
     }
 
-    /// How many names are asked for one by one.
+    /// How many names are subscribed one by one.
     pub fn len(&self) -> usize {
         self.names.len()
     }
@@ -96,7 +96,7 @@ impl Subscription {
         !self.wildcard && self.names.is_empty()
     }
 
-    /// The names that this one has and `older` has not.
+    /// The names that this subscription has and `older` has not.
     pub fn added_since(&self, older: &Self) -> Arc<[Arc<str>]> {
         let mut last = lock(&self.last_added);
         if let Some(added) = &*last
@@ -111,8 +111,8 @@ impl Subscription {
     }
 }
 
-/// Where equal subscriptions meet. A std mutex, never held across an await; taken only when a
-/// subscription really changes.
+/// Makes equal subscriptions one allocation. A std mutex, never held across an await; locked only when a
+/// subscription changes.
 #[derive(Debug, Default)]
 pub struct Interner {
     inner: Mutex<Inner>,
@@ -185,7 +185,7 @@ impl Inner {
 }
 
 impl Interner {
-    /// Drops what is kept of subscriptions that nobody holds any more; to be called now and then.
+    /// Drops entries of subscriptions that no stream holds any more; to be called periodically.
     pub fn forget_gone(&self) {
         let mut inner = self.lock();
         inner.forget_gone();
@@ -223,7 +223,7 @@ impl Interner {
         made
     }
 
-    /// What becomes of a subscription by a change.
+    /// The subscription after a change.
     pub fn change(&self, from: &Arc<Subscription>, change: Change) -> Arc<Subscription> {
         if let Some((last, to)) = &*lock(&from.last_change)
             && *last == change
@@ -235,7 +235,7 @@ impl Interner {
         change.without.iter().for_each(|name| draft.remove(self, name));
         change.with.iter().for_each(|name| draft.insert(self, name.clone()));
         let to = self.intern_draft(change.wildcard, draft);
-        if change.without.len() + change.with.len() <= REMEMBERED_CHANGE {
+        if change.without.len() + change.with.len() <= MAX_CACHED_CHANGE {
             *lock(&from.last_change) = Some((change, Arc::downgrade(&to)));
         }
         to
@@ -282,7 +282,7 @@ impl Interner {
     }
 }
 
-/// A subscription in the making.
+/// A subscription that is not interned yet.
 #[derive(Default)]
 struct Draft {
     names: OrdSet<Arc<str>>,

@@ -111,7 +111,7 @@ impl RepeatedField {
         }
     }
 
-    pub(super) fn into_bytes(&mut self, message: &Bytes) -> Bytes {
+    pub(super) fn take_bytes(&mut self, message: &Bytes) -> Bytes {
         let range = self.range.clone();
         if self.earlier.is_empty() {
             return message.slice(range);
@@ -121,7 +121,7 @@ impl RepeatedField {
     }
 
     pub(super) fn into_names(mut self, message: &Bytes) -> Result<Names, MalformedRequest> {
-        let fields = self.into_bytes(message);
+        let fields = self.take_bytes(message);
         if let Some((known, len)) = self.known
             && len == self.len
         {

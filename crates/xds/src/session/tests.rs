@@ -7,5 +7,6 @@ mod nack;
 mod order;
 mod requests;
 mod sotw;
+mod table;
 mod types;
 mod warming;
