@@ -11,6 +11,7 @@ mod api_server;
 mod common;
 mod deployed;
 mod doctor;
+mod faults;
 mod half_live;
 mod harness;
 mod node;
