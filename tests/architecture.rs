@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// Module and what it may use. What is not here may be used by nobody but `app`, `cli`, `main`.
+/// Module and what it may use: top-level ones, and the rooms of the sidecar's wing. What is not here may be used by nobody but `app`, `cli`, `main`.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("names", &[]),
     ("flags", &["names"]),
@@ -70,31 +70,44 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "view",
         ],
     ),
-    // The sidecar's side: the control plane is met over the network only.
+    // The sidecar's wing: the control plane is met over the network only.
+    ("sidecar", &[]),
     (
-        "agent",
+        "sidecar::agent",
         &[
             "descriptors",
-            "doctor",
             "door",
             "flags",
             "http_server",
             "names",
             "output",
             "parts",
+            "sidecar::doctor",
             "signals",
             "version",
             "yaml",
         ],
     ),
-    ("iptables", &["names", "output"]),
-    ("inject", &["agent", "flags", "iptables", "names", "output", "yaml"]),
-    ("doctor", &["escape", "flags", "names", "output", "wire"]),
+    ("sidecar::iptables", &["names", "output"]),
+    (
+        "sidecar::inject",
+        &["flags", "names", "output", "sidecar::agent", "sidecar::iptables", "yaml"],
+    ),
+    ("sidecar::doctor", &["escape", "flags", "names", "output", "wire"]),
     (
         "cli",
         &[
-            "ads", "agent", "app", "doctor", "flags", "inject", "iptables", "names", "publish",
-            "source", "view",
+            "ads",
+            "app",
+            "flags",
+            "names",
+            "publish",
+            "sidecar::agent",
+            "sidecar::doctor",
+            "sidecar::inject",
+            "sidecar::iptables",
+            "source",
+            "view",
         ],
     ),
 ];
@@ -124,7 +137,7 @@ fn modules_use_only_what_they_may() {
     assert_eq!(seen.len(), allowed.len(), "a module of the list is gone: {seen:?}");
 }
 
-/// Top-level module and file, for every Rust file that is not a test.
+/// Module and file, for every Rust file that is not a test.
 fn files(src: &Path) -> Vec<(String, std::path::PathBuf)> {
     let mut found = Vec::new();
     let mut folders = vec![src.to_owned()];
@@ -138,25 +151,61 @@ fn files(src: &Path) -> Vec<(String, std::path::PathBuf)> {
                 folders.push(path);
             } else if path.extension().is_some_and(|kind| kind == "rs") {
                 let inside = path.strip_prefix(src).unwrap();
-                let first = inside.iter().next().unwrap().to_string_lossy();
-                found.push((first.trim_end_matches(".rs").to_owned(), path));
+                let names = inside.with_extension("");
+                let names: Vec<_> = names.iter().map(|name| name.to_string_lossy()).collect();
+                found.push((module(&names), path));
             }
         }
     }
     found
 }
 
+/// What a path of names is a part of: its first one, and in the sidecar's wing the first two.
+fn module(path: &[impl AsRef<str>]) -> String {
+    match path {
+        [wing, room, ..] if wing.as_ref() == "sidecar" => format!("sidecar::{}", room.as_ref()),
+        [first, ..] => first.as_ref().to_owned(),
+        [] => String::new(),
+    }
+}
+
 /// The modules behind `crate::`, up to the file's inline tests; comments and docs do not count.
 fn uses(text: &str) -> BTreeSet<String> {
     let code = text.split("#[cfg(test)]").next().unwrap_or_default();
     let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
-    lines
-        .flat_map(|line| line.split("crate::").skip(1))
-        .map(|rest| {
-            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
-            rest[..end].to_owned()
+    let paths = lines.flat_map(|line| line.split("crate::").skip(1));
+    paths.flat_map(named).collect()
+}
+
+/// The modules that the rest of a path after `crate::` names: one, or several in braces.
+fn named(rest: &str) -> Vec<String> {
+    let in_name = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+    let path = rest.split(|c| !in_name(c)).next().unwrap_or_default();
+    let mut names: Vec<&str> = path.split("::").filter(|name| !name.is_empty()).collect();
+    let several = rest[path.len()..].strip_prefix('{').and_then(|rest| rest.split('}').next());
+    let (Some(several), [] | ["sidecar"]) = (several, names.as_slice()) else {
+        return vec![module(&names)];
+    };
+    let lasts = several.split(',').map(|last| last.trim().split("::").next().unwrap_or_default());
+    lasts
+        .map(|last| {
+            names.push(last);
+            let found = module(&names);
+            names.pop();
+            found
         })
         .collect()
+}
+
+#[test]
+fn a_module_is_named_alone_and_in_braces() {
+    let used = uses(
+        "use crate::names;\nuse crate::sidecar::agent::{self, Args};\n\
+         use crate::sidecar::{doctor, inject};\npub use crate::{door, view::View};",
+    );
+    let expected =
+        ["door", "names", "sidecar::agent", "sidecar::doctor", "sidecar::inject", "view"];
+    assert_eq!(used, expected.map(str::to_owned).into());
 }
 
 /// A log macro's arguments are not evaluated where its level is off, so nothing may happen in them.

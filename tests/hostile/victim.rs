@@ -47,7 +47,7 @@ impl Victim {
         for door in ["--grpc-addr", "--http-addr", "--monitoring-addr"] {
             command.args([door, "127.0.0.1:0"]);
         }
-        command.args(arguments).env("NO_COLOR", "1");
+        command.args(arguments).envs(deployed_environment()).env("NO_COLOR", "1");
         let process = Process::start(&mut command, log);
         let line = until("the program to listen", async || {
             let log = process.log();
@@ -191,6 +191,21 @@ impl Probes {
         self.task.abort();
         assert!(!self.failed.load(Ordering::Relaxed), "a probe was not answered in time");
     }
+}
+
+/// The environment variables of the container in `manifests/`: its allocator gives back what the
+/// program frees.
+fn deployed_environment() -> Vec<(&'static str, &'static str)> {
+    let deployment = include_str!("../../manifests/base/deployment.yaml");
+    let (_, environment) = deployment.split_once(" env:\n").expect("the container has variables");
+    let mut lines = environment.lines().map(str::trim);
+    let mut variables = Vec::new();
+    while let Some(name) = lines.next().and_then(|line| line.strip_prefix("- name: ")) {
+        let value = lines.next().and_then(|line| line.strip_prefix("value: ")).expect("a value");
+        variables.push((name, value.trim_matches('"')));
+    }
+    assert!(!variables.is_empty(), "no variable in {deployment}");
+    variables
 }
 
 fn service(text: &mut String, name: &str, port: u16, endpoints: impl Iterator<Item = String>) {

@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn every_code_is_told_once_and_stands_in_the_docs() {
-        let docs = include_str!("../../docs/doctor.md");
+        let docs = include_str!("../../../docs/doctor.md");
         let mut seen = std::collections::BTreeSet::new();
         for code in Code::ALL {
             assert!(seen.insert(code.as_str()), "{code:?} has another's spelling");

@@ -15,8 +15,8 @@ use tower::service_fn;
 
 use super::connect::Connection;
 use super::finding::{Code, Finding};
-use crate::doctor::Asker;
 use crate::names::{PROBE_METADATA, ResourceType};
+use crate::sidecar::doctor::Asker;
 
 /// What the node's user agent, which syncz shows, begins with.
 pub(super) const USER_AGENT: &str = "pilothouse-";

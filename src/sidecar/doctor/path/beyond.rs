@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::{DEBUG_PORT, Walk};
-use crate::doctor::admin::Envoy;
-use crate::doctor::finding::Finding;
-use crate::doctor::kubernetes::{Kubernetes, Look};
-use crate::doctor::verdict::{one_line, rejected, unaccepted};
-use crate::doctor::{capture, pilot};
+use crate::sidecar::doctor::admin::Envoy;
+use crate::sidecar::doctor::finding::Finding;
+use crate::sidecar::doctor::kubernetes::{Kubernetes, Look};
+use crate::sidecar::doctor::verdict::{one_line, rejected, unaccepted};
+use crate::sidecar::doctor::{capture, pilot};
 
 impl Walk<'_> {
     /// Where the control plane's pages are, if they may be had: they are on loopback, and behind a

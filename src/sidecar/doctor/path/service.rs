@@ -6,13 +6,13 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::{Seen, Walk};
-use crate::doctor::ServiceName;
-use crate::doctor::behind::{self, Counts};
-use crate::doctor::finding::{Code, Finding};
-use crate::doctor::http::get;
-use crate::doctor::kubernetes::{Kubernetes, Look};
-use crate::doctor::service::{self, Picture};
 use crate::names::{self, Spoken};
+use crate::sidecar::doctor::ServiceName;
+use crate::sidecar::doctor::behind::{self, Counts};
+use crate::sidecar::doctor::finding::{Code, Finding};
+use crate::sidecar::doctor::http::get;
+use crate::sidecar::doctor::kubernetes::{Kubernetes, Look};
+use crate::sidecar::doctor::service::{self, Picture};
 
 impl Walk<'_> {
     /// The service that was asked about: from Kubernetes if it may be looked at there, else from

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::node::{Map, Node};
 use super::pod::PROXY;
-use crate::agent::{APP_HEALTH, STATUS_PORT};
+use crate::sidecar::agent::{APP_HEALTH, STATUS_PORT};
 
 const KINDS: [(&str, &str); 3] =
     [("readinessProbe", "readyz"), ("livenessProbe", "livez"), ("startupProbe", "startupz")];

@@ -11,7 +11,7 @@ use crate::flags;
 use crate::names;
 
 /// Where Envoy finds the control plane unless told otherwise.
-pub const DEFAULT_DISCOVERY_ADDRESS: &str = crate::doctor::DEFAULT_DISCOVERY;
+pub const DEFAULT_DISCOVERY_ADDRESS: &str = crate::sidecar::doctor::DEFAULT_DISCOVERY;
 
 /// How Envoy asks the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::config::Config;
 use super::readiness::State;
-use crate::doctor::{self, Asker, Diagnosis, HostPort, Outcome, Target};
+use crate::sidecar::doctor::{self, Asker, Diagnosis, HostPort, Outcome, Target};
 
 /// What is wrong, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]

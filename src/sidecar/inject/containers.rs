@@ -7,8 +7,8 @@ use super::documents::read_yaml;
 use super::node::{Map, Node, list_at};
 use super::overlay;
 use super::resources::{self, Asked, Wish};
-use crate::agent::{self, ProxyConfig};
-use crate::iptables;
+use crate::sidecar::agent::{self, ProxyConfig};
+use crate::sidecar::iptables;
 
 /// What Kubernetes gives a pod that says nothing of it.
 const GRACE_SECONDS: u64 = 30;
