@@ -40,7 +40,7 @@ mod reap;
 mod status;
 pub mod template;
 
-pub use app_probes::{APP_HEALTH, APP_PROBERS};
+pub use app_probes::{APP_HEALTH, APP_LIFECYCLE, APP_PROBERS};
 pub use args::{Args, DEFAULT_DISCOVERY_ADDRESS, ProxyType, STATUS_PORT, Xds};
 pub use envoy::{Tether, check_component_log_levels, check_log_level};
 pub use proxy_config::{ProxyConfig, ProxyConfigError};

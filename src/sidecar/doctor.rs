@@ -22,6 +22,7 @@ mod explain;
 mod finding;
 mod hosts;
 mod http;
+mod knock;
 mod kubernetes;
 mod path;
 mod pilot;

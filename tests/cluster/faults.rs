@@ -15,8 +15,8 @@ use crate::harness::Kubectl;
 mod bound;
 
 const NAMESPACE: &str = "faults";
-/// How the API server refuses what nobody allows.
-const MISSING_RIGHT: &str = "cannot list resource \\\"services\\\"";
+/// How the API server refuses a watch that nobody allows.
+const MISSING_RIGHT: &str = "cannot watch resource \"services\"";
 
 /// Bookinfo's `details` on port 9080, which it declares.
 fn web(name: &str) -> Value {
@@ -240,7 +240,9 @@ async fn a_right_is_missing(kubectl: &Kubectl) {
         let mut said = Said(Value::Null, None);
         until(code, async || {
             said = doctor(kubectl, "caller", &[]).await;
-            if said.0["code"] == code && said.0["cause"].to_string().contains("cannot list") {
+            if said.0["code"] == code
+                && said.0["cause"].as_str().is_some_and(|cause| cause.contains(MISSING_RIGHT))
+            {
                 Ok(())
             } else {
                 Err(said.0.to_string())

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::admin::Admin;
-use super::app_probes::{APP_HEALTH, Answer, AppProbes};
+use super::app_probes::{APP_HEALTH, APP_LIFECYCLE, Answer, AppProbes};
 use super::drain;
 use super::readiness::State;
 
@@ -47,6 +47,7 @@ pub(super) fn router(pages: Arc<Pages>) -> Router {
         .route("/healthz/ready", get(ready))
         .route("/healthz/live", get(live))
         .route(&format!("{APP_HEALTH}/{{*probe}}"), get(application))
+        .route(&format!("{APP_LIFECYCLE}/{{*hook}}"), get(application))
         .route("/stats/prometheus", get(statistics))
         .route("/metrics", get(statistics))
         .merge(of_the_pod)

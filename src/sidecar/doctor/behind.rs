@@ -1,33 +1,13 @@
-//! What is behind a service's port that has endpoints: whether they take connections, who speaks first,
-//! and what became of Envoy's own requests. Kubernetes knows none of that.
+//! What is behind a service's port that has endpoints, by what they do with connections and by what became
+//! of Envoy's own requests: Kubernetes knows none of that. Pure.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::net::SocketAddr;
 
 use serde_json::Value;
-use tokio::io::AsyncReadExt as _;
-use tokio::time::timeout;
 
-use super::connect::{self, NoTcp};
 use super::finding::{Code, Finding};
+use super::knock::Knock;
 use crate::names::{ClusterName, Spoken};
-
-/// Endpoints of a port that are tried: if all of these have the same fault, so have the others.
-const TRIED: usize = 3;
-/// How long a server that speaks first may take to begin.
-const FIRST_WORDS: Duration = Duration::from_millis(500);
-
-/// What an endpoint does with a connection on which nothing is said.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Knock {
-    /// It waits, as a server of HTTP does.
-    Quiet,
-    Refused,
-    /// From here it cannot be reached, which says nothing about it.
-    Unreachable,
-    /// It speaks first.
-    Spoke(String),
-}
 
 /// One port of a service.
 #[derive(Clone, Debug)]
@@ -74,40 +54,6 @@ impl Counts {
     }
 }
 
-/// Tries some endpoints. Those of this pod itself are asked past its Envoy, which would take every
-/// connection and say nothing.
-pub(super) async fn knock(
-    places: &[SocketAddr],
-    own: &[IpAddr],
-    limit: Duration,
-) -> Vec<(SocketAddr, Knock)> {
-    let tried = places.iter().take(TRIED).map(async |place| {
-        let address = match (own.contains(&place.ip()), place) {
-            (true, SocketAddr::V4(_)) => (Ipv4Addr::LOCALHOST, place.port()).into(),
-            (true, SocketAddr::V6(_)) => (Ipv6Addr::LOCALHOST, place.port()).into(),
-            (false, _) => *place,
-        };
-        (*place, knock_at(address, limit).await)
-    });
-    futures::future::join_all(tried).await
-}
-
-async fn knock_at(address: SocketAddr, limit: Duration) -> Knock {
-    let mut stream = match connect::tcp(address, limit.saturating_sub(FIRST_WORDS)).await {
-        Ok(stream) => stream,
-        Err(NoTcp::Refused) => return Knock::Refused,
-        Err(NoTcp::Unreachable(_) | NoTcp::Dropped) => return Knock::Unreachable,
-    };
-    let mut heard = [0; 64];
-    match timeout(FIRST_WORDS, stream.read(&mut heard)).await {
-        Ok(Ok(length @ 1..)) => {
-            Knock::Spoke(connect::lossy(heard.get(..length).unwrap_or_default()))
-        }
-        // Whoever hangs up at once may just not like strangers.
-        Ok(_) | Err(_) => Knock::Quiet,
-    }
-}
-
 /// What is wrong with a port of the service `name`, if anything.
 pub(super) fn trouble(
     name: &str,
@@ -115,29 +61,19 @@ pub(super) fn trouble(
     knocks: &[(SocketAddr, Knock)],
     counts: Counts,
 ) -> Option<Finding> {
-    let spoke = knocks.iter().find_map(|(place, knock)| match knock {
-        Knock::Spoke(words) => Some((place, words)),
-        _ => None,
-    });
-    let number = port.port;
-    if let (Some((place, words)), true) = (spoke, port.spoken.is_http()) {
-        return Some(Finding::new(
-            Code::ServiceSpeaksFirst,
-            format!(
-                "port {number} of service {name} is spoken to as HTTP, by its name or appProtocol, \
-                 but its server speaks first, which no HTTP server does: {place} says {words:?}; so \
-                 client and server wait for each other"
-            ),
-            "rename the Service's port (tcp-db, mysql), or set its appProtocol to tcp",
-        ));
+    let not_http = knocks.iter().find_map(|(place, knock)| not_http(name, port, *place, knock));
+    if not_http.is_some() {
+        return not_http;
     }
-    let refused = !knocks.is_empty() && knocks.iter().all(|(_, knock)| *knock == Knock::Refused);
+    let number = port.port;
+    let nobody = |knock: &Knock| matches!(knock, Knock::Refused | Knock::NobodyBehind(_));
+    let refused = !knocks.is_empty() && knocks.iter().all(|(_, knock)| nobody(knock));
     let unconnected =
         counts.failed_connections > 0 && counts.failed_connections >= counts.connections;
     let unanswered = counts.errors > 0 && counts.successes == 0;
     let (code, seen) = if refused {
-        let places: Vec<String> = knocks.iter().map(|(place, _)| place.to_string()).collect();
-        let seen = format!("nobody listens there: {} refuse connections", places.join(", "));
+        let places: Vec<String> = knocks.iter().map(|(place, knock)| how(*place, knock)).collect();
+        let seen = format!("nobody listens there: {}", places.join(", "));
         (Code::ServiceConnectionsFail, seen)
     } else if unconnected {
         let seen = format!("Envoy's {} attempts to connect all failed", counts.failed_connections);
@@ -161,6 +97,55 @@ pub(super) fn trouble(
     };
     let cause = format!("port {number} of service {name} has endpoints, but {seen}{why}");
     Some(Finding::new(code, cause, fix))
+}
+
+/// A port of HTTP whose server speaks something else.
+fn not_http(name: &str, port: &Port, place: SocketAddr, knock: &Knock) -> Option<Finding> {
+    if !port.spoken.is_http() {
+        return None;
+    }
+    let (code, but) = match knock {
+        Knock::Spoke(words) => (
+            Code::ServiceSpeaksFirst,
+            format!(
+                "its server speaks first, which no HTTP server does: {place} says {words:?}; so \
+                 client and server wait for each other"
+            ),
+        ),
+        Knock::NotHttp(words) => {
+            (Code::ServiceNotHttp, format!("asked for a page {place} answers {words:?}"))
+        }
+        Knock::NotHttpBehind(words) => (
+            Code::ServiceNotHttp,
+            format!(
+                "its server speaks something else: asked for a page the Envoy of {place} answers \
+                 {words:?}. A server that speaks first, as those of databases do, shows itself so \
+                 behind a sidecar, and its clients wait for ever"
+            ),
+        ),
+        Knock::Http2 => (
+            Code::ServiceNotHttp,
+            format!("{place} speaks HTTP/2 alone, while Envoy speaks HTTP/1 to it"),
+        ),
+        Knock::Quiet | Knock::Refused | Knock::Unreachable | Knock::NobodyBehind(_) => return None,
+    };
+    let fix = match knock {
+        Knock::Http2 => "rename the Service's port (http2-web, grpc-api), or set its appProtocol",
+        _ => "rename the Service's port (tcp-db, mysql), or set its appProtocol to tcp",
+    };
+    let cause = format!(
+        "port {} of service {name} is spoken to as HTTP, by its name or appProtocol, but {but}",
+        port.port
+    );
+    Some(Finding::new(code, cause, fix))
+}
+
+/// How it shows that nobody listens at an endpoint.
+fn how(place: SocketAddr, knock: &Knock) -> String {
+    match knock {
+        Knock::NobodyBehind(words) => format!("the Envoy of {place} answers {words:?}"),
+        _ => format!("{place} refuses the connection"),
+    }
 }
 
 /// What is worth knowing of a port without being a fault.
@@ -206,6 +191,23 @@ mod tests {
             assert_eq!(code(&port(spoken), spoke.clone(), none), None, "{spoken:?}");
         }
         assert_eq!(code(&port(Spoken::Http), Knock::Quiet, none), None);
+    }
+
+    #[test]
+    fn a_server_behind_an_envoy_that_speaks_no_http_is_told() {
+        let none = Counts::default();
+        for knock in [
+            Knock::NotHttp("-ERR".to_owned()),
+            Knock::NotHttpBehind("reset reason: protocol error".to_owned()),
+            Knock::Http2,
+        ] {
+            let http = code(&port(Spoken::Http), knock.clone(), none);
+            assert_eq!(http, Some(Code::ServiceNotHttp), "{knock:?}");
+            assert_eq!(code(&port(Spoken::Tcp), knock, none), None);
+        }
+        let nobody = Knock::NobodyBehind("remote connection failure".to_owned());
+        let found = code(&port(Spoken::Http), nobody, none);
+        assert_eq!(found, Some(Code::ServiceConnectionsFail));
     }
 
     #[test]

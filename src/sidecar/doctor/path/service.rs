@@ -11,6 +11,7 @@ use crate::sidecar::doctor::ServiceName;
 use crate::sidecar::doctor::behind::{self, Counts};
 use crate::sidecar::doctor::finding::{Code, Finding};
 use crate::sidecar::doctor::http::get;
+use crate::sidecar::doctor::knock;
 use crate::sidecar::doctor::kubernetes::{Kubernetes, Look};
 use crate::sidecar::doctor::service::{self, Picture};
 
@@ -152,7 +153,9 @@ impl Walk<'_> {
         seen: &Seen,
     ) -> Result<(), Finding> {
         let (own, limit) = (seen.own(), self.clock.aside());
-        let knocks = ports.iter().map(|(port, _)| behind::knock(&port.places, &own, limit));
+        let knocks = ports
+            .iter()
+            .map(|(port, _)| knock::knock(&port.places, &own, (port.spoken, host), limit));
         let knocks = futures::future::join_all(knocks).await;
         for ((port, port_name), knocks) in ports.iter().zip(knocks) {
             let counts = clusters.map(|page| Counts::read(page, host, port.port));
