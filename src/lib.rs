@@ -19,8 +19,10 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod flags;
+pub mod kubeconfig;
 pub mod names;
 pub mod view;
+pub mod well_known;
 pub mod wire;
 pub mod yaml;
 
@@ -36,7 +38,6 @@ pub mod subscription;
 pub mod publish;
 
 pub mod ads;
-pub mod http2;
 pub mod proxies;
 
 pub mod debug;
@@ -45,12 +46,14 @@ pub mod metrics;
 pub mod version;
 
 // Of any process, whichever wing it is of.
+pub mod causes;
 pub mod door;
 pub mod escape;
 pub mod http_server;
 pub mod logging;
 pub mod output;
 pub mod parts;
+pub mod readiness;
 pub mod signals;
 
 pub mod app;

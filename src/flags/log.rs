@@ -4,17 +4,18 @@
 use tracing::level_filters::LevelFilter;
 
 /// The parts of this program that log.
-const PARTS: [&str; 28] = [
+const PARTS: &[&str] = &[
     "ads",
     "app",
+    "causes",
     "cli",
     "debug",
     "descriptors",
     "door",
     "escape",
     "flags",
-    "http2",
     "http_server",
+    "kubeconfig",
     "logging",
     "metrics",
     "model",
@@ -23,6 +24,7 @@ const PARTS: [&str; 28] = [
     "parts",
     "proxies",
     "publish",
+    "readiness",
     "sidecar",
     "signals",
     "snapshot",
@@ -31,6 +33,7 @@ const PARTS: [&str; 28] = [
     "translate",
     "version",
     "view",
+    "well_known",
     "wire",
     "yaml",
 ];

@@ -17,7 +17,7 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-mod ask;
+mod client;
 
 /// Istio's name of the variable that says what the probes were.
 pub const APP_PROBERS: &str = "ISTIO_KUBE_APP_PROBERS";
@@ -32,9 +32,9 @@ const DEFAULT_TIMEOUT: u64 = 1;
 /// A hook has no timeout: the kubelet hangs up when the pod's grace period is over, which ends it here too.
 const HOOK_TIMEOUT: u64 = 24 * 3600;
 /// Whoever reaches the pod can ask for a probe. More wait, within the probe's timeout.
-const AT_ONCE: usize = 64;
+const MAX_CONCURRENT: usize = 64;
 /// Hooks may take long, and must not keep probes waiting.
-const HOOKS_AT_ONCE: usize = 8;
+const MAX_CONCURRENT_HOOKS: usize = 8;
 
 /// What is wrong with [`APP_PROBERS`].
 #[derive(Debug, Error)]
@@ -152,42 +152,44 @@ impl Probers {
 }
 
 /// What the kubelet is told: below 400 is well.
-pub(super) type Answer = (StatusCode, Vec<u8>);
+pub(super) type ProbeResponse = (StatusCode, Vec<u8>);
 
 /// Asks the application.
 #[derive(Debug)]
 pub(super) struct AppProbes {
     probers: Probers,
     pod: IpAddr,
-    turns: Semaphore,
-    hooks: Semaphore,
+    permits: Semaphore,
+    hook_permits: Semaphore,
     tls: Arc<rustls::ClientConfig>,
 }
 
 impl AppProbes {
     /// `pod` is the address at which the kubelet would have asked.
     pub(super) fn new(probers: Probers, pod: IpAddr) -> Result<Self, rustls::Error> {
-        let tls = ask::any_certificate()?;
-        let (turns, hooks) = (Semaphore::new(AT_ONCE), Semaphore::new(HOOKS_AT_ONCE));
-        Ok(Self { probers, pod, turns, hooks, tls })
+        let tls = client::accept_any_certificate()?;
+        let permits = Semaphore::new(MAX_CONCURRENT);
+        let hook_permits = Semaphore::new(MAX_CONCURRENT_HOOKS);
+        Ok(Self { probers, pod, permits, hook_permits, tls })
     }
 
     /// The answer to a probe, and always one within its timeout. `headers` are those of the kubelet.
-    pub(super) async fn answer(&self, path: &str, headers: &HeaderMap) -> Answer {
+    pub(super) async fn answer(&self, path: &str, headers: &HeaderMap) -> ProbeResponse {
         let Some(prober) = self.probers.0.get(path) else {
             let said = format!("{APP_PROBERS} has no probe {path}\n");
             return (StatusCode::NOT_FOUND, said.into_bytes());
         };
         let asked = async {
-            let turns = if path.starts_with(APP_LIFECYCLE) { &self.hooks } else { &self.turns };
-            let _turn = turns.acquire().await.map_err(|error| error.to_string())?;
+            let is_hook = path.starts_with(APP_LIFECYCLE);
+            let permits = if is_hook { &self.hook_permits } else { &self.permits };
+            let _permit = permits.acquire().await.map_err(|error| error.to_string())?;
             match &prober.action {
-                Action::HttpGet(get) => ask::http(self.pod, get, headers, &self.tls).await,
+                Action::HttpGet(get) => client::http(self.pod, get, headers, &self.tls).await,
                 Action::TcpSocket(socket) => {
-                    ask::connect(self.pod, socket.port.get()).await?;
+                    client::connect(self.pod, socket.port.get()).await?;
                     Ok((StatusCode::OK, Vec::new()))
                 }
-                Action::Grpc(grpc) => ask::grpc(self.pod, grpc).await,
+                Action::Grpc(grpc) => client::grpc(self.pod, grpc).await,
             }
         };
         let failed = match timeout(prober.timeout, asked).await {
