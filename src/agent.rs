@@ -114,7 +114,7 @@ pub async fn run(args: Args) -> Result<u8, Error> {
     let mut envoy = Envoy::start(&program, &config.envoy, &file)?;
     let admin = Admin::new(config.admin);
     let ask = Ask { ending: CancellationToken::new(), quit: CancellationToken::new() };
-    let door = Door::new("status", listener, http_server::ROOM);
+    let door = Door::new("status", listener, door::descriptors::room_of_agent());
     let mut parts = beside(door, probes, &config, &admin, &ask, envoy.pid());
     live(&mut envoy, &admin, &config, &mut signals, &ask, &mut parts).await
 }
@@ -150,6 +150,10 @@ fn beside(
     };
     let pages = status::router(Arc::new(pages));
     let mut parts = Parts::default();
+    let stats = door.stats();
+    parts.add("status listener", CancellationToken::new(), |stop| async move {
+        stop.run_until_cancelled(stats.broken()).await;
+    });
     parts.add("status pages", CancellationToken::new(), |stop| {
         http_server::serve(door, pages, stop)
     });

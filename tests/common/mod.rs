@@ -12,6 +12,8 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
+#[allow(dead_code)] // few tests do that
+pub(crate) mod listener;
 pub(crate) mod load;
 
 /// What takes seconds on an idle machine may take this long on a busy one.

@@ -8,4 +8,6 @@ mod common;
 mod ends;
 mod harness;
 mod levels;
+mod memory;
 mod output;
+mod parts;

@@ -13,5 +13,7 @@ mod end;
 #[allow(dead_code, unused_macros, unused_imports)] // what only the other tests use
 mod harness;
 mod init;
+#[path = "../common/listener.rs"]
+mod listener;
 mod probes;
 mod ready;
