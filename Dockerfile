@@ -8,8 +8,8 @@ COPY . .
 # The caches keep downloaded and built dependencies from one build to the next, whatever changed.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked --bin pilothouse --example bookinfo \
-    && install -D -t /out target/release/pilothouse target/release/examples/bookinfo
+    cargo build --release --locked -p pilothouse -p pilothouse-bookinfo --bins \
+    && install -D -t /out target/release/pilothouse target/release/bookinfo
 
 # The data plane's image: the agent, its Envoy, and what leads a pod's traffic there. As 1337, whose own
 # traffic is not captured; the init container that sets up the capture is the same image as root.
@@ -27,6 +27,10 @@ USER 1337:1337
 EXPOSE 15001 15006 15020 15021 15090
 ENTRYPOINT ["/usr/local/bin/pilothouse"]
 CMD ["agent"]
+
+# The binary alone, for a release: docker build --target binary --output out .
+FROM scratch AS binary
+COPY --from=build /out/pilothouse /pilothouse
 
 FROM gcr.io/distroless/cc-debian12:nonroot AS bookinfo
 COPY --from=build /out/bookinfo /usr/local/bin/bookinfo

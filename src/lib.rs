@@ -9,7 +9,7 @@
 //!                                                            debug, metrics, CLI ┘
 //! ```
 //!
-//! The sidecar's side is another house in the same binary: `agent` runs an Envoy, and meets the
+//! The sidecar's wing is `sidecar`: what runs beside an Envoy, and what puts it there. It meets the
 //! control plane over the network only.
 //!
 //! Each state has one writer: `publish` owns the model and cuts snapshots, a stream owns its
@@ -19,8 +19,10 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod flags;
+pub mod kubeconfig;
 pub mod names;
 pub mod view;
+pub mod well_known;
 pub mod wire;
 pub mod yaml;
 
@@ -36,7 +38,6 @@ pub mod subscription;
 pub mod publish;
 
 pub mod ads;
-pub mod http2;
 pub mod proxies;
 
 pub mod debug;
@@ -44,21 +45,20 @@ pub mod descriptors;
 pub mod metrics;
 pub mod version;
 
-// Of any process, whichever side it is on.
+// Of any process, whichever wing it is of.
+pub mod causes;
 pub mod door;
 pub mod escape;
 pub mod http_server;
 pub mod logging;
 pub mod output;
 pub mod parts;
+pub mod readiness;
 pub mod signals;
 
 pub mod app;
 
-// The sidecar's side of the house, which meets the other over the network only.
-pub mod agent;
-pub mod doctor;
-pub mod inject;
-pub mod iptables;
+// The other wing, which meets the control plane over the network only.
+pub mod sidecar;
 
 pub mod cli;

@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::model::{Change, Model, ServiceKey};
 use crate::names::ResourceType;
 use crate::snapshot::{Snapshot, View};
-use crate::view::{Leases, Need, ViewKey};
+use crate::view::{ViewKey, ViewRegistry, ViewRequest};
 
 mod aliases;
 mod build;
@@ -76,8 +76,8 @@ pub struct Publisher {
     /// When to let some of those go.
     release: Option<Instant>,
     /// Who waits for a view that is not built yet, in the order in which they came.
-    newcomers: VecDeque<(Need, Arc<ViewKey>)>,
-    leases: Arc<Leases>,
+    newcomers: VecDeque<(ViewRequest, Arc<ViewKey>)>,
+    view_registry: Arc<ViewRegistry>,
     metrics: Arc<Metrics>,
     models: watch::Sender<Model>,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
@@ -89,7 +89,7 @@ impl Publisher {
     pub fn new(
         domain: &str,
         timing: Timing,
-        leases: Arc<Leases>,
+        view_registry: Arc<ViewRegistry>,
         metrics: Arc<Metrics>,
     ) -> (Self, watch::Receiver<Model>, watch::Receiver<Option<Arc<Snapshot>>>) {
         let (models, model) = watch::channel(Model::default());
@@ -97,7 +97,7 @@ impl Publisher {
         let publisher = Self {
             model: Model::default(),
             builder: Builder::new(domain),
-            needs: Needs::new(leases.limits()),
+            needs: Needs::new(view_registry.limits()),
             dirty: BTreeSet::new(),
             since: None,
             synced: false,
@@ -107,7 +107,7 @@ impl Publisher {
             idle: BTreeMap::new(),
             release: None,
             newcomers: VecDeque::new(),
-            leases,
+            view_registry,
             metrics,
             models,
             snapshots,
@@ -117,7 +117,7 @@ impl Publisher {
 
     /// Runs until `shutdown`, or until the source is gone: then what is published stays.
     pub async fn run(mut self, mut changes: mpsc::Receiver<Change>, shutdown: CancellationToken) {
-        let leases = self.leases.clone();
+        let view_registry = self.view_registry.clone();
         let mut last_cut: Option<Instant> = None;
         // When to cut next.
         let mut due: Option<Instant> = None;
@@ -133,7 +133,7 @@ impl Publisher {
                     }
                     None => source_lives = false,
                 },
-                () = leases.wanted() => {
+                () = view_registry.wait_for_changes() => {
                     if last_cut.is_some() {
                         self.take_leases();
                     }
@@ -222,7 +222,7 @@ impl Publisher {
         // Before the snapshot: a stream that is told of a view which it cannot see yet keeps its
         // old one until the snapshot comes, and so goes from one to the other in a single step.
         for (need, view) in &moved {
-            self.leases.assign(need, view);
+            self.view_registry.assign(need, view);
         }
         let published = self.snapshots.send_if_modified(|current| {
             let same = current.as_ref().is_some_and(|current| is_same(current, &snapshot));

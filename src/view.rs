@@ -2,18 +2,19 @@
 //!
 //! Listeners depend on how traffic reaches the proxy and on the ports of the workload beside it,
 //! routes also on the namespace whose short names it may use, endpoints on the zone and the node, and
-//! everything on what the namespace may see. A view is built only when a proxy asks for it and shares
-//! everything that does not differ. What a proxy says of itself is not to be believed without bound,
-//! so the number of views is limited, in all and for each address that proxies come from.
+//! everything on what the namespace may see. A view is built only when a proxy requests it and shares
+//! everything that does not differ. What a proxy says of itself cannot be trusted without bound, so
+//! the number of views is limited, in all and for each address that proxies connect from. `registry`
+//! holds who requested which view.
 
-use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use thiserror::Error;
-use tokio::sync::{Notify, watch};
+mod registry;
+
+pub use registry::{TooManyViews, ViewLease, ViewLimits, ViewRegistry, ViewRequest, ViewWatch};
 
 /// How traffic gets to the proxy, hence which listeners it needs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -113,7 +114,7 @@ pub struct ViewKey {
     /// Whose endpoints go first, where a service wants that.
     pub zone: Option<Arc<str>>,
     /// Where it runs, if some service that is for its own node alone has endpoints there. In a
-    /// [`Need`]: what the proxy says.
+    /// [`ViewRequest`]: what the proxy says.
     pub node: Option<Arc<str>>,
     /// Empty for a proxy that is no captured sidecar, and for one to which no service leads.
     pub inbound: InboundPorts,
@@ -152,218 +153,5 @@ impl fmt::Display for ViewKey {
             }
         }
         Ok(())
-    }
-}
-
-/// What a proxy says of itself that decides its view.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Need {
-    /// Without inbound ports: which services lead to the proxy is not the proxy's to say.
-    pub view: ViewKey,
-    /// Its own addresses, by which that is found out. None for kinds without inbound listeners.
-    pub addresses: Arc<[IpAddr]>,
-    /// Where it connects from: the views of each address are counted.
-    pub peer: Option<IpAddr>,
-}
-
-/// How many different views there may be; zero for no limit.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Limits {
-    pub views: usize,
-    /// Of proxies that connect from one address.
-    pub per_peer: usize,
-}
-
-/// Why a proxy gets no view.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum TooManyViews {
-    #[error(
-        "this proxy needs a view of its own (by its kind, listener, namespace, zone and inbound \
-         ports), and there are {limit} different ones already, which is the limit (--max-views)"
-    )]
-    InAll { limit: usize },
-    #[error(
-        "this proxy needs a view of its own (by its kind, listener, namespace, zone and inbound \
-         ports), and the proxies at {peer} have {limit} different ones already, which is the limit \
-         for one address (--max-views-per-peer)"
-    )]
-    OfPeer { peer: IpAddr, limit: usize },
-}
-
-/// Who needs which view.
-///
-/// A stream holds a [`Lease`]; the publisher learns of it by [`Self::changed`], finds the view and
-/// says so by [`Self::assign`], again whenever another one becomes right. A stream is told by its
-/// own channel, so that the ten-thousandth sidecar to start wakes none of the others, and moving
-/// one pod into a Service concerns that pod's proxy alone. What is leased by nobody any more, the
-/// publisher forgets.
-///
-/// A std mutex, never held across an await: it is taken when a stream begins, when it ends, and
-/// when a snapshot is cut.
-#[derive(Debug, Default)]
-pub struct Leases {
-    limits: Limits,
-    held: Mutex<Held>,
-    wanted: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Held {
-    seats: HashMap<Need, Seat>,
-    /// Needs that came or went since the publisher last asked.
-    changed: BTreeSet<Need>,
-}
-
-/// One need, however many streams have it.
-#[derive(Debug)]
-struct Seat {
-    streams: usize,
-    answer: watch::Sender<Answer>,
-}
-
-/// What became of a need.
-#[derive(Clone, Debug, Default)]
-enum Answer {
-    /// Nothing yet.
-    #[default]
-    Awaited,
-    View(Arc<ViewKey>),
-    Refused(TooManyViews),
-}
-
-impl Answer {
-    fn view(&self) -> Option<Arc<ViewKey>> {
-        match self {
-            Self::View(view) => Some(view.clone()),
-            Self::Awaited | Self::Refused(_) => None,
-        }
-    }
-}
-
-/// The need for one view, until dropped.
-#[derive(Debug)]
-pub struct Lease {
-    leases: Arc<Leases>,
-    need: Need,
-    answer: watch::Receiver<Answer>,
-}
-
-/// Learns of what is assigned to a [`Lease`].
-#[derive(Debug)]
-pub struct Seated(watch::Receiver<Answer>);
-
-impl Leases {
-    pub fn new(limits: Limits) -> Self {
-        Self { limits, ..Self::default() }
-    }
-
-    /// For the publisher, which knows the views and holds their number below it.
-    pub fn limits(&self) -> Limits {
-        self.limits
-    }
-
-    pub fn take(self: &Arc<Self>, need: Need) -> Lease {
-        let mut held = self.held();
-        let answer = if let Some(seat) = held.seats.get_mut(&need) {
-            seat.streams += 1;
-            seat.answer.subscribe()
-        } else {
-            let (sender, answer) = watch::channel(Answer::Awaited);
-            held.seats.insert(need.clone(), Seat { streams: 1, answer: sender });
-            held.changed.insert(need.clone());
-            self.wanted.notify_one();
-            answer
-        };
-        drop(held);
-        Lease { leases: self.clone(), need, answer }
-    }
-
-    /// Waits until something is needed that was not, or is needed no more.
-    pub async fn wanted(&self) {
-        self.wanted.notified().await;
-    }
-
-    /// The needs that came or went since this was last called, and whether they are there now.
-    pub fn changed(&self) -> Vec<(Need, bool)> {
-        let mut held = self.held();
-        let changed = std::mem::take(&mut held.changed);
-        let is_held = |need: Need| {
-            let is_held = held.seats.contains_key(&need);
-            (need, is_held)
-        };
-        changed.into_iter().map(is_held).collect()
-    }
-
-    /// Tells the streams with this need their view.
-    pub fn assign(&self, need: &Need, view: &Arc<ViewKey>) {
-        self.answer(need, Answer::View(view.clone()));
-    }
-
-    /// Tells the streams with this need that they get none.
-    pub fn refuse(&self, need: &Need, why: TooManyViews) {
-        self.answer(need, Answer::Refused(why));
-    }
-
-    fn answer(&self, need: &Need, answer: Answer) {
-        if let Some(seat) = self.held().seats.get(need) {
-            seat.answer.send_replace(answer);
-        }
-    }
-
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Lease {
-    /// The view as last assigned; none for a moment after the lease was taken.
-    pub fn view(&self) -> Option<Arc<ViewKey>> {
-        self.answer.borrow().view()
-    }
-
-    /// Why there is none and will be none.
-    pub fn refusal(&self) -> Option<TooManyViews> {
-        match &*self.answer.borrow() {
-            Answer::Refused(why) => Some(why.clone()),
-            Answer::Awaited | Answer::View(_) => None,
-        }
-    }
-
-    /// To wait for another view, or for the refusal.
-    pub fn seat(&self) -> Seated {
-        Seated(self.answer.clone())
-    }
-}
-
-impl Seated {
-    /// The view as last assigned.
-    pub fn view(&self) -> Option<Arc<ViewKey>> {
-        self.0.borrow().view()
-    }
-
-    /// Waits until another view is assigned, or it is refused. Cancel safe.
-    pub async fn reassigned(&mut self) {
-        if self.0.changed().await.is_err() {
-            // The lease is gone, so there is nothing to wait for.
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let mut held = self.leases.held();
-        if let Some(seat) = held.seats.get_mut(&self.need) {
-            seat.streams -= 1;
-            if seat.streams == 0 {
-                held.seats.remove(&self.need);
-                // A map does not shrink by itself.
-                if held.seats.capacity() > 64 + 4 * held.seats.len() {
-                    held.seats.shrink_to_fit();
-                }
-                held.changed.insert(self.need.clone());
-                self.leases.wanted.notify_one();
-            }
-        }
     }
 }

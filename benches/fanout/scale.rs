@@ -8,7 +8,7 @@ use pilothouse::metrics::Metrics;
 use pilothouse::model::{Change, Scope};
 use pilothouse::publish::{Publisher, Timing};
 use pilothouse::snapshot::Snapshot;
-use pilothouse::view::{Leases, Need};
+use pilothouse::view::{ViewRegistry, ViewRequest};
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
@@ -76,12 +76,16 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
 }
 
 async fn measure(options: &Options) -> anyhow::Result<Scale> {
-    let leases = Arc::new(Leases::default());
-    let _lease = leases.take(Need { view: mesh::view(), addresses: Arc::default(), peer: None });
+    let view_registry = Arc::new(ViewRegistry::default());
+    let _lease = view_registry.lease(ViewRequest {
+        view: mesh::view(),
+        addresses: Arc::default(),
+        peer: None,
+    });
     let timing = Timing { pace: Duration::ZERO, ..Timing::default() };
     let metrics = Metrics::new(&mut Registry::default());
     let (publisher, _models, mut snapshots) =
-        Publisher::new("cluster.local", timing, leases.clone(), metrics);
+        Publisher::new("cluster.local", timing, view_registry.clone(), metrics);
     let (changes, from_source) = mpsc::channel(64);
     tokio::spawn(publisher.run(from_source, CancellationToken::new()));
 

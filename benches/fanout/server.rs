@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pilothouse::ads::server::AdsServer;
-use pilothouse::ads::stream::{Limits, Shared};
+use pilothouse::ads::stream::{ServerContext, ServerLimits};
 use pilothouse::door::{Door, Room};
 use pilothouse::metrics::Metrics;
 use pilothouse::model::{Change, Scope};
@@ -16,7 +16,7 @@ use pilothouse::publish::{Publisher, Timing};
 use pilothouse::snapshot::Snapshot;
 use pilothouse::snapshot::encode::FrameBuilder;
 use pilothouse::subscription::Interner;
-use pilothouse::view::Leases;
+use pilothouse::view::ViewRegistry;
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -30,19 +30,19 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
     process::raise_files(options.streams)?;
     let runtime = pilothouse::app::runtime()?;
     let metrics = Metrics::new(&mut Registry::default());
-    let leases = Arc::new(Leases::default());
+    let view_registry = Arc::new(ViewRegistry::default());
     let timing = Timing { pace: Duration::from_millis(options.pace), ..Timing::default() };
     let (publisher, _models, snapshots) =
-        Publisher::new("cluster.local", timing, leases.clone(), metrics.clone());
+        Publisher::new("cluster.local", timing, view_registry.clone(), metrics.clone());
     let shutdown = CancellationToken::new();
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(ServerContext {
         snapshots: snapshots.clone(),
-        leases,
+        view_registry,
         interner: Arc::new(Interner::default()),
         frames: Arc::new(FrameBuilder::new("bench")),
         proxies: Arc::new(Proxies::default()),
         metrics,
-        limits: Limits { starting: options.starting, ..Limits::default() },
+        limits: ServerLimits { starting: options.starting, ..ServerLimits::default() },
         shutdown: shutdown.clone(),
     });
     let server =

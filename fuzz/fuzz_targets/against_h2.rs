@@ -24,7 +24,7 @@ use h2::server::{Builder, SendResponse};
 use http::{Request, Response};
 use input::Input;
 use libfuzzer_sys::fuzz_target;
-use pilothouse::http2::{Connection, Event};
+use pilothouse_http2::{Connection, Event};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -135,34 +135,36 @@ impl Ours {
         loop {
             match self.0.receive(&mut bytes) {
                 Ok(None) => break,
-                Ok(Some(Event::Request { stream, head, ended })) => {
-                    outcome.requested(stream, &head);
-                    if ended {
-                        outcome.ended.insert(stream);
+                Ok(Some(Event::Request { stream_id, request, end_stream })) => {
+                    outcome.requested(stream_id, &request);
+                    if end_stream {
+                        outcome.ended.insert(stream_id);
                     }
                 }
-                Ok(Some(Event::Data { stream, bytes, ended })) => {
-                    outcome.came(stream, &bytes);
-                    self.0.taken(stream, bytes.len() as u32);
-                    if ended {
-                        outcome.ended.insert(stream);
+                Ok(Some(Event::Data { stream_id, data, end_stream })) => {
+                    outcome.came(stream_id, &data);
+                    self.0.release_capacity(stream_id, data.len() as u32);
+                    if end_stream {
+                        outcome.ended.insert(stream_id);
                     }
                 }
-                Ok(Some(Event::Reset { stream })) => _ = outcome.gone.insert(stream),
-                Ok(Some(Event::Refused { .. })) => {}
-                Err(failure) => {
-                    self.0.fail(&failure);
+                Ok(Some(Event::StreamReset { stream_id })) => {
+                    outcome.gone.insert(stream_id);
+                }
+                Ok(Some(Event::RequestRejected { .. })) => {}
+                Err(error) => {
+                    self.0.send_goaway(&error);
                     break;
                 }
             }
         }
-        outcome.heard(&std::mem::take(self.0.outbox()), answered);
+        outcome.heard(&std::mem::take(self.0.pending_frames()), answered);
         outcome
     }
 
     fn answer(&mut self, stream: u32) {
         let (parts, ()) = Response::new(()).into_parts();
-        self.0.respond(stream, &parts, true);
+        self.0.send_response(stream, &parts, true);
     }
 }
 

@@ -21,12 +21,12 @@ use discovery::{NAMES, check, resource, well_formed};
 use http::{HeaderMap, HeaderValue, Response};
 use input::Input;
 use libfuzzer_sys::fuzz_target;
-use pilothouse::ads::requests::{Feed, Requests, requests};
-use pilothouse::ads::session::{Limits, Session};
-use pilothouse::http2::{Code, Connection, Event};
+use pilothouse::ads::grpc::messages::{MessageFeed, MessageReceiver, grpc_messages};
+use pilothouse::ads::session::{Session, SessionLimits};
 use pilothouse::names::ResourceType;
 use pilothouse::snapshot::encode::FrameBuilder;
 use pilothouse::snapshot::{TypeSet, View};
+use pilothouse_http2::{Connection, ErrorCode, Event};
 
 /// `:method POST`, `:scheme http`, `:path /`
 const REQUEST: &[u8] = &[0x83, 0x86, 0x84];
@@ -41,8 +41,8 @@ type Sets = [Arc<TypeSet>; ResourceType::COUNT];
 /// One stream's way through the layers.
 struct Served {
     delta: bool,
-    feed: Feed,
-    requests: Requests,
+    feed: MessageFeed,
+    requests: MessageReceiver,
     session: Session,
     /// Bytes of messages that are to be sent.
     unsent: Vec<u8>,
@@ -59,15 +59,15 @@ enum End {
 impl Served {
     fn new(stream: u32, frames: &Arc<FrameBuilder>) -> Self {
         let delta = stream / 2 % 2 == 1;
-        let (feed, requests) = requests(MAX_MESSAGE);
-        let limits = Limits { names: 8, types: 6 };
+        let (feed, requests) = grpc_messages(MAX_MESSAGE);
+        let limits = SessionLimits { names: 8, types: 6 };
         let session = Session::new(delta, None, limits, Arc::default(), frames.clone(), 0);
         Self { delta, feed, requests, session, unsent: Vec::new(), came: 0, taken: 0 }
     }
 
     /// Takes one request, and says what there is to say.
     fn go_on(&mut self, view: &View) -> Option<End> {
-        let next = pin!(self.requests.next());
+        let next = pin!(self.requests.receive());
         match next.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Pending => {}
             Poll::Ready(Ok(None)) => return Some(End::Well),
@@ -75,16 +75,16 @@ impl Served {
             Poll::Ready(Ok(Some(message))) => {
                 assert!(message.len() <= MAX_MESSAGE);
                 let Ok(request) = self.session.decode(message) else { return Some(End::Refused) };
-                if self.session.request(&request, view).is_err() {
+                if self.session.handle_request(&request, view).is_err() {
                     return Some(End::Refused);
                 }
             }
         }
-        let mut awaited = ResourceType::IN_ORDER.map(|of| self.session.awaits(of));
+        let mut awaited = ResourceType::IN_ORDER.map(|of| self.session.unacked_nonce(of));
         for responses in 0.. {
-            let Some(response) = self.session.poll(view) else { break };
+            let Some(response) = self.session.next_response(view) else { break };
             assert!(responses < 32, "no end of responses");
-            if let Some(of) = response.of {
+            if let Some(of) = response.resource_type {
                 let before = awaited[of.index()].replace(response.nonce);
                 assert_eq!(before, None, "two unanswered responses");
             }
@@ -108,29 +108,31 @@ impl Peer {
         loop {
             match self.http2.receive(&mut bytes) {
                 Ok(None) => return true,
-                Ok(Some(Event::Request { stream, ended, .. })) => {
-                    let served = Served::new(stream, frames);
-                    if ended {
-                        served.feed.end();
+                Ok(Some(Event::Request { stream_id, end_stream, .. })) => {
+                    let served = Served::new(stream_id, frames);
+                    if end_stream {
+                        served.feed.end_body();
                     }
                     let (parts, ()) = Response::new(()).into_parts();
-                    self.http2.respond(stream, &parts, false);
-                    assert!(self.open.insert(stream, served).is_none() && self.open.len() <= 100);
+                    self.http2.send_response(stream_id, &parts, false);
+                    assert!(
+                        self.open.insert(stream_id, served).is_none() && self.open.len() <= 100
+                    );
                 }
-                Ok(Some(Event::Data { stream, bytes, ended })) => {
-                    let served = self.open.get_mut(&stream).expect("an open stream");
-                    served.feed.put(&bytes);
-                    served.came += bytes.len() as u64;
-                    if ended {
-                        served.feed.end();
+                Ok(Some(Event::Data { stream_id, data, end_stream })) => {
+                    let served = self.open.get_mut(&stream_id).expect("an open stream");
+                    served.feed.push_bytes(&data);
+                    served.came += data.len() as u64;
+                    if end_stream {
+                        served.feed.end_body();
                     }
                 }
-                Ok(Some(Event::Reset { stream })) => {
-                    self.open.remove(&stream).expect("an open stream");
+                Ok(Some(Event::StreamReset { stream_id })) => {
+                    self.open.remove(&stream_id).expect("an open stream");
                 }
-                Ok(Some(Event::Refused { .. })) => {}
-                Err(failure) => {
-                    self.http2.fail(&failure);
+                Ok(Some(Event::RequestRejected { .. })) => {}
+                Err(error) => {
+                    self.http2.send_goaway(&error);
                     self.hears();
                     return false;
                 }
@@ -140,7 +142,7 @@ impl Peer {
 
     /// Whole frames; after an end of a stream there are none of it.
     fn hears(&mut self) {
-        let said = std::mem::take(self.http2.outbox());
+        let said = std::mem::take(self.http2.pending_frames());
         assert!(said.len() < 1 << 20, "more is held than a peer can be made to read");
         let mut rest = &said[..];
         while let Some((head, after)) = rest.split_first_chunk::<9>() {
@@ -155,7 +157,9 @@ impl Peer {
     fn sends(&mut self) {
         for (stream, served) in &mut self.open {
             let mut at = 0;
-            while let Some((_, len)) = self.http2.data(*stream, served.unsent.len() - at) {
+            while let Some((_, len)) =
+                self.http2.begin_data_frame(*stream, served.unsent.len() - at)
+            {
                 let heard = self.heard.entry(*stream).or_default();
                 heard.extend_from_slice(&served.unsent[at..at + len]);
                 at += len;
@@ -166,7 +170,7 @@ impl Peer {
             }
             served.unsent.drain(..at);
         }
-        assert!(self.http2.data(1_001, 1).is_none(), "a stream that was never opened");
+        assert!(self.http2.begin_data_frame(1_001, 1).is_none(), "a stream that was never opened");
     }
 }
 
@@ -238,11 +242,11 @@ fuzz_target!(|bytes: &[u8]| {
         for (stream, served) in &mut peer.open {
             // As the connection does it: a stream whose response is on its way waits.
             let end = if served.unsent.is_empty() { served.go_on(&view) } else { None };
-            let state = served.feed.state();
-            served.taken += u64::from(state.taken);
-            peer.http2.taken(*stream, state.taken);
+            let state = served.feed.body_state();
+            served.taken += u64::from(state.released);
+            peer.http2.release_capacity(*stream, state.released);
             assert!(served.came - served.taken <= WINDOW, "more waits than the window allows");
-            assert!(state.held <= served.came as usize * 2 + MAX_MESSAGE, "{}", state.held);
+            assert!(state.buffered <= served.came as usize * 2 + MAX_MESSAGE, "{}", state.buffered);
             ended.extend(end.map(|end| (*stream, end)));
         }
         for (stream, end) in ended {
@@ -252,11 +256,11 @@ fuzz_target!(|bytes: &[u8]| {
                 End::Well => {
                     let mut trailers = HeaderMap::new();
                     trailers.insert("grpc-status", HeaderValue::from_static("0"));
-                    peer.http2.finish(stream, &trailers);
+                    peer.http2.send_trailers(stream, &trailers);
                 }
-                End::Refused => peer.http2.reset(stream, Code::EnhanceYourCalm),
+                End::Refused => peer.http2.reset_stream(stream, ErrorCode::EnhanceYourCalm),
             }
-            assert!(peer.http2.data(stream, 1).is_none(), "it has ended");
+            assert!(peer.http2.begin_data_frame(stream, 1).is_none(), "it has ended");
         }
         if peer.http2.is_flooded() {
             peer.hears();

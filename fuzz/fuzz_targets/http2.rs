@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use http::{HeaderMap, HeaderValue, Response};
 use input::Input;
 use libfuzzer_sys::fuzz_target;
-use pilothouse::http2::{Code, Connection, Event};
+use pilothouse_http2::{Connection, ErrorCode, Event};
 
 /// `:method POST`, `:scheme http`, `:path /`
 const REQUEST: &[u8] = &[0x83, 0x86, 0x84];
@@ -33,15 +33,15 @@ fn frame(kind: u8, flags: u8, stream: u32, content: &[u8]) -> Vec<u8> {
 }
 
 /// Whole frames, none longer than a peer must take.
-fn check_said(outbox: &mut Vec<u8>) {
-    let mut rest = &outbox[..];
+fn check_frames(pending: &mut Vec<u8>) {
+    let mut rest = &pending[..];
     while !rest.is_empty() {
         let (head, after) = rest.split_at(9);
         let len = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
         assert!(len <= 16_384);
         rest = &after[len..];
     }
-    outbox.clear();
+    pending.clear();
 }
 
 fuzz_target!(|bytes: &[u8]| {
@@ -70,12 +70,12 @@ fuzz_target!(|bytes: &[u8]| {
                 let len = usize::from(input.byte()) << 6;
                 said.extend(frame(0, input.byte() & 1, stream, &vec![0; len]));
             }
-            8 => http2.taken(stream, u32::from(input.byte()) << 8),
+            8 => http2.release_capacity(stream, u32::from(input.byte()) << 8),
             9 => {
                 if open.contains_key(&stream) {
                     let (parts, ()) = Response::new(()).into_parts();
                     let end = input.byte() % 4 == 0;
-                    http2.respond(stream, &parts, end);
+                    http2.send_response(stream, &parts, end);
                     if end {
                         open.remove(&stream);
                     }
@@ -83,7 +83,7 @@ fuzz_target!(|bytes: &[u8]| {
             }
             10 => {
                 let want = usize::from(input.byte()) << 7;
-                if let Some((head, len)) = http2.data(stream, want) {
+                if let Some((head, len)) = http2.begin_data_frame(stream, want) {
                     assert!(open.contains_key(&stream) && len <= want && len <= 16_384);
                     assert_eq!(head[..3], (len as u32).to_be_bytes()[1..]);
                 }
@@ -93,9 +93,9 @@ fuzz_target!(|bytes: &[u8]| {
                     let mut trailers = HeaderMap::new();
                     trailers.insert("grpc-status", HeaderValue::from_static("0"));
                     match input.byte() % 3 {
-                        0 => http2.finish(stream, &trailers),
-                        1 => http2.finish_bare(stream),
-                        _ => http2.reset(stream, Code::EnhanceYourCalm),
+                        0 => http2.send_trailers(stream, &trailers),
+                        1 => http2.send_end_stream(stream),
+                        _ => http2.reset_stream(stream, ErrorCode::EnhanceYourCalm),
                     }
                 }
             }
@@ -105,30 +105,30 @@ fuzz_target!(|bytes: &[u8]| {
             loop {
                 match http2.receive(&mut piece) {
                     Ok(None) => break,
-                    Ok(Some(Event::Request { stream, ended, .. })) => {
-                        assert!(stream > newest && stream % 2 == 1);
-                        newest = stream;
-                        open.insert(stream, ended);
+                    Ok(Some(Event::Request { stream_id, end_stream, .. })) => {
+                        assert!(stream_id > newest && stream_id % 2 == 1);
+                        newest = stream_id;
+                        open.insert(stream_id, end_stream);
                         assert!(open.len() <= 100);
                     }
-                    Ok(Some(Event::Data { stream, ended, .. })) => {
-                        let had_ended = open.get_mut(&stream).expect("an open stream");
-                        assert!(!std::mem::replace(had_ended, ended), "after its end");
+                    Ok(Some(Event::Data { stream_id, end_stream, .. })) => {
+                        let had_ended = open.get_mut(&stream_id).expect("an open stream");
+                        assert!(!std::mem::replace(had_ended, end_stream), "after its end");
                     }
-                    Ok(Some(Event::Reset { stream })) => {
-                        assert!(open.remove(&stream).is_some());
+                    Ok(Some(Event::StreamReset { stream_id })) => {
+                        assert!(open.remove(&stream_id).is_some());
                     }
-                    Ok(Some(Event::Refused { .. })) => {}
-                    Err(failure) => {
-                        http2.fail(&failure);
-                        check_said(http2.outbox());
+                    Ok(Some(Event::RequestRejected { .. })) => {}
+                    Err(error) => {
+                        http2.send_goaway(&error);
+                        check_frames(http2.pending_frames());
                         return;
                     }
                 }
             }
         }
         if http2.is_flooded() || input.byte() % 2 == 0 {
-            check_said(http2.outbox());
+            check_frames(http2.pending_frames());
         }
     }
 });

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::peer_text;
-use super::request::Malformed;
+use crate::ads::discovery_request::MalformedRequest;
+use crate::ads::peer_text;
 use crate::names::{NodeId, NodeIdError, NodeType, PROBE_METADATA};
 use crate::proxies::{Labels, ProxyIdentity};
-use crate::view::{Need, ProxyKind, Spared, ViewKey};
+use crate::view::{ProxyKind, Spared, ViewKey, ViewRequest};
 
 mod fields;
 
@@ -63,7 +63,7 @@ pub enum NodeError {
     #[error("node {what} has {len} bytes, the limit is {limit}")]
     TooLong { what: &'static str, len: usize, limit: usize },
     #[error(transparent)]
-    Malformed(#[from] Malformed),
+    MalformedRequest(#[from] MalformedRequest),
     #[error(transparent)]
     Id(#[from] NodeIdError),
     #[error("node metadata {key} is {found}: expected {expected}")]
@@ -74,7 +74,7 @@ pub enum NodeError {
 ///
 /// # Errors
 /// If there is none, it contradicts itself, or it says more than anybody would.
-pub fn identify(node: Option<&[u8]>) -> Result<(ProxyIdentity, Need), NodeError> {
+pub fn identify(node: Option<&[u8]>) -> Result<(ProxyIdentity, ViewRequest), NodeError> {
     let node = node.ok_or(NodeError::Missing)?;
     check_len("information", node.len(), MAX_NODE)?;
     let node = Fields::read(node)?;
@@ -119,7 +119,7 @@ pub fn identify(node: Option<&[u8]>) -> Result<(ProxyIdentity, Need), NodeError>
         probe: text(&node, PROBE_METADATA)?.is_some(),
         labels: labels(&node)?,
     };
-    Ok((identity, Need { view, addresses, peer: None }))
+    Ok((identity, ViewRequest { view, addresses, peer: None }))
 }
 
 fn check_len(what: &'static str, len: usize, limit: usize) -> Result<(), NodeError> {
@@ -188,7 +188,7 @@ fn text(node: &Fields<'_>, key: &'static str) -> Result<Option<String>, NodeErro
 }
 
 /// The first of them by key.
-fn labels(node: &Fields<'_>) -> Result<Labels, Malformed> {
+fn labels(node: &Fields<'_>) -> Result<Labels, MalformedRequest> {
     let mut bytes = 0;
     let fits = |(key, value): &(&str, &str)| {
         bytes += key.len() + value.len();

@@ -9,13 +9,13 @@ use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 
 use super::{Cli, Serve, Source};
-use crate::ads::session;
-use crate::ads::stream;
+use crate::ads::session::SessionLimits;
+use crate::ads::stream::ServerLimits;
 use crate::app::{self, memory};
 use crate::flags::{or_any, or_forever};
 use crate::publish::Timing;
 use crate::source::{files, kube};
-use crate::view;
+use crate::view::ViewLimits;
 
 const WATCH_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -59,8 +59,8 @@ impl Serve {
             http_addr: self.http_addr,
             monitoring_addr: self.monitoring_addr,
             timing: Timing { pace: self.pace, linger: self.linger },
-            limits: stream::Limits {
-                session: session::Limits {
+            limits: ServerLimits {
+                session: SessionLimits {
                     names: or_any(self.max_names),
                     types: or_any(self.max_types),
                 },
@@ -75,7 +75,7 @@ impl Serve {
                 streams_per_peer: self.max_streams_per_peer,
                 starting: self.max_starting,
                 connection_age: self.max_connection_age,
-                views: view::Limits { views: self.max_views, per_peer: self.max_views_per_peer },
+                views: ViewLimits { views: self.max_views, per_peer: self.max_views_per_peer },
                 connections: or_any(self.max_connections),
                 connection_memory: self.max_connection_memory,
                 peer_memory: self.max_peer_memory.unwrap_or_else(memory::half),

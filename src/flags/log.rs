@@ -4,21 +4,18 @@
 use tracing::level_filters::LevelFilter;
 
 /// The parts of this program that log.
-const PARTS: [&str; 31] = [
+const PARTS: &[&str] = &[
     "ads",
-    "agent",
     "app",
+    "causes",
     "cli",
     "debug",
     "descriptors",
-    "doctor",
     "door",
     "escape",
     "flags",
-    "http2",
     "http_server",
-    "inject",
-    "iptables",
+    "kubeconfig",
     "logging",
     "metrics",
     "model",
@@ -27,6 +24,8 @@ const PARTS: [&str; 31] = [
     "parts",
     "proxies",
     "publish",
+    "readiness",
+    "sidecar",
     "signals",
     "snapshot",
     "source",
@@ -34,9 +33,13 @@ const PARTS: [&str; 31] = [
     "translate",
     "version",
     "view",
+    "well_known",
     "wire",
     "yaml",
 ];
+
+/// Parts that stood at the top before they were `sidecar`'s: who names them still means them.
+const OF_SIDECAR: [&str; 4] = ["agent", "doctor", "inject", "iptables"];
 
 /// The crates that the program is made of, of which some log.
 const CRATES: &str = include_str!("../../Cargo.lock");
@@ -49,7 +52,7 @@ const CRATES: &str = include_str!("../../Cargo.lock");
 /// The directive that names neither.
 pub fn log_filter(text: &str) -> Result<String, String> {
     let directives = text.split(',').map(str::trim).filter(|directive| !directive.is_empty());
-    let directives: Vec<&str> = directives.collect();
+    let directives: Vec<String> = directives.map(with_present_name).collect();
     if directives.is_empty() {
         return Err("it must name a level (off, error, warn, info, debug or trace)".to_owned());
     }
@@ -57,7 +60,7 @@ pub fn log_filter(text: &str) -> Result<String, String> {
         let (part, level) = match directive.split_once('=') {
             Some((part, level)) => (Some(part), level),
             None if is_part(directive) => continue,
-            None => (None, *directive),
+            None => (None, directive.as_str()),
         };
         if level.parse::<LevelFilter>().is_err() {
             return Err(format!(
@@ -75,6 +78,16 @@ pub fn log_filter(text: &str) -> Result<String, String> {
         }
     }
     Ok(format!("notify=off,{}", directives.join(",")))
+}
+
+/// The directive, with the name that a moved part has today.
+fn with_present_name(directive: &str) -> String {
+    let rest = directive.strip_prefix("pilothouse::").unwrap_or_default();
+    let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+    match OF_SIDECAR.contains(&&rest[..end]) {
+        true => format!("pilothouse::sidecar::{rest}"),
+        false => directive.to_owned(),
+    }
 }
 
 /// Whether anything in the program may log by this name.
@@ -113,6 +126,15 @@ mod tests {
             assert!(filter.starts_with("notify=off,"), "{filter}");
             assert!(tracing_subscriber::EnvFilter::try_new(&filter).is_ok(), "{filter}");
         }
+    }
+
+    #[test]
+    fn the_former_names_of_the_sidecars_parts_are_understood() {
+        let filter = log_filter("info,pilothouse::agent::readiness=debug,pilothouse::doctor");
+        let present = "notify=off,info,pilothouse::sidecar::agent::readiness=debug,\
+                       pilothouse::sidecar::doctor";
+        assert_eq!(filter.as_deref(), Ok(present));
+        assert!(log_filter("pilothouse::agents=debug").is_err());
     }
 
     #[test]

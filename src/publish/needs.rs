@@ -13,17 +13,17 @@ use super::nodes::Nodes;
 use super::places::Places;
 use crate::model::{Model, ServiceKey};
 use crate::snapshot::{Conflict, Conflicts};
-use crate::view::{Limits, Need, TooManyViews, ViewKey};
+use crate::view::{TooManyViews, ViewKey, ViewLimits, ViewRequest};
 
 /// The one writer of who needs what.
 #[derive(Debug, Default)]
 pub(super) struct Needs {
-    limits: Limits,
+    limits: ViewLimits,
     index: Index,
     places: Places,
     nodes: Nodes,
-    needs: BTreeMap<Need, Answer>,
-    by_fact: BTreeMap<Fact, BTreeSet<Need>>,
+    needs: BTreeMap<ViewRequest, Answer>,
+    by_fact: BTreeMap<Fact, BTreeSet<ViewRequest>>,
     /// Every view that is needed, by how many needs.
     views: BTreeMap<Arc<ViewKey>, usize>,
     /// The same for each address that proxies come from.
@@ -57,7 +57,7 @@ struct Answer {
 type Found = (ViewKey, Vec<(Conflict, Arc<str>)>);
 
 impl Needs {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: ViewLimits) -> Self {
         Self { limits, ..Self::default() }
     }
 
@@ -68,7 +68,7 @@ impl Needs {
     }
 
     /// The view of a need that was added.
-    pub(super) fn get(&self, need: &Need) -> Option<&Arc<ViewKey>> {
+    pub(super) fn get(&self, need: &ViewRequest) -> Option<&Arc<ViewKey>> {
         self.needs.get(need).map(|answer| &answer.view)
     }
 
@@ -84,7 +84,7 @@ impl Needs {
         model: &Model,
         dirty: &BTreeSet<ServiceKey>,
         conflicts: &mut Conflicts,
-    ) -> Vec<(Need, Arc<ViewKey>)> {
+    ) -> Vec<(ViewRequest, Arc<ViewKey>)> {
         let (mut touched, mut nodes) = (BTreeSet::new(), BTreeSet::new());
         for key in dirty {
             let before = self.index.update(model, key, &mut touched);
@@ -95,7 +95,7 @@ impl Needs {
         touched.extend(nodes.into_iter().map(Fact::Node));
         self.places.update_regions(model.regions(), &mut touched);
         let needs = touched.iter().filter_map(|fact| self.by_fact.get(fact)).flatten();
-        let needs: BTreeSet<Need> = needs.cloned().collect();
+        let needs: BTreeSet<ViewRequest> = needs.cloned().collect();
         let moved = needs.into_iter().filter_map(|need| {
             let before = self.get(&need).cloned();
             let found = self.find(&need);
@@ -111,7 +111,7 @@ impl Needs {
     /// It is one more than there may be.
     pub(super) fn add(
         &mut self,
-        need: &Need,
+        need: &ViewRequest,
         conflicts: &mut Conflicts,
     ) -> Result<Arc<ViewKey>, TooManyViews> {
         let found = self.find(need);
@@ -125,7 +125,7 @@ impl Needs {
     }
 
     /// Nobody needs this any more.
-    pub(super) fn remove(&mut self, need: &Need, conflicts: &mut Conflicts) {
+    pub(super) fn remove(&mut self, need: &ViewRequest, conflicts: &mut Conflicts) {
         for fact in facts(need) {
             if let Some(needs) = self.by_fact.get_mut(&fact) {
                 needs.remove(need);
@@ -138,7 +138,7 @@ impl Needs {
     }
 
     fn admit(&self, peer: Option<IpAddr>, view: &ViewKey) -> Result<(), TooManyViews> {
-        let Limits { views, per_peer } = self.limits;
+        let ViewLimits { views, per_peer } = self.limits;
         if views != 0 && self.views.len() >= views && !self.views.contains_key(view) {
             return Err(TooManyViews::InAll { limit: views });
         }
@@ -153,7 +153,7 @@ impl Needs {
         Ok(())
     }
 
-    fn find(&self, need: &Need) -> Found {
+    fn find(&self, need: &ViewRequest) -> Found {
         let (inbound, lost) = self.index.ports(&need.addresses);
         let ViewKey { kind, namespace, zone, node, inbound: _ } = need.view.clone();
         let namespace = namespace.filter(|name| self.places.knows_namespace(name));
@@ -162,7 +162,7 @@ impl Needs {
         (ViewKey { kind, namespace, zone, node, inbound }, lost)
     }
 
-    fn put(&mut self, need: &Need, found: Found, conflicts: &mut Conflicts) -> Arc<ViewKey> {
+    fn put(&mut self, need: &ViewRequest, found: Found, conflicts: &mut Conflicts) -> Arc<ViewKey> {
         let (view, lost) = found;
         self.forget(need, conflicts);
         for (conflict, text) in &lost {
@@ -182,7 +182,7 @@ impl Needs {
         view
     }
 
-    fn forget(&mut self, need: &Need, conflicts: &mut Conflicts) {
+    fn forget(&mut self, need: &ViewRequest, conflicts: &mut Conflicts) {
         let Some(answer) = self.needs.remove(need) else { return };
         if release(&mut self.views, &answer.view) {
             self.unneeded.insert(answer.view.clone());
@@ -204,7 +204,7 @@ impl Needs {
 }
 
 /// What its view may depend on.
-fn facts(need: &Need) -> impl Iterator<Item = Fact> {
+fn facts(need: &ViewRequest) -> impl Iterator<Item = Fact> {
     let ViewKey { namespace, zone, node, .. } = &need.view;
     let addresses = need.addresses.iter().copied().map(Fact::Address);
     let places =

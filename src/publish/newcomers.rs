@@ -28,7 +28,7 @@ impl Publisher {
     /// wait for their turn.
     pub(super) fn take_leases(&mut self) {
         let conflicts = &mut self.builder.conflicts;
-        for (need, is_held) in self.leases.changed() {
+        for (need, is_held) in self.view_registry.take_changes() {
             if !is_held {
                 self.needs.remove(&need, conflicts);
                 continue;
@@ -36,12 +36,12 @@ impl Publisher {
             match self.needs.add(&need, conflicts) {
                 Ok(view) if self.open.contains(&view) => {
                     self.idle.remove(&view);
-                    self.leases.assign(&need, &view);
+                    self.view_registry.assign(&need, &view);
                 }
                 Ok(view) => self.newcomers.push_back((need, view)),
                 Err(refusal) => {
                     self.metrics.view_refused();
-                    self.leases.refuse(&need, refusal);
+                    self.view_registry.refuse(&need, refusal);
                 }
             }
         }
@@ -78,7 +78,7 @@ impl Publisher {
         }
         // After the snapshot that has it: whoever is told looks there.
         for (need, view) in &seated {
-            self.leases.assign(need, view);
+            self.view_registry.assign(need, view);
         }
     }
 
@@ -95,7 +95,7 @@ impl Publisher {
 
     /// What nobody needs is not kept at the cost of what somebody does.
     fn make_room(&mut self) {
-        let limit = self.leases.limits().views;
+        let limit = self.view_registry.limits().views;
         if limit != 0 && self.open.len() >= limit && !self.idle.is_empty() {
             let idle = std::mem::take(&mut self.idle).into_keys().collect();
             self.close(&idle);

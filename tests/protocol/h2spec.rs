@@ -1,5 +1,5 @@
 //! What h2spec (github.com/summerwind/h2spec) finds in the real program: RFC 7540 and RFC 7541 case
-//! by case, from outside. `tools/install-h2spec` builds it; `make test` sees to that.
+//! by case, from outside. `tools/install-go-tool h2spec` builds it; `make test` sees to that.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ fn root() -> &'static Path {
 #[tokio::test]
 async fn h2spec_finds_what_is_known_and_nothing_else() {
     let h2spec = root().join(".tools/bin/h2spec");
-    assert!(h2spec.exists(), "there is no {}: run tools/install-h2spec", h2spec.display());
+    assert!(h2spec.exists(), "there is no {}: run tools/install-go-tool h2spec", h2spec.display());
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
     let _server = Command::new(env!("CARGO_BIN_EXE_pilothouse"))

@@ -1,6 +1,6 @@
 //! HTTP/2 on the wire, with a client that can be asked for what gRPC's own never do: windows of a
 //! few bytes, streams that are dropped as soon as they are opened, pings without end. (Rules one
-//! by one are in `src/http2/connection/tests.rs`.)
+//! by one are in `crates/http2/src/connection/tests/`.)
 
 use std::time::Duration;
 
@@ -210,6 +210,30 @@ async fn who_opens_streams_only_to_drop_them_is_disconnected() {
     }
     server.write("news", &["10.0.0.9"]);
     assert!(!other.response().await.resources.is_empty(), "the others do not notice");
+}
+
+/// CVE-2025-8671 (MadeYouReset): it is the server that resets the streams, for an error of the client's.
+#[tokio::test]
+async fn streams_that_the_server_is_made_to_reset_count_as_well() {
+    let server = Server::start().await;
+    let mut peer = socket(&server).await;
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    for stream in (1_u32..).step_by(2).take(1200) {
+        let id = stream.to_be_bytes();
+        // `:method POST`, `:scheme http`, `:path /`; then a WINDOW_UPDATE by 0.
+        bytes.extend([&[0, 0, 3, 1, 4][..], &id, &[0x83, 0x86, 0x84]].concat());
+        bytes.extend([&[0, 0, 4, 8, 0][..], &id, &[0; 4]].concat());
+    }
+    let (mut read, mut write) = peer.split();
+    let mut heard = Vec::new();
+    // It may be cut while it writes.
+    let both = async { tokio::join!(read.read_to_end(&mut heard), write.write_all(&bytes)) };
+    let (read, _) = in_time("the end", both).await;
+    drop(read);
+    let resets = heard.windows(5).filter(|window| *window == [0, 0, 4, 3, 0]).count();
+    assert!(resets >= 1000, "cut after {resets} streams, a burst should be fine");
+    let reason = b"too many streams";
+    assert!(heard.windows(reason.len()).any(|window| window == reason), "{} bytes", heard.len());
 }
 
 /// Everything that comes before the end, as text.

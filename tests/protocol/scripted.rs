@@ -28,7 +28,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 };
 use envoy_types::pb::google::protobuf::{Any, UInt32Value};
 use pilothouse::ads::server::AdsServer;
-use pilothouse::ads::stream::{Limits, Shared};
+use pilothouse::ads::stream::{ServerContext, ServerLimits};
 use pilothouse::door::{Door, Room};
 use pilothouse::metrics::Metrics;
 use pilothouse::names::ResourceType;
@@ -36,7 +36,7 @@ use pilothouse::proxies::{Proxies, TypeStatus};
 use pilothouse::snapshot::encode::FrameBuilder;
 use pilothouse::snapshot::{Resource, Snapshot, TypeSet, View};
 use pilothouse::subscription::Interner;
-use pilothouse::view::{Leases, ProxyKind, ViewKey};
+use pilothouse::view::{ProxyKind, ViewKey, ViewRegistry};
 use prost::{Message, Name};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -79,16 +79,18 @@ impl Scripted {
         let (snapshots, following) = watch::channel(None);
         let proxies = Arc::<Proxies>::default();
         let stop = CancellationToken::new();
-        let leases = Arc::<Leases>::default();
-        tokio::spawn(stop.clone().run_until_cancelled_owned(give_everybody_a_view(leases.clone())));
-        let shared = Shared {
+        let view_registry = Arc::<ViewRegistry>::default();
+        tokio::spawn(
+            stop.clone().run_until_cancelled_owned(give_everybody_a_view(view_registry.clone())),
+        );
+        let shared = ServerContext {
             snapshots: following,
-            leases: leases.clone(),
+            view_registry: view_registry.clone(),
             interner: Arc::<Interner>::default(),
             frames: Arc::new(FrameBuilder::new("scripted")),
             proxies: proxies.clone(),
             metrics: Metrics::new(&mut Default::default()),
-            limits: Limits::default(),
+            limits: ServerLimits::default(),
             shutdown: stop.clone(),
         };
         let descriptors = pilothouse::descriptors::encoded();
@@ -127,11 +129,11 @@ impl Scripted {
 }
 
 /// The view that each says it needs, as there is no mesh for more to follow from.
-async fn give_everybody_a_view(leases: Arc<Leases>) {
+async fn give_everybody_a_view(view_registry: Arc<ViewRegistry>) {
     loop {
-        leases.wanted().await;
-        for (need, _) in leases.changed() {
-            leases.assign(&need, &Arc::new(need.view.clone()));
+        view_registry.wait_for_changes().await;
+        for (need, _) in view_registry.take_changes() {
+            view_registry.assign(&need, &Arc::new(need.view.clone()));
         }
     }
 }

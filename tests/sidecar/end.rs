@@ -13,7 +13,7 @@ use crate::harness::control_plane::ControlPlane;
 use crate::harness::load::Load;
 use crate::harness::manifests::Manifests;
 use crate::harness::process::Process;
-use crate::harness::{DEADLINE, eventually, http, places, same};
+use crate::harness::{DEADLINE, eventually, http, listener, places, same};
 
 /// For agents that need no control plane.
 const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
@@ -267,7 +267,7 @@ async fn an_agent_that_loses_its_port_drains_and_ends_envoy() {
         same(agent.stat("cluster.workload.upstream_rq_active").await?, 1)
     })
     .await;
-    crate::listener::lose(agent.process.id(), SocketAddr::new(agent.address, 15020));
+    listener::lose(agent.process.id(), SocketAddr::new(agent.address, 15020));
     assert_eq!(slow.await.unwrap().map(|answer| answer.body).as_deref(), Ok("slow"));
     assert_eq!(agent.process.end(DEADLINE).await.code(), Some(1));
     envoy.is_gone().await;
@@ -347,7 +347,7 @@ async fn post(url: &str) -> u16 {
 async fn what_is_not_for_people_says_so_by_failing() {
     // Started by somebody other than the process it is to be tied to, it becomes nothing.
     let mut command =
-        crate::harness::control_plane::pilothouse(&["tether", "1", "--", "/bin/true"]);
-    let mut process = Process::start("tether", &mut command);
+        crate::harness::control_plane::pilothouse(&["parent-death-exec", "1", "--", "/bin/true"]);
+    let mut process = Process::start("parent-death-exec", &mut command);
     assert_eq!(process.end(DEADLINE).await.code(), Some(1));
 }

@@ -1,4 +1,4 @@
-// Pins h2spec and what it is built of, for tools/install-h2spec. The newest version that the Go
+// Pins h2spec and what it is built of, for tools/install-go-tool. The newest version that the Go
 // module proxy has; it is older than modules, so there is no go.mod of its own to pin anything.
 module pilothouse/tools/h2spec
 

@@ -261,14 +261,14 @@ async fn lists_of_proxies_can_be_filtered() {
 /// The inbound ports of a sidecar are part of its view and not its own to say.
 #[tokio::test]
 async fn syncz_shows_the_view_that_was_assigned() {
-    use crate::view::{InboundPort, InboundProtocol, Leases, Need};
+    use crate::view::{InboundPort, InboundProtocol, ViewRegistry, ViewRequest};
     let mut fixture = Fixture::new();
     let connection = fixture.connect("reviews.default", false);
     let asked = connection.status().identity.unwrap().view;
-    let need = Need { view: asked.clone(), addresses: Arc::default(), peer: None };
-    let leases = Arc::new(Leases::default());
-    let lease = leases.take(need.clone());
-    connection.update(|status| status.assigned = Some(Arc::new(lease.seat())));
+    let need = ViewRequest { view: asked.clone(), addresses: Arc::default(), peer: None };
+    let view_registry = Arc::new(ViewRegistry::default());
+    let lease = view_registry.lease(need.clone());
+    connection.update(|status| status.assigned = Some(Arc::new(lease.watch())));
     let page = fixture.json("/debug/syncz").await;
     assert!(page[0].get("view").is_none(), "none is assigned yet");
     assert_eq!(page[0]["asked"], "sidecar in namespace default");
@@ -277,14 +277,14 @@ async fn syncz_shows_the_view_that_was_assigned() {
     let assigned = ViewKey { inbound: [port].into(), ..asked.clone() };
     let views = [(assigned.clone(), Arc::new(View::new(sets())))].into();
     fixture.snapshot.send_replace(Some(Arc::new(Snapshot { views, ..Snapshot::default() })));
-    leases.assign(&need, &Arc::new(assigned));
+    view_registry.assign(&need, &Arc::new(assigned));
     let page = fixture.json("/debug/syncz").await;
     assert_eq!(page[0]["view"], "sidecar in namespace default with inbound 9080/Http");
     assert_eq!(page[0]["asked"], "sidecar in namespace default");
     let sourcez = fixture.json("/debug/sourcez").await;
     assert_eq!(page[0]["view"], sourcez["snapshot"]["views"][0]["view"]);
 
-    leases.assign(&need, &Arc::new(asked));
+    view_registry.assign(&need, &Arc::new(asked));
     let page = fixture.json("/debug/syncz").await;
     assert_eq!(page[0]["view"], "sidecar in namespace default");
     assert!(page[0].get("asked").is_none(), "the same");
@@ -319,8 +319,8 @@ async fn a_proxy_is_named_by_what_fits_best_and_must_be_one() {
     // Two machines whose Envoys have the same id are two proxies all the same.
     let peer: SocketAddr = "10.9.9.9:1".parse().unwrap();
     let other = fixture.state.proxies.register(Some(peer), false, 1000).unwrap();
-    let identity = fixture.streams[0].connection.status().identity;
-    other.connection.update(|status| status.identity = identity);
+    let identity = fixture.streams[0].stream.status().identity;
+    other.stream.update(|status| status.identity = identity);
     assert!(matches!(found("a.default"), Err(Problem::Ambiguous { count: 3, .. })));
     for _ in 0..9 {
         fixture.connect("b.default", false);

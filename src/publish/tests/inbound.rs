@@ -4,7 +4,7 @@ use super::super::needs::Needs;
 use super::*;
 use crate::model::Scope;
 use crate::snapshot::{ConflictKind, Conflicts};
-use crate::view::Need;
+use crate::view::ViewRequest;
 
 /// A model, and the needs of sidecars that follow it.
 #[derive(Default)]
@@ -22,20 +22,20 @@ impl Followed {
     }
 
     /// The needs that have another view by it, with that.
-    pub(super) fn apply(&mut self, changes: Vec<Change>) -> Vec<(Need, Arc<ViewKey>)> {
+    pub(super) fn apply(&mut self, changes: Vec<Change>) -> Vec<(ViewRequest, Arc<ViewKey>)> {
         let mut dirty = BTreeSet::new();
         changes.into_iter().for_each(|change| self.model.apply(change, &mut dirty));
         self.needs.update(&self.model, &dirty, &mut self.conflicts)
     }
 
-    fn add(&mut self, need: &Need) -> Vec<String> {
+    fn add(&mut self, need: &ViewRequest) -> Vec<String> {
         ports(&self.needs.add(need, &mut self.conflicts).unwrap())
     }
 }
 
-pub(super) fn sidecar_at(addresses: &[&str]) -> Need {
+pub(super) fn sidecar_at(addresses: &[&str]) -> ViewRequest {
     let addresses = addresses.iter().map(|one| one.parse().unwrap()).collect();
-    Need { view: ViewKey::new(ProxyKind::Sidecar, Some("one")), addresses, peer: None }
+    ViewRequest { view: ViewKey::new(ProxyKind::Sidecar, Some("one")), addresses, peer: None }
 }
 
 pub(super) fn ports(view: &ViewKey) -> Vec<String> {

@@ -4,19 +4,19 @@ use super::super::needs::Needs;
 use super::inbound::{Followed, HTTP, web};
 use super::*;
 use crate::model::Node;
-use crate::view::{Limits, Need, TooManyViews};
+use crate::view::{TooManyViews, ViewLimits, ViewRequest};
 
-fn router(namespace: Option<&str>, zone: Option<&str>) -> Need {
+fn router(namespace: Option<&str>, zone: Option<&str>) -> ViewRequest {
     let view = ViewKey { zone: zone.map(Arc::from), ..ViewKey::new(ProxyKind::Router, namespace) };
-    Need { view, addresses: Arc::default(), peer: None }
+    ViewRequest { view, addresses: Arc::default(), peer: None }
 }
 
-fn of_peer(need: Need, peer: &str) -> Need {
-    Need { peer: Some(peer.parse().unwrap()), ..need }
+fn of_peer(need: ViewRequest, peer: &str) -> ViewRequest {
+    ViewRequest { peer: Some(peer.parse().unwrap()), ..need }
 }
 
 impl Followed {
-    fn view(&mut self, need: &Need) -> ViewKey {
+    fn view(&mut self, need: &ViewRequest) -> ViewKey {
         (*self.needs.add(need, &mut self.conflicts).unwrap()).clone()
     }
 }
@@ -90,14 +90,14 @@ fn a_zone_counts_once_an_endpoint_or_a_node_is_in_it_and_no_longer() {
 
 #[test]
 fn views_are_counted_in_all_and_for_each_address_and_shared_ones_once() {
-    let limits = Limits { views: 3, per_peer: 2 };
+    let limits = ViewLimits { views: 3, per_peer: 2 };
     let mut followed = Followed { needs: Needs::new(limits), ..Followed::default() };
     let places = ["a", "b", "c", "d"];
     let services = places.map(|name| Change::Service(service(&key(name, "web"), at(&[]), &[HTTP])));
     followed.apply(services.into());
     let [a, b, c, d] = places.map(|name| router(Some(name), None));
     let (first, second) = ("10.0.0.1", "10.0.0.2");
-    let mut add = |need: &Need, peer: &str| {
+    let mut add = |need: &ViewRequest, peer: &str| {
         followed.needs.add(&of_peer(need.clone(), peer), &mut followed.conflicts).map(|_| ())
     };
     assert_eq!(add(&a, first), Ok(()));

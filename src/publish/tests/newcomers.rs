@@ -10,7 +10,7 @@ use super::super::{Publisher, Timing};
 use super::inbound::{HTTP, ports, sidecar_at, web};
 use super::*;
 use crate::metrics::Metrics;
-use crate::view::{Lease, Leases, Limits, Need, TooManyViews};
+use crate::view::{TooManyViews, ViewLease, ViewLimits, ViewRegistry, ViewRequest};
 
 /// Fails instead of waiting for ever.
 async fn soon<T>(what: impl Future<Output = T>) -> T {
@@ -19,7 +19,7 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
 
 /// A publisher that runs on `changes` until dropped, and what it has to say.
 struct Running {
-    leases: Arc<Leases>,
+    view_registry: Arc<ViewRegistry>,
     changes: mpsc::Sender<Change>,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     _stop: DropGuard,
@@ -27,26 +27,27 @@ struct Running {
 
 impl Running {
     async fn on(changes: Vec<Change>) -> Self {
-        Self::with(Limits::default(), changes).await
+        Self::with(ViewLimits::default(), changes).await
     }
 
-    async fn with(limits: Limits, changes: Vec<Change>) -> Self {
-        let (leases, stop) = (Arc::new(Leases::new(limits)), CancellationToken::new());
+    async fn with(limits: ViewLimits, changes: Vec<Change>) -> Self {
+        let (view_registry, stop) = (Arc::new(ViewRegistry::new(limits)), CancellationToken::new());
         let metrics = Metrics::new(&mut Default::default());
         let timing = Timing { pace: Duration::from_millis(1), ..Timing::default() };
-        let (publisher, _, mut snapshots) = Publisher::new(DOMAIN, timing, leases.clone(), metrics);
+        let (publisher, _, mut snapshots) =
+            Publisher::new(DOMAIN, timing, view_registry.clone(), metrics);
         let (sender, receiver) = mpsc::channel(16);
         tokio::spawn(publisher.run(receiver, stop.clone()));
         for change in changes.into_iter().chain([Change::Synced]) {
             sender.send(change).await.unwrap();
         }
         snapshots.wait_for(Option::is_some).await.unwrap();
-        Self { leases, changes: sender, snapshots, _stop: stop.drop_guard() }
+        Self { view_registry, changes: sender, snapshots, _stop: stop.drop_guard() }
     }
 
     /// Waits until this lease has a view that is in the newest snapshot; gives the view's ports.
-    async fn seated(&mut self, lease: &Lease) -> Vec<String> {
-        let mut seat = lease.seat();
+    async fn seated(&mut self, lease: &ViewLease) -> Vec<String> {
+        let mut seat = lease.watch();
         loop {
             let snapshot = self.snapshots.borrow_and_update().clone().unwrap();
             if let Some(view) = lease.view().filter(|view| snapshot.views.contains_key(&**view)) {
@@ -88,12 +89,12 @@ async fn a_newcomer_whose_view_is_there_makes_no_snapshot() {
     let slice = Change::Slice(slice(&web_key, "web-1", &[80], &hosts));
     let mut running = Running::on(vec![web(&[HTTP]), slice]).await;
     let sidecar = |host: u8| sidecar_at(&[&format!("10.0.0.{host}")]);
-    let first = running.leases.take(sidecar(1));
+    let first = running.view_registry.lease(sidecar(1));
     assert_eq!(running.seated(&first).await, ["8080 Http"]);
     let generation = running.snapshots.borrow().as_ref().unwrap().generation;
     let mut others = Vec::new();
     for host in 2..=100 {
-        others.push(running.leases.take(sidecar(host)));
+        others.push(running.view_registry.lease(sidecar(host)));
     }
     for lease in &others {
         assert_eq!(running.seated(lease).await, ["8080 Http"]);
@@ -101,7 +102,7 @@ async fn a_newcomer_whose_view_is_there_makes_no_snapshot() {
     assert_eq!(running.snapshots.borrow().as_ref().unwrap().generation, generation);
 
     // One with other ports does, by one view more; it goes when nobody needs it.
-    let stranger = running.leases.take(sidecar(200));
+    let stranger = running.view_registry.lease(sidecar(200));
     assert!(running.seated(&stranger).await.is_empty());
     assert_eq!(running.views(), 2);
     drop(stranger);
@@ -120,27 +121,27 @@ async fn a_pod_that_joins_is_told_even_if_no_snapshot_comes_of_it() {
     };
     let mut running = Running::on(vec![web(&[HTTP]), with(&[1])]).await;
     let (there, late) = (sidecar_at(&["10.0.0.1"]), sidecar_at(&["10.0.0.2"]));
-    let (there, late) = (running.leases.take(there), running.leases.take(late));
+    let (there, late) = (running.view_registry.lease(there), running.view_registry.lease(late));
     assert_eq!(running.seated(&there).await, ["8080 Http"]);
     assert!(running.seated(&late).await.is_empty());
     running.changes.send(with(&[1, 2])).await.unwrap();
-    let mut seat = late.seat();
+    let mut seat = late.watch();
     while running.seated(&late).await.is_empty() {
         soon(seat.reassigned()).await;
     }
     assert_eq!(running.seated(&late).await, ["8080 Http"]);
 }
 
-fn standalone_at(port: u16) -> Need {
+fn standalone_at(port: u16) -> ViewRequest {
     let kind = ProxyKind::Standalone { address: [127, 0, 0, 1].into(), port };
-    Need { view: ViewKey::new(kind, None), addresses: Arc::default(), peer: None }
+    ViewRequest { view: ViewKey::new(kind, None), addresses: Arc::default(), peer: None }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_view_that_nobody_needs_goes_without_a_change_and_without_waking_anybody() {
     let mut running = Running::on(vec![web(&[HTTP])]).await;
     let (stays, leaves) = (standalone_at(1), standalone_at(2));
-    let (stays, leaves) = (running.leases.take(stays), running.leases.take(leaves));
+    let (stays, leaves) = (running.view_registry.lease(stays), running.view_registry.lease(leaves));
     running.seated(&stays).await;
     running.seated(&leaves).await;
     running.snapshots.mark_unchanged();
@@ -151,7 +152,7 @@ async fn a_view_that_nobody_needs_goes_without_a_change_and_without_waking_anybo
     let view = leaves.view().unwrap();
     drop(leaves);
     tokio::time::sleep(KEEP / 2).await;
-    let back = running.leases.take(standalone_at(2));
+    let back = running.view_registry.lease(standalone_at(2));
     running.seated(&back).await;
     tokio::time::sleep(2 * KEEP).await;
     assert!(Arc::ptr_eq(&running.snapshot().views[&*view], &before.views[&*view]));
@@ -166,18 +167,18 @@ async fn a_view_that_nobody_needs_goes_without_a_change_and_without_waking_anybo
 
 #[tokio::test(start_paused = true)]
 async fn one_view_too_many_is_refused_and_another_may_have_its_place() {
-    let limits = Limits { views: 2, per_peer: 0 };
+    let limits = ViewLimits { views: 2, per_peer: 0 };
     let mut running = Running::with(limits, vec![web(&[HTTP])]).await;
-    let first = running.leases.take(standalone_at(1));
-    let second = running.leases.take(standalone_at(2));
+    let first = running.view_registry.lease(standalone_at(1));
+    let second = running.view_registry.lease(standalone_at(2));
     running.seated(&first).await;
     running.seated(&second).await;
-    let third = running.leases.take(standalone_at(3));
-    soon(third.seat().reassigned()).await;
+    let third = running.view_registry.lease(standalone_at(3));
+    soon(third.watch().reassigned()).await;
     assert_eq!((third.view(), third.refusal()), (None, Some(TooManyViews::InAll { limit: 2 })));
     drop((second, third));
     // What is kept for those who may come back has no place of its own.
-    let third = running.leases.take(standalone_at(3));
+    let third = running.view_registry.lease(standalone_at(3));
     running.seated(&third).await;
     assert_eq!(running.views(), 2);
 }
@@ -191,7 +192,7 @@ async fn a_change_goes_before_newcomers_whose_views_are_not_built() {
     let mut running = Running::on(services.collect()).await;
     let lease = |running: &Running, namespace: &str| {
         let view = ViewKey::new(ProxyKind::Sidecar, Some(namespace));
-        running.leases.take(Need { view, addresses: Arc::default(), peer: None })
+        running.view_registry.lease(ViewRequest { view, addresses: Arc::default(), peer: None })
     };
     let there = lease(&running, "n0");
     running.seated(&there).await;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::publish::needs::Needs;
 use crate::snapshot::Conflicts;
-use crate::view::Need;
+use crate::view::ViewRequest;
 
 const LOCAL: &str = "outbound|80||local.one.svc.cluster.local";
 const PLAIN: &str = "outbound|80||plain.one.svc.cluster.local";
@@ -85,7 +85,7 @@ fn a_node_without_such_endpoints_has_the_view_of_none() {
         let moved = needs.update(&model, &dirty, conflicts);
         moved.iter().map(|(_, view)| view.node.as_deref().map(str::to_owned)).collect::<Vec<_>>()
     };
-    let need = |node: &str| Need {
+    let need = |node: &str| ViewRequest {
         view: on_node(None, Some(node)),
         addresses: Arc::from([IpAddr::from([10, 9, 9, 9])]),
         peer: None,

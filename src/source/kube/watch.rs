@@ -17,6 +17,7 @@ use super::errors;
 use super::events::{Ingest, Watched};
 use super::lenient::Lenient;
 use super::lists::Lists;
+use crate::causes::with_causes;
 use crate::model::Change;
 
 /// How soon after a list another one may be made without a pause.
@@ -85,7 +86,7 @@ impl<K: Watched> Watch<K> {
                     Err(error) if streamed && awaited != Awaited::Events => {
                         self.lists = Lists::failed(&error);
                         if self.lists == Lists::Paged {
-                            self.page_from_now_on(&errors::chain(&error));
+                            self.page_from_now_on(&with_causes(&error));
                         } else {
                             self.report(&error);
                             self.pause_after(&error).await;

@@ -1,0 +1,248 @@
+//! The sidecar's agent, what Istio calls `pilot-agent`: it writes Envoy's bootstrap, starts Envoy,
+//! answers for its readiness and sees to its end.
+//!
+//! Another house than the control plane, which it meets over the network only: of the rest of the
+//! crate it uses `names`, `descriptors` (to write protoJSON), what every process needs (`door`, `parts`
+//! and their like), and `doctor` to find out why the proxy is not ready.
+//!
+//! ```text
+//! flags, ISTIO_META_* ──> config ──> bootstrap ──> envoy-rev.json ──> Envoy ──ADS──> control plane
+//!                                    template ────┘                    │ admin
+//!                     kubelet ──> status (15020) <── readiness <── stats
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process;
+use serde_json::{Map, Value};
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+mod app_probes;
+mod application;
+mod args;
+pub mod bootstrap;
+mod cause;
+pub mod config;
+mod drain;
+pub mod envoy;
+mod node;
+mod privilege;
+mod proxy_config;
+pub mod readiness;
+mod reap;
+mod status;
+pub mod template;
+
+pub use app_probes::{APP_HEALTH, APP_PROBERS};
+pub use args::{AgentArgs, ProxyType, Xds};
+pub use envoy::{ParentDeathExec, check_component_log_levels, check_log_level};
+pub use proxy_config::{ProxyConfig, ProxyConfigError};
+
+use app_probes::AppProbes;
+use config::AgentConfig;
+use drain::NotDraining;
+use envoy::Envoy;
+use readiness::{EnvoyConditions, ProbeConditions};
+
+use crate::door::{self, BindError, Door};
+use crate::http_server;
+use crate::output::{self, Unwritten};
+use crate::parts::Parts;
+use crate::sidecar::envoy_admin::EnvoyAdmin;
+use crate::signals::Signals;
+
+/// Longer than an admin page of a busy Envoy takes.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long Envoy may take to end after SIGTERM.
+const ENVOY_EXIT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why the agent ends without having done its work.
+#[derive(Debug, Error)]
+pub enum AgentError {
+    #[error(transparent)]
+    Config(#[from] config::ConfigError),
+    #[error(transparent)]
+    Template(#[from] template::TemplateError),
+    #[error(transparent)]
+    Launch(#[from] envoy::LaunchError),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Unwritten(#[from] Unwritten),
+    #[error("the bootstrap cannot be written to {}: {error}; --config-dir names another folder", .file.display())]
+    Write { file: PathBuf, error: std::io::Error },
+    #[error("signals cannot be waited for: {0}")]
+    Signals(std::io::Error),
+    #[error("Envoy cannot be waited for: {0}")]
+    Wait(std::io::Error),
+    #[error("TLS for the application's probes cannot be set up: {0}")]
+    Tls(rustls::Error),
+}
+
+/// Runs until Envoy ends or a signal has ended both; gives the exit code. To be polled on the main
+/// thread, see [`Envoy::start`].
+///
+/// # Errors
+/// It could not be started.
+pub async fn run(args: AgentArgs) -> Result<u8, AgentError> {
+    let environment: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let mut config = AgentConfig::new(&args, &environment)?;
+    if args.bootstrap_only {
+        output::print(&render(&config)?)?;
+        return Ok(0);
+    }
+    // All that can be wrong first, and the port last: the bootstrap names the one that was had.
+    render(&config)?;
+    let program = envoy::find(&config.envoy.program)?;
+    let listener = door::bind("--status-addr", config.status, &[]).await?;
+    config.status = listener.local_addr().unwrap_or(config.status);
+    let probes = AppProbes::new(config.probers.clone(), config.node.addresses[0]);
+    let probes = probes.map_err(AgentError::Tls)?;
+    let file = write(&config, &render(&config)?)?;
+    let mut signals = Signals::new().map_err(AgentError::Signals)?;
+
+    info!(
+        node = config.node.id, discovery = %config.discovery, status = %config.status, "starting {}", program.display()
+    );
+    let mut envoy = Envoy::start(&program, &config.envoy, &file)?;
+    let admin = EnvoyAdmin::new(config.admin, ADMIN_TIMEOUT);
+    let conditions = ProbeConditions::default();
+    let not_draining = Arc::new(NotDraining::new(&conditions.ready));
+    let shutdown = Shutdown { not_draining, quit: CancellationToken::new() };
+    let door = Door::new("status", listener, door::descriptors::room_of_agent());
+    let mut parts = start_parts(door, probes, &config, &admin, conditions, &shutdown, envoy.pid());
+    supervise(&mut envoy, &admin, &config, &mut signals, &shutdown, &mut parts).await
+}
+
+/// How the end begins: by whom it is asked for, and what is told of it.
+#[derive(Clone)]
+struct Shutdown {
+    not_draining: Arc<NotDraining>,
+    /// To be cancelled to begin it.
+    quit: CancellationToken,
+}
+
+/// What works beside Envoy. It ends with the runtime: Envoy ends first, in its own order.
+fn start_parts(
+    door: Door,
+    probes: AppProbes,
+    config: &AgentConfig,
+    admin: &EnvoyAdmin,
+    conditions: ProbeConditions,
+    shutdown: &Shutdown,
+    pid: process::Pid,
+) -> Parts {
+    let of_envoy = EnvoyConditions::new(&conditions);
+    let (cause, causes) = watch::channel(None);
+    let pages = status::Pages {
+        admin: *admin,
+        conditions: conditions.clone(),
+        not_draining: shutdown.not_draining.clone(),
+        quit: shutdown.quit.clone(),
+        inbound_only: config.is_sidecar(),
+        probes,
+        failed_scrapes: Default::default(),
+    };
+    let pages = status::router(Arc::new(pages));
+    let mut parts = Parts::default();
+    let stats = door.stats();
+    parts.add("status listener", CancellationToken::new(), |stop| async move {
+        stop.run_until_cancelled(stats.broken()).await;
+    });
+    parts.add("status pages", CancellationToken::new(), |stop| {
+        http_server::serve(door, pages, stop)
+    });
+    let (admin, config) = (*admin, config.clone());
+    parts.add("readiness", CancellationToken::new(), |stop| async move {
+        tokio::join!(
+            of_envoy.follow(admin, causes),
+            cause::follow(&config, &conditions.ready, cause)
+        );
+        // Ready for good: there is nothing more to be asked.
+        stop.cancelled().await;
+    });
+    parts.add("reaper", CancellationToken::new(), |stop| async move {
+        stop.run_until_cancelled(reap::reap(pid)).await;
+    });
+    parts
+}
+
+/// Envoy's life: until it ends, or is ended.
+async fn supervise(
+    envoy: &mut Envoy,
+    admin: &EnvoyAdmin,
+    config: &AgentConfig,
+    signals: &mut Signals,
+    shutdown: &Shutdown,
+    parts: &mut Parts,
+) -> Result<u8, AgentError> {
+    let asked = tokio::select! {
+        status = envoy.ended() => {
+            let (how, code) = envoy::describe(status.map_err(AgentError::Wait)?);
+            error!("Envoy ended {how}, and the agent with it");
+            return Ok(code);
+        }
+        name = signals.next() => Ok(name),
+        () = shutdown.quit.cancelled() => Ok("/quitquitquit"),
+        failure = parts.failed() => Err(failure),
+    };
+    match &asked {
+        Ok(name) => info!("{name}: draining; a second signal ends at once"),
+        Err(failure) => error!("{failure}: draining, to end with exit code 1"),
+    }
+    shutdown.not_draining.end();
+    tokio::select! {
+        () = drain::drain(admin, config) => {}
+        name = signals.next() => {
+            error!("{name} again: ended at once");
+            envoy.signal(process::Signal::KILL);
+            _ = envoy.ended().await;
+            return Ok(1);
+        }
+        status = envoy.ended() => {
+            let (how, code) = envoy::describe(status.map_err(AgentError::Wait)?);
+            error!("Envoy ended {how} before its connections were drained");
+            return Ok(code);
+        }
+    }
+    envoy.signal(process::Signal::TERM);
+    if tokio::time::timeout(ENVOY_EXIT_TIMEOUT, envoy.ended()).await.is_err() {
+        warn!("Envoy has not ended within {ENVOY_EXIT_TIMEOUT:?} of SIGTERM: killed");
+        envoy.signal(process::Signal::KILL);
+        _ = envoy.ended().await;
+    }
+    info!("ended");
+    Ok(u8::from(asked.is_err()))
+}
+
+/// The bootstrap as Envoy is to read it.
+fn render(config: &AgentConfig) -> Result<String, AgentError> {
+    let mut json = template::to_json(&bootstrap::bootstrap(config))?;
+    if let Some(file) = &config.template {
+        template::merge_patch(&mut json, template::read(file)?);
+    }
+    Ok(pretty(json))
+}
+
+fn pretty(json: Map<String, Value>) -> String {
+    format!("{:#}\n", Value::Object(json))
+}
+
+fn write(config: &AgentConfig, bootstrap: &str) -> Result<PathBuf, AgentError> {
+    // Istio's name.
+    let file = config.config_dir.join("envoy-rev.json");
+    let written =
+        std::fs::create_dir_all(&config.config_dir).and_then(|()| std::fs::write(&file, bootstrap));
+    match written {
+        Ok(()) => Ok(file),
+        Err(error) => Err(AgentError::Write { file, error }),
+    }
+}

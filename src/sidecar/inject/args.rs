@@ -1,0 +1,160 @@
+//! The flags of `pilothouse inject`.
+
+use std::path::PathBuf;
+
+use super::resources;
+use crate::flags;
+use crate::names;
+use crate::sidecar::host_port::HostPort;
+use crate::well_known::DEFAULT_DISCOVERY_ADDRESS;
+
+/// Add the sidecar to workloads, as `istioctl kube-inject` does: manifests in, manifests out
+#[derive(Clone, Debug, clap::Args)]
+pub struct InjectArgs {
+    /// The manifests, YAML or JSON; - for standard input
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
+    pub(super) file: PathBuf,
+
+    /// Write here instead of to standard output
+    #[arg(short = 'o', long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) settings: Settings,
+}
+
+/// What the sidecar is to be like, unless the pod's annotations say otherwise.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Settings {
+    /// Image of the agent and its Envoy
+    #[arg(long, value_name = "IMAGE", value_parser = image, default_value = concat!("pilothouse-proxy:", env!("CARGO_PKG_VERSION")))]
+    pub image: String,
+
+    /// Image of istio-init, which needs pilothouse and iptables; the proxy's image if not given
+    #[arg(long, value_name = "IMAGE", value_parser = image)]
+    pub init_image: Option<String>,
+
+    /// When the images are pulled; Kubernetes' default if not given
+    #[arg(long, value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
+    pub image_pull_policy: Option<String>,
+
+    /// The control plane that Envoy asks
+    #[arg(long, value_name = "HOST:PORT", default_value = DEFAULT_DISCOVERY_ADDRESS)]
+    pub discovery_address: HostPort,
+
+    /// DNS domain of the cluster
+    #[arg(long, value_name = "DOMAIN", value_parser = flags::domain, default_value = names::DEFAULT_DOMAIN)]
+    pub domain: String,
+
+    /// Make the proxy an init container with restartPolicy Always: it serves before the application
+    /// starts and ends after it, so that Jobs complete
+    #[arg(long)]
+    pub native_sidecar: bool,
+
+    /// How long the proxy drains once the pod is to end [default: until the application has ended, as
+    /// far as the pod's grace period allows]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub termination_drain_duration: Option<String>,
+
+    /// CPU that the proxy asks for
+    #[arg(long, value_name = "QUANTITY", value_parser = resources::cpu)]
+    pub cpu: Option<String>,
+
+    /// Memory that the proxy asks for
+    #[arg(long, value_name = "QUANTITY", value_parser = resources::memory)]
+    pub memory: Option<String>,
+
+    /// CPU that the proxy and istio-init may take; no limit if not given
+    #[arg(long, value_name = "QUANTITY", value_parser = resources::cpu)]
+    pub cpu_limit: Option<String>,
+
+    /// Memory that the proxy and istio-init may take
+    #[arg(long, value_name = "QUANTITY", value_parser = resources::memory)]
+    pub memory_limit: Option<String>,
+}
+
+/// The name of an image: `[HOST[:PORT]/]PATH[:TAG][@DIGEST]`. A pod with another one waits for ever, as
+/// `InvalidImageName`.
+pub(super) fn image(text: &str) -> Result<String, String> {
+    let wrong = || format!("{text:?} is not the name of an image like registry.example/proxy:1.0");
+    let (name, digest) = match text.split_once('@') {
+        Some((name, digest)) => (name, Some(digest)),
+        None => (text, None),
+    };
+    let of_digest = |c: char| c.is_ascii_alphanumeric() || "+._-:".contains(c);
+    if digest.is_some_and(|digest| !digest.contains(':') || !digest.chars().all(of_digest)) {
+        return Err(wrong());
+    }
+    let (path, tag) = match name.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') => (path, Some(tag)),
+        _ => (name, None),
+    };
+    let of_tag = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    let is_tag = |tag: &str| {
+        (1..=128).contains(&tag.len()) && tag.chars().all(of_tag) && !tag.starts_with(['.', '-'])
+    };
+    if tag.is_some_and(|tag| !is_tag(tag)) {
+        return Err(wrong());
+    }
+    let (host, path) = match path.split_once('/') {
+        Some((host, path)) if host == "localhost" || host.contains(['.', ':']) => {
+            (Some(host), path)
+        }
+        _ => (None, path),
+    };
+    let of_host = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
+    let of_path = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
+    let is_part = |part: &str| {
+        let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+        part.chars().all(of_path) && ends(part.chars().next()) && ends(part.chars().last())
+    };
+    match host.is_none_or(|host| host.chars().all(of_host)) && path.split('/').all(is_part) {
+        true => Ok(text.to_owned()),
+        false => Err(wrong()),
+    }
+}
+
+/// As written, for the agent reads it once more.
+pub(super) fn duration(text: &str) -> Result<String, String> {
+    flags::pause_in_seconds(text).map(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_what_a_kubelet_can_pull() {
+        for name in [
+            "proxy",
+            "proxy:0.1.0",
+            "library/proxy",
+            "registry.example/team/proxy:2",
+            "localhost:5000/proxy",
+            "Registry.Example:5000/a_b/c--d:V1",
+            "proxy@sha256:0123456789abcdef",
+            "registry.example/proxy:1@sha256:0123456789abcdef",
+            "[fd00::1]:5000/proxy",
+        ] {
+            assert_eq!(image(name).as_deref(), Ok(name));
+        }
+        for name in [
+            "",
+            " proxy",
+            "proxy ",
+            "Proxy",
+            "proxy:",
+            "proxy:a b",
+            "a//b",
+            "/proxy",
+            "proxy/",
+            "-proxy",
+            "proxy@",
+            "proxy:-1",
+            "http://proxy",
+            "proxy@sha256",
+        ] {
+            assert!(image(name).is_err(), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Which objects have pods in them, and where.
+
+use super::args::Settings;
+use super::node::Node;
+use super::pod::{self, InjectionResult};
+
+/// What was done, or why not, in words for people.
+pub(super) type Notes = Vec<String>;
+
+/// Adds the sidecar to the object or to the items of a list, and says whether anything changed.
+pub(super) fn inject(
+    object: &mut Node,
+    settings: &Settings,
+    notes: &mut Notes,
+) -> Result<bool, String> {
+    inject_as(object, "", settings, notes)
+}
+
+/// Items of a typed list (`PodList`) need not say their kind: `inherited` does.
+fn inject_as(
+    object: &mut Node,
+    inherited: &str,
+    settings: &Settings,
+    notes: &mut Notes,
+) -> Result<bool, String> {
+    let kind = match object.text(&["kind"]) {
+        "" => inherited.to_owned(),
+        said => said.to_owned(),
+    };
+    if let Some(of) = kind.strip_suffix("List") {
+        let mut changed = false;
+        if let Some(Node::List(items)) = object.at_mut(&["items"]) {
+            for item in items {
+                changed |= inject_as(item, of, settings, notes)?;
+            }
+        }
+        return Ok(changed);
+    }
+    let Some(path) = pod_template(&kind, object.text(&["apiVersion"])) else {
+        return Ok(false);
+    };
+    let (name, namespace) = (name(object), object.text(&["metadata", "namespace"]));
+    let title = match namespace {
+        "" => format!("{kind} {name}"),
+        namespace => format!("{kind} {namespace}/{name}"),
+    };
+    let in_namespace = namespace.to_owned();
+    let Some(template) = object.at_mut(path) else {
+        notes.push(format!("{title}: left alone, it has no {}", path.join(".")));
+        return Ok(false);
+    };
+    let outcome = pod::inject(template, &name, &in_namespace, settings)
+        .map_err(|error| format!("{title}: {error}"))?;
+    match outcome {
+        InjectionResult::Injected { native, warnings } => {
+            notes.extend(warnings.into_iter().map(|warning| format!("{title}: {warning}")));
+            if !native && matches!(kind.as_str(), "Job" | "CronJob") {
+                notes.push(format!(
+                    "{title}: its pods will not complete, since the proxy runs on; use --native-sidecar"
+                ));
+            }
+            Ok(true)
+        }
+        InjectionResult::Skipped(why) => {
+            notes.push(format!("{title}: left alone, {why}"));
+            Ok(false)
+        }
+    }
+}
+
+/// Where the pod is in an object of this kind.
+fn pod_template(kind: &str, api_version: &str) -> Option<&'static [&'static str]> {
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    match (kind, group) {
+        ("Pod", "") => Some(&[]),
+        ("ReplicationController", "") => Some(&["spec", "template"]),
+        // Items of a typed list may leave the version out.
+        ("Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet", "apps" | "extensions" | "") => {
+            Some(&["spec", "template"])
+        }
+        ("Job", "batch" | "") => Some(&["spec", "template"]),
+        ("CronJob", "batch" | "") => Some(&["spec", "jobTemplate", "spec", "template"]),
+        _ => None,
+    }
+}
+
+fn name(object: &Node) -> String {
+    match object.text(&["metadata", "name"]) {
+        "" => object.text(&["metadata", "generateName"]).trim_end_matches('-').to_owned(),
+        name => name.to_owned(),
+    }
+}
