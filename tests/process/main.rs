@@ -8,4 +8,5 @@ mod ends;
 mod flags_page;
 mod harness;
 mod levels;
+mod memory;
 mod output;
