@@ -10,3 +10,4 @@ mod harness;
 mod levels;
 mod memory;
 mod output;
+mod parts;
