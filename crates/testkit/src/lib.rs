@@ -16,6 +16,7 @@
 //! | [`listener`] | a fault from outside: a process loses a listening socket |
 //! | [`namespace`] | a network namespace of a test's own |
 //! | [`xds_client`], [`raw_http2`] | proxies without an Envoy: by tonic's client; as cheap as can be |
+//! | [`model_mesh`], [`spread`] | of benchmarks: a mesh as a source says it; how a figure is spread |
 //!
 //! Every test has addresses and ports of its own, so tests run side by side. What fails panics with what
 //! was seen last.
@@ -38,11 +39,13 @@ pub mod listener;
 pub mod load;
 pub mod loaded_envoy;
 pub mod manifests;
+pub mod model_mesh;
 pub mod namespace;
 pub mod places;
 pub mod process;
 pub mod raw_http2;
 pub mod relay;
+pub mod spread;
 pub mod wait;
 pub mod xds_client;
 
