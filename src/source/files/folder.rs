@@ -26,8 +26,8 @@ use told::Told;
 /// More would not help: the rest of a start takes as long.
 const MAX_THREADS: usize = 8;
 
-/// How much is read. What a mesh needs is proportional to its text (8 bytes for one, at most), and the
-/// text of 100,000 endpoints is 20 MiB.
+/// How much is read. What a mesh needs is proportional to its text (some 15 bytes for one), and 100,000
+/// Services of one port are 26 MiB of text.
 const LIMITS: Limits = Limits { file: 64 << 20, all: 256 << 20 };
 /// What a file counts at least, so that their number has a limit as well.
 const SMALLEST: u64 = 4096;
