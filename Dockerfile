@@ -8,8 +8,8 @@ COPY . .
 # The caches keep downloaded and built dependencies from one build to the next, whatever changed.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked --bin pilothouse --example bookinfo \
-    && install -D -t /out target/release/pilothouse target/release/examples/bookinfo
+    cargo build --release --locked -p pilothouse -p pilothouse-bookinfo --bins \
+    && install -D -t /out target/release/pilothouse target/release/bookinfo
 
 # The data plane's image: the agent, its Envoy, and what leads a pod's traffic there. As 1337, whose own
 # traffic is not captured; the init container that sets up the capture is the same image as root.

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
-use pilothouse::ads::request::Request;
-use pilothouse::ads::session::{Limits, Session};
+use pilothouse::ads::discovery_request::DiscoveryRequest as Request;
+use pilothouse::ads::session::{Session, SessionLimits};
 use pilothouse::model::{Change, Model, Scope};
 use pilothouse::names::ResourceType;
 use pilothouse::publish::SnapshotBuilder;
@@ -121,15 +121,15 @@ fn session_step(criterion: &mut Criterion) {
         let mut mesh = Mesh::new(services);
         let frames = Arc::new(FrameBuilder::new("bench"));
         let interner = Arc::new(Interner::default());
-        let mut session = Session::new(true, None, Limits::default(), interner, frames, 1);
+        let mut session = Session::new(true, None, SessionLimits::default(), interner, frames, 1);
         let step = |session: &mut Session, view: &View, first: Option<&Request>| {
             if let Some(request) = first {
-                session.request(request, view).ok();
+                session.handle_request(request, view).ok();
             }
-            while let Some(response) = session.poll(view) {
-                let of = response.of.unwrap_or(ResourceType::Endpoint);
+            while let Some(response) = session.next_response(view) {
+                let of = response.resource_type.unwrap_or(ResourceType::Endpoint);
                 let nonce = format!("{:016x}", response.nonce);
-                session.request(&request(of, 0, &nonce), view).ok();
+                session.handle_request(&request(of, 0, &nonce), view).ok();
             }
         };
         let view = mesh.view();

@@ -1,30 +1,24 @@
-//! The streams that proxies hold open: gRPC below tonic's codec, the protocol above it.
+//! The xDS server: HTTP/2 connections, gRPC calls, and the discovery streams on them.
 //!
-//! `server` is the port, `connection` one TCP connection to it, which `control` looks after from
-//! outside, `exchange` one HTTP/2 stream on that. `service` speaks gRPC, of which `call` is how
-//! a request begins and `status` how it ends (`foreign` is for who does not speak it); `requests` cuts
-//! messages off HTTP/2, `stream` moves bytes, `request` reads them and `session` decides. `admission` says who
-//! starts when, `budget` how much a peer may ask, `outbox` ends readers that have stopped. Uses
-//! `pilothouse_http2`, `snapshot`, `subscription`, `view`, `proxies` and `names`; knows neither the model nor
-//! Kubernetes.
+//! - `server` accepts connections, runs one task for each, and tells all streams of new snapshots.
+//! - `http`: one task for one TCP connection, the streams on it, and the handle by which others wake
+//!   or close it.
+//! - `grpc`: what a call is, its messages and its status, below tonic's codec.
+//! - `discovery_request` decodes requests, `session` is the protocol, `stream` runs a session: the
+//!   handshake, the responses, the status that the debug pages show.
+//! - `admission`: rate limits, the order in which streams start, and how much memory peers may hold.
+//! - `node` reads what a proxy says of itself.
+//!
+//! Uses `pilothouse_http2`, `door`, `snapshot`, `subscription`, `view`, `proxies`, `metrics` and `names`; knows
+//! neither the model nor Kubernetes.
 
-mod account;
 mod admission;
-mod budget;
-mod call;
-mod connection;
-mod control;
-mod exchange;
-mod foreign;
+mod atomic_timestamp;
+pub mod discovery_request;
+pub mod grpc;
+mod http;
 pub mod node;
-mod outbox;
 mod peer_text;
-pub mod request;
-pub mod requests;
 pub mod server;
-mod service;
 pub mod session;
-mod since;
-mod status;
 pub mod stream;
-mod work;

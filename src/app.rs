@@ -21,9 +21,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::ads::server::AdsServer;
-use crate::ads::stream::{Limits, Shared};
+use crate::ads::stream::{ServerContext, ServerLimits};
 use crate::debug::DebugState;
-use crate::debug::monitoring::{self, MonitoringState, Readiness};
+use crate::debug::monitoring::{self, MonitoringState};
 use crate::door::{self, Door, descriptors};
 use crate::http_server;
 use crate::metrics::Metrics;
@@ -31,6 +31,7 @@ use crate::metrics::scrape::Scrape;
 use crate::parts::{Failure, Parts};
 use crate::proxies::Proxies;
 use crate::publish::{Publisher, Timing};
+use crate::readiness::{Conditions, Guard};
 use crate::snapshot::encode::FrameBuilder;
 use crate::source::health::Health;
 use crate::source::{files, kube};
@@ -38,6 +39,9 @@ use crate::subscription::Interner;
 use crate::view::ViewRegistry;
 
 pub mod memory;
+mod startup;
+
+use startup::StartupConditions;
 
 /// Task polls between two looks at sockets and timers, and between two at the queue that threads
 /// share. A push wakes thousands of streams, and each is ready in some ten microseconds: with tokio's
@@ -77,7 +81,7 @@ pub struct Config {
     pub http_addr: SocketAddr,
     pub monitoring_addr: SocketAddr,
     pub timing: Timing,
-    pub limits: Limits,
+    pub limits: ServerLimits,
     pub keepalive: Duration,
     pub shutdown_timeout: Duration,
 }
@@ -103,8 +107,9 @@ pub struct Running {
     pub http: SocketAddr,
     pub monitoring: SocketAddr,
     timeout: Duration,
-    readiness: Arc<Readiness>,
     parts: Parts,
+    /// Held as long as this is: lost when one of the parts ends.
+    all_parts_run: Guard,
 }
 
 /// Starts everything.
@@ -142,7 +147,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
 
     let stop_streams = CancellationToken::new();
     let frames = Arc::new(FrameBuilder::new(&crate::version::control_plane_identifier()));
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(ServerContext {
         snapshots: snapshots.clone(),
         view_registry,
         interner: Arc::new(Interner::default()),
@@ -152,12 +157,19 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         limits: config.limits.clone(),
         shutdown: stop_streams.clone(),
     });
+    let readiness = Conditions::default();
+    let startup = StartupConditions::new(&readiness);
+    let all_parts_run = readiness.condition("all parts run", "the process is being started");
+    let follow_startup = {
+        let (health, snapshots) = (health.clone(), snapshots.clone());
+        |stop| startup.follow(health, snapshots, stop)
+    };
     let debug = DebugState {
         proxies: proxies.clone(),
         health: health.clone(),
         model: models.clone(),
         snapshot: snapshots.clone(),
-        readiness: Readiness::new(health.clone(), snapshots.clone()),
+        readiness: readiness.clone(),
         domain: config.domain.as_str().into(),
         address: config.http_addr.ip(),
     };
@@ -172,14 +184,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         started,
         doors: [&grpc, &http, &monitoring].map(Door::stats).into(),
     }));
-    let monitored = MonitoringState {
-        readiness: debug.readiness.clone(),
-        registry: Arc::new(registry),
-        started,
-    };
+    let monitored = MonitoringState { readiness, registry: Arc::new(registry), started };
 
     let server = AdsServer::new(shared, crate::descriptors::encoded(), config.keepalive)?;
-    let readiness = monitored.readiness.clone();
     let mut parts = Parts::default();
     parts.add("gRPC", stop_streams, |stop| server.run(grpc, stop));
     parts.add("source", CancellationToken::new(), |stop| async move {
@@ -199,6 +206,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         let _stop = stop.drop_guard();
         ended.await
     });
+    // Last to end, since its conditions are lost then.
+    parts.add("readiness", CancellationToken::new(), follow_startup);
+    all_parts_run.meet();
     info!(
         grpc = %grpc_addr, http = %http_addr, monitoring = %monitoring_addr, "listening"
     );
@@ -207,8 +217,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         http: http_addr,
         monitoring: monitoring_addr,
         timeout: config.shutdown_timeout,
-        readiness,
         parts,
+        all_parts_run,
     })
 }
 
@@ -248,7 +258,7 @@ impl Running {
     /// that is left to do is [`Self::shutdown`].
     pub async fn failed(&mut self) -> Failure {
         let failure = self.parts.failed().await;
-        self.readiness.fail(&failure);
+        self.all_parts_run.lose(failure.to_string());
         failure
     }
 

@@ -33,15 +33,15 @@ pub enum Command {
     Serve(Box<Serve>),
     /// Walk the path from an Envoy to its control plane, and name the link that is broken.
     #[command(after_help = DOCTOR_EXAMPLES)]
-    Doctor(Box<doctor::args::Args>),
+    Doctor(Box<doctor::args::DoctorArgs>),
     /// Run an Envoy beside a workload: write its bootstrap, start it, answer for its readiness.
-    Agent(Box<agent::Args>),
+    Agent(Box<agent::AgentArgs>),
     #[command(hide = true)]
-    Tether(Box<agent::Tether>),
+    ParentDeathExec(Box<agent::ParentDeathExec>),
     #[command(after_help = INJECT_EXAMPLES)]
-    Inject(Box<inject::Args>),
+    Inject(Box<inject::InjectArgs>),
     #[command(after_help = IPTABLES_EXAMPLES)]
-    Iptables(Box<iptables::Args>),
+    Iptables(Box<iptables::IptablesArgs>),
 }
 
 const EXAMPLES: &str = "Examples:

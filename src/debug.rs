@@ -24,6 +24,7 @@ use tokio::sync::watch;
 
 use crate::model::Model;
 use crate::proxies::Proxies;
+use crate::readiness::Conditions;
 use crate::snapshot::Snapshot;
 use crate::source::health::Health;
 
@@ -40,7 +41,6 @@ mod registry;
 mod status;
 mod syncz;
 
-use monitoring::Readiness;
 use output::{Output, Pages};
 use parameters::Parameters;
 
@@ -55,7 +55,7 @@ pub struct DebugState {
     pub model: watch::Receiver<Model>,
     pub snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
     /// Shared with the monitoring port, so that both say the same.
-    pub readiness: Arc<Readiness>,
+    pub readiness: Conditions,
     /// The cluster's DNS domain, usually `cluster.local`.
     pub domain: Arc<str>,
     /// Where the listener is. On loopback, requests must name a local host.
@@ -241,7 +241,9 @@ pub fn router(state: DebugState) -> Router {
         .route("/debug/", get(index))
         .route(
             "/ready",
-            get(|State(pages): State<Pages>| async move { pages.state.readiness.response() }),
+            get(|State(pages): State<Pages>| async move {
+                monitoring::ready_page(&pages.state.readiness)
+            }),
         )
         .fallback(|uri: Uri| async move {
             let said = format!("There is no page {:?}. /debug lists all pages.\n", uri.path());

@@ -19,8 +19,10 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod flags;
+pub mod kubeconfig;
 pub mod names;
 pub mod view;
+pub mod well_known;
 pub mod wire;
 pub mod yaml;
 
@@ -44,12 +46,14 @@ pub mod metrics;
 pub mod version;
 
 // Of any process, whichever wing it is of.
+pub mod causes;
 pub mod door;
 pub mod escape;
 pub mod http_server;
 pub mod logging;
 pub mod output;
 pub mod parts;
+pub mod readiness;
 pub mod signals;
 
 pub mod app;

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     match cli::parse().command {
         Command::Serve(arguments) => serve(*arguments),
         Command::Agent(arguments) => agent(*arguments),
-        Command::Tether(tether) => tether.run(),
+        Command::ParentDeathExec(command) => command.run(),
         Command::Inject(arguments) => done(inject::run(&arguments)),
         Command::Iptables(arguments) => done(iptables::run(&arguments)),
         Command::Doctor(arguments) => doctor(&arguments),
@@ -36,7 +36,7 @@ fn done(result: anyhow::Result<()>) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn doctor(arguments: &doctor::args::Args) -> ExitCode {
+fn doctor(arguments: &doctor::args::DoctorArgs) -> ExitCode {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(arguments.run()),
         Err(problem) => {
@@ -65,7 +65,7 @@ fn serve(serve: Serve) -> ExitCode {
 }
 
 /// On one thread: there is one of it in every pod.
-fn agent(arguments: agent::Args) -> ExitCode {
+fn agent(arguments: agent::AgentArgs) -> ExitCode {
     let Some(_log) = start_logging(&arguments.log, LogFormat::Text) else {
         return ExitCode::from(2);
     };
@@ -75,7 +75,7 @@ fn agent(arguments: agent::Args) -> ExitCode {
         return ExitCode::FAILURE;
     };
     let ended = runtime.block_on(agent::run(arguments));
-    if let Err(agent::Error::Unwritten(unwritten)) = &ended
+    if let Err(agent::AgentError::Unwritten(unwritten)) = &ended
         && unwritten.is_unread()
     {
         return ExitCode::FAILURE;

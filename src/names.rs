@@ -83,11 +83,6 @@ pub const VIRTUAL_OUTBOUND_LISTENER: &str = "virtualOutbound";
 /// The listener that iptables redirects incoming connections to.
 pub const VIRTUAL_INBOUND_LISTENER: &str = "virtualInbound";
 
-/// The ports on which a sidecar itself listens on every address: outbound and inbound capture, health
-/// and statistics. A connection that is captured on its way to another host's port of such a number
-/// ends there, unless a listener for that very address takes it.
-pub const SIDECAR_PORTS: [u16; 4] = [15001, 15006, 15021, 15090];
-
 /// The one route table of a standalone Envoy.
 pub const STANDALONE_TABLE: &str = "http";
 /// The virtual host, and its route, for hosts that no service answers to.

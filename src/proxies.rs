@@ -1,8 +1,8 @@
-//! Who is connected, and who has what.
+//! The open xDS streams and their status: which proxy, and what it was sent and has acknowledged.
 //!
-//! Each stream registers itself and is the one writer of its entry; the debug pages and metrics
-//! read. Status is a few counters a type and shared pointers to what was sent, never a list of
-//! names of its own, so ten thousand proxies cost little.
+//! Each stream registers itself and is the one writer of its entry; the debug pages and metrics read.
+//! The status is a few counters a type and shared pointers to what was sent, never a list of names of
+//! its own, so ten thousand proxies cost little.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,7 @@ use crate::view::{ViewKey, ViewWatch};
 /// Keys and values, by key.
 pub type Labels = Arc<[(Box<str>, Box<str>)]>;
 
-/// What the first request said about the proxy. Unknown until then.
+/// What the first request says about the proxy. Unknown until then.
 #[derive(Clone, Debug)]
 pub struct ProxyIdentity {
     /// `node.id` as sent.
@@ -33,13 +33,13 @@ pub struct ProxyIdentity {
     pub user_agent: Arc<str>,
     /// `region/zone/subzone` without empty tails.
     pub locality: Arc<str>,
-    /// Not the proxy itself: `pilothouse doctor` or the sidecar's agent asks in its name.
+    /// Not the proxy itself: `pilothouse doctor` or the sidecar's agent acts in its name.
     pub probe: bool,
     /// Of its pod (metadata `LABELS`), a few KiB at most.
     pub labels: Labels,
 }
 
-/// One type on one stream.
+/// The status of one type on one stream.
 #[derive(Clone, Debug, Default)]
 pub struct TypeStatus {
     /// Responses sent, ACKs and NACKs received.
@@ -56,21 +56,22 @@ pub struct TypeStatus {
     pub last_nack: Option<SystemTime>,
     /// `version_info` or `system_version_info` of the last response.
     pub version: Option<Version>,
-    /// What has been sent, and which of it was asked for.
+    /// The set that the stream was brought to, and the subscription.
     pub set: Option<Arc<TypeSet>>,
     pub subscription: Option<Arc<Subscription>>,
 }
 
-/// How a type stands, in CSDS' words.
+/// The state of a type, in the words of CSDS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncState {
-    /// Never asked for or nothing sent yet.
+    /// Never subscribed, or nothing sent yet.
     NotSent,
-    /// All was acknowledged, or brought along from another stream so that nothing had to be sent.
+    /// Everything was acknowledged, or the proxy had it from an earlier stream so that nothing had to be
+    /// sent.
     Synced,
     /// Sent and not yet acknowledged.
     Stale,
-    /// The last answer was a NACK.
+    /// The last response was rejected (NACK).
     Error,
 }
 
@@ -88,18 +89,18 @@ impl TypeStatus {
     }
 }
 
-/// Everything known of one stream.
+/// The status of one stream.
 #[derive(Clone, Debug)]
 pub struct ProxyStatus {
     pub identity: Option<ProxyIdentity>,
-    /// Tells its view, once one is assigned; the identity's is what was asked for.
+    /// The view that is assigned; the identity's is the one that was requested.
     pub assigned: Option<Arc<ViewWatch>>,
     pub types: [TypeStatus; ResourceType::COUNT],
 }
 
-/// One connected stream.
+/// An open stream, ADS or of a single type.
 #[derive(Debug)]
-pub struct Connection {
+pub struct XdsStream {
     /// Unique within the process.
     pub id: u64,
     pub peer: Option<SocketAddr>,
@@ -110,7 +111,7 @@ pub struct Connection {
     status: Mutex<ProxyStatus>,
 }
 
-impl Connection {
+impl XdsStream {
     /// Istio's connection id: the proxy's name and a number.
     pub fn connection_id(&self) -> String {
         let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
@@ -123,9 +124,9 @@ impl Connection {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Looks at the status without copying it.
-    pub fn read<T>(&self, look: impl FnOnce(&ProxyStatus) -> T) -> T {
-        look(&self.status.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Reads the status without copying it.
+    pub fn read<T>(&self, read: impl FnOnce(&ProxyStatus) -> T) -> T {
+        read(&self.status.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// For the stream that owns this entry.
@@ -134,15 +135,15 @@ impl Connection {
     }
 }
 
-/// All connected streams.
+/// All open streams.
 #[derive(Debug, Default)]
 pub struct Proxies {
-    connections: DashMap<u64, Arc<Connection>>,
+    streams: DashMap<u64, Arc<XdsStream>>,
     by_peer: DashMap<IpAddr, usize>,
     next: AtomicU64,
 }
 
-/// A peer has as many streams as one may have.
+/// A peer has as many streams as one peer may have.
 #[derive(Debug, Error)]
 #[error("{peer} has {limit} streams open, which is the limit (--max-streams-per-peer)")]
 pub struct TooManyStreams {
@@ -150,17 +151,17 @@ pub struct TooManyStreams {
     limit: usize,
 }
 
-/// Takes the stream off the list when it ends, however it ends.
+/// Takes the stream off the list when dropped.
 #[derive(Debug)]
 pub struct Registration {
     proxies: Arc<Proxies>,
-    pub connection: Arc<Connection>,
+    pub stream: Arc<XdsStream>,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.proxies.connections.remove(&self.connection.id);
-        if let Some(peer) = self.connection.peer {
+        self.proxies.streams.remove(&self.stream.id);
+        if let Some(peer) = self.stream.peer {
             self.proxies.by_peer.remove_if_mut(&peer.ip(), |_, streams| {
                 *streams -= 1;
                 *streams == 0
@@ -170,7 +171,8 @@ impl Drop for Registration {
 }
 
 impl Proxies {
-    /// Puts a new stream on the list. `limit` is of streams from one address, zero for none.
+    /// Puts a new stream on the list. `limit` is the number of streams from one address, zero for no
+    /// limit.
     ///
     /// # Errors
     /// The address has that many already.
@@ -188,7 +190,7 @@ impl Proxies {
             *streams += 1;
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        let connection = Arc::new(Connection {
+        let stream = Arc::new(XdsStream {
             id,
             peer,
             connected: SystemTime::now(),
@@ -199,22 +201,22 @@ impl Proxies {
                 types: Default::default(),
             }),
         });
-        self.connections.insert(id, connection.clone());
-        Ok(Registration { proxies: self.clone(), connection })
+        self.streams.insert(id, stream.clone());
+        Ok(Registration { proxies: self.clone(), stream })
     }
 
-    /// Everybody, in the order in which they came.
-    pub fn all(&self) -> Vec<Arc<Connection>> {
-        let mut all: Vec<_> = self.connections.iter().map(|entry| entry.value().clone()).collect();
-        all.sort_unstable_by_key(|connection| connection.id);
+    /// All streams, in the order in which they were opened.
+    pub fn all(&self) -> Vec<Arc<XdsStream>> {
+        let mut all: Vec<_> = self.streams.iter().map(|entry| entry.value().clone()).collect();
+        all.sort_unstable_by_key(|stream| stream.id);
         all
     }
 
     pub fn len(&self) -> usize {
-        self.connections.len()
+        self.streams.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.connections.is_empty()
+        self.streams.is_empty()
     }
 }

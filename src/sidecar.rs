@@ -4,6 +4,12 @@
 //! - `inject` adds a sidecar to the pods of manifests, `iptables` leads a pod's traffic to it,
 //! - `agent` runs its Envoy, `doctor` says why an Envoy has no config.
 
+// What they share.
+pub mod envoy_admin;
+pub mod host_port;
+pub mod http_client;
+pub mod proto_value;
+
 pub mod agent;
 pub mod doctor;
 pub mod inject;

@@ -1,11 +1,11 @@
-//! What proxies are sent, encoded once and immutable.
+//! The resources that proxies are sent, encoded once and immutable.
 //!
-//! A [`Resource`] is encoded when it changes and never again; a [`TypeSet`] is all resources of
-//! one type in one view; a [`View`] is the four sets that a sort of proxy gets; a [`Snapshot`] is
-//! every view at one moment. Sets are persistent maps, so a new snapshot shares what did not
-//! change and the difference of two is found without walking what they share.
+//! A [`Resource`] is encoded when it changes and never again; a [`TypeSet`] is all resources of one type
+//! in one view; a [`View`] is the four sets of one kind of proxy; a [`Snapshot`] is every view at one
+//! moment. Sets are persistent maps, so a new snapshot shares what did not change, and the difference
+//! between two sets is found without walking what they share.
 //!
-//! Uses only `names` and `view`; knows nothing of the model, of streams or of async.
+//! Uses `names`, `view` and `subscription`; knows nothing of the model, of streams or of async.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,11 +19,11 @@ use imbl::OrdMap;
 use crate::names::ResourceType;
 use crate::view::ViewKey;
 
+mod diff_cache;
 pub mod encode;
-mod frames;
-mod steps;
+mod frame_cache;
 
-pub use steps::SharedDiff;
+pub use diff_cache::SharedDiff;
 
 /// A content hash. Equal content has an equal version on every replica and after every restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -70,7 +70,7 @@ impl Resource {
 /// wherever that can be arranged, so most comparisons are of pointers.
 #[derive(Debug)]
 pub struct TypeSet {
-    /// Unique within the process; key of frames and steps.
+    /// Unique within the process; key of cached frames and differences.
     id: u64,
     resources: OrdMap<Arc<str>, Arc<Resource>>,
     /// Sum of the resources' [`Resource::digest`]s: order does not matter, one change costs one
@@ -78,7 +78,7 @@ pub struct TypeSet {
     digest: u64,
     /// Encoded size of all resources, bytes.
     bytes: usize,
-    steps: steps::Steps,
+    diffs: diff_cache::DiffCache,
 }
 
 /// The difference between two sets.
@@ -89,13 +89,13 @@ pub struct Diff {
     pub removed: Vec<Arc<str>>,
 }
 
-/// What one sort of proxy gets.
+/// The resources of one kind of proxy.
 #[derive(Clone, Debug)]
 pub struct View {
     sets: [Arc<TypeSet>; ResourceType::COUNT],
 }
 
-/// A listener, or a port of one, that two services want: Istio's kinds.
+/// Two services claim the same listener or port; the kinds are Istio's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConflictKind {
     /// Between two TCP services.
@@ -132,7 +132,7 @@ impl ConflictKind {
     }
 }
 
-/// What somebody does not get.
+/// A listener or port that a service does not get.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Conflict {
     pub kind: ConflictKind,
@@ -142,22 +142,22 @@ pub struct Conflict {
     pub loser: Arc<str>,
 }
 
-/// All conflicts among what is served, each with a sentence for people.
+/// All conflicts in a snapshot, each with a sentence for people.
 pub type Conflicts = OrdMap<Conflict, Arc<str>>;
 
 /// Every view at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// Counts up with every snapshot cut by this process; for people and ordering, not content.
+    /// Counts the snapshots published by this process; for people and ordering, not content.
     pub generation: u64,
-    /// When the first of the changes that are new in it came from the source.
+    /// When the source sent the first of the changes that are new in this snapshot.
     pub since: Option<Instant>,
     pub views: HashMap<ViewKey, Arc<View>>,
     pub conflicts: Conflicts,
 }
 
 impl Resource {
-    /// This resource's share in the digest of a set: the name and the content.
+    /// The resource's summand in the digest of a set: its name and its content.
     pub fn digest(&self) -> u64 {
         // Multiplying keeps equal content under two names apart when digests are summed.
         self.version.0.wrapping_mul(xxhash_rust::xxh3::xxh3_64(self.name.as_bytes()) | 1)
@@ -180,11 +180,11 @@ impl TypeSet {
     fn from_map(resources: OrdMap<Arc<str>, Arc<Resource>>, digest: u64, bytes: usize) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { id, resources, digest, bytes, steps: steps::Steps::default() }
+        Self { id, resources, digest, bytes, diffs: diff_cache::DiffCache::default() }
     }
 
-    /// This set with `changes` applied: `Some` puts, `None` removes. Returns `self` itself where
-    /// nothing really changes.
+    /// This set with `changes` applied: `Some` inserts, `None` removes. Returns `self` itself if nothing
+    /// differs.
     pub fn with(
         self: &Arc<Self>,
         changes: impl IntoIterator<Item = (Arc<str>, Option<Arc<Resource>>)>,
@@ -243,8 +243,8 @@ impl TypeSet {
         self.bytes
     }
 
-    /// What must happen to `self` to become `newer`. Costs about the size of the difference, not
-    /// of the sets: shared parts of the maps are skipped.
+    /// The difference from `self` to `newer`. Costs about the size of the difference, not of the sets:
+    /// shared parts of the maps are skipped.
     pub fn diff(&self, newer: &Self) -> Diff {
         let mut diff = Diff::default();
         for item in self.resources.diff(&newer.resources) {

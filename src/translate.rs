@@ -18,17 +18,13 @@ use envoy_types::pb::google::protobuf::{Any, Duration, UInt32Value};
 use prost::{Message, Name};
 
 use crate::model::{Service, ServiceKind, ServicePort, TrafficPolicy};
-use crate::names::SIDECAR_PORTS;
 use crate::view::ProxyKind;
+use crate::well_known::{AGENT_PORTS, ENVOY_LISTENER_PORTS};
 
 pub mod clusters;
 pub mod endpoints;
 pub mod listeners;
 pub mod routes;
-
-/// Those that somebody else has bound where the proxy runs, next to [`SIDECAR_PORTS`]: Envoy's admin
-/// and the agent.
-const AGENT_PORTS: [u16; 2] = [15000, 15020];
 
 /// How a standalone proxy's listener tells the table its port's number: the table is everybody's, and
 /// a request is routed before any filter sees it. Whatever a client puts there is overwritten, and the
@@ -58,7 +54,7 @@ fn served_http_ports(service: &Service) -> impl Iterator<Item = u16> {
 /// if some service wants it.
 pub fn serves_http_port(kind: &ProxyKind, port: u16) -> bool {
     match kind {
-        ProxyKind::Sidecar => !SIDECAR_PORTS.contains(&port),
+        ProxyKind::Sidecar => !ENVOY_LISTENER_PORTS.contains(&port),
         ProxyKind::BoundSidecar(_) | ProxyKind::Router => can_bind(kind, port),
         ProxyKind::Standalone { .. } => false,
     }
@@ -67,12 +63,12 @@ pub fn serves_http_port(kind: &ProxyKind, port: u16) -> bool {
 /// Whether a sidecar can have an inbound chain for this port of the workload: those of the proxy
 /// itself are not captured, or guarded already.
 pub fn serves_inbound_port(port: u16) -> bool {
-    !SIDECAR_PORTS.contains(&port)
+    !ENVOY_LISTENER_PORTS.contains(&port)
 }
 
 fn can_bind(kind: &ProxyKind, port: u16) -> bool {
     let spared = matches!(kind, ProxyKind::BoundSidecar(spared) if spared.has(port));
-    !spared && !SIDECAR_PORTS.contains(&port) && !AGENT_PORTS.contains(&port)
+    !spared && !ENVOY_LISTENER_PORTS.contains(&port) && !AGENT_PORTS.contains(&port)
 }
 
 /// The ports that have a cluster, hence endpoints and something that leads to them.

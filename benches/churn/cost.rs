@@ -1,21 +1,15 @@
 //! What the program costs, by its process.
 
-use crate::common::Process;
-
-fn of(process: &Process, file: &str) -> String {
-    format!("/proc/{}/{file}", process.id().expect("it runs"))
-}
+use pilothouse_testkit::Process;
 
 /// Resident memory, KiB.
 pub(crate) fn memory(process: &Process) -> u64 {
-    let status = std::fs::read_to_string(of(process, "status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    process.memory("VmRSS") as u64 >> 10
 }
 
-/// Seconds of CPU that its threads have used.
+/// Seconds of CPU that its threads have used. From the scheduler, because `stat` counts hundredths.
 pub(crate) fn cpu(process: &Process) -> f64 {
-    let threads = std::fs::read_dir(of(process, "task")).unwrap();
+    let threads = std::fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
     let nanos = threads.map(|thread| {
         // A thread may end in between.
         let stat = std::fs::read_to_string(thread.unwrap().path().join("schedstat"));

@@ -1,24 +1,20 @@
 //! A proxy that has every cluster, and notes when it was told of each change.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use envoy_types::pb::envoy::config::core::v3::{Address, Node, address, socket_address};
+use envoy_types::pb::envoy::config::core::v3::{Address, address, socket_address};
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, lb_endpoint};
-use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use pilothouse::names::ResourceType;
 use prost::Message as _;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 
-use crate::common::until;
 use crate::mesh::{Mesh, number};
+use pilothouse_testkit::{until, xds_client};
 
 pub(crate) struct Follower {
     /// When it was told of a change, by its number.
@@ -28,10 +24,9 @@ pub(crate) struct Follower {
 
 impl Follower {
     /// Connects and waits until it has all clusters, which show the numbers up to `last`.
-    pub(crate) async fn start(grpc: u16, clusters: Vec<String>, last: u32) -> Self {
+    pub(crate) async fn start(grpc: SocketAddr, clusters: Vec<String>, last: u32) -> Self {
         let told = Arc::<Mutex<HashMap<u32, Instant>>>::default();
-        let url = format!("http://127.0.0.1:{grpc}");
-        let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
+        let channel = xds_client::connect(grpc).await;
         let stream = AbortOnDropHandle::new(tokio::spawn(follow(channel, clusters, told.clone())));
         let follower = Self { told, stream };
         follower.has(0..last).await;
@@ -68,19 +63,10 @@ async fn stream(
     clusters: Vec<String>,
     told: &Mutex<HashMap<u32, Instant>>,
 ) -> Result<(), tonic::Status> {
-    let (send, requests) = mpsc::channel(16);
-    let first = |of: ResourceType, names: Vec<String>| DeltaDiscoveryRequest {
-        node: Some(Node { id: "proxy".to_owned(), ..Default::default() }),
-        type_url: of.type_url().to_owned(),
-        resource_names_subscribe: names,
-        ..Default::default()
-    };
-    let _ = send.send(first(ResourceType::Cluster, vec!["*".to_owned()])).await;
-    let _ = send.send(first(ResourceType::Endpoint, clusters)).await;
-    let client = AggregatedDiscoveryServiceClient::new(channel);
-    let mut client = client.max_decoding_message_size(usize::MAX);
-    let requests = ReceiverStream::new(requests);
-    let mut responses = client.delta_aggregated_resources(requests).await?.into_inner();
+    let xds_client::Stream { send, mut responses } = xds_client::open_delta(channel).await;
+    let clusters: Vec<_> = clusters.iter().map(String::as_str).collect();
+    let _ = send.send(xds_client::delta(xds_client::CDS, &["*"])).await;
+    let _ = send.send(xds_client::delta(xds_client::EDS, &clusters)).await;
     while let Some(response) = responses.message().await? {
         let now = Instant::now();
         if response.type_url == ResourceType::Endpoint.type_url() {
@@ -91,12 +77,7 @@ async fn stream(
                 told.extend(numbers(&assignment).map(|number| (number, now)));
             }
         }
-        let accepted = DeltaDiscoveryRequest {
-            type_url: response.type_url,
-            response_nonce: response.nonce,
-            ..Default::default()
-        };
-        let _ = send.send(accepted).await;
+        let _ = send.send(xds_client::ack(&response)).await;
     }
     Ok(())
 }

@@ -11,12 +11,6 @@
 use clap::Parser;
 use serde::Serialize;
 
-#[allow(dead_code)] // the tests ask more of it
-#[path = "../../tests/faults/api/mod.rs"]
-mod api;
-#[allow(dead_code)]
-#[path = "../../tests/common/mod.rs"]
-mod common;
 #[allow(dead_code)]
 #[path = "../fanout/figures/spread.rs"]
 mod spread;
@@ -24,15 +18,12 @@ mod spread;
 mod cost;
 mod follower;
 mod mesh;
-#[allow(dead_code)]
-#[path = "../../tests/faults/pilot.rs"]
-mod pilot;
 
-use common::until;
 use cost::{cpu, memory};
 use follower::Follower;
 use mesh::Mesh;
-use pilot::Pilot;
+use pilothouse_testkit::kube_control_plane::Pilot;
+use pilothouse_testkit::until;
 use spread::Spread;
 
 #[derive(Clone, Debug, Parser)]
@@ -135,12 +126,12 @@ async fn run(options: Options) -> anyhow::Result<()> {
 /// Of a program that has listed this much.
 async fn memory_of(options: &Options) -> u64 {
     let mesh = Mesh::start(options).await;
-    memory(&listed(&mesh, options).await.process)
+    memory(&listed(&mesh, options).await.process())
 }
 
 /// A program that has listed the mesh.
 async fn listed(mesh: &Mesh, options: &Options) -> Pilot {
-    let pilot = Pilot::start_with(mesh.address(), &[]);
+    let pilot = Pilot::start_with(mesh.address(), &[]).await;
     until("the program to be ready", async || pilot.ready().await).await;
     let page = pilot.sourcez().await.unwrap();
     assert_eq!(page["services"], options.services, "{page}");
@@ -150,22 +141,22 @@ async fn listed(mesh: &Mesh, options: &Options) -> Pilot {
 async fn churn(options: &Options) -> Vec<Window> {
     let mut mesh = Mesh::start(options).await;
     let pilot = listed(&mesh, options).await;
-    let follower = Follower::start(pilot.grpc, mesh.clusters(), mesh.last()).await;
+    let follower = Follower::start(pilot.grpc(), mesh.clusters(), mesh.last()).await;
     println!(
         "{:>8} {:>9} {:>9} {:>8} {:>8} {:>8} {:>8} {:>12}",
         "second", "changes", "told", "p50, ms", "p99, ms", "max, ms", "CPU", "memory, MiB"
     );
-    println!("{:>75.1}", mib(memory(&pilot.process)));
+    println!("{:>75.1}", mib(memory(pilot.process())));
     let mut windows = Vec::new();
     let mut second = 0;
     while second < options.seconds {
         let length = options.window.min(options.seconds - second);
-        let (first, used) = (mesh.last(), cpu(&pilot.process));
+        let (first, used) = (mesh.last(), cpu(pilot.process()));
         let begun = tokio::time::Instant::now();
         mesh.change_for(length, options.rate).await;
-        let used = (cpu(&pilot.process) - used) / begun.elapsed().as_secs_f64();
+        let used = (cpu(pilot.process()) - used) / begun.elapsed().as_secs_f64();
         second += length;
-        windows.push((second, first, mesh.last(), used, memory(&pilot.process)));
+        windows.push((second, first, mesh.last(), used, memory(pilot.process())));
     }
     // What is still on its way counts, however long it takes.
     follower.has(mesh.newest()).await;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::MissedTickBehavior;
 
 use crate::Options;
-use crate::api::{Api, SERVICES, SLICES};
+use pilothouse_testkit::fake_api_server::{Api, SERVICES, SLICES};
 
 /// How many changes are made at once: each tick of the clock makes some.
 const TICK: Duration = Duration::from_millis(10);

@@ -15,13 +15,13 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use clap::{Parser, ValueEnum};
+use pilothouse_testkit::raw_http2 as http2;
 use serde::{Deserialize, Serialize};
 
 mod bare;
 mod clients;
 mod curve;
 mod figures;
-mod http2;
 mod mesh;
 mod naive;
 mod process;

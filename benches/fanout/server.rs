@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pilothouse::ads::server::AdsServer;
-use pilothouse::ads::stream::{Limits, Shared};
+use pilothouse::ads::stream::{ServerContext, ServerLimits};
 use pilothouse::door::{Door, Room};
 use pilothouse::metrics::Metrics;
 use pilothouse::model::{Change, Scope};
@@ -35,14 +35,14 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
     let (publisher, _models, snapshots) =
         Publisher::new("cluster.local", timing, view_registry.clone(), metrics.clone());
     let shutdown = CancellationToken::new();
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(ServerContext {
         snapshots: snapshots.clone(),
         view_registry,
         interner: Arc::new(Interner::default()),
         frames: Arc::new(FrameBuilder::new("bench")),
         proxies: Arc::new(Proxies::default()),
         metrics,
-        limits: Limits { starting: options.starting, ..Limits::default() },
+        limits: ServerLimits { starting: options.starting, ..ServerLimits::default() },
         shutdown: shutdown.clone(),
     });
     let server =

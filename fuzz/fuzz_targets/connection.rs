@@ -21,8 +21,8 @@ use discovery::{NAMES, check, resource, well_formed};
 use http::{HeaderMap, HeaderValue, Response};
 use input::Input;
 use libfuzzer_sys::fuzz_target;
-use pilothouse::ads::requests::{Feed, Requests, requests};
-use pilothouse::ads::session::{Limits, Session};
+use pilothouse::ads::grpc::messages::{MessageFeed, MessageReceiver, grpc_messages};
+use pilothouse::ads::session::{Session, SessionLimits};
 use pilothouse::names::ResourceType;
 use pilothouse::snapshot::encode::FrameBuilder;
 use pilothouse::snapshot::{TypeSet, View};
@@ -41,8 +41,8 @@ type Sets = [Arc<TypeSet>; ResourceType::COUNT];
 /// One stream's way through the layers.
 struct Served {
     delta: bool,
-    feed: Feed,
-    requests: Requests,
+    feed: MessageFeed,
+    requests: MessageReceiver,
     session: Session,
     /// Bytes of messages that are to be sent.
     unsent: Vec<u8>,
@@ -59,15 +59,15 @@ enum End {
 impl Served {
     fn new(stream: u32, frames: &Arc<FrameBuilder>) -> Self {
         let delta = stream / 2 % 2 == 1;
-        let (feed, requests) = requests(MAX_MESSAGE);
-        let limits = Limits { names: 8, types: 6 };
+        let (feed, requests) = grpc_messages(MAX_MESSAGE);
+        let limits = SessionLimits { names: 8, types: 6 };
         let session = Session::new(delta, None, limits, Arc::default(), frames.clone(), 0);
         Self { delta, feed, requests, session, unsent: Vec::new(), came: 0, taken: 0 }
     }
 
     /// Takes one request, and says what there is to say.
     fn go_on(&mut self, view: &View) -> Option<End> {
-        let next = pin!(self.requests.next());
+        let next = pin!(self.requests.receive());
         match next.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Pending => {}
             Poll::Ready(Ok(None)) => return Some(End::Well),
@@ -75,16 +75,16 @@ impl Served {
             Poll::Ready(Ok(Some(message))) => {
                 assert!(message.len() <= MAX_MESSAGE);
                 let Ok(request) = self.session.decode(message) else { return Some(End::Refused) };
-                if self.session.request(&request, view).is_err() {
+                if self.session.handle_request(&request, view).is_err() {
                     return Some(End::Refused);
                 }
             }
         }
-        let mut awaited = ResourceType::IN_ORDER.map(|of| self.session.awaits(of));
+        let mut awaited = ResourceType::IN_ORDER.map(|of| self.session.unacked_nonce(of));
         for responses in 0.. {
-            let Some(response) = self.session.poll(view) else { break };
+            let Some(response) = self.session.next_response(view) else { break };
             assert!(responses < 32, "no end of responses");
-            if let Some(of) = response.of {
+            if let Some(of) = response.resource_type {
                 let before = awaited[of.index()].replace(response.nonce);
                 assert_eq!(before, None, "two unanswered responses");
             }
@@ -111,7 +111,7 @@ impl Peer {
                 Ok(Some(Event::Request { stream_id, end_stream, .. })) => {
                     let served = Served::new(stream_id, frames);
                     if end_stream {
-                        served.feed.end();
+                        served.feed.end_body();
                     }
                     let (parts, ()) = Response::new(()).into_parts();
                     self.http2.send_response(stream_id, &parts, false);
@@ -121,10 +121,10 @@ impl Peer {
                 }
                 Ok(Some(Event::Data { stream_id, data, end_stream })) => {
                     let served = self.open.get_mut(&stream_id).expect("an open stream");
-                    served.feed.put(&data);
+                    served.feed.push_bytes(&data);
                     served.came += data.len() as u64;
                     if end_stream {
-                        served.feed.end();
+                        served.feed.end_body();
                     }
                 }
                 Ok(Some(Event::StreamReset { stream_id })) => {
@@ -242,11 +242,11 @@ fuzz_target!(|bytes: &[u8]| {
         for (stream, served) in &mut peer.open {
             // As the connection does it: a stream whose response is on its way waits.
             let end = if served.unsent.is_empty() { served.go_on(&view) } else { None };
-            let state = served.feed.state();
-            served.taken += u64::from(state.taken);
-            peer.http2.release_capacity(*stream, state.taken);
+            let state = served.feed.body_state();
+            served.taken += u64::from(state.released);
+            peer.http2.release_capacity(*stream, state.released);
             assert!(served.came - served.taken <= WINDOW, "more waits than the window allows");
-            assert!(state.held <= served.came as usize * 2 + MAX_MESSAGE, "{}", state.held);
+            assert!(state.buffered <= served.came as usize * 2 + MAX_MESSAGE, "{}", state.buffered);
             ended.extend(end.map(|end| (*stream, end)));
         }
         for (stream, end) in ended {

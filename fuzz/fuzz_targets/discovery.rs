@@ -39,7 +39,7 @@ pub fn resource(of: ResourceType, name: &str, content: u8) -> Arc<Resource> {
 pub fn well_formed(input: &mut Input<'_>, delta: bool, session: &Session) -> Vec<u8> {
     let of = input.of();
     let how = input.byte();
-    let nonce = match (how & 3, session.awaits(of)) {
+    let nonce = match (how & 3, session.unacked_nonce(of)) {
         (0, Some(nonce)) => format!("{nonce:016x}"),
         (1, _) => "feed".to_owned(),
         _ => String::new(),

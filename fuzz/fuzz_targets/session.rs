@@ -16,8 +16,8 @@ use bytes::Bytes;
 use discovery::{NAMES, check, resource, well_formed};
 use input::Input;
 use libfuzzer_sys::fuzz_target;
-use pilothouse::ads::request::Request;
-use pilothouse::ads::session::{Limits, Session};
+use pilothouse::ads::discovery_request::DiscoveryRequest as Request;
+use pilothouse::ads::session::{Session, SessionLimits};
 use pilothouse::names::ResourceType;
 use pilothouse::snapshot::encode::FrameBuilder;
 use pilothouse::snapshot::{TypeSet, View};
@@ -27,7 +27,7 @@ fuzz_target!(|data: &[u8]| {
     let how = input.byte();
     let delta = how & 1 == 1;
     let only = (how & 2 != 0).then(|| input.of());
-    let limits = Limits { names: 8, types: 6 };
+    let limits = SessionLimits { names: 8, types: 6 };
     let frames = Arc::new(FrameBuilder::new("fuzz"));
     let mut session = Session::new(delta, only, limits, Arc::default(), frames, 0);
     let mut sets: [Arc<TypeSet>; ResourceType::COUNT] = std::array::from_fn(|_| Arc::default());
@@ -43,8 +43,8 @@ fuzz_target!(|data: &[u8]| {
             }
             2 => {
                 let of = input.of();
-                if let Some(nonce) = session.awaits(of) {
-                    session.overdue(of, nonce);
+                if let Some(nonce) = session.unacked_nonce(of) {
+                    session.ack_timed_out(of, nonce);
                 }
             }
             step => {
@@ -59,18 +59,18 @@ fuzz_target!(|data: &[u8]| {
                     assert!(Request::decode(bytes, delta).is_err());
                     continue;
                 };
-                if session.request(&request, &view).is_err() {
+                if session.handle_request(&request, &view).is_err() {
                     return;
                 }
             }
         }
         let view = View::new(sets.clone());
-        let mut awaited = ResourceType::IN_ORDER.map(|of| session.awaits(of));
+        let mut awaited = ResourceType::IN_ORDER.map(|of| session.unacked_nonce(of));
         let mut responses = 0;
-        while let Some(response) = session.poll(&view) {
+        while let Some(response) = session.next_response(&view) {
             responses += 1;
             assert!(responses < 32, "no end of responses");
-            if let Some(of) = response.of {
+            if let Some(of) = response.resource_type {
                 let before = awaited[of.index()].replace(response.nonce);
                 assert_eq!(before, None, "two unanswered responses");
             }

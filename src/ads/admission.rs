@@ -1,15 +1,19 @@
-//! Who is brought into sync now, and who waits for that.
+//! How many streams are brought into sync at a time, and in which order.
 //!
-//! After a restart every proxy comes at once and wants everything. Served all together they would
-//! fill every socket's buffer, share the processors, and all be ready at the end; so a number of
-//! streams is admitted at a time, and a permit goes on to the next as soon as its stream has nothing
-//! more to say. Waiting costs a stream nothing: its connection lives (HTTP/2 keepalive is answered
-//! below) and its requests are taken in.
+//! After a restart every proxy connects at once and wants everything. Served all together they would
+//! fill every socket's buffer, share the processors, and all be ready at the end. So a stream gets its
+//! first responses under a permit, of which there is a limited number, and the permit passes to the next
+//! stream as soon as its holder is in sync. Waiting costs a stream nothing: its connection stays alive
+//! (HTTP/2 answers keepalive pings) and its requests are read.
 //!
-//! Permits are fair by peer: addresses take turns, and on each its connections, so that a peer with
-//! a thousand streams waits for itself. A newcomer whose address (or connection) holds none takes one
-//! from the address that holds most. A permit ends after a while whatever its holder does, and at once if
-//! its holder takes nothing while others wait; and nobody waits longer than [`MAX_WAIT`].
+//! Permits are fair by peer: addresses take turns, and on each address its connections, so that a peer
+//! with a thousand streams delays only itself. A newcomer whose address (or connection) holds no permit
+//! takes one from the address that holds most. A permit expires after a while whatever its holder does,
+//! and is reclaimed at once if its holder reads nothing while others wait; and no stream waits longer
+//! than [`MAX_WAIT`].
+//!
+//! Beside the permits: `rate_limiter` and `work_meter` bound what one peer may ask for,
+//! `memory_account` what all peers make the server hold.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,91 +23,93 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::metrics::Metrics;
 
+pub(in crate::ads) mod memory_account;
 mod queue;
+pub(in crate::ads) mod rate_limiter;
+pub(in crate::ads) mod work_meter;
 
-pub(super) use queue::Holder;
+pub(in crate::ads) use queue::PermitHolder;
 use queue::Queue;
 
-/// How long a permit may be held. A proxy that is slower goes on without it, and the next one
-/// begins.
-const PERMIT: Duration = Duration::from_secs(2);
+/// How long a permit may be held. A slower proxy continues without it, and the next one starts.
+const PERMIT_TTL: Duration = Duration::from_secs(2);
 
-/// How long a stream waits for a permit; then it goes on without one. What it is sent is shared with
-/// all others, so this costs the server little; Envoy gives up on its first configuration after 15 s.
+/// How long a stream waits for a permit; then it starts without one. Its responses are shared with all
+/// other streams, so this costs the server little; Envoy gives up on its first configuration after 15 s.
 const MAX_WAIT: Duration = Duration::from_secs(4);
 
-/// A stream that has said nothing and owes nothing for this long is in sync: between the answer to
-/// one type and the request of the next there is a pause, but a short one.
-pub(super) const QUIET: Duration = Duration::from_millis(20);
+/// A stream without requests and without unacknowledged responses for this long is in sync: between the
+/// response of one type and the request of the next there is a pause, but a short one.
+pub(in crate::ads) const IN_SYNC_AFTER: Duration = Duration::from_millis(20);
 
 /// The permits of all streams.
 #[derive(Debug)]
-pub(super) struct Admission {
-    // A std mutex, never held across an await; taken when a permit is asked for and given back.
+pub(in crate::ads) struct Admission {
+    // A std mutex, never held across an await; locked when a permit is requested and released.
     queue: Mutex<Queue>,
     next: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
-/// The right to be brought into sync, until dropped or until it has lasted too long.
+/// The right to be brought into sync; ends when it is dropped, expired or reclaimed.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(in crate::ads) struct AdmissionPermit {
     admission: Arc<Admission>,
     id: u64,
 }
 
-impl Turn {
-    /// For [`Admission::take_back`].
-    pub(super) fn id(&self) -> u64 {
+impl AdmissionPermit {
+    /// For [`Admission::reclaim`].
+    pub(in crate::ads) fn id(&self) -> u64 {
         self.id
     }
 }
 
 impl Admission {
     /// `at_once` streams are admitted together; zero for no limit.
-    pub(super) fn new(at_once: usize, metrics: Arc<Metrics>) -> Self {
+    pub(in crate::ads) fn new(at_once: usize, metrics: Arc<Metrics>) -> Self {
         Self { queue: Mutex::new(Queue::new(at_once)), next: AtomicU64::new(0), metrics }
     }
 
-    /// Waits for a permit. Whoever stops waiting loses its place.
-    pub(super) async fn turn(self: Arc<Self>, holder: Holder) -> Turn {
+    /// Waits for a permit. Dropping the future gives up the place in the queue.
+    pub(in crate::ads) async fn acquire(self: Arc<Self>, holder: PermitHolder) -> AdmissionPermit {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        // Dropped with this future, and given back then.
-        let turn = Turn { admission: self.clone(), id };
+        // Dropped with this future, which releases it.
+        let permit = AdmissionPermit { admission: self.clone(), id };
         let now = Instant::now();
         let granted = {
             let mut queue = self.queue();
             if queue.admit(id, holder, now) {
-                return turn;
+                return permit;
             }
-            queue.wait(id, holder)
+            queue.enqueue(id, holder)
         };
-        let _waiting = Waiting::new(&self.metrics);
+        let _waiting = WaitingGauge::new(&self.metrics);
         if timeout_at(now + MAX_WAIT, granted).await.is_err() {
-            // It goes on without a permit.
+            // The stream starts without a permit.
             self.metrics.admission_overdue();
-            self.take_back(id);
+            self.reclaim(id);
         }
-        turn
+        permit
     }
 
-    /// Gives the permits that have lasted too long to others; to be called now and then.
-    pub(super) fn expire(&self) {
-        self.expire_after(PERMIT);
+    /// Passes expired permits on to waiting streams; to be called periodically.
+    pub(in crate::ads) fn expire(&self) {
+        self.expire_after(PERMIT_TTL);
     }
 
     fn expire_after(&self, limit: Duration) {
         self.queue().expire(Instant::now(), limit);
     }
 
-    /// Somebody waits.
-    pub(super) fn is_contended(&self) -> bool {
+    /// Whether a stream waits for a permit.
+    pub(in crate::ads) fn is_contended(&self) -> bool {
         self.queue().is_contended()
     }
 
-    /// The holder takes nothing, or waits no more: a permit that it has goes to the next.
-    pub(super) fn take_back(&self, id: u64) {
-        self.queue().give_back(id, Instant::now());
+    /// Takes a permit (or a place in the queue) away and admits the next stream.
+    pub(in crate::ads) fn reclaim(&self, id: u64) {
+        self.queue().release(id, Instant::now());
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -111,23 +117,23 @@ impl Admission {
     }
 }
 
-impl Drop for Turn {
+impl Drop for AdmissionPermit {
     fn drop(&mut self) {
-        self.admission.queue().give_back(self.id, Instant::now());
+        self.admission.queue().release(self.id, Instant::now());
     }
 }
 
-/// Counts a stream for as long as it waits.
-struct Waiting<'a>(&'a Metrics);
+/// Counts a stream in the metrics while it waits.
+struct WaitingGauge<'a>(&'a Metrics);
 
-impl<'a> Waiting<'a> {
+impl<'a> WaitingGauge<'a> {
     fn new(metrics: &'a Metrics) -> Self {
         metrics.turn_awaited();
         Self(metrics)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingGauge<'_> {
     fn drop(&mut self) {
         self.0.turn_awaited_no_more();
     }

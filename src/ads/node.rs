@@ -7,8 +7,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::peer_text;
-use super::request::Malformed;
+use crate::ads::discovery_request::MalformedRequest;
+use crate::ads::peer_text;
 use crate::names::{NodeId, NodeIdError, NodeType, PROBE_METADATA};
 use crate::proxies::{Labels, ProxyIdentity};
 use crate::view::{ProxyKind, Spared, ViewKey, ViewRequest};
@@ -63,7 +63,7 @@ pub enum NodeError {
     #[error("node {what} has {len} bytes, the limit is {limit}")]
     TooLong { what: &'static str, len: usize, limit: usize },
     #[error(transparent)]
-    Malformed(#[from] Malformed),
+    MalformedRequest(#[from] MalformedRequest),
     #[error(transparent)]
     Id(#[from] NodeIdError),
     #[error("node metadata {key} is {found}: expected {expected}")]
@@ -188,7 +188,7 @@ fn text(node: &Fields<'_>, key: &'static str) -> Result<Option<String>, NodeErro
 }
 
 /// The first of them by key.
-fn labels(node: &Fields<'_>) -> Result<Labels, Malformed> {
+fn labels(node: &Fields<'_>) -> Result<Labels, MalformedRequest> {
     let mut bytes = 0;
     let fits = |(key, value): &(&str, &str)| {
         bytes += key.len() + value.len();

@@ -15,33 +15,33 @@ use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 use tracing::{debug, error};
 
-use super::connection;
-use super::control::Control;
-use super::service::{AGGREGATED, Service};
-use super::stream::{Context as Streams, News, Peer, Shared};
+use crate::ads::grpc::service::{AGGREGATED, AdsService};
+use crate::ads::http::connection_handle::ConnectionHandle;
+use crate::ads::http::connection_task::serve_connection;
+use crate::ads::stream::{Peer, ServerContext, SnapshotSignal, StreamContext};
 use crate::door::{Counts, Door};
 
-/// How often turns and send deadlines are looked at, at most.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often connections, streams and caches are swept, at most.
+const SWEEP_PERIOD: Duration = Duration::from_millis(500);
 
-/// How long a new connection may go without a stream: a proxy opens one at once.
-const SILENT: Duration = Duration::from_secs(10);
+/// How long a new connection may be without a stream: a proxy opens one at once.
+const FIRST_STREAM_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long one may that has had a stream. An Envoy whose stream has ended opens the next within half a
-/// minute.
-const IDLE: Duration = Duration::from_secs(60);
+/// How long a connection may be without a stream after it had one. An Envoy whose stream has ended opens
+/// the next within half a minute.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How often it is looked whether somebody waits for others that take nothing.
-const ADMIT: Duration = Duration::from_millis(100);
+/// How often permits are swept.
+const PERMIT_SWEEP_PERIOD: Duration = Duration::from_millis(100);
 
 /// Bytes of one request to the health and reflection services.
 const OTHER_REQUEST_BYTES: usize = 64 << 10;
 
-/// What there is to serve, not yet on a port.
+/// The server, not yet on a port.
 #[derive(Debug)]
 pub struct AdsServer {
-    shared: Arc<Shared>,
-    others: Routes,
+    context: Arc<ServerContext>,
+    other_services: Routes,
     health: HealthReporter,
     keepalive: Duration,
 }
@@ -52,7 +52,7 @@ impl AdsServer {
     /// # Errors
     /// Descriptors that do not decode.
     pub fn new(
-        shared: Arc<Shared>,
+        context: Arc<ServerContext>,
         descriptors: &'static [u8],
         keepalive: Duration,
     ) -> Result<Self, tonic_reflection::server::Error> {
@@ -63,143 +63,150 @@ impl AdsServer {
         };
         let (health, health_service) = health_reporter();
         let bytes = OTHER_REQUEST_BYTES;
-        let others = Routes::new(health_service.max_decoding_message_size(bytes))
+        let other_services = Routes::new(health_service.max_decoding_message_size(bytes))
             .add_service(describe().build_v1()?.max_decoding_message_size(bytes))
             .add_service(describe().build_v1alpha()?.max_decoding_message_size(bytes))
             .prepare();
-        Ok(Self { shared, others, health, keepalive })
+        Ok(Self { context, other_services, health, keepalive })
     }
 
-    /// Serves until `stop`; then no new connection is taken, and it returns when the last stream
-    /// has ended.
+    /// Serves until `stop`; then it accepts no new connection, and returns when the last stream has
+    /// ended.
     pub async fn run(self, door: Door, stop: CancellationToken) {
-        let (news, follow) = watch::channel(News::default());
-        let streams = Arc::new(Streams::new(self.shared.clone(), follow));
-        let health = stop.run_until_cancelled(report_health(self.health, &self.shared));
-        let looked = stop.run_until_cancelled(look(&streams));
-        let accepted = accept(door, &stop, |socket, peer, control: Arc<Control>| {
-            let account = streams.account(peer, &control);
-            let peer = Peer { address: peer, control, account };
-            let service = Service { streams: streams.clone(), others: self.others.clone(), peer };
-            connection::serve(socket, service, self.keepalive)
+        let (signal, receiver) = watch::channel(SnapshotSignal::default());
+        let streams = Arc::new(StreamContext::new(self.context.clone(), receiver));
+        let health = stop.run_until_cancelled(report_health(self.health, &self.context));
+        let swept = stop.run_until_cancelled(sweep(&streams));
+        let accepted = accept(door, &stop, |socket, peer, handle: Arc<ConnectionHandle>| {
+            let account = streams.open_account(peer, &handle);
+            let peer = Peer { address: peer, handle, account };
+            let context = streams.clone();
+            let service = AdsService { context, other_services: self.other_services.clone(), peer };
+            serve_connection(socket, service, self.keepalive)
         });
-        tokio::join!(accepted, tell(&streams, &self.shared, &news), health, looked);
+        tokio::join!(accepted, broadcast(&streams, &self.context, &signal), health, swept);
     }
 }
 
-/// Takes connections until `stop`, then waits until the last one has ended.
+/// Accepts connections until `stop`, then waits until the last one has ended.
 async fn accept<F>(
     mut door: Door,
     stop: &CancellationToken,
-    serve: impl Fn(TcpStream, SocketAddr, Arc<Control>) -> F,
+    serve: impl Fn(TcpStream, SocketAddr, Arc<ConnectionHandle>) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
     let mut connections = JoinSet::new();
-    let mut controls: HashMap<Id, (SocketAddr, Arc<Control>)> = HashMap::new();
+    let mut handles: HashMap<Id, (SocketAddr, Arc<ConnectionHandle>)> = HashMap::new();
     let counts = door.stats().counts;
-    let mut looks = every(LOOK);
+    let mut sweeps = every(SWEEP_PERIOD);
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             (socket, peer) = door.accept() => {
-                let control = Arc::new(Control::new());
-                // Not kept alive by its own place.
-                let to_cut = Arc::downgrade(&control);
-                let cut = move || { to_cut.upgrade().inspect(|control| control.cut()); };
-                let Some(place) = door.admit(peer.ip(), cut) else { continue };
-                control.holds(place);
-                let task = connections.spawn(serve(socket, peer, control.clone()));
-                controls.insert(task.id(), (peer, control));
+                let handle = Arc::new(ConnectionHandle::new());
+                // Weak, so that the connection's own place does not keep it alive.
+                let weak = Arc::downgrade(&handle);
+                let abort = move || { weak.upgrade().inspect(|handle| handle.abort()); };
+                let Some(place) = door.admit(peer.ip(), abort) else { continue };
+                handle.set_place(place);
+                let task = connections.spawn(serve(socket, peer, handle.clone()));
+                handles.insert(task.id(), (peer, handle));
             }
             Some(ended) = connections.join_next_with_id() => {
                 let id = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
-                let peer = controls.remove(&id).map(|(peer, _)| peer);
-                note_panic(ended.err(), peer, &counts);
+                let peer = handles.remove(&id).map(|(peer, _)| peer);
+                log_panic(ended.err(), peer, &counts);
             }
-            _ = looks.tick() => end_idle(controls.values()),
+            _ = sweeps.tick() => close_idle(handles.values()),
         }
     }
     drop(door);
-    controls.values().for_each(|(_, control)| control.end());
+    handles.values().for_each(|(_, handle)| handle.drain());
     while let Some(ended) = connections.join_next().await {
-        note_panic(ended.err(), None, &counts);
+        log_panic(ended.err(), None, &counts);
     }
 }
 
-/// A panic ends its own connection only.
-fn note_panic(ended: Option<JoinError>, peer: Option<SocketAddr>, counts: &Counts) {
+/// Logs and counts a panic, which ends its own connection only.
+fn log_panic(ended: Option<JoinError>, peer: Option<SocketAddr>, counts: &Counts) {
     if let Some(ended) = ended.filter(JoinError::is_panic) {
         counts.note_panic();
         error!(?peer, "a proxy's connection was dropped: {ended}");
     }
 }
 
-/// Ends connections on which nothing is asked for.
-fn end_idle<'a>(connections: impl Iterator<Item = &'a (SocketAddr, Arc<Control>)>) {
-    for (peer, control) in connections {
-        let idle = control.idle_for();
-        if !control.has_spoken() && idle > SILENT || idle > IDLE + SILENT {
+/// Closes connections without a stream.
+fn close_idle<'a>(connections: impl Iterator<Item = &'a (SocketAddr, Arc<ConnectionHandle>)>) {
+    for (peer, handle) in connections {
+        let idle = handle.idle_for();
+        if !handle.had_stream() && idle > FIRST_STREAM_TIMEOUT
+            || idle > IDLE_TIMEOUT + FIRST_STREAM_TIMEOUT
+        {
             debug!(%peer, "connection cut: no stream for {idle:?}");
-            control.cut();
-        } else if idle > IDLE {
-            control.end();
+            handle.abort();
+        } else if idle > IDLE_TIMEOUT {
+            handle.drain();
         }
     }
 }
 
-/// Tells the streams of snapshots, and that it is time to go: they wait for one thing only.
-async fn tell(streams: &Streams, shared: &Shared, news: &watch::Sender<News>) {
-    let mut snapshots = shared.snapshots.clone();
+/// Signals new snapshots and the shutdown to all streams, which check one signal only.
+async fn broadcast(
+    streams: &StreamContext,
+    server: &ServerContext,
+    signal: &watch::Sender<SnapshotSignal>,
+) {
+    let mut snapshots = server.snapshots.clone();
     snapshots.mark_changed();
     loop {
         tokio::select! {
             biased;
-            () = shared.shutdown.cancelled() => break,
+            () = server.shutdown.cancelled() => break,
             changed = snapshots.changed() => match changed {
                 Ok(()) => {
                     snapshots.mark_unchanged();
-                    news.send_modify(|_| {});
-                    streams.wake();
+                    signal.send_modify(|_| {});
+                    streams.wake_streams();
                 }
-                // The publisher has gone: a shutdown.
+                // The publisher is gone: a shutdown.
                 Err(_) => break,
             }
         }
     }
-    news.send_modify(|news| news.ending = true);
-    streams.wake();
+    signal.send_modify(|signal| signal.shutting_down = true);
+    streams.wake_streams();
 }
 
-/// Ends the turns and connections that have lasted too long.
-async fn look(streams: &Streams) {
-    let mut look = every(LOOK.min(streams.send_timeout() / 4));
-    let mut admit = every(ADMIT);
+/// Runs the periodic sweeps.
+async fn sweep(streams: &StreamContext) {
+    let mut all = every(SWEEP_PERIOD.min(streams.send_timeout() / 4));
+    let mut permits = every(PERMIT_SWEEP_PERIOD);
     loop {
         tokio::select! {
-            _ = look.tick() => streams.look(),
-            _ = admit.tick() => streams.admit(),
+            _ = all.tick() => streams.sweep(),
+            _ = permits.tick() => streams.sweep_permits(),
         }
     }
 }
 
 fn every(period: Duration) -> Interval {
-    // A period of nothing would never rest.
+    // A period of zero would be a busy loop.
     let mut ticks = interval(period.max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
 }
 
-/// Not serving until there is a first snapshot (gRPC health checking protocol).
-async fn report_health(health: HealthReporter, shared: &Shared) {
-    let say = async |status| {
+/// Reports NOT_SERVING until there is a first snapshot (gRPC health checking protocol).
+async fn report_health(health: HealthReporter, server: &ServerContext) {
+    let report = async |status| {
         for service in ["", AGGREGATED] {
             health.set_service_status(service, status).await;
         }
     };
-    say(ServingStatus::NotServing).await;
-    let mut snapshots = shared.snapshots.clone();
+    report(ServingStatus::NotServing).await;
+    let mut snapshots = server.snapshots.clone();
     if snapshots.wait_for(Option::is_some).await.is_ok() {
-        say(ServingStatus::Serving).await;
+        report(ServingStatus::Serving).await;
     }
 }

@@ -1,51 +1,51 @@
 //! The xDS protocol, state of the world and delta, as one state machine without I/O, time or locks.
 //!
-//! A request goes into [`Session::request`]; [`Session::poll`] says what to send next for the view
-//! as it is now, one response at a time, until there is nothing to say. A response that is handed
-//! out counts as sent. There is at most one unanswered response a type, so a slow proxy skips
-//! versions and costs nothing. The rules that are cited by number are those of
-//! `docs/protocol.md`. `state` holds what concerns one type; the order among types is here.
+//! [`Session::handle_request`] takes a request; [`Session::next_response`] returns what to send for the
+//! current view, one response at a time, until there is nothing to send. A returned response counts as
+//! sent. There is at most one unacknowledged response a type, so a slow proxy skips versions and costs
+//! nothing. The rules that are cited by number are those of `docs/protocol.md`. `state` and `respond` hold
+//! what concerns one type; the order among types is here.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::ads::request::{Malformed, Request};
+use crate::ads::discovery_request::{DiscoveryRequest, MalformedRequest};
 use crate::names::ResourceType;
 use crate::snapshot::encode::{Frame, FrameBuilder};
 use crate::snapshot::{TypeSet, View};
 use crate::subscription::{Interner, Subscription};
 
+mod pending;
 mod respond;
 mod state;
 #[cfg(test)]
 mod tests;
-mod told;
 
-use state::{Kind, TypeState};
+use state::{TypeState, TypeTraits};
 
-/// How many CDS responses in a row may go before changed listeners and routes do.
-const ROUNDS: u32 = 4;
+/// How many CDS responses in a row may go before changed listeners and routes.
+const MAX_ROUNDS: u32 = 4;
 
-/// What one stream may ask for.
+/// What one stream may subscribe to.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct SessionLimits {
     /// Names in one type's subscription.
     pub names: usize,
-    /// Types that one stream may open, those that are not served included.
+    /// Types on one stream, those that are not served included.
     pub types: usize,
 }
 
-impl Default for Limits {
+impl Default for SessionLimits {
     fn default() -> Self {
         Self { names: 100_000, types: 16 }
     }
 }
 
-/// Why a stream is ended because of a request. The stream's gRPC status follows from it.
+/// Why a request ends its stream; the gRPC status follows from it.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum Refusal {
+pub enum RequestError {
     #[error("type_url is empty: on an aggregated stream every request must name its type")]
     NoType,
     #[error("type_url {0:?} is no resource type: expected \"type.googleapis.com/…\"")]
@@ -58,49 +58,49 @@ pub enum Refusal {
     TooManyTypes { limit: usize },
 }
 
-/// What a request meant, for the proxy's status and the metrics.
+/// What a request is, for the status and the metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Meaning {
+pub enum RequestKind {
     /// The first request of its type, or a subscription change without a nonce.
     Subscribe,
     Ack {
         nonce: u64,
     },
-    /// With the client's own words.
+    /// With the client's text.
     Nack {
         nonce: u64,
         error: String,
     },
-    /// Carried the nonce of another response than the last one, or of one answered already.
+    /// With the nonce of another response than the last one, or of one that was acknowledged already.
     Stale,
 }
 
-/// Something to send.
+/// A response to send.
 #[derive(Debug)]
 pub struct Response {
     /// `None` for a type that is not served.
-    pub of: Option<ResourceType>,
+    pub resource_type: Option<ResourceType>,
     pub frame: Frame,
     pub nonce: u64,
-    /// The set it brings the proxy to, and what of it the proxy wants.
+    /// The set that it brings the proxy to, and the proxy's subscription.
     pub set: Arc<TypeSet>,
     pub subscription: Arc<Subscription>,
 }
 
-/// One stream's side of the protocol.
+/// The server's side of one stream.
 #[derive(Debug)]
 pub struct Session {
     delta: bool,
     /// Set on the single-type services.
     only: Option<ResourceType>,
-    limits: Limits,
+    limits: SessionLimits,
     interner: Arc<Interner>,
     frames: Arc<FrameBuilder>,
-    /// The last nonce given out. Starts anywhere, so that nonces of an earlier stream are foreign.
+    /// The last nonce that was used. Starts anywhere, so that nonces of an earlier stream are foreign.
     nonce: u64,
     types: [TypeState; ResourceType::COUNT],
     unserved: Vec<Unserved>,
-    /// CDS responses that went out while changed listeners or routes waited.
+    /// CDS responses that were sent while changed listeners or routes waited.
     rounds_waited: u32,
 }
 
@@ -109,8 +109,8 @@ pub struct Session {
 struct Unserved {
     type_url: String,
     state: TypeState,
-    /// Its own, because frames are kept by the set and name the type.
-    nothing: Arc<TypeSet>,
+    /// Its own, because frames are cached by the set and contain the type.
+    empty_set: Arc<TypeSet>,
 }
 
 impl Session {
@@ -118,7 +118,7 @@ impl Session {
     pub fn new(
         delta: bool,
         only: Option<ResourceType>,
-        limits: Limits,
+        limits: SessionLimits,
         interner: Arc<Interner>,
         frames: Arc<FrameBuilder>,
         nonce: u64,
@@ -134,25 +134,25 @@ impl Session {
     ///
     /// # Errors
     /// Bytes that are no such message.
-    pub fn decode(&self, message: Bytes) -> Result<Request, Malformed> {
+    pub fn decode(&self, message: Bytes) -> Result<DiscoveryRequest, MalformedRequest> {
         let known = self.types.iter().map(|state| &**state.subscription());
-        Request::decode_knowing(message, self.delta, known)
+        DiscoveryRequest::decode_with_known_names(message, self.delta, known)
     }
 
-    /// Takes a request in; what it leads to comes out of [`Self::poll`].
+    /// Handles a request; responses to it come out of [`Self::next_response`].
     ///
     /// # Errors
-    /// A [`Refusal`], after which the stream must be ended.
-    pub fn request(
+    /// A [`RequestError`], after which the stream must be ended.
+    pub fn handle_request(
         &mut self,
-        request: &Request,
+        request: &DiscoveryRequest,
         view: &View,
-    ) -> Result<(Option<ResourceType>, Meaning), Refusal> {
-        let of = self.type_of(&request.common().type_url)?;
+    ) -> Result<(Option<ResourceType>, RequestKind), RequestError> {
+        let resource_type = self.type_of(&request.common().type_url)?;
         let (limit, delta) = (self.limits.names, self.delta);
         let sent = match request {
-            Request::Sotw(request) => request.names.len(),
-            Request::Delta(request) => {
+            DiscoveryRequest::Sotw(request) => request.names.len(),
+            DiscoveryRequest::Delta(request) => {
                 [request.subscribe.len(), request.unsubscribe.len(), request.initial_versions.len()]
                     .into_iter()
                     .max()
@@ -160,85 +160,99 @@ impl Session {
             }
         };
         if sent > limit {
-            return Err(Refusal::TooManyNames { got: sent, limit });
+            return Err(RequestError::TooManyNames { got: sent, limit });
         }
-        if of == Some(ResourceType::Endpoint) {
+        if resource_type == Some(ResourceType::Endpoint) {
             self.expect_warming();
         }
-        let (state, kind, now) = match of {
-            Some(of) => (&mut self.types[of.index()], Kind::new(Some(of), delta), view.set(of)),
+        let (state, traits, now) = match resource_type {
+            Some(resource_type) => (
+                &mut self.types[resource_type.index()],
+                TypeTraits::new(Some(resource_type), delta),
+                view.set(resource_type),
+            ),
             None => {
                 let url = &request.common().type_url;
                 let at = match self.unserved.iter().position(|one| one.type_url == *url) {
                     Some(at) => at,
                     None if self.unserved.len() + self.types.len() >= self.limits.types => {
-                        return Err(Refusal::TooManyTypes { limit: self.limits.types });
+                        return Err(RequestError::TooManyTypes { limit: self.limits.types });
                     }
                     None => {
                         let none = self.interner.intern(false, Vec::new());
                         self.unserved.push(Unserved {
                             type_url: url.clone(),
                             state: TypeState::new(none),
-                            nothing: Arc::default(),
+                            empty_set: Arc::default(),
                         });
                         self.unserved.len() - 1
                     }
                 };
-                let Unserved { state, nothing, .. } = &mut self.unserved[at];
-                (state, Kind::new(None, delta), &*nothing)
+                let Unserved { state, empty_set, .. } = &mut self.unserved[at];
+                (state, TypeTraits::new(None, delta), &*empty_set)
             }
         };
-        let meaning = match request {
-            Request::Sotw(request) => state.sotw_request(kind, request, now, &self.interner),
-            Request::Delta(request) => state.delta_request(kind, request, now, &self.interner),
+        let kind = match request {
+            DiscoveryRequest::Sotw(request) => {
+                state.sotw_request(traits, request, now, &self.interner)
+            }
+            DiscoveryRequest::Delta(request) => {
+                state.delta_request(traits, request, now, &self.interner)
+            }
         };
-        let got = state.subscription().len().max(state.asked_names(now));
+        let got = state.subscription().len().max(state.requested_names(now));
         if got > limit {
-            return Err(Refusal::TooManyNames { got, limit });
+            return Err(RequestError::TooManyNames { got, limit });
         }
-        Ok((of, meaning))
+        Ok((resource_type, kind))
     }
 
     /// The next response, or `None` while there is nothing to send. Call until `None` after every
     /// request and every new snapshot.
     ///
-    /// Types go in the order CDS, EDS, LDS, RDS, and clusters that vanish go last, with a response
-    /// of their own, so that nothing refers to what is not there (rule 18). Order is of sends: no
-    /// type waits for another type's ACK. The one exception is that changed listeners and routes
-    /// wait for the answer to a CDS response that adds clusters: Envoy gives it once those are
-    /// warm, and a route that came sooner would answer 503 until then (seen under load). The wait
-    /// ends with the ACK timeout, and in a mesh that never rests there is always another such
-    /// response, so after a few rounds they go first. Those that were asked for on this stream wait
-    /// if the client came back with what it had, and never if it starts: Envoy then asks for them
-    /// when its clusters are warm.
-    pub fn poll(&mut self, view: &View) -> Option<Response> {
+    /// Types are sent in the order CDS, EDS, LDS, RDS, and removals of clusters last, in a response of
+    /// their own, so that nothing refers to a missing resource (rule 18). Only sends are ordered: no type
+    /// waits for another type's ACK. The one exception is that changed listeners and routes wait for the
+    /// ACK of a CDS response that adds clusters: Envoy sends it once those are warm, and a route that
+    /// came sooner would answer 503 until then (seen under load). The wait ends with the ACK timeout; in
+    /// a mesh that changes all the time there is always another such response, so after a few rounds
+    /// listeners and routes go first. Those that were requested on this stream wait if the client
+    /// reconnected with what it had, and never if it starts: Envoy then requests them when its clusters
+    /// are warm.
+    pub fn next_response(&mut self, view: &View) -> Option<Response> {
         use ResourceType::{Cluster, Endpoint, Listener, Route};
-        let referrers_behind = [Listener, Route]
-            .into_iter()
-            .any(|of| self.is_behind(of, view) || self.types[of.index()].catches_up());
+        let referrers_behind = [Listener, Route].into_iter().any(|resource_type| {
+            self.is_behind(resource_type, view)
+                || self.types[resource_type.index()].is_catching_up()
+        });
         if !referrers_behind {
             self.rounds_waited = 0;
         }
         let clusters_warming = self.types[Cluster.index()].is_adding(view.set(Cluster));
-        let order = if self.rounds_waited > ROUNDS && !clusters_warming {
+        let order = if self.rounds_waited > MAX_ROUNDS && !clusters_warming {
             [Listener, Route, Cluster, Endpoint]
         } else {
             ResourceType::IN_ORDER
         };
-        for of in order {
-            let state = &self.types[of.index()];
-            let wait = match of {
-                Cluster => referrers_behind && state.only_removes(view.set(of)),
-                Listener | Route => clusters_warming && (!state.is_asked() || state.catches_up()),
+        for resource_type in order {
+            let state = &self.types[resource_type.index()];
+            let wait = match resource_type {
+                Cluster => referrers_behind && state.only_removes(view.set(resource_type)),
+                Listener | Route => {
+                    clusters_warming && (!state.is_requested() || state.is_catching_up())
+                }
                 Endpoint => false,
             };
             if wait {
                 continue;
             }
-            let kept = (of == Cluster && referrers_behind && state.awaits().is_none())
-                .then(|| state.without_removals(view.set(of)));
-            if let Some(response) = self.poll_type(of, kept.as_ref().unwrap_or(view.set(of))) {
-                if of == Cluster && referrers_behind {
+            let kept =
+                (resource_type == Cluster && referrers_behind && state.unacked_nonce().is_none())
+                    .then(|| state.without_removals(view.set(resource_type)));
+            if let Some(response) =
+                self.poll_type(resource_type, kept.as_ref().unwrap_or(view.set(resource_type)))
+            {
+                if resource_type == Cluster && referrers_behind {
                     self.rounds_waited += 1;
                 }
                 return Some(response);
@@ -247,30 +261,30 @@ impl Session {
         self.poll_unserved()
     }
 
-    /// Gives up waiting for the answer to a response, so that newer content can be sent: a
-    /// withheld ACK may never come (Envoy withholds CDS' while clusters warm).
-    pub fn overdue(&mut self, of: ResourceType, nonce: u64) {
-        self.types[of.index()].overdue(nonce);
+    /// Stops waiting for the ACK of a response, so that newer content can be sent: a withheld ACK may never
+    /// come (Envoy withholds CDS' while clusters warm).
+    pub fn ack_timed_out(&mut self, resource_type: ResourceType, nonce: u64) {
+        self.types[resource_type.index()].ack_timed_out(nonce);
     }
 
-    /// The nonce of this type's response that is not answered yet.
-    pub fn awaits(&self, of: ResourceType) -> Option<u64> {
-        self.types[of.index()].awaits()
+    /// The nonce of this type's unacknowledged response.
+    pub fn unacked_nonce(&self, resource_type: ResourceType) -> Option<u64> {
+        self.types[resource_type.index()].unacked_nonce()
     }
 
-    /// What is asked for of this type.
-    pub fn subscription(&self, of: ResourceType) -> &Arc<Subscription> {
-        self.types[of.index()].subscription()
+    /// The subscription of this type.
+    pub fn subscription(&self, resource_type: ResourceType) -> &Arc<Subscription> {
+        self.types[resource_type.index()].subscription()
     }
 
-    /// The set that the proxy has been brought to, or that it brought along; `None` if neither.
-    pub fn held(&self, of: ResourceType) -> Option<&Arc<TypeSet>> {
-        self.types[of.index()].sent.as_ref()
+    /// The set that the proxy was brought to, or had from an earlier stream; `None` if neither.
+    pub fn sent_set(&self, resource_type: ResourceType) -> Option<&Arc<TypeSet>> {
+        self.types[resource_type.index()].sent.as_ref()
     }
 
-    /// Bytes that this stream alone holds, about: names that are to be told, and what it asks for of
-    /// types that are not served.
-    pub fn bytes(&self) -> usize {
+    /// About how many bytes this stream alone holds: pending names, and subscriptions of types that are not
+    /// served.
+    pub fn held_bytes(&self) -> usize {
         let unserved = self.unserved.iter();
         let unserved =
             unserved.map(|one| one.state.pending_bytes() + one.state.subscription().bytes());
@@ -282,10 +296,10 @@ impl Session {
         self.delta
     }
 
-    /// A delta client that opens endpoints before clusters may have a cluster that was warming when
-    /// its last stream broke: Envoy does not ask for clusters before that one is warm, and says of
-    /// its endpoints that it has them, although it waits for them to come again (seen with 1.40).
-    /// So whatever it brings along does not count (rule 19).
+    /// A delta client that opens endpoints before clusters may have a cluster that was warming when its
+    /// last stream broke: Envoy does not request clusters before that one is warm, and says that it has
+    /// the endpoints, although it waits for them to be sent again (seen with 1.40). So what it says it has
+    /// does not count (rule 19).
     fn expect_warming(&mut self) {
         let [clusters, endpoints, ..] = &mut self.types;
         if self.delta && self.only.is_none() && !clusters.open && !endpoints.open {
@@ -293,53 +307,60 @@ impl Session {
         }
     }
 
-    fn is_behind(&self, of: ResourceType, view: &View) -> bool {
-        self.types[of.index()].is_behind(Kind::new(Some(of), self.delta), view.set(of))
+    fn is_behind(&self, resource_type: ResourceType, view: &View) -> bool {
+        self.types[resource_type.index()]
+            .is_behind(TypeTraits::new(Some(resource_type), self.delta), view.set(resource_type))
     }
 
-    fn type_of(&self, type_url: &str) -> Result<Option<ResourceType>, Refusal> {
-        let of = ResourceType::from_type_url(type_url);
+    fn type_of(&self, type_url: &str) -> Result<Option<ResourceType>, RequestError> {
+        let resource_type = ResourceType::from_type_url(type_url);
         match self.only {
-            Some(only) if type_url.is_empty() || of == Some(only) => Ok(Some(only)),
+            Some(only) if type_url.is_empty() || resource_type == Some(only) => Ok(Some(only)),
             Some(only) => {
-                Err(Refusal::WrongType { expected: only.type_url(), got: type_url.to_owned() })
+                Err(RequestError::WrongType { expected: only.type_url(), got: type_url.to_owned() })
             }
-            None if type_url.is_empty() => Err(Refusal::NoType),
-            // An unknown type must not cost the proxy the types it needs; a string that cannot be
-            // a type is a broken client, and silence would hide that.
-            None if of.is_none() && !type_url.starts_with("type.googleapis.com/") => {
-                Err(Refusal::BadType(type_url.to_owned()))
+            None if type_url.is_empty() => Err(RequestError::NoType),
+            // An unknown type must not cost the proxy the types that it needs; a string that cannot be
+            // a type means a broken client, and silence would hide that.
+            None if resource_type.is_none() && !type_url.starts_with("type.googleapis.com/") => {
+                Err(RequestError::BadType(type_url.to_owned()))
             }
-            None => Ok(of),
+            None => Ok(resource_type),
         }
     }
 
-    fn poll_type(&mut self, of: ResourceType, now: &Arc<TypeSet>) -> Option<Response> {
-        let kind = Kind::new(Some(of), self.delta);
-        let state = &mut self.types[of.index()];
-        let frame = state.respond(kind, of.type_url(), now, &self.frames)?;
+    fn poll_type(&mut self, resource_type: ResourceType, now: &Arc<TypeSet>) -> Option<Response> {
+        let traits = TypeTraits::new(Some(resource_type), self.delta);
+        let state = &mut self.types[resource_type.index()];
+        let frame = state.respond(traits, resource_type.type_url(), now, &self.frames)?;
         let nonce = next_nonce(&mut self.nonce);
-        state.sent_as(nonce);
+        state.set_sent(nonce);
         let subscription = state.subscription().clone();
-        if of == ResourceType::Cluster {
+        if resource_type == ResourceType::Cluster {
             let [clusters, endpoints, ..] = &mut self.types;
-            endpoints.warm(clusters.last_told(), now);
+            endpoints.add_warming(clusters.last_sent_resources(), now);
         }
-        Some(Response { of: Some(of), frame, nonce, set: now.clone(), subscription })
+        Some(Response {
+            resource_type: Some(resource_type),
+            frame,
+            nonce,
+            set: now.clone(),
+            subscription,
+        })
     }
 
     fn poll_unserved(&mut self) -> Option<Response> {
-        let kind = Kind::new(None, self.delta);
-        for Unserved { type_url, state, nothing } in &mut self.unserved {
-            if let Some(frame) = state.respond(kind, type_url, nothing, &self.frames) {
+        let traits = TypeTraits::new(None, self.delta);
+        for Unserved { type_url, state, empty_set } in &mut self.unserved {
+            if let Some(frame) = state.respond(traits, type_url, empty_set, &self.frames) {
                 let nonce = next_nonce(&mut self.nonce);
-                state.sent_as(nonce);
+                state.set_sent(nonce);
                 let subscription = state.subscription().clone();
                 return Some(Response {
-                    of: None,
+                    resource_type: None,
                     frame,
                     nonce,
-                    set: nothing.clone(),
+                    set: empty_set.clone(),
                     subscription,
                 });
             }

@@ -1,14 +1,16 @@
-//! One stream's life: requests in, frames out, status kept. All decisions are the session's.
+//! One discovery stream: runs its session, hands out the responses, keeps its status.
 //!
-//! The response body is this generator itself: it runs only when HTTP/2 has room for more, so a
-//! peer that does not read holds the frame in flight and nothing else, and no channel stands
-//! between a snapshot and the socket.
+//! [`ResponseStream`] is the body of the response, and polling it is all that runs a stream: HTTP/2 polls
+//! it when it has sent the previous piece, or when the connection was woken. So a peer that does not read
+//! holds the response in flight and nothing else, and no channel stands between a snapshot and the
+//! socket. The session decides what is sent; `handshake` is the start of a stream, `registry` and
+//! `stall_detector` are how the server sees all streams from outside.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures::Stream;
@@ -17,136 +19,171 @@ use tokio::time::{Instant, Sleep};
 use tonic::Status;
 use tracing::{debug, warn};
 
-use crate::ads::account::ConnectionAccount;
-use crate::ads::admission::{QUIET, Turn};
-use crate::ads::budget::Budget;
-use crate::ads::control::Control;
-use crate::ads::outbox::Outbox;
-use crate::ads::request::Malformed;
-use crate::ads::requests::Requests;
-use crate::ads::session::{self, Refusal, Session};
-use crate::ads::{peer_text, work};
+use crate::ads::admission::memory_account::ConnectionAccount;
+use crate::ads::admission::rate_limiter::RateLimiter;
+use crate::ads::admission::{AdmissionPermit, IN_SYNC_AFTER, work_meter};
+use crate::ads::discovery_request::MalformedRequest;
+use crate::ads::grpc::messages::MessageReceiver;
+use crate::ads::http::connection_handle::ConnectionHandle;
+use crate::ads::peer_text;
+use crate::ads::session::{self, RequestError, Session};
 use crate::metrics::Metrics;
 use crate::names::ResourceType;
-use crate::proxies::Connection;
-use crate::snapshot::encode::Piece;
+use crate::proxies::{Registration, XdsStream};
+use crate::snapshot::encode::{FramePiece, FramePieces};
 use crate::snapshot::{Snapshot, View};
-use crate::view::ViewLease;
+use crate::view::{ViewLease, ViewWatch};
 
-mod begin;
-mod note;
-mod shared;
+mod context;
+mod handshake;
+mod record_status;
+pub(in crate::ads) mod registry;
+mod stall_detector;
 
-use begin::begin;
-pub(super) use shared::{Context, News};
-pub use shared::{Limits, Shared};
+pub use context::{ServerContext, ServerLimits};
+pub(in crate::ads) use context::{SnapshotSignal, StreamContext};
+use handshake::handshake;
+use registry::RegisteredStream;
 
 /// Bytes of the text that a stream ends with: Envoy logs it, and headers have little room.
 const MAX_STATUS_TEXT: usize = 1024;
 
 /// Which method was called.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Method {
-    pub(super) delta: bool,
+pub(in crate::ads) struct Method {
+    pub(in crate::ads) delta: bool,
     /// The one type of a single-type service.
-    pub(super) only: Option<ResourceType>,
+    pub(in crate::ads) only: Option<ResourceType>,
 }
 
-/// Whose connection a stream is on.
+/// The connection that a stream is on.
 #[derive(Clone, Debug)]
-pub(super) struct Peer {
-    pub(super) address: SocketAddr,
-    pub(super) control: Arc<Control>,
-    pub(super) account: Arc<ConnectionAccount>,
+pub(in crate::ads) struct Peer {
+    pub(in crate::ads) address: SocketAddr,
+    pub(in crate::ads) handle: Arc<ConnectionHandle>,
+    pub(in crate::ads) account: Arc<ConnectionAccount>,
 }
 
-/// The response body of one stream: pieces of gRPC messages, then how it ended.
-pub(super) fn serve(
-    context: Arc<Context>,
+/// The response body of one stream: pieces of gRPC messages, then how the stream ended.
+pub(in crate::ads) struct ResponseStream {
+    // Dropped in this order: a stream is on the list of proxies for as long as it may change its status.
+    state: State,
+    registration: Option<Registration>,
+    open: Option<OpenStreamGauge>,
+    context: Arc<StreamContext>,
     method: Method,
     peer: Peer,
-    mut requests: Requests,
-) -> impl Stream<Item = Result<Piece, Status>> + Send {
-    async_stream::try_stream! {
-        let shared = &context.shared;
-        let _open = OpenStream::new(&shared.metrics);
-        let limit = shared.limits.streams_per_peer;
-        let registration =
-            shared.proxies.register(Some(peer.address), method.delta, limit).map_err(|error| {
-                warn!(%error, "stream refused");
-                Status::resource_exhausted(error.to_string())
-            })?;
-        let mut news = context.news.clone();
-        // Boxed, as is what comes of it: the room for both would be part of every idle stream.
-        let connection = &registration.connection;
-        let begun = begin(&context, method, &peer, connection, &mut news, &mut requests);
-        let mut stream = match Box::pin(begun).await {
-            Ok(Some(stream)) => {
-                peer.control.settle();
-                stream
-            }
-            Ok(None) => return,
-            Err(status) => Err(refused(&registration.connection, status))?,
-        };
-        let mut seat = stream.lease.watch();
-        let end = 'stream: loop {
-            // One wait for as long as the view stays, however often the proxy answers.
-            let mut reassigned = pin!(seat.reassigned());
-            loop {
-                while let Some(response) = stream.next() {
-                    stream.note_sent(&response);
-                    stream.outbox.begin(&response.frame);
-                    for piece in response.frame.pieces(response.nonce) {
-                        stream.outbox.put();
-                        yield piece;
+}
+
+/// How far a stream is.
+enum State {
+    Opened(MessageReceiver),
+    Handshake(Pin<Box<dyn Future<Output = Result<Option<Box<AdsStream>>, Status>> + Send>>),
+    Serving(Box<AdsStream>),
+    Ended,
+}
+
+impl ResponseStream {
+    pub(in crate::ads) fn new(
+        context: Arc<StreamContext>,
+        method: Method,
+        peer: Peer,
+        requests: MessageReceiver,
+    ) -> Self {
+        let state = State::Opened(requests);
+        Self { state, registration: None, open: None, context, method, peer }
+    }
+
+    /// Puts the stream on the list of proxies and begins its handshake.
+    fn register(&mut self, requests: MessageReceiver) -> Result<(), Status> {
+        let server = &self.context.server;
+        self.open = Some(OpenStreamGauge::new(&server.metrics));
+        let (peer, limit) = (&self.peer, server.limits.streams_per_peer);
+        let registered = server.proxies.register(Some(peer.address), self.method.delta, limit);
+        let registration = registered.map_err(|error| {
+            warn!(%error, "stream refused");
+            Status::resource_exhausted(error.to_string())
+        })?;
+        let stream = registration.stream.clone();
+        self.registration = Some(registration);
+        // Boxed, as is its result: room for both would be part of every idle stream.
+        let handshake =
+            handshake(self.context.clone(), self.method, self.peer.clone(), stream, requests);
+        self.state = State::Handshake(Box::pin(handshake));
+        Ok(())
+    }
+}
+
+impl Stream for ResponseStream {
+    type Item = Result<FramePiece, Status>;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<FramePiece, Status>>> {
+        let this = &mut *self;
+        loop {
+            match &mut this.state {
+                State::Opened(_) => {
+                    let opened = std::mem::replace(&mut this.state, State::Ended);
+                    if let State::Opened(requests) = opened
+                        && let Err(status) = this.register(requests)
+                    {
+                        return Poll::Ready(Some(Err(status)));
                     }
-                    stream.outbox.taken();
                 }
-                match stream.wait(&news, reassigned.as_mut(), &mut requests).await {
-                    Ok(Woken::Here) => {}
-                    Ok(Woken::News) => {
-                        if let Err(status) = stream.follow(&news.borrow_and_update(), true) {
-                            break 'stream Err(status);
-                        }
+                State::Handshake(handshake) => match ready!(handshake.as_mut().poll(context)) {
+                    Ok(Some(stream)) => {
+                        this.peer.handle.settle();
+                        this.state = State::Serving(stream);
                     }
-                    Ok(Woken::Reassigned) => break,
-                    Ok(Woken::Ended) => break 'stream Ok(()),
-                    Err(status) => break 'stream Err(status),
-                }
+                    Ok(None) => this.state = State::Ended,
+                    Err(status) => {
+                        this.state = State::Ended;
+                        let stream = this.registration.as_ref().map(|one| &*one.stream);
+                        return Poll::Ready(Some(Err(log_end(stream, status))));
+                    }
+                },
+                State::Serving(stream) => match ready!(stream.poll_piece(context)) {
+                    Ok(Some(piece)) => return Poll::Ready(Some(Ok(piece))),
+                    Ok(None) => {
+                        debug!(proxy = stream.stream.connection_id(), "stream ended");
+                        this.state = State::Ended;
+                    }
+                    Err(status) => {
+                        let status = log_end(Some(&stream.stream), status);
+                        this.state = State::Ended;
+                        return Poll::Ready(Some(Err(status)));
+                    }
+                },
+                State::Ended => return Poll::Ready(None),
             }
-            if let Err(status) = stream.follow(&news.borrow_and_update(), false) {
-                break Err(status);
-            }
-        };
-        match end {
-            Ok(()) => debug!(proxy = stream.connection.connection_id(), "stream ended"),
-            Err(status) => Err(refused(&stream.connection, status))?,
         }
     }
 }
 
-/// Counts a stream for as long as it is open, however it ends.
-struct OpenStream(Arc<Metrics>);
+/// Counts a stream in the metrics for as long as it is open, however it ends.
+struct OpenStreamGauge(Arc<Metrics>);
 
-impl OpenStream {
+impl OpenStreamGauge {
     fn new(metrics: &Arc<Metrics>) -> Self {
         metrics.stream_opened();
         Self(metrics.clone())
     }
 }
 
-impl Drop for OpenStream {
+impl Drop for OpenStreamGauge {
     fn drop(&mut self) {
         self.0.stream_closed();
     }
 }
 
-/// What a stream was woken by.
-enum Woken {
-    /// A request, or the time.
-    Here,
-    News,
-    /// Another view is its own.
+/// What a stream was polled for.
+enum Event {
+    /// A request, a timer or a permit, which is dealt with.
+    Handled,
+    NewSnapshot,
+    /// Another view was assigned to the proxy.
     Reassigned,
     /// The proxy has ended the stream.
     Ended,
@@ -154,245 +191,269 @@ enum Woken {
 
 /// Whether this stream may be brought into sync.
 enum Admitted {
-    Waiting(Pin<Box<dyn Future<Output = Turn> + Send>>),
+    Waiting(Pin<Box<dyn Future<Output = AdmissionPermit> + Send>>),
     /// Until it is in sync.
-    Starting(#[expect(dead_code, reason = "held, and given back when dropped")] Turn),
+    Starting(#[expect(dead_code, reason = "released when dropped")] AdmissionPermit),
     Done,
 }
 
-/// A stream past its first request.
+/// A stream past its handshake.
 struct AdsStream {
-    context: Arc<Context>,
-    connection: Arc<Connection>,
-    outbox: Outbox,
+    context: Arc<StreamContext>,
+    stream: Arc<XdsStream>,
+    registered: RegisteredStream,
+    requests: MessageReceiver,
+    signal: watch::Receiver<SnapshotSignal>,
     session: Session,
     view: Arc<View>,
     /// Keeps the view built.
     lease: ViewLease,
-    budget: Budget,
+    /// Resolves when another view is assigned. One future for as long as the view stays, however often
+    /// the stream is polled.
+    reassigned: Pin<Box<dyn Future<Output = ViewWatch> + Send>>,
+    /// The response that is being sent.
+    pieces: Option<FramePieces>,
+    rate_limiter: RateLimiter,
     admitted: Admitted,
-    /// When each type's response was sent.
+    /// When each type's unacknowledged response was sent.
     sent_at: [Option<Instant>; ResourceType::COUNT],
-    /// Goes off when an answer may be overdue, or a starting stream has been quiet. One timer that
-    /// is left alone until then: to set it anew for every response would cost more than the
-    /// response.
-    alarm: Pin<Box<Sleep>>,
-    alarm_set: bool,
-    /// When there last was something to do, and since when if a change of the source was the cause.
-    woken: Instant,
-    since: Option<std::time::Instant>,
+    /// Fires when an ACK may be overdue, a starting stream may be in sync, or a throttled one may read
+    /// again. One timer that is not reset before it fires: resetting it for every response would cost
+    /// more than the response.
+    timer: Pin<Box<Sleep>>,
+    timer_set: bool,
+    /// When the last event came.
+    last_event: Instant,
+    /// When the source sent the change that the stream is being brought to, if a change caused it.
+    change_received: Option<std::time::Instant>,
 }
 
 impl AdsStream {
-    /// What to send now.
-    fn next(&mut self) -> Option<session::Response> {
+    /// The next piece to send; `None` when the proxy has ended the stream.
+    fn poll_piece(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<FramePiece>, Status>> {
+        loop {
+            if let Some(pieces) = &mut self.pieces {
+                if let Some(piece) = pieces.next() {
+                    self.registered.begin_piece();
+                    return Poll::Ready(Ok(Some(piece)));
+                }
+                self.pieces = None;
+                self.registered.finish_response();
+            }
+            if let Some(response) = self.next_response() {
+                self.record_response(&response);
+                self.registered.begin_response(&response.frame);
+                self.pieces = Some(response.frame.pieces(response.nonce));
+                continue;
+            }
+            match ready!(self.poll_event(context))? {
+                Event::Handled => {}
+                Event::NewSnapshot => self.adopt_snapshot(true)?,
+                Event::Reassigned => self.adopt_snapshot(false)?,
+                Event::Ended => return Poll::Ready(Ok(None)),
+            }
+        }
+    }
+
+    /// The response to send now, if the stream is admitted.
+    fn next_response(&mut self) -> Option<session::Response> {
         match self.admitted {
             Admitted::Waiting(_) => None,
-            Admitted::Starting(_) | Admitted::Done => self.session.poll(&self.view),
+            Admitted::Starting(_) | Admitted::Done => self.session.next_response(&self.view),
         }
     }
 
-    /// Waits for something to do.
-    async fn wait(
-        &mut self,
-        news: &watch::Receiver<News>,
-        reassigned: Pin<&mut impl Future<Output = ()>>,
-        requests: &mut Requests,
-    ) -> Result<Woken, Status> {
-        let throttled = self.outbox.control().work.wait(self.woken).map(|wait| self.woken + wait);
-        // A client that has said everything is owed the answers all the same: it waits for its turn.
-        let over = matches!(self.admitted, Admitted::Waiting(_)) && requests.are_over();
-        self.set_alarm(throttled);
-        let control = self.outbox.control();
-        tokio::select! {
-            biased;
-            // A proxy that asks goes before one that is merely told (it may be starting).
-            request = next_request(requests, control), if throttled.is_none() && !over => {
-                let Some(request) = request? else { return Ok(Woken::Ended) };
-                (self.woken, self.since) = (Instant::now(), None);
-                self.take(request)?;
-            }
-            there = there(news) => {
-                there.map_err(|_| going_away())?;
-                return Ok(Woken::News);
-            }
-            () = reassigned => return Ok(Woken::Reassigned),
-            // Between two responses, so that nothing is lost by it.
-            () = ending(control) => return Err(self.aged()),
-            () = self.alarm.as_mut(), if self.alarm_set => {
-                self.alarm_set = false;
-                self.on_alarm();
-            }
-            turn = its_turn(&mut self.admitted) => {
-                self.woken = Instant::now();
-                self.outbox.admitted(Some(&turn));
-                self.admitted = Admitted::Starting(turn);
-            }
+    /// The next event, in the order of precedence: a request goes before a snapshot, because the proxy
+    /// that asks may be starting.
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Result<Event, Status>> {
+        let handle = self.registered.handle();
+        let throttled = handle.work.throttle_delay(self.last_event);
+        let throttled = throttled.map(|delay| self.last_event + delay);
+        // A client that has ended its side gets its responses all the same, once it is admitted.
+        let finished = matches!(self.admitted, Admitted::Waiting(_)) && self.requests.is_finished();
+        // When the time slice is over no waker is needed: the connection's task is polled again.
+        let may_read = throttled.is_none() && !finished && !handle.work.is_slice_over();
+        self.set_timer(throttled);
+        if may_read && let Poll::Ready(request) = self.requests.poll_receive() {
+            let Some(request) = request? else { return Poll::Ready(Ok(Event::Ended)) };
+            (self.last_event, self.change_received) = (Instant::now(), None);
+            self.handle_request(request)?;
+            return Poll::Ready(Ok(Event::Handled));
         }
-        Ok(Woken::Here)
+        // Registers no waker: see `StreamContext::wake_streams`.
+        match self.signal.has_changed() {
+            Ok(false) => {}
+            Ok(true) => return Poll::Ready(Ok(Event::NewSnapshot)),
+            Err(_) => return Poll::Ready(Err(going_away())),
+        }
+        if let Poll::Ready(watch) = self.reassigned.as_mut().poll(context) {
+            self.reassigned = Box::pin(reassigned(watch));
+            return Poll::Ready(Ok(Event::Reassigned));
+        }
+        // Between two responses, so that nothing is lost by it. Whoever closes a connection wakes it.
+        if self.registered.handle().is_closing() {
+            return Poll::Ready(Err(self.closing_status()));
+        }
+        if self.timer_set && self.timer.as_mut().poll(context).is_ready() {
+            self.timer_set = false;
+            self.on_timer();
+            return Poll::Ready(Ok(Event::Handled));
+        }
+        if let Admitted::Waiting(permit) = &mut self.admitted
+            && let Poll::Ready(permit) = permit.as_mut().poll(context)
+        {
+            self.last_event = Instant::now();
+            self.registered.set_permit(Some(&permit));
+            self.admitted = Admitted::Starting(permit);
+            return Poll::Ready(Ok(Event::Handled));
+        }
+        Poll::Pending
     }
 
-    /// Why the connection ends that is not the whole server's.
-    fn aged(&self) -> Status {
-        if self.context.shared.shutdown.is_cancelled() {
+    /// Why this connection is closed.
+    fn closing_status(&self) -> Status {
+        if self.context.server.shutdown.is_cancelled() {
             return going_away();
         }
         Status::unavailable(format!(
             "this connection has lasted {:?} (--max-connection-age); connect again, so that proxies \
              spread over all replicas",
-            self.context.shared.limits.connection_age
+            self.context.server.limits.connection_age
         ))
     }
 
-    /// Goes along with what is new: the snapshot (`is_new`), or the view that is this proxy's. If
-    /// that is not in the snapshot, the next one has it, and until then the one before is right.
-    fn follow(&mut self, news: &News, is_new: bool) -> Result<(), Status> {
-        if news.ending {
+    /// Takes the assigned view from the newest snapshot. If the view is not in it, the next snapshot has
+    /// it, and until then the previous view stays. `is_new`: the snapshot is why the stream was woken.
+    fn adopt_snapshot(&mut self, is_new: bool) -> Result<(), Status> {
+        if self.signal.borrow_and_update().shutting_down {
             return Err(going_away());
         }
-        self.woken = Instant::now();
-        let (since, view) = match &*self.context.shared.snapshots.borrow() {
-            Some(snapshot) => (snapshot.since, lookup(snapshot, &self.lease)),
+        self.last_event = Instant::now();
+        let (since, view) = match &*self.context.server.snapshots.borrow() {
+            Some(snapshot) => (snapshot.since, leased_view(snapshot, &self.lease)),
             None => (None, None),
         };
-        self.since = since.filter(|_| is_new);
+        self.change_received = since.filter(|_| is_new);
         if let Some(view) = view {
             self.view = view;
         }
         Ok(())
     }
 
-    /// The types whose answer is awaited, and when that becomes too long.
-    fn awaited(&self) -> impl Iterator<Item = (ResourceType, Instant)> {
-        let limit = self.context.shared.limits.ack;
+    /// The types with an unacknowledged response, and when its ACK times out.
+    fn ack_deadlines(&self) -> impl Iterator<Item = (ResourceType, Instant)> {
+        let limit = self.context.server.limits.ack;
         ResourceType::IN_ORDER
             .into_iter()
-            .filter(|of| self.session.awaits(*of).is_some())
-            .filter_map(move |of| Some((of, self.sent_at[of.index()]? + limit)))
+            .filter(|resource_type| self.session.unacked_nonce(*resource_type).is_some())
+            .filter_map(move |resource_type| {
+                Some((resource_type, self.sent_at[resource_type.index()]? + limit))
+            })
     }
 
-    /// `throttled`: until when no request is read.
-    fn set_alarm(&mut self, throttled: Option<Instant>) {
+    /// Sets the timer unless it is set. `throttled`: until when no request is read.
+    fn set_timer(&mut self, throttled: Option<Instant>) {
         if let Some(at) = throttled
-            && (!self.alarm_set || at < self.alarm.deadline())
+            && (!self.timer_set || at < self.timer.deadline())
         {
-            self.alarm.as_mut().reset(at);
-            self.alarm_set = true;
+            self.timer.as_mut().reset(at);
+            self.timer_set = true;
         }
-        if self.alarm_set {
+        if self.timer_set {
             return;
         }
-        let overdue = self.awaited().map(|(_, at)| at).min();
-        let quiet = match (&self.admitted, overdue) {
-            (Admitted::Starting(_), None) => Some(self.woken + QUIET),
-            (Admitted::Starting(_), Some(_)) => Some(Instant::now() + QUIET),
+        let ack_deadline = self.ack_deadlines().map(|(_, at)| at).min();
+        let in_sync = match (&self.admitted, ack_deadline) {
+            (Admitted::Starting(_), None) => Some(self.last_event + IN_SYNC_AFTER),
+            (Admitted::Starting(_), Some(_)) => Some(Instant::now() + IN_SYNC_AFTER),
             _ => None,
         };
-        if let Some(at) = overdue.into_iter().chain(quiet).min() {
-            self.alarm.as_mut().reset(at);
-            self.alarm_set = true;
+        if let Some(at) = ack_deadline.into_iter().chain(in_sync).min() {
+            self.timer.as_mut().reset(at);
+            self.timer_set = true;
         }
     }
 
-    fn on_alarm(&mut self) {
+    fn on_timer(&mut self) {
         let now = Instant::now();
-        let overdue: Vec<_> = self.awaited().filter(|(_, at)| *at <= now).collect();
-        for (of, _) in overdue {
-            if let Some(nonce) = self.session.awaits(of) {
+        let overdue: Vec<_> = self.ack_deadlines().filter(|(_, at)| *at <= now).collect();
+        for (resource_type, _) in overdue {
+            if let Some(nonce) = self.session.unacked_nonce(resource_type) {
                 warn!(
-                    proxy = self.connection.connection_id(),
-                    r#type = of.short(),
+                    proxy = self.stream.connection_id(),
+                    r#type = resource_type.short(),
                     "neither ACK nor NACK in {:?}, sending newer content all the same",
-                    self.context.shared.limits.ack,
+                    self.context.server.limits.ack,
                 );
-                self.session.overdue(of, nonce);
+                self.session.ack_timed_out(resource_type, nonce);
             }
-            self.sent_at[of.index()] = None;
+            self.sent_at[resource_type.index()] = None;
         }
-        let quiet = self.awaited().next().is_none() && self.woken + QUIET <= now;
-        if matches!(self.admitted, Admitted::Starting(_)) && quiet {
-            self.outbox.admitted(None);
+        let all_acked = self.ack_deadlines().next().is_none();
+        let in_sync = all_acked && self.last_event + IN_SYNC_AFTER <= now;
+        if matches!(self.admitted, Admitted::Starting(_)) && in_sync {
+            self.registered.set_permit(None);
             self.admitted = Admitted::Done;
         }
-        if self.outbox.control().work.wait(self.woken).is_some() {
-            // It may read again, as far as that is the reason.
-            self.woken = now;
+        if self.registered.handle().work.throttle_delay(self.last_event).is_some() {
+            // If the timer fired because the stream was throttled, it reads again.
+            self.last_event = now;
         }
     }
 
-    fn take(&mut self, request: Bytes) -> Result<(), Status> {
+    fn handle_request(&mut self, request: Bytes) -> Result<(), Status> {
         let bytes = request.len();
         let request = self.session.decode(request).map_err(malformed)?;
-        let work = work::of_request(request.names(), bytes);
-        self.outbox.control().work.done(work, self.woken);
-        let limits = &self.context.shared.limits;
-        if !self.budget.take(self.woken) {
+        let units = work_meter::request_units(request.names(), bytes);
+        self.registered.handle().work.charge(units, self.last_event);
+        let limits = &self.context.server.limits;
+        if !self.rate_limiter.allow_request(self.last_event) {
             return Err(Status::resource_exhausted(format!(
                 "more than {} requests a second (--max-requests-per-second)",
                 limits.requests_per_second
             )));
         }
-        let (of, meaning) = self.session.request(&request, &self.view).map_err(|refusal| {
-            let text = refusal.to_string();
-            match refusal {
-                Refusal::NoType | Refusal::BadType(_) | Refusal::WrongType { .. } => {
-                    Status::invalid_argument(text)
-                }
-                Refusal::TooManyNames { .. } | Refusal::TooManyTypes { .. } => {
+        let handled = self.session.handle_request(&request, &self.view);
+        let (resource_type, kind) = handled.map_err(|error| {
+            let text = error.to_string();
+            match error {
+                RequestError::NoType
+                | RequestError::BadType(_)
+                | RequestError::WrongType { .. } => Status::invalid_argument(text),
+                RequestError::TooManyNames { .. } | RequestError::TooManyTypes { .. } => {
                     Status::resource_exhausted(text)
                 }
             }
         })?;
-        match of {
-            Some(of) => self.note_request(of, meaning),
+        match resource_type {
+            Some(resource_type) => self.record_request(resource_type, kind),
             None => debug!(
-                proxy = self.connection.connection_id(),
+                proxy = self.stream.connection_id(),
                 type_url = request.common().type_url,
                 "asks for a type that is not served",
             ),
         }
-        self.outbox.holds(self.session.bytes());
+        self.registered.set_own_bytes(self.session.held_bytes());
         Ok(())
     }
 }
 
-/// The next request, unless it is the turn of others.
-async fn next_request(requests: &mut Requests, control: &Control) -> Result<Option<Bytes>, Status> {
-    // Nobody is woken by this: the connection's task is polled again, and another stretch begins.
-    let over = || control.work.is_stretch_over();
-    poll_fn(|_| if over() { Poll::Pending } else { Poll::Ready(()) }).await;
-    requests.next().await
+/// Waits until another view is assigned, and gives the watch back.
+async fn reassigned(mut watch: ViewWatch) -> ViewWatch {
+    watch.reassigned().await;
+    watch
 }
 
-/// News, once they are there. Nobody is woken by this: see [`Context::wake`].
-async fn there(news: &watch::Receiver<News>) -> Result<(), watch::error::RecvError> {
-    poll_fn(|_| match news.has_changed() {
-        Ok(false) => Poll::Pending,
-        Ok(true) => Poll::Ready(Ok(())),
-        Err(gone) => Poll::Ready(Err(gone)),
-    })
-    .await
-}
-
-/// Once the connection is to end, which wakes its task and with it the streams on it.
-async fn ending(control: &Control) {
-    poll_fn(|_| if control.is_ending() { Poll::Ready(()) } else { Poll::Pending }).await;
-}
-
-/// The turn, once it is there; never for a stream that does not wait for one.
-async fn its_turn(admitted: &mut Admitted) -> Turn {
-    match admitted {
-        Admitted::Waiting(turn) => turn.await,
-        Admitted::Starting(_) | Admitted::Done => std::future::pending().await,
-    }
-}
-
-/// In the newest snapshot, which may have views that were no news to anybody else.
-fn lookup(snapshot: &Snapshot, lease: &ViewLease) -> Option<Arc<View>> {
+/// The view of a lease in a snapshot. Always the newest one, which may have views whose building was
+/// announced to no other stream.
+fn leased_view(snapshot: &Snapshot, lease: &ViewLease) -> Option<Arc<View>> {
     snapshot.views.get(&*lease.view()?).cloned()
 }
 
-fn malformed(error: Malformed) -> Status {
+fn malformed(error: MalformedRequest) -> Status {
     Status::invalid_argument(error.to_string())
 }
 
@@ -400,18 +461,17 @@ fn going_away() -> Status {
     Status::unavailable("the control plane is shutting down; connect again")
 }
 
-/// Logs why a stream ends, and gives it back as short as it is to be told.
-fn refused(connection: &Connection, status: Status) -> Status {
+/// Logs why a stream ends; returns the status with its text cut to what the peer is told.
+fn log_end(stream: Option<&XdsStream>, status: Status) -> Status {
     let status = Status::new(status.code(), peer_text::cut(status.message(), MAX_STATUS_TEXT));
-    let proxy = connection.connection_id();
+    let proxy = stream.map(XdsStream::connection_id);
+    let (proxy, peer) = (proxy.as_deref().unwrap_or_default(), stream.and_then(|one| one.peer));
     match status.code() {
-        // Connections break and replicas go; neither is anybody's mistake.
+        // Connections break and replicas shut down; neither is a mistake.
         tonic::Code::Unavailable | tonic::Code::Cancelled | tonic::Code::Unknown => {
-            debug!(proxy, peer = ?connection.peer, "stream ended: {}", status.message());
+            debug!(proxy, ?peer, "stream ended: {}", status.message());
         }
-        code => warn!(
-            proxy, peer = ?connection.peer, ?code, "stream refused: {}", status.message()
-        ),
+        code => warn!(proxy, ?peer, ?code, "stream refused: {}", status.message()),
     }
     status
 }

@@ -9,8 +9,8 @@ use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 
 use super::{Cli, Serve, Source};
-use crate::ads::session;
-use crate::ads::stream;
+use crate::ads::session::SessionLimits;
+use crate::ads::stream::ServerLimits;
 use crate::app::{self, memory};
 use crate::flags::{or_any, or_forever};
 use crate::publish::Timing;
@@ -59,8 +59,8 @@ impl Serve {
             http_addr: self.http_addr,
             monitoring_addr: self.monitoring_addr,
             timing: Timing { pace: self.pace, linger: self.linger },
-            limits: stream::Limits {
-                session: session::Limits {
+            limits: ServerLimits {
+                session: SessionLimits {
                     names: or_any(self.max_names),
                     types: or_any(self.max_types),
                 },

@@ -10,7 +10,7 @@ use super::output::Each;
 use super::syncz::protocol;
 use super::{DebugState, Output, Parameters, Problem, find, rfc3339};
 use crate::names::ResourceType;
-use crate::proxies::{Connection, Labels, ProxyStatus};
+use crate::proxies::{Labels, ProxyStatus, XdsStream};
 use crate::subscription::Subscription;
 
 /// Istio's AdsClients.
@@ -97,16 +97,16 @@ fn write(
     state: &DebugState,
     parameters: &Parameters,
     output: &mut Output,
-    client: impl Fn(&Connection) -> Client,
+    client: impl Fn(&XdsStream) -> Client,
 ) -> Result<(), Problem> {
     let mut all = find::all(state, parameters)?;
     all.sort_by_cached_key(|connection| connection.connection_id());
     let total_clients = all.len();
-    let clients = Each(all, |connection: &Arc<Connection>| client(connection));
+    let clients = Each(all, |connection: &Arc<XdsStream>| client(connection));
     output.json(&Clients { total_clients, clients: Some(clients).filter(|_| total_clients > 0) })
 }
 
-fn client(connection: &Connection) -> Client {
+fn client(connection: &XdsStream) -> Client {
     Client {
         connection_id: connection.connection_id(),
         connected_at: rfc3339(connection.connected),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{DebugState, Parameters, Problem};
-use crate::proxies::Connection;
+use crate::proxies::XdsStream;
 
 /// Connections that are named where there are more than one may mean.
 const EXAMPLES: usize = 10;
@@ -15,7 +15,7 @@ const EXAMPLES: usize = 10;
 pub(super) fn all(
     state: &DebugState,
     parameters: &Parameters,
-) -> Result<Vec<Arc<Connection>>, Problem> {
+) -> Result<Vec<Arc<XdsStream>>, Problem> {
     let mut all = state.proxies.all();
     if let Some(namespace) = parameters.get("namespace") {
         all.retain(|connection| {
@@ -55,13 +55,13 @@ fn fit(id: &str, wanted: &str) -> u8 {
 
 /// The one that is meant. Of several streams of one proxy that is the youngest, since the others
 /// are most likely on their way out; of several proxies it is none.
-pub(super) fn one(state: &DebugState, parameters: &Parameters) -> Result<Arc<Connection>, Problem> {
+pub(super) fn one(state: &DebugState, parameters: &Parameters) -> Result<Arc<XdsStream>, Problem> {
     let wanted = parameters.get("proxyID").ok_or(Problem::NoProxyId)?;
     let found = all(state, parameters)?;
     let Some(youngest) = found.last() else {
         return Err(Problem::NotConnected(wanted.to_owned()));
     };
-    let proxy = |connection: &Connection| {
+    let proxy = |connection: &XdsStream| {
         let node = connection.status().identity.map(|identity| identity.node_id);
         (node, connection.peer.map(|peer| peer.ip()))
     };

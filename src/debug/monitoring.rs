@@ -2,8 +2,7 @@
 //!
 //! Open to the cluster (Prometheus, the kubelet), so it says nothing about anybody's traffic.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::extract::State;
@@ -14,71 +13,28 @@ use axum::{Json, Router};
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use super::rfc3339;
-use crate::parts::Failure;
-use crate::snapshot::Snapshot;
-use crate::source::health::Health;
+use crate::readiness::Conditions;
 use crate::version::{REVISION, VERSION};
 
-/// Whether proxies can be served: every watch has listed once and a snapshot was published.
-///
-/// Once ready, ready for good: what is known stays served when the source is lost, and a pod that
-/// takes itself out of the Service then would only take configuration away from new proxies.
-#[derive(Debug)]
-pub struct Readiness {
-    health: Arc<Health>,
-    snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
-    reached: AtomicBool,
-    /// Why the process is about to end.
-    failure: OnceLock<String>,
+/// The page for a readiness probe.
+pub(super) fn ready_page(readiness: &Conditions) -> Response {
+    match readiness.waiting_for() {
+        None => "ready\n".into_response(),
+        Some(reason) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response()
+        }
+    }
 }
 
-impl Readiness {
-    pub fn new(health: Arc<Health>, snapshot: watch::Receiver<Option<Arc<Snapshot>>>) -> Arc<Self> {
-        let (reached, failure) = (AtomicBool::new(false), OnceLock::new());
-        Arc::new(Self { health, snapshot, reached, failure })
-    }
-
-    /// A part of the process has ended: neither ready nor alive from now on, until it is restarted.
-    pub fn fail(&self, failure: &Failure) {
-        _ = self.failure.set(failure.to_string());
-    }
-
-    /// `None` when ready, else the reason in one sentence.
-    pub fn waiting_for(&self) -> Option<String> {
-        if let Some(failure) = self.failure.get() {
-            return Some(failure.clone());
-        }
-        if self.reached.load(Ordering::Relaxed) {
-            return None;
-        }
-        if let Some(reason) = self.health.waiting_for() {
-            return Some(reason);
-        }
-        if self.snapshot.borrow().is_none() {
-            return Some("everything is listed, the first snapshot is being made".to_owned());
-        }
-        self.reached.store(true, Ordering::Relaxed);
-        None
-    }
-
-    fn live(&self) -> Response {
-        match self.failure.get() {
-            None => "live\n".into_response(),
-            Some(failure) => {
-                (StatusCode::SERVICE_UNAVAILABLE, format!("not live: {failure}\n")).into_response()
-            }
-        }
-    }
-
-    pub(super) fn response(&self) -> Response {
-        match self.waiting_for() {
-            None => "ready\n".into_response(),
-            Some(reason) => {
-                (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response()
-            }
+/// The page for a liveness probe: alive as long as nothing is lost.
+fn live_page(readiness: &Conditions) -> Response {
+    match readiness.lost() {
+        None => "live\n".into_response(),
+        Some(reason) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("not live: {reason}\n")).into_response()
         }
     }
 }
@@ -86,7 +42,7 @@ impl Readiness {
 /// What the monitoring port shows.
 #[derive(Clone, Debug)]
 pub struct MonitoringState {
-    pub readiness: Arc<Readiness>,
+    pub readiness: Conditions,
     pub registry: Arc<Registry>,
     /// When the process started.
     pub started: SystemTime,
@@ -106,13 +62,13 @@ pub fn router(state: MonitoringState) -> Router {
 }
 
 async fn ready(State(state): State<MonitoringState>) -> Response {
-    state.readiness.response()
+    ready_page(&state.readiness)
 }
 
 /// Alive as long as every part of the process is. That the threads of the data path are busy is no
 /// reason to restart it.
 async fn live(State(state): State<MonitoringState>) -> Response {
-    state.readiness.live()
+    live_page(&state.readiness)
 }
 
 async fn metrics(State(state): State<MonitoringState>) -> Response {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::output::Each;
 use super::{CLUSTER_ID, DebugState, Output, Parameters, Problem, find, rfc3339};
 use crate::names::ResourceType;
-use crate::proxies::{Connection, ProxyIdentity, ProxyStatus, SyncState, TypeStatus};
+use crate::proxies::{ProxyIdentity, ProxyStatus, SyncState, TypeStatus, XdsStream};
 
 /// Istio's SyncStatus: nonces by type under its names, and `resources`. From `connection_id` on,
 /// and within `resources` from `state` on, it is ours.
@@ -79,13 +79,13 @@ pub(super) fn syncz(
     parameters: &Parameters,
     output: &mut Output,
 ) -> Result<(), Problem> {
-    let known = |connection: Arc<Connection>| {
+    let known = |connection: Arc<XdsStream>| {
         let name = connection.status().identity?.name;
         Some((name, connection))
     };
     let mut all: Vec<_> = find::all(state, parameters)?.into_iter().filter_map(known).collect();
     all.sort_by(|(a, one), (b, other)| a.cmp(b).then(one.id.cmp(&other.id)));
-    output.json(&Each(all, |(_, connection): &(_, Arc<Connection>)| {
+    output.json(&Each(all, |(_, connection): &(_, Arc<XdsStream>)| {
         let ProxyStatus { identity, types, assigned } = connection.status();
         // Said once, it stays.
         identity.map(|identity| {
@@ -96,7 +96,7 @@ pub(super) fn syncz(
 }
 
 fn sync_status(
-    connection: &Connection,
+    connection: &XdsStream,
     identity: &ProxyIdentity,
     types: [TypeStatus; ResourceType::COUNT],
     view: Option<String>,
@@ -175,6 +175,6 @@ pub(super) fn is_false(value: &bool) -> bool {
     !value
 }
 
-pub(super) fn protocol(connection: &Connection) -> &'static str {
+pub(super) fn protocol(connection: &XdsStream) -> &'static str {
     if connection.delta { "delta" } else { "sotw" }
 }

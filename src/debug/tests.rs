@@ -22,7 +22,7 @@ use crate::model::{
     ServiceKind, ServicePort, SlicePort, Subset, TargetPort,
 };
 use crate::names::ResourceType;
-use crate::proxies::{Connection, ProxyIdentity, Registration};
+use crate::proxies::{ProxyIdentity, Registration, XdsStream};
 use crate::snapshot::{Resource, TypeSet, View};
 use crate::subscription::Interner;
 use crate::version::VERSION;
@@ -48,7 +48,7 @@ impl Fixture {
         let (proxies, health) = (Arc::new(Proxies::default()), Arc::new(Health::default()));
         let (model, model_seen) = watch::channel(Model::default());
         let (snapshot, snapshot_seen) = watch::channel(None);
-        let readiness = Readiness::new(health.clone(), snapshot_seen.clone());
+        let readiness = Conditions::default();
         let started = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
@@ -81,7 +81,7 @@ impl Fixture {
         Self { state, debug, monitoring, metrics, model, snapshot, streams }
     }
 
-    fn connect(&mut self, name: &str, delta: bool) -> &Connection {
+    fn connect(&mut self, name: &str, delta: bool) -> &XdsStream {
         let peer: SocketAddr = "10.1.2.3:4567".parse().unwrap();
         let registration = self.state.proxies.register(Some(peer), delta, 1000).unwrap();
         let identity = ProxyIdentity {
@@ -99,9 +99,9 @@ impl Fixture {
                 .map(|(key, value)| (key.into(), value.into()))
                 .into(),
         };
-        registration.connection.update(|status| status.identity = Some(identity));
+        registration.stream.update(|status| status.identity = Some(identity));
         self.streams.push(registration);
-        &self.streams.last().unwrap().connection
+        &self.streams.last().unwrap().stream
     }
 
     /// reviews with a ready, a draining and a not ready endpoint; empty without any; an alias; a
@@ -211,7 +211,7 @@ fn sets() -> [Arc<TypeSet>; ResourceType::COUNT] {
 
 /// Sent everything: clusters acknowledged, endpoints of `two` only and not answered, listeners
 /// rejected; no routes asked for.
-fn send(connection: &Connection) {
+fn send(connection: &XdsStream) {
     let interner = Interner::default();
     connection.update(|status| {
         for (of, set) in ResourceType::IN_ORDER.into_iter().zip(sets()) {
@@ -237,28 +237,25 @@ fn send(connection: &Connection) {
 }
 
 #[tokio::test]
-async fn readiness_names_the_reason_and_is_for_good() {
+async fn probes_are_told_what_is_waited_for_and_what_is_lost() {
     let fixture = Fixture::new();
+    let page = |path: &'static str| get_from(&fixture.monitoring, path, "10.0.0.7:15014");
     let ready = || async {
-        let both = get_from(&fixture.monitoring, "/ready", "10.0.0.7:15014").await;
+        let both = page("/ready").await;
         assert_eq!(both, fixture.get("/ready").await);
         both
     };
     let unready =
         |reason: &str| (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n"));
-    assert_eq!(ready().await, unready("the source has not started"));
-    fixture.state.health.expect("Service");
-    fixture.state.health.expect("EndpointSlice");
-    fixture.state.health.synced("EndpointSlice");
-    fixture.state.health.failed("Service", "connection refused");
-    assert_eq!(ready().await, unready("not listed yet: Service (connection refused)"));
-    fixture.state.health.synced("Service");
-    assert_eq!(ready().await, unready("everything is listed, the first snapshot is being made"));
-    fixture.snapshot.send_replace(Some(Arc::default()));
+    let condition = fixture.state.readiness.condition("source listed", "services");
+    assert_eq!(ready().await, unready("services"));
+    assert_eq!(page("/live").await, (StatusCode::OK, "live\n".to_owned()));
+    condition.meet();
     assert_eq!(ready().await, (StatusCode::OK, "ready\n".to_owned()));
-    fixture.state.health.failed("Service", "connection refused");
-    fixture.state.health.expect("Endpoints");
-    assert_eq!(ready().await.0, StatusCode::OK);
+    condition.lose("the publisher panicked");
+    assert_eq!(ready().await, unready("the publisher panicked"));
+    let not_live = "not live: the publisher panicked\n".to_owned();
+    assert_eq!(page("/live").await, (StatusCode::SERVICE_UNAVAILABLE, not_live));
 }
 
 #[tokio::test]

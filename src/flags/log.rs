@@ -4,9 +4,10 @@
 use tracing::level_filters::LevelFilter;
 
 /// The parts of this program that log.
-const PARTS: [&str; 27] = [
+const PARTS: &[&str] = &[
     "ads",
     "app",
+    "causes",
     "cli",
     "debug",
     "descriptors",
@@ -14,6 +15,7 @@ const PARTS: [&str; 27] = [
     "escape",
     "flags",
     "http_server",
+    "kubeconfig",
     "logging",
     "metrics",
     "model",
@@ -22,6 +24,7 @@ const PARTS: [&str; 27] = [
     "parts",
     "proxies",
     "publish",
+    "readiness",
     "sidecar",
     "signals",
     "snapshot",
@@ -30,6 +33,7 @@ const PARTS: [&str; 27] = [
     "translate",
     "version",
     "view",
+    "well_known",
     "wire",
     "yaml",
 ];

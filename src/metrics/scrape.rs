@@ -222,7 +222,7 @@ impl Scrape {
         families.one(
             "pilothouse_frames_kept_bytes",
             "Bytes of encoded responses that are kept for streams that need the same",
-            ConstGauge::new(self.frames.kept_bytes()),
+            ConstGauge::new(self.frames.cached_bytes()),
         )
     }
 

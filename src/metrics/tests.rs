@@ -71,7 +71,7 @@ fn a_flood_of_version_names_ends_in_other() {
     let streams: Vec<_> = (0..100)
         .map(|number| {
             let stream = proxies.register(None, false, 1000).unwrap();
-            stream.connection.update(|status| {
+            stream.stream.update(|status| {
                 status.identity = Some(crate::proxies::ProxyIdentity {
                     node_id: "x".into(),
                     name: "x".into(),

@@ -1,7 +1,7 @@
 //! Ports that sidecars cannot serve, for people to see.
 
 use super::{Flaw, ServiceKind, ServicePort};
-use crate::names::SIDECAR_PORTS;
+use crate::well_known::ENVOY_LISTENER_PORTS;
 
 /// The ports with numbers of the sidecar's own listeners, where the service has no cluster IP by which
 /// a sidecar could tell connections to it from those to itself.
@@ -15,11 +15,12 @@ pub fn unserved_ports<'a>(
         ServiceKind::Alias(_) => true,
         ServiceKind::Headless | ServiceKind::ExternalName(_) => false,
     };
-    let unserved = move |port: &&ServicePort| !by_address && SIDECAR_PORTS.contains(&port.port);
+    let unserved =
+        move |port: &&ServicePort| !by_address && ENVOY_LISTENER_PORTS.contains(&port.port);
     ports.iter().filter(unserved).map(|port| {
         let reason = format!(
             "{} is a port of every sidecar itself, so that sidecars serve it by a cluster IP alone, \
-             and there is none; use another number (not {SIDECAR_PORTS:?})",
+             and there is none; use another number (not {ENVOY_LISTENER_PORTS:?})",
             port.port
         );
         Flaw::new(format!("spec.ports[port={}]", port.port), reason)

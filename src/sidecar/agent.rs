@@ -23,7 +23,6 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-pub mod admin;
 mod app_probes;
 mod application;
 mod args;
@@ -41,28 +40,31 @@ mod status;
 pub mod template;
 
 pub use app_probes::{APP_HEALTH, APP_PROBERS};
-pub use args::{Args, DEFAULT_DISCOVERY_ADDRESS, ProxyType, STATUS_PORT, Xds};
-pub use envoy::{Tether, check_component_log_levels, check_log_level};
+pub use args::{AgentArgs, ProxyType, Xds};
+pub use envoy::{ParentDeathExec, check_component_log_levels, check_log_level};
 pub use proxy_config::{ProxyConfig, ProxyConfigError};
 
-use admin::Admin;
 use app_probes::AppProbes;
-use config::Config;
+use config::AgentConfig;
+use drain::NotDraining;
 use envoy::Envoy;
-use readiness::State;
+use readiness::{EnvoyConditions, ProbeConditions};
 
 use crate::door::{self, BindError, Door};
 use crate::http_server;
 use crate::output::{self, Unwritten};
 use crate::parts::Parts;
+use crate::sidecar::envoy_admin::EnvoyAdmin;
 use crate::signals::Signals;
 
+/// Longer than an admin page of a busy Envoy takes.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long Envoy may take to end after SIGTERM.
-const LAST_SECOND: Duration = Duration::from_secs(1);
+const ENVOY_EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why the agent ends without having done its work.
 #[derive(Debug, Error)]
-pub enum Error {
+pub enum AgentError {
     #[error(transparent)]
     Config(#[from] config::ConfigError),
     #[error(transparent)]
@@ -88,11 +90,11 @@ pub enum Error {
 ///
 /// # Errors
 /// It could not be started.
-pub async fn run(args: Args) -> Result<u8, Error> {
+pub async fn run(args: AgentArgs) -> Result<u8, AgentError> {
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let mut config = Config::new(&args, &environment)?;
+    let mut config = AgentConfig::new(&args, &environment)?;
     if args.bootstrap_only {
         output::print(&render(&config)?)?;
         return Ok(0);
@@ -103,47 +105,48 @@ pub async fn run(args: Args) -> Result<u8, Error> {
     let listener = door::bind("--status-addr", config.status, &[]).await?;
     config.status = listener.local_addr().unwrap_or(config.status);
     let probes = AppProbes::new(config.probers.clone(), config.node.addresses[0]);
-    let probes = probes.map_err(Error::Tls)?;
+    let probes = probes.map_err(AgentError::Tls)?;
     let file = write(&config, &render(&config)?)?;
-    let mut signals = Signals::new().map_err(Error::Signals)?;
+    let mut signals = Signals::new().map_err(AgentError::Signals)?;
 
     info!(
-        node = config.node.id, discovery = %format_args!("{}:{}", config.discovery.host,
-        config.discovery.port), status = %config.status, "starting {}", program.display()
+        node = config.node.id, discovery = %config.discovery, status = %config.status, "starting {}", program.display()
     );
     let mut envoy = Envoy::start(&program, &config.envoy, &file)?;
-    let admin = Admin::new(config.admin);
-    let ask = Ask { ending: CancellationToken::new(), quit: CancellationToken::new() };
+    let admin = EnvoyAdmin::new(config.admin, ADMIN_TIMEOUT);
+    let conditions = ProbeConditions::default();
+    let not_draining = Arc::new(NotDraining::new(&conditions.ready));
+    let shutdown = Shutdown { not_draining, quit: CancellationToken::new() };
     let door = Door::new("status", listener, http_server::ROOM);
-    let mut parts = beside(door, probes, &config, &admin, &ask, envoy.pid());
-    live(&mut envoy, &admin, &config, &mut signals, &ask, &mut parts).await
+    let mut parts = start_parts(door, probes, &config, &admin, conditions, &shutdown, envoy.pid());
+    supervise(&mut envoy, &admin, &config, &mut signals, &shutdown, &mut parts).await
 }
 
-/// What others may ask for.
+/// How the end begins: by whom it is asked for, and what is told of it.
 #[derive(Clone)]
-struct Ask {
-    /// Cancelled when the end has begun.
-    ending: CancellationToken,
+struct Shutdown {
+    not_draining: Arc<NotDraining>,
     /// To be cancelled to begin it.
     quit: CancellationToken,
 }
 
 /// What works beside Envoy. It ends with the runtime: Envoy ends first, in its own order.
-fn beside(
+fn start_parts(
     door: Door,
     probes: AppProbes,
-    config: &Config,
-    admin: &Admin,
-    ask: &Ask,
+    config: &AgentConfig,
+    admin: &EnvoyAdmin,
+    conditions: ProbeConditions,
+    shutdown: &Shutdown,
     pid: process::Pid,
 ) -> Parts {
-    let (state, states) = watch::channel(State::at_start());
+    let of_envoy = EnvoyConditions::new(&conditions);
     let (cause, causes) = watch::channel(None);
     let pages = status::Pages {
-        admin: admin.clone(),
-        state: states.clone(),
-        ending: ask.ending.clone(),
-        quit: ask.quit.clone(),
+        admin: *admin,
+        conditions: conditions.clone(),
+        not_draining: shutdown.not_draining.clone(),
+        quit: shutdown.quit.clone(),
         inbound_only: config.is_sidecar(),
         probes,
         failed_scrapes: Default::default(),
@@ -153,11 +156,11 @@ fn beside(
     parts.add("status pages", CancellationToken::new(), |stop| {
         http_server::serve(door, pages, stop)
     });
-    let (admin, config) = (admin.clone(), config.clone());
+    let (admin, config) = (*admin, config.clone());
     parts.add("readiness", CancellationToken::new(), |stop| async move {
         tokio::join!(
-            readiness::follow(admin, state, causes),
-            cause::follow(&config, states, cause)
+            of_envoy.follow(admin, causes),
+            cause::follow(&config, &conditions.ready, cause)
         );
         // Ready for good: there is nothing more to be asked.
         stop.cancelled().await;
@@ -169,29 +172,29 @@ fn beside(
 }
 
 /// Envoy's life: until it ends, or is ended.
-async fn live(
+async fn supervise(
     envoy: &mut Envoy,
-    admin: &Admin,
-    config: &Config,
+    admin: &EnvoyAdmin,
+    config: &AgentConfig,
     signals: &mut Signals,
-    ask: &Ask,
+    shutdown: &Shutdown,
     parts: &mut Parts,
-) -> Result<u8, Error> {
+) -> Result<u8, AgentError> {
     let asked = tokio::select! {
         status = envoy.ended() => {
-            let (how, code) = envoy::describe(status.map_err(Error::Wait)?);
+            let (how, code) = envoy::describe(status.map_err(AgentError::Wait)?);
             error!("Envoy ended {how}, and the agent with it");
             return Ok(code);
         }
         name = signals.next() => Ok(name),
-        () = ask.quit.cancelled() => Ok("/quitquitquit"),
+        () = shutdown.quit.cancelled() => Ok("/quitquitquit"),
         failure = parts.failed() => Err(failure),
     };
     match &asked {
         Ok(name) => info!("{name}: draining; a second signal ends at once"),
         Err(failure) => error!("{failure}: draining, to end with exit code 1"),
     }
-    ask.ending.cancel();
+    shutdown.not_draining.end();
     tokio::select! {
         () = drain::drain(admin, config) => {}
         name = signals.next() => {
@@ -201,14 +204,14 @@ async fn live(
             return Ok(1);
         }
         status = envoy.ended() => {
-            let (how, code) = envoy::describe(status.map_err(Error::Wait)?);
+            let (how, code) = envoy::describe(status.map_err(AgentError::Wait)?);
             error!("Envoy ended {how} before its connections were drained");
             return Ok(code);
         }
     }
     envoy.signal(process::Signal::TERM);
-    if tokio::time::timeout(LAST_SECOND, envoy.ended()).await.is_err() {
-        warn!("Envoy has not ended within {LAST_SECOND:?} of SIGTERM: killed");
+    if tokio::time::timeout(ENVOY_EXIT_TIMEOUT, envoy.ended()).await.is_err() {
+        warn!("Envoy has not ended within {ENVOY_EXIT_TIMEOUT:?} of SIGTERM: killed");
         envoy.signal(process::Signal::KILL);
         _ = envoy.ended().await;
     }
@@ -217,10 +220,10 @@ async fn live(
 }
 
 /// The bootstrap as Envoy is to read it.
-fn render(config: &Config) -> Result<String, Error> {
+fn render(config: &AgentConfig) -> Result<String, AgentError> {
     let mut json = template::to_json(&bootstrap::bootstrap(config))?;
     if let Some(file) = &config.template {
-        template::lay_over(&mut json, template::read(file)?);
+        template::merge_patch(&mut json, template::read(file)?);
     }
     Ok(pretty(json))
 }
@@ -229,13 +232,13 @@ fn pretty(json: Map<String, Value>) -> String {
     format!("{:#}\n", Value::Object(json))
 }
 
-fn write(config: &Config, bootstrap: &str) -> Result<PathBuf, Error> {
+fn write(config: &AgentConfig, bootstrap: &str) -> Result<PathBuf, AgentError> {
     // Istio's name.
     let file = config.config_dir.join("envoy-rev.json");
     let written =
         std::fs::create_dir_all(&config.config_dir).and_then(|()| std::fs::write(&file, bootstrap));
     match written {
         Ok(()) => Ok(file),
-        Err(error) => Err(Error::Write { file, error }),
+        Err(error) => Err(AgentError::Write { file, error }),
     }
 }

@@ -10,36 +10,36 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-mod admin;
 mod ads;
 pub mod args;
-mod behind;
 mod capture;
-mod clock;
 mod connect;
+mod deadline;
 mod dns;
+mod endpoints;
+mod envoy;
 mod explain;
 mod finding;
 mod hosts;
-mod http;
 mod kubernetes;
+mod observations;
 mod path;
 mod pilot;
-mod place;
 mod report;
 mod resolv;
 mod service;
+mod service_name;
 mod verdict;
 
 pub use finding::{Code, Diagnosis, Link, LinkState, Outcome};
-pub use place::{HostPort, PlaceError, ServiceName};
+pub use service_name::{ServiceName, ServiceNameError};
 
-/// Where Envoys look for their control plane unless they are told otherwise.
-pub const DEFAULT_DISCOVERY: &str = "istio-pilot.istio-system:15010";
+use crate::sidecar::host_port::HostPort;
+use crate::well_known::ENVOY_ADMIN_PORT;
 
 /// Who asks, so that a control plane knows a probe from the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asker {
+pub enum ProbeOrigin {
     /// `pilothouse doctor`.
     Doctor,
     /// The agent of a sidecar that is not ready.
@@ -54,7 +54,7 @@ pub struct Target {
     /// Whether a missing Envoy is a fault. Outside of pods it may simply be elsewhere.
     pub envoy_expected: bool,
     /// Where the control plane is; `None` for what Envoy's bootstrap says, else
-    /// [`DEFAULT_DISCOVERY`].
+    /// [`crate::well_known::DEFAULT_DISCOVERY_ADDRESS`].
     pub discovery: Option<HostPort>,
     /// Whether the control plane is spoken to over TLS; `None` for what Envoy's bootstrap says.
     pub tls: Option<bool>,
@@ -78,13 +78,13 @@ pub struct Target {
     pub capture: bool,
     /// A service whose endpoints are to be looked at as well.
     pub service: Option<ServiceName>,
-    pub asker: Asker,
+    pub origin: ProbeOrigin,
 }
 
 impl Default for Target {
     fn default() -> Self {
         Self {
-            admin: Some((Ipv4Addr::LOCALHOST, 15000).into()),
+            admin: Some((Ipv4Addr::LOCALHOST, ENVOY_ADMIN_PORT).into()),
             envoy_expected: true,
             discovery: None,
             tls: None,
@@ -99,7 +99,7 @@ impl Default for Target {
             domain: crate::names::DEFAULT_DOMAIN.to_owned(),
             capture: true,
             service: None,
-            asker: Asker::Doctor,
+            origin: ProbeOrigin::Doctor,
         }
     }
 }
@@ -107,5 +107,5 @@ impl Default for Target {
 /// Walks the path and says what is broken first, within `limit` whatever hangs. Dropping the
 /// future ends everything that it began.
 pub async fn diagnose(target: &Target, limit: Duration) -> Diagnosis {
-    path::walk(target, clock::Clock::start(limit)).await
+    path::walk(target, deadline::Deadline::start(limit)).await
 }

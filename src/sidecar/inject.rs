@@ -22,7 +22,7 @@ mod resources;
 mod workload;
 mod yaml_writer;
 
-pub use args::{Args, Settings};
+pub use args::{InjectArgs, Settings};
 
 use crate::output;
 
@@ -31,7 +31,7 @@ use crate::output;
 /// # Errors
 /// A file that cannot be read or written, a document that is no YAML or JSON, an annotation that
 /// makes no sense. Nothing is printed then, so that nobody applies one half.
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &InjectArgs) -> Result<()> {
     let (text, notes) =
         (|| manifests(&read(&args.file)?, &args.settings))().with_context(|| {
             match args.file == Path::new("-") {

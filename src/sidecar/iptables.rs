@@ -10,8 +10,10 @@ use std::net::IpAddr;
 mod args;
 mod run;
 
-pub use args::{Args, Toggle};
+pub use args::{IptablesArgs, Toggle};
 pub use run::run;
+
+use crate::well_known::UNCAPTURED_PORTS;
 
 const INBOUND: &str = "ISTIO_INBOUND";
 const IN_REDIRECT: &str = "ISTIO_IN_REDIRECT";
@@ -20,9 +22,6 @@ const REDIRECT: &str = "ISTIO_REDIRECT";
 /// Each after those that jump to it, so that they can be deleted in this order.
 const CHAINS: [&str; 4] = [INBOUND, OUTPUT, IN_REDIRECT, REDIRECT];
 
-/// Envoy's admin, the agent, Envoy's health and Prometheus ports: asked for directly, whatever state
-/// Envoy's listeners are in.
-const SIDECAR_PORTS: [u16; 4] = [15000, 15020, 15021, 15090];
 const DNS_PORT: u16 = 53;
 
 /// A protocol family, each with tables and programs of its own.
@@ -144,7 +143,7 @@ impl Capture {
         for interface in &self.interfaces_excluded {
             rule(format!("-i {interface} -j RETURN"));
         }
-        for port in distinct(SIDECAR_PORTS.iter().chain(&self.inbound_ports_excluded)) {
+        for port in distinct(UNCAPTURED_PORTS.iter().chain(&self.inbound_ports_excluded)) {
             rule(format!("-p tcp --dport {port} -j RETURN"));
         }
         match &self.inbound_ports {

@@ -1,8 +1,8 @@
-//! The bytes on the wire: resources, and the frames made of them.
+//! Encodes resources, and the response frames made of them.
 //!
-//! A frame is a gRPC message without its nonce. Protobuf fields may stand in any order, so the
-//! nonce follows as a tail of its own and the frame, which is most of the bytes, is one [`Bytes`]
-//! shared by every stream that is sent the same thing. Field numbers are those of
+//! A frame is a gRPC message without its nonce. Protobuf fields may come in any order, so the nonce
+//! follows as a tail, and the frame, which is most of the bytes, is one [`Bytes`] shared by all streams
+//! that get the same response. Field numbers are those of
 //! `envoy/service/discovery/v3/discovery.proto`.
 
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use bytes::{BufMut, Bytes};
 use prost::Message;
 use prost::encoding::{encode_varint, encoded_len_varint};
 
-use super::frames::Frames;
+use super::frame_cache::FrameCache;
 use super::{Resource, TypeSet, Version};
 use crate::names::ResourceType;
 use crate::subscription::Subscription;
 
-pub use super::frames::FrameKey;
+pub use super::frame_cache::FrameKey;
 
 /// Tags of length-delimited fields: number << 3 | 2.
 const VERSION_INFO: u8 = 0x0a; // 1, both variants; a Resource's version as well
@@ -36,8 +36,8 @@ pub const TAIL_BYTES: usize = 2 + NONCE_DIGITS;
 /// gRPC's message prefix: compression flag and length.
 const PREFIX_BYTES: usize = 5;
 
-/// A slow reader is one that takes less than this within the send deadline.
-const PIECE: usize = 256 << 10;
+/// Bytes of a piece. A reader that reads less than this within the send timeout is stalled.
+const PIECE_BYTES: usize = 256 << 10;
 
 impl Resource {
     /// Encodes a message. `name` must be the name that is inside it.
@@ -54,12 +54,12 @@ impl Resource {
         let any_len = field_len(of.type_url().len()) + field_len(message.len());
         let entry_len = field_len(name.len()) + field_len(version_text.len()) + field_len(any_len);
         let mut entry = Vec::with_capacity(field_len(entry_len));
-        put_header(&mut entry, RESOURCES, entry_len);
+        put_field_header(&mut entry, RESOURCES, entry_len);
         put_field(&mut entry, RESOURCE_NAME, name.as_bytes());
         put_field(&mut entry, VERSION_INFO, version_text.as_bytes());
         // The Any comes last so that a state-of-the-world entry is a suffix of this one.
         let any_at = entry.len();
-        put_header(&mut entry, RESOURCES, any_len);
+        put_field_header(&mut entry, RESOURCES, any_len);
         put_field(&mut entry, 0x0a, of.type_url().as_bytes());
         let value_at = entry.len() + header_len(message.len());
         put_field(&mut entry, 0x12, message);
@@ -79,22 +79,18 @@ pub struct Frame {
     pub removed: usize,
 }
 
-/// Bytes of a message: what all streams share, and what is one stream's own at its end.
+/// Part of a message: bytes that all streams share, and after the last of them the stream's own tail.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Piece {
+pub struct FramePiece {
     pub shared: Bytes,
     pub tail: Option<[u8; TAIL_BYTES]>,
 }
 
 impl Frame {
-    /// The whole message with this nonce, the tail with its last piece. In more than one, so that a
-    /// reader's progress can be seen.
-    pub fn pieces(&self, nonce: u64) -> impl Iterator<Item = Piece> + use<> {
-        let (head, len) = (self.head.clone(), self.head.len());
-        (0..len).step_by(PIECE).map(move |at| {
-            let end = len.min(at + PIECE);
-            Piece { shared: head.slice(at..end), tail: (end == len).then(|| tail(nonce)) }
-        })
+    /// The message with this nonce in pieces, the tail with the last one. Pieces, so that a reader's
+    /// progress can be seen.
+    pub fn pieces(&self, nonce: u64) -> FramePieces {
+        FramePieces { rest: self.head.clone(), nonce }
     }
 
     /// The whole message with this nonce, in one piece.
@@ -113,13 +109,32 @@ impl Frame {
     }
 }
 
-/// Builds frames, and keeps those that other streams are about to need; holds the one field that is
-/// the same in all of them.
+/// The pieces of one message, see [`Frame::pieces`].
+#[derive(Clone, Debug)]
+pub struct FramePieces {
+    rest: Bytes,
+    nonce: u64,
+}
+
+impl Iterator for FramePieces {
+    type Item = FramePiece;
+
+    fn next(&mut self) -> Option<FramePiece> {
+        // A frame has a gRPC prefix, so its last piece is never empty.
+        if self.rest.is_empty() {
+            return None;
+        }
+        let shared = self.rest.split_to(self.rest.len().min(PIECE_BYTES));
+        Some(FramePiece { shared, tail: self.rest.is_empty().then(|| tail(self.nonce)) })
+    }
+}
+
+/// Builds frames, and caches those that other streams are about to need.
 #[derive(Debug)]
 pub struct FrameBuilder {
     /// Encoded `ControlPlane { identifier }`.
     control_plane: Vec<u8>,
-    frames: Frames,
+    cache: FrameCache,
 }
 
 impl FrameBuilder {
@@ -127,11 +142,10 @@ impl FrameBuilder {
     pub fn new(identifier: &str) -> Self {
         let mut control_plane = Vec::new();
         put_field(&mut control_plane, 0x0a, identifier.as_bytes());
-        Self { control_plane, frames: Frames::default() }
+        Self { control_plane, cache: FrameCache::default() }
     }
 
-    /// The frame under `key`, which is made of this set for this subscription, built by whoever
-    /// asks first.
+    /// The frame under `key`, made of this set for this subscription; the first caller builds it.
     pub fn shared(
         &self,
         key: FrameKey,
@@ -139,27 +153,27 @@ impl FrameBuilder {
         subscription: &Arc<Subscription>,
         build: impl FnOnce() -> Frame,
     ) -> Frame {
-        self.frames.frame(key, set, subscription, build)
+        self.cache.frame(key, set, subscription, build)
     }
 
-    /// Drops the frames that nobody can or does ask for any more; to be called now and then.
+    /// Drops cached frames that no stream needs any more; to be called periodically.
     pub fn sweep(&self) {
-        self.frames.sweep(Instant::now());
+        self.cache.sweep(Instant::now());
     }
 
-    /// Bytes of all frames that are kept.
-    pub fn kept_bytes(&self) -> usize {
-        self.frames.bytes()
+    /// Bytes of all cached frames.
+    pub fn cached_bytes(&self) -> usize {
+        self.cache.bytes()
     }
 
     /// A `DiscoveryResponse`.
     pub fn sotw(&self, type_url: &str, version: Version, resources: &[&Resource]) -> Frame {
-        let len = resources.iter().map(|one| one.sotw_field().len()).sum();
-        let mut message = self.begin(type_url, version, len, SOTW_CONTROL_PLANE);
+        let len = resources.iter().map(|resource| resource.sotw_field().len()).sum();
+        let mut message = self.begin_message(type_url, version, len, SOTW_CONTROL_PLANE);
         for resource in resources {
             message.put_slice(resource.sotw_field());
         }
-        Self::finish(message, version, resources.len(), 0)
+        Self::finish_message(message, version, resources.len(), 0)
     }
 
     /// A `DeltaDiscoveryResponse`.
@@ -170,19 +184,25 @@ impl FrameBuilder {
         resources: &[&Resource],
         removed: &[&str],
     ) -> Frame {
-        let len = resources.iter().map(|one| one.delta_field().len()).sum::<usize>()
+        let len = resources.iter().map(|resource| resource.delta_field().len()).sum::<usize>()
             + removed.iter().map(|name| field_len(name.len())).sum::<usize>();
-        let mut message = self.begin(type_url, version, len, DELTA_CONTROL_PLANE);
+        let mut message = self.begin_message(type_url, version, len, DELTA_CONTROL_PLANE);
         for resource in resources {
             message.put_slice(resource.delta_field());
         }
         for name in removed {
             put_field(&mut message, DELTA_REMOVED, name.as_bytes());
         }
-        Self::finish(message, version, resources.len(), removed.len())
+        Self::finish_message(message, version, resources.len(), removed.len())
     }
 
-    fn begin(&self, type_url: &str, version: Version, more: usize, control_plane: u8) -> Vec<u8> {
+    fn begin_message(
+        &self,
+        type_url: &str,
+        version: Version,
+        more: usize,
+        control_plane: u8,
+    ) -> Vec<u8> {
         let version = version.to_string();
         let fixed = field_len(version.len())
             + field_len(type_url.len())
@@ -195,7 +215,12 @@ impl FrameBuilder {
         message
     }
 
-    fn finish(mut message: Vec<u8>, version: Version, resources: usize, removed: usize) -> Frame {
+    fn finish_message(
+        mut message: Vec<u8>,
+        version: Version,
+        resources: usize,
+        removed: usize,
+    ) -> Frame {
         let len = (message.len() - PREFIX_BYTES + TAIL_BYTES) as u32;
         if let Some(prefix) = message.get_mut(1..PREFIX_BYTES) {
             prefix.copy_from_slice(&len.to_be_bytes());
@@ -220,13 +245,13 @@ fn field_len(content: usize) -> usize {
     header_len(content) + content
 }
 
-fn put_header(into: &mut Vec<u8>, tag: u8, len: usize) {
+fn put_field_header(into: &mut Vec<u8>, tag: u8, len: usize) {
     into.push(tag);
     encode_varint(len as u64, into);
 }
 
 fn put_field(into: &mut Vec<u8>, tag: u8, content: &[u8]) {
-    put_header(into, tag, content.len());
+    put_field_header(into, tag, content.len());
     into.extend_from_slice(content);
 }
 

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::sync::watch;
+
 /// One watch (a kind, or a manifest path).
 #[derive(Clone, Debug, Default)]
 pub struct WatchHealth {
@@ -39,6 +41,8 @@ impl WatchHealth {
 #[derive(Debug, Default)]
 pub struct Health {
     inner: Mutex<Inner>,
+    /// Told of each change of a watch.
+    changes: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -52,20 +56,20 @@ struct Inner {
 impl Health {
     /// Announces a watch, so that "not synced yet" can be said of it by name.
     pub fn expect(&self, watch: &str) {
-        self.with(|inner| {
-            inner.watches.entry(watch.to_owned()).or_default();
+        self.with_watches(|watches| {
+            watches.entry(watch.to_owned()).or_default();
         });
     }
 
     /// A step that is done for good (the search for an API server) is waited for no longer.
     pub fn forget(&self, watch: &str) {
-        self.with(|inner| inner.watches.remove(watch));
+        self.with_watches(|watches| watches.remove(watch));
     }
 
     /// The other side answered.
     pub fn contact(&self, watch: &str) {
-        self.with(|inner| {
-            let entry = inner.watches.entry(watch.to_owned()).or_default();
+        self.with_watches(|watches| {
+            let entry = watches.entry(watch.to_owned()).or_default();
             entry.last_contact = Some(SystemTime::now());
             entry.heard = Some(Instant::now());
             entry.last_error = None;
@@ -75,7 +79,7 @@ impl Health {
     /// A complete list has arrived.
     pub fn synced(&self, watch: &str) {
         self.contact(watch);
-        self.with(|inner| inner.watches.entry(watch.to_owned()).or_default().synced = true);
+        self.with_watches(|watches| watches.entry(watch.to_owned()).or_default().synced = true);
     }
 
     /// How long one request of the watch lasts.
@@ -89,8 +93,8 @@ impl Health {
     }
 
     pub fn failed(&self, watch: &str, error: impl ToString) {
-        self.with(|inner| {
-            let entry = inner.watches.entry(watch.to_owned()).or_default();
+        self.with_watches(|watches| {
+            let entry = watches.entry(watch.to_owned()).or_default();
             entry.errors += 1;
             entry.last_error = Some(error.to_string());
         });
@@ -164,6 +168,16 @@ impl Health {
                 (false, false) => Some(format!("not listed yet: {}", waiting.join(", "))),
             }
         })
+    }
+
+    /// Is woken by each change that [`Self::waiting_for`] may tell of.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    fn with_watches<T>(&self, work: impl FnOnce(&mut BTreeMap<String, WatchHealth>) -> T) {
+        self.with(|inner| work(&mut inner.watches));
+        self.changes.send_replace(());
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::health::Health;
+use crate::kubeconfig;
 use crate::model::{Change, Scope};
 
 mod client;
@@ -153,7 +154,7 @@ async fn find_server(config: &Config, health: &Health) -> (Server, bool) {
                     }
                     Err(error) => {
                         let text = errors::explain(&error, &server.url, "the API's discovery");
-                        format!("{text} ({})", client::describe(config))
+                        format!("{text} ({})", kubeconfig::describe(config.context.as_deref()))
                     }
                 },
             },

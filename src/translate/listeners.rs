@@ -37,13 +37,11 @@ use super::{
 use crate::model::{Service, ServiceKind, ServicePort};
 use crate::names;
 use crate::view::ProxyKind;
+use crate::well_known::OUTBOUND_CAPTURE_PORT;
 
 mod inbound;
 
 pub use inbound::virtual_inbound;
-
-/// Where iptables redirects outgoing connections to; Istio's number.
-const OUTBOUND_CAPTURE_PORT: u16 = 15001;
 
 const EVERYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

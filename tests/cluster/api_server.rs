@@ -2,13 +2,17 @@
 //! beside it: what depends on the API's version and on rights.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command as Program;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::common::{Process, free_port, get, json, until};
+use crate::common::control_plane::{ControlPlane, pilothouse};
+use crate::common::envoy::{self, Sample, Wire};
+use crate::common::{Process, free_port, get, json, repository, until};
 use crate::harness::Kubectl;
 
 mod controllers;
@@ -34,13 +38,13 @@ impl ApiServer {
         let (client, peer) =
             (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
         let etcd = Process::start(
-            Command::new(program("etcd"))
+            "etcd",
+            Program::new(program("etcd"))
                 .args(["--unsafe-no-fsync", "--data-dir"])
                 .arg(path("etcd"))
                 .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
                 .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
                 .args(["--initial-cluster", &format!("default={peer}")]),
-            path("etcd.log"),
         );
         let key = path("sa.key");
         let made =
@@ -64,7 +68,8 @@ impl ApiServer {
             std::fs::write(path(user), config.to_string()).unwrap();
         }
         let server = Process::start(
-            Command::new(program("kube-apiserver"))
+            "kube-apiserver",
+            Program::new(program("kube-apiserver"))
                 .args(["--bind-address=127.0.0.1", "--service-cluster-ip-range=10.96.0.0/16"])
                 .args([
                     "--service-account-issuer=https://kubernetes.default.svc",
@@ -77,7 +82,6 @@ impl ApiServer {
                 .arg(format!("--service-account-signing-key-file={}", key.display()))
                 .arg(format!("--token-auth-file={}", path("tokens.csv").display()))
                 .args(extra),
-            path("apiserver.log"),
         );
         let admin = Kubectl::with_kubeconfig(&path("admin"));
         until("the API server", async || {
@@ -102,7 +106,7 @@ impl ApiServer {
         } else {
             "manifests/cluster-role.yaml"
         };
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let path = repository().join(file);
         self.admin.run(&["apply", "-f", &path.display().to_string()]).await;
         let (kind, role) = match namespace {
             Some(_) => ("rolebinding", "istio-pilot"),
@@ -151,21 +155,14 @@ pub(crate) struct Pilot {
 }
 
 impl Pilot {
-    pub(crate) fn start(server: &ApiServer, name: &str, arguments: &[&str]) -> Self {
-        let (grpc, debug, monitoring) = (free_port(), free_port(), free_port());
-        let process = Process::start(
-            Command::new(env!("CARGO_BIN_EXE_pilothouse"))
-                .args(["serve", "--source", "kube"])
-                .args(["--grpc-addr", &format!("127.0.0.1:{grpc}")])
-                .args(["--http-addr", &format!("127.0.0.1:{debug}")])
-                .args(["--monitoring-addr", &format!("127.0.0.1:{monitoring}")])
-                .args(arguments)
-                .env("KUBECONFIG", server.kubeconfig("pilot")),
-            server.dir.path().join(format!("{name}.log")),
-        );
-        let (debug, monitoring) =
-            (format!("http://127.0.0.1:{debug}"), format!("http://127.0.0.1:{monitoring}"));
-        Self { process, grpc, debug, monitoring }
+    pub(crate) async fn start(server: &ApiServer, arguments: &[&str]) -> Self {
+        let mut command = pilothouse(&[&["serve", "--source", "kube"], arguments].concat());
+        command.env("KUBECONFIG", server.kubeconfig("pilot"));
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let ControlPlane { process, grpc, http, monitoring, .. } =
+            ControlPlane::start_command(command, any).await;
+        let (debug, monitoring) = (format!("http://{http}"), format!("http://{monitoring}"));
+        Self { process, grpc: grpc.port(), debug, monitoring }
     }
 
     /// Waits until `/ready` has this status and a text that `wanted` accepts.
@@ -216,45 +213,22 @@ fn collect_addresses(value: &Value, into: &mut BTreeSet<String>) {
 
 /// A real Envoy with the sample bootstrap, and its admin page.
 struct Envoy {
-    process: Process,
+    envoy: envoy::Envoy,
     admin: String,
 }
 
 impl Envoy {
-    fn start(server: &ApiServer, pilot: &Pilot) -> Self {
-        Self::start_in(server, pilot, "")
+    async fn start(pilot: &Pilot) -> Self {
+        Self::start_in(pilot, "").await
     }
 
     /// In a zone.
-    fn start_in(server: &ApiServer, pilot: &Pilot, zone: &str) -> Self {
-        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/envoy/standalone.yaml");
-        let (admin, listener) = (free_port(), free_port());
-        let bootstrap = std::fs::read_to_string(sample)
-            .unwrap()
-            .replace(
-                "address: istio-pilot.istio-system, port_value: 15010",
-                &format!("address: 127.0.0.1, port_value: {}", pilot.grpc),
-            )
-            .replace(
-                "cluster: sample\n",
-                &format!("cluster: sample\n  locality: {{ zone: \"{zone}\" }}\n"),
-            )
-            .replace("port_value: 15000", &format!("port_value: {admin}"))
-            .replace("LISTEN_ADDRESS: 0.0.0.0", "LISTEN_ADDRESS: 127.0.0.1")
-            .replace("LISTEN_PORT: 15080", &format!("LISTEN_PORT: {listener}"));
-        let config = server.dir.path().join("envoy.yaml");
-        std::fs::write(&config, bootstrap).unwrap();
-        let envoy =
-            std::env::var("PILOTHOUSE_ENVOY").expect("PILOTHOUSE_ENVOY names an Envoy: make envoy");
-        let process = Process::start(
-            Command::new(envoy).arg("-c").arg(config).args([
-                "--disable-hot-restart",
-                "--concurrency",
-                "1",
-            ]),
-            server.dir.path().join("envoy.log"),
-        );
-        Self { process, admin: format!("http://127.0.0.1:{admin}") }
+    async fn start_in(pilot: &Pilot, zone: &str) -> Self {
+        let place = format!("cluster: sample\n  locality: {{ zone: \"{zone}\" }}\n");
+        let grpc = SocketAddr::from(([127, 0, 0, 1], pilot.grpc));
+        let placed = [("cluster: sample\n", &*place)];
+        let envoy = envoy::Envoy::start_with(Sample::Standalone, Wire::Sotw, grpc, &placed).await;
+        Self { admin: format!("http://{}", envoy.admin), envoy }
     }
 
     /// Waits until Envoy has exactly these endpoints in its clusters for services.
@@ -273,7 +247,7 @@ impl Envoy {
             if shown == wanted {
                 Ok(())
             } else {
-                Err(format!("{text}; its log: {}", self.process.log()))
+                Err(format!("{text}; its log: {}", self.envoy.process.log()))
             }
         })
         .await;
@@ -297,9 +271,9 @@ async fn endpoints_serve_where_there_are_no_slices() {
     });
     server.admin.apply(&[service, endpoints("10.1.0.1")]).await;
 
-    let pilot = Pilot::start(&server, "pilot", &[]);
+    let pilot = Pilot::start(&server, &[]).await;
     pilot.ready(200, |_| true).await;
-    let envoy = Envoy::start(&server, &pilot);
+    let envoy = Envoy::start(&pilot).await;
     envoy.has_endpoints(&["10.1.0.1"]).await;
 
     server.admin.apply(&[endpoints("10.1.0.2")]).await;
@@ -326,7 +300,7 @@ async fn endpoints_are_read_instead_of_slices_if_told_so() {
             }),
         ])
         .await;
-    let pilot = Pilot::start(&server, "pilot", &["--endpoints", "endpoints"]);
+    let pilot = Pilot::start(&server, &["--endpoints", "endpoints"]).await;
     pilot.ready(200, |_| true).await;
     pilot.has_endpoints(&["10.1.0.2"]).await;
 }
@@ -340,9 +314,9 @@ async fn namespaces_that_are_left_out_need_no_rights_and_are_not_served() {
     server.service("default", "reviews", "10.1.0.1").await;
     server.service("other", "reviews", "10.1.0.2").await;
 
-    let pilot = Pilot::start(&server, "pilot", &["--namespace", "default"]);
+    let pilot = Pilot::start(&server, &["--namespace", "default"]).await;
     pilot.ready(200, |_| true).await;
-    let envoy = Envoy::start(&server, &pilot);
+    let envoy = Envoy::start(&pilot).await;
     envoy.has_endpoints(&["10.1.0.1"]).await;
 
     // A change in each: once the one that counts is there, so would be the other.
@@ -352,7 +326,7 @@ async fn namespaces_that_are_left_out_need_no_rights_and_are_not_served() {
     pilot.has_endpoints(&["10.1.0.1", "10.1.0.3"]).await;
 
     // With the same rights all namespaces cannot be watched, and it says what is missing.
-    let greedy = Pilot::start(&server, "greedy", &[]);
+    let greedy = Pilot::start(&server, &[]).await;
     greedy
         .ready(503, |text| text.contains("services") && text.to_lowercase().contains("forbidden"))
         .await;
@@ -364,7 +338,7 @@ async fn rights_taken_away_take_no_configuration_away() {
     let server = ApiServer::start(&[]).await;
     server.allow(None).await;
     server.service("default", "reviews", "10.1.0.1").await;
-    let pilot = Pilot::start(&server, "pilot", &[]);
+    let pilot = Pilot::start(&server, &[]).await;
     pilot.ready(200, |_| true).await;
 
     server.admin.run(&["delete", "clusterrolebinding", "istio-pilot-istio-system"]).await;
@@ -386,11 +360,11 @@ async fn rights_taken_away_take_no_configuration_away() {
     .await;
     // Stale is better than empty: it stays ready, and an Envoy that comes now is served.
     pilot.ready(200, |_| true).await;
-    let envoy = Envoy::start(&server, &pilot);
+    let envoy = Envoy::start(&pilot).await;
     envoy.has_endpoints(&["10.1.0.1"]).await;
 
     // One that starts now has nothing to serve, does not claim to, and says why.
-    let late = Pilot::start(&server, "late", &[]);
+    let late = Pilot::start(&server, &[]).await;
     late.ready(503, |text| text.contains("services") && text.to_lowercase().contains("forbidden"))
         .await;
 
@@ -411,7 +385,7 @@ async fn lists_are_streamed_where_the_server_can_and_made_in_pages_elsewhere() {
         let server = ApiServer::start(flags).await;
         server.allow(None).await;
         server.service("default", "reviews", "10.1.0.1").await;
-        let pilot = Pilot::start(&server, "pilot", &[]);
+        let pilot = Pilot::start(&server, &[]).await;
         pilot.ready(200, |_| true).await;
         pilot.has_endpoints(&["10.1.0.1"]).await;
         let page = json(&format!("{}/debug/sourcez", pilot.debug)).await.unwrap();

@@ -177,7 +177,7 @@ async fn what_is_wrong_with_pilots_service_is_named() {
 async fn why_a_service_has_nobody_behind_it_is_named() {
     let server = ApiServer::start(&[]).await;
     server.allow(None).await;
-    let pilot = Pilot::start(&server, "pilot", &[]);
+    let pilot = Pilot::start(&server, &[]).await;
     pilot.ready(200, |_| true).await;
     let slice = |name: &str, port: &str, ready: bool| slice("default", name, port, ready);
     let own = |name: &str, address: &str| service("default", name, address, name);
@@ -278,8 +278,8 @@ async fn capture_that_is_missing_or_loops() {
     let pilothouse = env!("CARGO_BIN_EXE_pilothouse");
     let manifests = path("manifests").display().to_string();
     let _pilot = Process::start(
-        &mut network.command(&[pilothouse, "serve", "--manifests", &manifests]),
-        path("pilot.log"),
+        "pilothouse",
+        network.command(&[pilothouse, "serve", "--manifests", &manifests]).as_std_mut(),
     );
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/envoy/sidecar.yaml");
     let bootstrap = std::fs::read_to_string(sample)
@@ -289,7 +289,7 @@ async fn capture_that_is_missing_or_loops() {
     let envoy = std::env::var("PILOTHOUSE_ENVOY").expect("PILOTHOUSE_ENVOY names an Envoy");
     let config = path("envoy.yaml").display().to_string();
     let arguments = [&*envoy, "-c", &config, "--disable-hot-restart", "--concurrency", "1"];
-    let _envoy = Process::start(&mut network.command(&arguments), path("envoy.log"));
+    let _envoy = Process::start("envoy", network.command(&arguments).as_std_mut());
     let admin = SocketAddr::from(([127, 0, 0, 1], 15000)).to_string();
     let look = async || network.doctor(&["--admin-address", &admin]).await;
     until("Envoy to serve", async || match look().await {

@@ -6,9 +6,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
 
+use pilothouse_testkit as common;
+
 mod api_server;
-#[path = "../common/mod.rs"]
-mod common;
 mod deployed;
 mod doctor;
 mod half_live;

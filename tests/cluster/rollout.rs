@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 
 use serde_json::json;
 
-use crate::common::load::{LoadedEnvoy, Wire};
 use crate::common::until;
 use crate::deployed::{NAMESPACE, deployed, replica_of, rolled_out};
 use crate::harness::Kubectl;
 use crate::node::{Killed, Replicas};
+use pilothouse_testkit::envoy::Wire;
+use pilothouse_testkit::loaded_envoy::LoadedEnvoy;
 
 pub(crate) const URL: &str = "rolled:9080/details/0";
 

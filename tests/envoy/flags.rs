@@ -1,6 +1,5 @@
 //! Flags and variables, as the program itself takes them.
 
-use std::fs;
 use std::process::Command;
 
 use rustix::process::Signal;
@@ -18,24 +17,6 @@ async fn ended(command: &mut Command) -> (Option<i32>, String) {
     let mut process = Process::start("pilothouse", command);
     let status = process.end(DEADLINE).await;
     (status.code(), process.log())
-}
-
-#[test]
-fn the_readme_shows_the_flags_that_there_are() {
-    let mut command = pilothouse(&["serve", "-h"]);
-    let output = command.env_remove("COLUMNS").output().expect("it runs");
-    let help = String::from_utf8(output.stdout).expect("text");
-    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-    let readme = fs::read_to_string(readme).expect("the README");
-    let (_, shown) = readme.split_once("$ pilothouse serve -h\n").expect("the block of flags");
-    let (shown, _) = shown.split_once("```").expect("its end");
-    // Spaces at the ends of lines are nobody's business.
-    let lines =
-        |text: &str| text.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>();
-    let (help, shown) = (lines(help.trim_end()), lines(shown.trim_end()));
-    let differs = help.iter().zip(&shown).find(|(one, other)| one != other);
-    assert_eq!(differs, None, "of serve -h and the README");
-    assert_eq!(help.len(), shown.len());
 }
 
 /// What each flag that bounds something may be at the least, at "no limit", and at the most.

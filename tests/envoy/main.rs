@@ -5,12 +5,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
 
+use pilothouse_testkit as harness;
+
 mod bound;
 mod captured;
 mod changes;
 mod doctor;
 mod flags;
-mod harness;
 mod inbound;
 mod interrupted;
 mod meaning;

@@ -7,12 +7,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
 
-mod api;
-#[path = "../common/mod.rs"]
-mod common;
+use pilothouse_testkit as common;
+use pilothouse_testkit::fake_api_server as api;
+use pilothouse_testkit::kube_control_plane as pilot;
+
 mod line;
 mod lists;
-mod pilot;
 mod proxy;
 mod under_load;
 mod watches;

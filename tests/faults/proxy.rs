@@ -3,19 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
-use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use pilothouse::names::ResourceType;
 use prost::Message as _;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 
-use crate::common::until;
-use crate::pilot::Pilot;
+use pilothouse_testkit::kube_control_plane::Pilot;
+use pilothouse_testkit::until;
+use pilothouse_testkit::xds_client::{self, cluster};
 
 #[derive(Default)]
 struct Seen {
@@ -37,8 +33,7 @@ impl Proxy {
     pub(crate) async fn start(pilot: &Pilot, services: &[&str]) -> Self {
         let seen = Arc::<Mutex<Seen>>::default();
         let clusters: Vec<_> = services.iter().map(|name| cluster(name)).collect();
-        let url = format!("http://127.0.0.1:{}", pilot.grpc);
-        let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
+        let channel = xds_client::connect(pilot.grpc()).await;
         let stream = AbortOnDropHandle::new(tokio::spawn(follow(channel, clusters, seen.clone())));
         let proxy = Self { seen, _stream: stream };
         until("the proxy to have its endpoints", async || {
@@ -74,10 +69,6 @@ impl Proxy {
     }
 }
 
-fn cluster(name: &str) -> String {
-    format!("outbound|80||{name}.default.svc.cluster.local")
-}
-
 async fn follow(channel: Channel, clusters: Vec<String>, seen: Arc<Mutex<Seen>>) {
     let ended = stream(channel, clusters, &seen).await;
     seen.lock().unwrap().ended = Some(format!("{ended:?}"));
@@ -88,19 +79,12 @@ async fn stream(
     clusters: Vec<String>,
     seen: &Mutex<Seen>,
 ) -> Result<(), tonic::Status> {
-    let (send, requests) = mpsc::channel(16);
-    let first = |of: ResourceType, names: Vec<String>| DeltaDiscoveryRequest {
-        node: Some(Node { id: "proxy".to_owned(), ..Default::default() }),
-        type_url: of.type_url().to_owned(),
-        resource_names_subscribe: names,
-        ..Default::default()
-    };
-    let _ = send.send(first(ResourceType::Cluster, vec!["*".to_owned()])).await;
-    let _ = send.send(first(ResourceType::Endpoint, clusters)).await;
-    let mut client = AggregatedDiscoveryServiceClient::new(channel);
-    let requests = ReceiverStream::new(requests);
-    let mut responses = client.delta_aggregated_resources(requests).await?.into_inner();
+    let xds_client::Stream { send, mut responses } = xds_client::open_delta(channel).await;
+    let clusters: Vec<_> = clusters.iter().map(String::as_str).collect();
+    let _ = send.send(xds_client::delta(xds_client::CDS, &["*"])).await;
+    let _ = send.send(xds_client::delta(xds_client::EDS, &clusters)).await;
     while let Some(response) = responses.message().await? {
+        let accepted = xds_client::ack(&response);
         {
             let mut seen = seen.lock().unwrap();
             seen.lost.extend(response.removed_resources);
@@ -120,11 +104,6 @@ async fn stream(
                 }
             }
         }
-        let accepted = DeltaDiscoveryRequest {
-            type_url: response.type_url,
-            response_nonce: response.nonce,
-            ..Default::default()
-        };
         let _ = send.send(accepted).await;
     }
     Ok(())

@@ -13,10 +13,11 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::api::{Api, Changes, Cut, SERVICES, SLICES, Streaming};
-use crate::common::load::{LoadedEnvoy, Wire};
 use crate::common::until;
 use crate::line::Line;
 use crate::pilot::Pilot;
+use pilothouse_testkit::envoy::Wire;
+use pilothouse_testkit::loaded_envoy::LoadedEnvoy;
 
 /// The first address of the backends; the others follow it.
 const FIRST: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 1);
@@ -99,9 +100,9 @@ impl Loaded {
     async fn start_at(api: Api, reached_at: SocketAddr) -> Self {
         let mesh = Mesh::start().await;
         api.change(|now| mesh.tell(now));
-        let pilot = Pilot::start_at(reached_at);
+        let pilot = Pilot::start_at(reached_at).await;
         until("ready", async || pilot.ready().await).await;
-        let grpc = SocketAddr::from(([127, 0, 0, 1], pilot.grpc));
+        let grpc = pilot.grpc();
         let envoys = [
             LoadedEnvoy::start(grpc, Wire::Sotw, "loaded-sotw", "loaded/").await,
             LoadedEnvoy::start(grpc, Wire::Delta, "loaded-delta", "loaded/").await,

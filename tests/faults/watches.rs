@@ -19,7 +19,7 @@ pub(crate) async fn served() -> (Api, Pilot, Proxy) {
         now.service("b", &["10.0.0.2"]);
         now.service("c", &["10.0.0.3"]);
     });
-    let pilot = Pilot::start(&api);
+    let pilot = Pilot::start(&api).await;
     until("ready", async || pilot.ready().await).await;
     let proxy = Proxy::start(&pilot, &["a", "b", "c"]).await;
     (api, pilot, proxy)
@@ -125,7 +125,7 @@ async fn a_connection_that_is_reset_in_mid_watch_is_told_and_listed_anew() {
     let api = Api::start().await;
     api.change(|now| now.service("a", &["10.0.0.1"]));
     let line = Line::to(api.address).await;
-    let pilot = Pilot::start_at(line.address);
+    let pilot = Pilot::start_at(line.address).await;
     pilot.serves(&["10.0.0.1"]).await;
     api.is_watched().await;
     let lists = [SERVICES, SLICES].map(|kind| (kind, api.lists(kind)));
@@ -257,7 +257,7 @@ async fn an_object_that_cannot_be_read_affects_itself_alone() {
     assert!(reason.contains("endpoints[0].addresses[0]"), "{page}");
 
     // In a list it is no different.
-    let late = Pilot::start(&api);
+    let late = Pilot::start(&api).await;
     until("ready", async || late.ready().await).await;
     late.serves(&["10.0.0.9", "10.0.0.3"]).await;
 
@@ -274,7 +274,7 @@ async fn a_server_that_is_down_at_the_start_is_waited_for() {
     let api = Api::start().await;
     api.change(|now| now.service("a", &["10.0.0.1"]));
     api.go_down();
-    let pilot = Pilot::start(&api);
+    let pilot = Pilot::start(&api).await;
     pilot.complains("API server", "").await;
     assert!(pilot.ready().await.unwrap_err().starts_with("503"));
     api.be_well();

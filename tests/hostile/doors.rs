@@ -3,16 +3,13 @@
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::Node;
-use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use tempfile::TempDir;
-use tokio::process::Command;
-use tonic::transport::Channel;
 
-use crate::common::{DEADLINE, Process, free_port, get, until};
+use pilothouse_testkit::control_plane::{ControlPlane, pilothouse_under};
+use pilothouse_testkit::{Process, free_port, get, in_time, until, xds_client};
 
 const SERVICE: &str = "apiVersion: v1
 kind: Service
@@ -34,19 +31,12 @@ impl Victim {
     async fn start(files: u32) -> Self {
         let folder = TempDir::new().unwrap();
         std::fs::write(folder.path().join("web.yaml"), SERVICE).unwrap();
-        let address = || SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let (grpc, http, monitoring) = (address(), address(), address());
-        let mut command = Command::new("sh");
-        let limited = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
-        command.args(["-c", &limited, env!("CARGO_BIN_EXE_pilothouse"), "serve", "--manifests"]);
-        command.arg(folder.path().join("web.yaml"));
-        for (flag, address) in
-            [("--grpc-addr", grpc), ("--http-addr", http), ("--monitoring-addr", monitoring)]
-        {
-            command.arg(flag).arg(address.to_string());
-        }
-        let log = folder.path().join("log");
-        let process = Process::start(&mut command, log);
+        let manifest = folder.path().join("web.yaml");
+        let serve = ["serve", "--manifests", manifest.to_str().unwrap()];
+        let command = pilothouse_under(limited(files), &serve);
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let ControlPlane { grpc, http, monitoring, process, .. } =
+            ControlPlane::start_command(command, any).await;
         let victim = Self { folder, grpc, http, monitoring, process };
         until("pilothouse to be ready", async || victim.probe("ready").await).await;
         victim
@@ -70,23 +60,21 @@ impl Victim {
 
     /// A new proxy that asks for its clusters and gets them.
     async fn serves_a_new_proxy(&self) {
-        let served = async {
-            let channel = Channel::from_shared(format!("http://{}", self.grpc)).unwrap();
-            let channel = channel.connect().await.expect("it gets in");
-            let mut client = AggregatedDiscoveryServiceClient::new(channel);
-            let request = DiscoveryRequest {
-                node: Some(Node { id: "good".to_owned(), ..Default::default() }),
-                type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster".to_owned(),
-                ..Default::default()
-            };
-            let requests = tokio_stream::iter([request]);
-            let requests = futures::StreamExt::chain(requests, futures::stream::pending());
-            let responses = client.stream_aggregated_resources(requests).await;
-            let response = responses.unwrap().into_inner().message().await.unwrap();
-            assert!(response.is_some_and(|response| !response.resources.is_empty()));
-        };
-        tokio::time::timeout(DEADLINE, served).await.expect("a new proxy is served");
+        in_time("a new proxy's clusters", async {
+            let channel = xds_client::connect(self.grpc).await;
+            let mut stream = xds_client::open_sotw(channel).await;
+            stream.say(xds_client::sotw(xds_client::CDS, &[])).await;
+            assert!(!stream.response().await.resources.is_empty());
+        })
+        .await;
     }
+}
+
+/// What starts another program with no more than so many open files, the hard limit as well.
+fn limited(files: u32) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\"")]);
+    shell
 }
 
 /// Connections on which only this is said. Those that the peer refuses are refused.
@@ -153,9 +141,8 @@ async fn silent_connections_on_the_grpc_door_keep_no_proxy_out() {
 async fn the_agents_probes_get_in_as_well() {
     let folder = TempDir::new().unwrap();
     let status = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -n 1024 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_pilothouse")]);
-    command.args(["agent", "--envoy=/bin/sleep", "--instance-ip=10.1.2.3", "--pod-name=web-0"]);
+    let agent = ["agent", "--envoy=/bin/sleep", "--instance-ip=10.1.2.3", "--pod-name=web-0"];
+    let mut command = pilothouse_under(limited(1024), &agent);
     // An Envoy that does nothing.
     let envoy = folder.path().join("envoy");
     std::fs::write(&envoy, "#!/bin/sh\nexec sleep 1000\n").unwrap();
@@ -164,7 +151,7 @@ async fn the_agents_probes_get_in_as_well() {
     command.arg(format!("--envoy={}", envoy.display()));
     command.arg(format!("--config-dir={}", folder.path().display()));
     command.arg(format!("--status-addr={status}"));
-    let _agent = Process::start(&mut command, folder.path().join("log"));
+    let _agent = Process::start("agent", &mut command);
     let url = format!("http://{status}/healthz/live");
     let live = async || match get(&url).await? {
         (200, _) => Ok(()),

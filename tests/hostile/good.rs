@@ -6,21 +6,17 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::response::Json;
-use envoy_types::pb::envoy::config::core::v3::Node;
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
 };
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
-use tonic::transport::Channel;
 
-use crate::common::load::{LoadedEnvoy, Wire};
 use crate::victim::{Probes, Victim};
+use pilothouse_testkit::envoy::Wire;
+use pilothouse_testkit::loaded_envoy::LoadedEnvoy;
+use pilothouse_testkit::xds_client::{self, CDS, EDS, ack, delta};
 
 /// Nobody waits longer for a first response, whoever else is there; a debug build on a busy machine
 /// has as long again to work.
@@ -29,54 +25,25 @@ const FIRST_RESPONSE: Duration = Duration::from_secs(10);
 /// Where the good ones are, and where the hostile ones: another address, unless a test says so.
 pub(crate) const GOOD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
-const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
-const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 const FOLLOWED: &str = "outbound|80||followed.default.svc.cluster.local";
 
 /// A stream that follows the endpoints of `followed`.
 struct Follower {
-    send: mpsc::Sender<DeltaDiscoveryRequest>,
-    responses: Streaming<DeltaDiscoveryResponse>,
+    stream: Stream,
     changes: u8,
 }
 
-struct Stream {
-    send: mpsc::Sender<DeltaDiscoveryRequest>,
-    responses: Streaming<DeltaDiscoveryResponse>,
-}
+type Stream = xds_client::Stream<DeltaDiscoveryRequest, DeltaDiscoveryResponse>;
 
 async fn open(victim: &Victim, from: Ipv4Addr) -> Stream {
-    let endpoint = Channel::from_shared(format!("http://{}", victim.grpc)).unwrap();
-    let channel = endpoint.local_address(Some(from.into())).connect().await.unwrap();
-    let (send, requests) = mpsc::channel(16);
-    let mut client =
-        AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20);
-    let responses = client.delta_aggregated_resources(ReceiverStream::new(requests)).await.unwrap();
-    Stream { send, responses: responses.into_inner() }
-}
-
-fn ask(type_url: &str, names: &[&str]) -> DeltaDiscoveryRequest {
-    DeltaDiscoveryRequest {
-        node: Some(Node { id: "good".to_owned(), ..Default::default() }),
-        type_url: type_url.to_owned(),
-        resource_names_subscribe: names.iter().map(|name| (*name).to_owned()).collect(),
-        ..Default::default()
-    }
-}
-
-fn ack(response: &DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
-    DeltaDiscoveryRequest {
-        type_url: response.type_url.clone(),
-        response_nonce: response.nonce.clone(),
-        ..Default::default()
-    }
+    xds_client::open_delta(xds_client::connect_from(from.into(), victim.grpc).await).await
 }
 
 /// Asks for all clusters on a fresh connection, and gets them in time.
 pub(crate) async fn is_served(victim: &Victim, from: Ipv4Addr) {
     let served = async {
         let mut stream = open(victim, from).await;
-        stream.send.send(ask(CDS, &[])).await.unwrap();
+        stream.send.send(delta(CDS, &[])).await.unwrap();
         let response = stream.responses.message().await.expect("served").expect("a response");
         assert!(response.resources.iter().any(|one| one.name == FOLLOWED), "not all clusters");
         stream.send.send(ack(&response)).await.unwrap();
@@ -88,18 +55,18 @@ pub(crate) async fn is_served(victim: &Victim, from: Ipv4Addr) {
 
 impl Follower {
     async fn start(victim: &Victim) -> Self {
-        let Stream { send, responses } = open(victim, GOOD).await;
-        send.send(ask(EDS, &[FOLLOWED])).await.unwrap();
-        let mut follower = Self { send, responses, changes: 0 };
+        let stream = open(victim, GOOD).await;
+        stream.say(delta(EDS, &[FOLLOWED])).await;
+        let mut follower = Self { stream, changes: 0 };
         follower.next().await;
         follower
     }
 
     async fn next(&mut self) -> DeltaDiscoveryResponse {
-        let next = tokio::time::timeout(FIRST_RESPONSE, self.responses.message());
+        let next = tokio::time::timeout(FIRST_RESPONSE, self.stream.responses.message());
         let next = next.await.expect("no push in time");
         let response = next.expect("the stream goes on").expect("a response");
-        self.send.send(ack(&response)).await.unwrap();
+        self.stream.send.send(ack(&response)).await.unwrap();
         response
     }
 

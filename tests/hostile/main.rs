@@ -8,16 +8,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
 
+use pilothouse_testkit as common;
+use pilothouse_testkit::raw_http2 as http2;
+
 mod attacker;
 mod balance;
-#[allow(dead_code)] // other tests ask more of it
-#[path = "../common/mod.rs"]
-mod common;
 mod doors;
 mod good;
-#[allow(dead_code)]
-#[path = "../../benches/fanout/http2.rs"]
-mod http2;
 mod memory;
 mod turns;
 mod victim;

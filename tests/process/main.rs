@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
 
-#[path = "../common/mod.rs"]
-#[allow(dead_code, unused_imports)] // what only other tests use
-mod common;
+use pilothouse_testkit as common;
+
 mod ends;
+mod flags_page;
 mod harness;
 mod levels;
 mod output;

@@ -1,38 +1,22 @@
 //! The control plane on free ports over a folder of manifests, and streams to it.
 
-use std::fmt::Debug;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
-use envoy_types::pb::envoy::config::core::v3::Node;
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
-use pilothouse::ads::stream::Limits;
+use pilothouse::ads::stream::ServerLimits;
 use pilothouse::app::{self, Config, Running, Source};
-use pilothouse::names::ResourceType;
 use pilothouse::publish::Timing;
 use pilothouse::source::files;
-use prost::Message;
+use pilothouse_testkit::manifests::{self, http_service};
+use pilothouse_testkit::xds_client;
+pub(crate) use pilothouse_testkit::xds_client::{
+    CDS, DELTA, EDS, LDS, PATIENCE, RDS, Stream, ack, cluster, delta, message, node, requests, sotw,
+};
 use tempfile::TempDir;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Code, Status, Streaming};
-
-/// Long enough for a busy machine; nothing waits for it to pass.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Where delta streams are opened, for peers that no generated client is.
-pub(crate) const DELTA: &str =
-    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
-
-pub(crate) const CDS: ResourceType = ResourceType::Cluster;
-pub(crate) const EDS: ResourceType = ResourceType::Endpoint;
-pub(crate) const LDS: ResourceType = ResourceType::Listener;
-pub(crate) const RDS: ResourceType = ResourceType::Route;
 
 pub(crate) struct Server {
     pub(crate) running: Running,
@@ -63,7 +47,7 @@ impl Server {
             http_addr: any_port,
             monitoring_addr: any_port,
             timing: Timing { pace: Duration::from_millis(5), linger: Duration::from_millis(5) },
-            limits: Limits::default(),
+            limits: ServerLimits::default(),
             keepalive: Duration::from_secs(30),
             shutdown_timeout: PATIENCE,
         };
@@ -79,26 +63,18 @@ impl Server {
 
     /// A connection of its own.
     pub(crate) async fn channel(&self) -> Channel {
-        let endpoint = Channel::from_shared(format!("http://{}", self.running.grpc)).unwrap();
-        endpoint.connect().await.unwrap()
+        xds_client::connect(self.running.grpc).await
     }
 
     /// An aggregated stream, once the server is ready for one.
     pub(crate) async fn sotw(&self) -> Stream<DiscoveryRequest, DiscoveryResponse> {
         self.ready().await;
-        let mut client = AggregatedDiscoveryServiceClient::new(self.channel().await)
-            .max_decoding_message_size(64 << 20);
-        let (send, requests) = requests();
-        let responses = client.stream_aggregated_resources(requests).await;
-        Stream { send, responses: responses.unwrap().into_inner() }
+        xds_client::open_sotw(self.channel().await).await
     }
 
     pub(crate) async fn delta(&self) -> Stream<DeltaDiscoveryRequest, DeltaDiscoveryResponse> {
         self.ready().await;
-        let mut client = AggregatedDiscoveryServiceClient::new(self.channel().await);
-        let (send, requests) = requests();
-        let responses = client.delta_aggregated_resources(requests).await;
-        Stream { send, responses: responses.unwrap().into_inner() }
+        xds_client::open_delta(self.channel().await).await
     }
 
     /// Waits until everything has been listed, as gRPC's own health service says.
@@ -121,42 +97,7 @@ impl Server {
 }
 
 fn write(folder: &Path, name: &str, addresses: &[&str]) {
-    let endpoints: String =
-        addresses.iter().map(|address| format!("  - addresses: [\"{address}\"]\n")).collect();
-    let text = format!(
-        "apiVersion: v1
-kind: Service
-metadata: {{name: {name}, namespace: default}}
-spec:
-  ports:
-    - {{name: http, port: 80}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata:
-  name: {name}-1
-  namespace: default
-  labels: {{kubernetes.io/service-name: {name}}}
-addressType: IPv4
-ports:
-  - {{name: http, port: 8080}}
-endpoints:
-{endpoints}"
-    );
-    // Renamed into its place, so that no half file is read.
-    let draft = folder.join(format!(".{name}"));
-    std::fs::write(&draft, text).unwrap();
-    std::fs::rename(draft, folder.join(format!("{name}.yaml"))).unwrap();
-}
-
-/// The cluster of a service that [`Server::write`] made.
-pub(crate) fn cluster(name: &str) -> String {
-    format!("outbound|80||{name}.default.svc.cluster.local")
-}
-
-pub(crate) fn requests<T>() -> (mpsc::Sender<T>, ReceiverStream<T>) {
-    let (send, requests) = mpsc::channel(16);
-    (send, ReceiverStream::new(requests))
+    manifests::write(folder, &format!("{name}.yaml"), &http_service(name, 8080, addresses));
 }
 
 pub(crate) async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -164,79 +105,6 @@ pub(crate) async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T
 }
 
 /// Looks again and again until `check` says yes; panics with what it said last.
-pub(crate) async fn eventually(what: &str, mut check: impl AsyncFnMut() -> Result<(), String>) {
-    let begun = Instant::now();
-    while let Err(seen) = check().await {
-        assert!(begun.elapsed() < PATIENCE, "waited for {what}; last seen: {seen}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-pub(crate) struct Stream<Q, R> {
-    pub(crate) send: mpsc::Sender<Q>,
-    pub(crate) responses: Streaming<R>,
-}
-
-impl<Q: Debug, R: Debug> Stream<Q, R> {
-    pub(crate) async fn say(&self, request: Q) {
-        // It may have ended; then the reason stands in the responses.
-        let _ = self.send.send(request).await;
-    }
-
-    pub(crate) async fn next(&mut self) -> Result<Option<R>, Status> {
-        in_time("a response", self.responses.message()).await
-    }
-
-    pub(crate) async fn response(&mut self) -> R {
-        self.next().await.expect("a response").expect("not the end")
-    }
-
-    /// How the stream ended.
-    pub(crate) async fn refusal(&mut self) -> (Code, String) {
-        loop {
-            match self.next().await {
-                Ok(Some(_)) => {}
-                Ok(None) => panic!("it ended well"),
-                Err(status) => return (status.code(), status.message().to_owned()),
-            }
-        }
-    }
-}
-
-pub(crate) fn node() -> Node {
-    Node { id: "test".to_owned(), cluster: "test".to_owned(), ..Default::default() }
-}
-
-/// A message as gRPC sends it: uncompressed, its length before it.
-pub(crate) fn message(request: &impl Message) -> Bytes {
-    let body = request.encode_to_vec();
-    [&[0], &(body.len() as u32).to_be_bytes()[..], &body].concat().into()
-}
-
-/// The first request of a stream.
-pub(crate) fn sotw(of: ResourceType, names: &[&str]) -> DiscoveryRequest {
-    DiscoveryRequest {
-        node: Some(node()),
-        type_url: of.type_url().to_owned(),
-        resource_names: names.iter().map(|name| (*name).to_owned()).collect(),
-        ..Default::default()
-    }
-}
-
-pub(crate) fn delta(of: ResourceType, subscribe: &[&str]) -> DeltaDiscoveryRequest {
-    DeltaDiscoveryRequest {
-        node: Some(node()),
-        type_url: of.type_url().to_owned(),
-        resource_names_subscribe: subscribe.iter().map(|name| (*name).to_owned()).collect(),
-        ..Default::default()
-    }
-}
-
-/// Accepts a delta response.
-pub(crate) fn ack(response: &DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
-    DeltaDiscoveryRequest {
-        type_url: response.type_url.clone(),
-        response_nonce: response.nonce.clone(),
-        ..Default::default()
-    }
+pub(crate) async fn eventually(what: &str, check: impl AsyncFnMut() -> Result<(), String>) {
+    pilothouse_testkit::eventually(PATIENCE, what, check).await;
 }

@@ -28,7 +28,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 };
 use envoy_types::pb::google::protobuf::{Any, UInt32Value};
 use pilothouse::ads::server::AdsServer;
-use pilothouse::ads::stream::{Limits, Shared};
+use pilothouse::ads::stream::{ServerContext, ServerLimits};
 use pilothouse::door::{Door, Room};
 use pilothouse::metrics::Metrics;
 use pilothouse::names::ResourceType;
@@ -83,14 +83,14 @@ impl Scripted {
         tokio::spawn(
             stop.clone().run_until_cancelled_owned(give_everybody_a_view(view_registry.clone())),
         );
-        let shared = Shared {
+        let shared = ServerContext {
             snapshots: following,
             view_registry: view_registry.clone(),
             interner: Arc::<Interner>::default(),
             frames: Arc::new(FrameBuilder::new("scripted")),
             proxies: proxies.clone(),
             metrics: Metrics::new(&mut Default::default()),
-            limits: Limits::default(),
+            limits: ServerLimits::default(),
             shutdown: stop.clone(),
         };
         let descriptors = pilothouse::descriptors::encoded();

@@ -262,7 +262,7 @@ async fn at_shutdown_streams_are_told_and_end() {
 async fn a_client_that_hangs_up_is_no_trouble() {
     let server = Server::start().await;
     let mut stream = server.delta().await;
-    stream.say(DeltaDiscoveryRequest { node: Some(node()), ..delta(CDS, &[]) }).await;
+    stream.say(DeltaDiscoveryRequest { node: Some(node("test")), ..delta(CDS, &[]) }).await;
     stream.response().await;
     drop(stream.send);
     let end = in_time("the end", stream.responses.message()).await;

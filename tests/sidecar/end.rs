@@ -277,7 +277,7 @@ async fn post(url: &str) -> u16 {
 async fn what_is_not_for_people_says_so_by_failing() {
     // Started by somebody other than the process it is to be tied to, it becomes nothing.
     let mut command =
-        crate::harness::control_plane::pilothouse(&["tether", "1", "--", "/bin/true"]);
-    let mut process = Process::start("tether", &mut command);
+        crate::harness::control_plane::pilothouse(&["parent-death-exec", "1", "--", "/bin/true"]);
+    let mut process = Process::start("parent-death-exec", &mut command);
     assert_eq!(process.end(DEADLINE).await.code(), Some(1));
 }

@@ -36,10 +36,20 @@ pub(crate) struct Decoder {
     max_table_size: usize,
 }
 
-/// A header block that does not decode. The dynamic table is unknown from there on, so the
-/// connection has to end (COMPRESSION_ERROR).
+/// Bytes that one header block may decode to, counted like the dynamic table: four times our
+/// SETTINGS_MAX_HEADER_LIST_SIZE. Two bytes can refer to an entry of 4,096 (the HPACK bomb,
+/// CVE-2016-6581), so without a bound a block of 32 KiB costs 4 ms to copy 57 MB.
+const MAX_DECODED_SIZE: usize = 64 << 10;
+
+/// Why a header block was not decoded to its end. The dynamic table is unknown from there on, so
+/// the connection has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct DecodeError;
+pub(crate) enum DecodeError {
+    /// The block is not valid HPACK.
+    Malformed,
+    /// It decodes to more than [`MAX_DECODED_SIZE`].
+    TooLarge,
+}
 
 impl Decoder {
     pub(crate) fn new() -> Self {
@@ -54,12 +64,17 @@ impl Decoder {
     ) -> Result<(), DecodeError> {
         let (mut name, mut value) = (Vec::new(), Vec::new());
         let mut seen_field = false;
+        let mut decoded_size = 0;
+        let mut count = |name: &[u8], value: &[u8]| {
+            decoded_size += name.len() + value.len() + ENTRY_OVERHEAD;
+            if decoded_size > MAX_DECODED_SIZE { Err(DecodeError::TooLarge) } else { Ok(()) }
+        };
         while let Some(first) = block.first().copied() {
             if first & 0xe0 == 0x20 {
                 let max_size = decode_integer(&mut block, 5)?;
                 // Section 4.2: only at the beginning of a block, and never above our setting.
                 if seen_field || max_size > MAX_TABLE_SIZE {
-                    return Err(DecodeError);
+                    return Err(DecodeError::Malformed);
                 }
                 self.max_table_size = max_size;
                 self.evict();
@@ -68,6 +83,7 @@ impl Decoder {
             seen_field = true;
             if first & 0x80 != 0 {
                 let (name, value) = self.entry(decode_integer(&mut block, 7)?)?;
+                count(name, value)?;
                 on_field(name, value);
                 continue;
             }
@@ -80,6 +96,7 @@ impl Decoder {
                 index => name.extend_from_slice(self.entry(index)?.0),
             }
             decode_string(&mut block, &mut value)?;
+            count(&name, &value)?;
             on_field(&name, &value);
             if incremental_indexing {
                 self.table_size += name.len() + value.len() + ENTRY_OVERHEAD;
@@ -92,11 +109,12 @@ impl Decoder {
 
     /// The entry at an index of the static and the dynamic table together (section 2.3.3).
     fn entry(&self, index: usize) -> Result<(&[u8], &[u8]), DecodeError> {
-        let at = index.checked_sub(1).ok_or(DecodeError)?;
+        let at = index.checked_sub(1).ok_or(DecodeError::Malformed)?;
         if let Some((name, value)) = STATIC_TABLE.get(at) {
             return Ok((name.as_bytes(), value.as_bytes()));
         }
-        let (name, value) = self.dynamic_table.get(at - STATIC_TABLE.len()).ok_or(DecodeError)?;
+        let (name, value) =
+            self.dynamic_table.get(at - STATIC_TABLE.len()).ok_or(DecodeError::Malformed)?;
         Ok((name, value))
     }
 
@@ -124,24 +142,24 @@ fn decode_integer(block: &mut &[u8], prefix: u32) -> Result<usize, DecodeError> 
             return Ok(value);
         }
     }
-    Err(DecodeError)
+    Err(DecodeError::Malformed)
 }
 
 /// Appends a string literal, with or without Huffman codes (section 5.2).
 fn decode_string(block: &mut &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
-    let huffman_coded = block.first().ok_or(DecodeError)? & 0x80 != 0;
+    let huffman_coded = block.first().ok_or(DecodeError::Malformed)? & 0x80 != 0;
     let len = decode_integer(block, 7)?;
-    let (text, rest) = block.split_at_checked(len).ok_or(DecodeError)?;
+    let (text, rest) = block.split_at_checked(len).ok_or(DecodeError::Malformed)?;
     *block = rest;
     if huffman_coded {
-        return huffman::decode(text, out).ok_or(DecodeError);
+        return huffman::decode(text, out).ok_or(DecodeError::Malformed);
     }
     out.extend_from_slice(text);
     Ok(())
 }
 
 fn take_byte(block: &mut &[u8]) -> Result<u8, DecodeError> {
-    let (first, rest) = block.split_first().ok_or(DecodeError)?;
+    let (first, rest) = block.split_first().ok_or(DecodeError::Malformed)?;
     *block = rest;
     Ok(*first)
 }

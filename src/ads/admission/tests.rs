@@ -8,14 +8,14 @@ fn admission(at_once: usize) -> Arc<Admission> {
 }
 
 /// A stream of this connection from this address.
-fn from(address: u8, connection: u64) -> Holder {
-    Holder { address: [10, 0, 0, address].into(), connection }
+fn from(address: u8, connection: u64) -> PermitHolder {
+    PermitHolder { address: [10, 0, 0, address].into(), connection }
 }
 
 /// A stream that asks, polled once: admitted, or waiting.
 macro_rules! ask {
     ($admission:expr, $holder:expr) => {{
-        let mut asks = Box::pin($admission.clone().turn($holder));
+        let mut asks = Box::pin($admission.clone().acquire($holder));
         let now = asks.as_mut().now_or_never();
         (now, asks)
     }};
@@ -63,7 +63,7 @@ async fn a_holder_that_takes_nothing_loses_its_permit() {
     assert!(!admission.is_contended());
     let (_, mut next) = ask!(admission, from(1, 1));
     assert!(admission.is_contended());
-    admission.take_back(stalled.id());
+    admission.reclaim(stalled.id());
     let next = next.as_mut().now_or_never().expect("admitted");
     assert!(!admission.is_contended());
     drop(stalled);
@@ -78,7 +78,7 @@ async fn a_newcomer_takes_its_permit_from_the_peer_that_holds_most() {
     let crowd: Vec<_> = (0..2500).map(|stream| ask!(admission, from(1, stream / 100))).collect();
     // Each of the connections has been given some, and the crowd waits for itself.
     assert!(admission.is_contended());
-    let waiting = crowd.iter().filter(|(turn, _)| turn.is_none()).count();
+    let waiting = crowd.iter().filter(|(permit, _)| permit.is_none()).count();
     assert!(waiting > 2000, "{waiting}");
     let (other_address, _) = ask!(admission, from(2, 1000));
     assert!(other_address.is_some());
@@ -93,7 +93,7 @@ async fn a_newcomer_takes_its_permit_from_the_peer_that_holds_most() {
 async fn nobody_loses_the_only_permit_that_he_holds() {
     let admission = admission(3);
     let held: Vec<_> = (1..=3).map(|address| ask!(admission, from(address, 1))).collect();
-    assert!(held.iter().all(|(turn, _)| turn.is_some()));
+    assert!(held.iter().all(|(permit, _)| permit.is_some()));
     assert!(ask!(admission, from(4, 1)).0.is_none());
 }
 
@@ -112,9 +112,9 @@ async fn addresses_and_their_connections_are_admitted_in_turn() {
             if order.contains(&number) {
                 continue;
             }
-            if let Some(turn) = one.as_mut().now_or_never() {
+            if let Some(permit) = one.as_mut().now_or_never() {
                 order.push(number);
-                now = Some(turn);
+                now = Some(permit);
                 break;
             }
         }
@@ -130,19 +130,19 @@ async fn nobody_waits_for_longer_than_the_longest_wait() {
     let (none, waiting) = ask!(admission, from(1, 1));
     assert!(none.is_none());
     let begun = Instant::now();
-    let turn = waiting.await;
+    let permit = waiting.await;
     assert!(begun.elapsed() <= MAX_WAIT + Duration::from_millis(1), "{:?}", begun.elapsed());
     // It waits no more, and holds nothing that it could give back.
     assert!(!admission.is_contended());
-    drop(turn);
+    drop(permit);
     assert!(ask!(admission, from(1, 1)).0.is_none());
 }
 
 #[test]
 fn no_limit_lets_everybody_in() {
     let admission = admission(0);
-    let turns: Vec<_> = (0..100).map(|_| ask!(admission, from(1, 1)).0).collect();
-    assert!(turns.iter().all(Option::is_some));
+    let permits: Vec<_> = (0..100).map(|_| ask!(admission, from(1, 1)).0).collect();
+    assert!(permits.iter().all(Option::is_some));
 }
 
 #[tokio::test]

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 
 use prost::encoding::{WireType, decode_key, decode_varint, skip_field};
 
-use crate::ads::request::{Malformed, delimited, utf8};
+use crate::ads::discovery_request::MalformedRequest;
+use crate::ads::discovery_request::fields::{delimited, utf8};
 
 /// What a node says, still in its bytes.
 #[derive(Debug, Default)]
@@ -34,7 +35,7 @@ enum Content<'a> {
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn read(node: &'a [u8]) -> Result<Self, Malformed> {
+    pub(super) fn read(node: &'a [u8]) -> Result<Self, MalformedRequest> {
         let mut read = Self::default();
         each(node, |number, content| {
             let Content::Bytes(bytes) = content else { return Ok(()) };
@@ -67,7 +68,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A metadata field that is a text, or a number as its digits.
-    pub(super) fn metadata(&self, key: &str) -> Result<Option<Cow<'a, str>>, Malformed> {
+    pub(super) fn metadata(&self, key: &str) -> Result<Option<Cow<'a, str>>, MalformedRequest> {
         let mut found = None;
         entries(self.metadata, |name, value| {
             if name == key.as_bytes() {
@@ -79,7 +80,10 @@ impl<'a> Fields<'a> {
     }
 
     /// The texts of a metadata field that has fields itself.
-    pub(super) fn texts_within(&self, key: &str) -> Result<BTreeMap<&'a str, &'a str>, Malformed> {
+    pub(super) fn texts_within(
+        &self,
+        key: &str,
+    ) -> Result<BTreeMap<&'a str, &'a str>, MalformedRequest> {
         let mut found = BTreeMap::new();
         entries(self.metadata, |name, value| {
             if name != key.as_bytes() {
@@ -102,8 +106,8 @@ impl<'a> Fields<'a> {
 /// Calls `take` with name and value of every field of a `Struct`.
 fn entries<'a>(
     fields: &'a [u8],
-    mut take: impl FnMut(&'a [u8], &'a [u8]) -> Result<(), Malformed>,
-) -> Result<(), Malformed> {
+    mut take: impl FnMut(&'a [u8], &'a [u8]) -> Result<(), MalformedRequest>,
+) -> Result<(), MalformedRequest> {
     each(fields, |number, content| {
         let (1, Content::Bytes(entry)) = (number, content) else { return Ok(()) };
         let (mut name, mut value) = (&b""[..], &b""[..]);
@@ -119,7 +123,7 @@ fn entries<'a>(
     })
 }
 
-fn text_of_value(value: &[u8]) -> Result<Option<Cow<'_, str>>, Malformed> {
+fn text_of_value(value: &[u8]) -> Result<Option<Cow<'_, str>>, MalformedRequest> {
     let mut text = None;
     each(value, |number, content| {
         text = match (number, content) {
@@ -133,7 +137,7 @@ fn text_of_value(value: &[u8]) -> Result<Option<Cow<'_, str>>, Malformed> {
 }
 
 /// `BuildVersion.version`: major, minor, patch.
-fn build_version(build: &[u8]) -> Result<(u64, u64, u64), Malformed> {
+fn build_version(build: &[u8]) -> Result<(u64, u64, u64), MalformedRequest> {
     let mut version = (0, 0, 0);
     each(build, |number, content| {
         let (1, Content::Bytes(bytes)) = (number, content) else { return Ok(()) };
@@ -153,15 +157,16 @@ fn build_version(build: &[u8]) -> Result<(u64, u64, u64), Malformed> {
 /// Calls `take` with every field of a message.
 fn each<'a>(
     mut rest: &'a [u8],
-    mut take: impl FnMut(u32, Content<'a>) -> Result<(), Malformed>,
-) -> Result<(), Malformed> {
+    mut take: impl FnMut(u32, Content<'a>) -> Result<(), MalformedRequest>,
+) -> Result<(), MalformedRequest> {
     while !rest.is_empty() {
         let (number, wire_type) = decode_key(&mut rest)?;
         let content = match wire_type {
             WireType::LengthDelimited => Content::Bytes(delimited(&mut rest)?),
             WireType::Varint => Content::Number(decode_varint(&mut rest)?),
             WireType::SixtyFourBit => {
-                let (content, after) = rest.split_first_chunk().ok_or_else(Malformed::too_short)?;
+                let (content, after) =
+                    rest.split_first_chunk().ok_or(MalformedRequest::Truncated)?;
                 rest = after;
                 Content::Double(f64::from_le_bytes(*content))
             }

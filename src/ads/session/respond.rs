@@ -1,158 +1,158 @@
-//! One type on one stream: what goes out.
+//! One type on one stream: its responses.
 //!
-//! What must be told is worked out from the steps between sets, shared by all streams that make
-//! the same steps; a frame that another stream with the same subscription has needed is taken from
-//! the set it leads to.
+//! What must be sent follows from the changes between sets, which all streams share; a frame that
+//! another stream with the same subscription has needed comes from the cache.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::state::{Answer, Kind, TypeState};
-use super::told::{Step, Told};
+use super::pending::{PendingResources, SetChange};
+use super::state::{AckState, TypeState, TypeTraits};
 use crate::snapshot::encode::{Frame, FrameBuilder, FrameKey};
 use crate::snapshot::{Resource, TypeSet, Version};
 use crate::subscription::Subscription;
 
-/// So many names are asked for by many streams alike, when services come; more of them is what one
-/// stream alone is about, and not worth keeping.
+/// Up to so many names are requested by many streams alike, when services are added; a longer list is of
+/// one stream only and not worth caching.
 const SHARED_NAMES: usize = 16;
 
 impl TypeState {
-    /// Something that this stream wants differs between what was sent and `now`.
-    pub(super) fn is_behind(&self, kind: Kind, now: &Arc<TypeSet>) -> bool {
+    /// Whether something that this stream is subscribed to differs between what was sent and `now`.
+    pub(super) fn is_behind(&self, traits: TypeTraits, now: &Arc<TypeSet>) -> bool {
         let Some(sent) = &self.sent else { return false };
         if !self.open || sent.id() == now.id() || sent.version() == now.version() {
             return false;
         }
         let wants = |name: &str| self.subscription.wants(name);
-        // In SotW there is no way to say that an endpoint set or route is gone (rule 7); but if it
-        // was the reason of a NACK, the others can come now.
-        let removals = kind.delta || kind.full_state || self.is_rejected();
+        // In SotW the removal of an endpoint set or route cannot be expressed (rule 7); but if it was
+        // the reason of a NACK, the other resources can be sent now.
+        let removals = traits.delta || traits.full_state || self.is_rejected();
         let diff = now.diff_from(sent);
         diff.changed.iter().any(|resource| wants(&resource.name))
             || removals && diff.removed.iter().any(|name| wants(name))
     }
 
-    /// Something that was sent was not accepted.
+    /// Whether something that was sent was rejected, or not acknowledged in time.
     fn is_rejected(&self) -> bool {
-        self.rejected.is_something() || self.answer == Answer::Overdue
+        self.rejected.is_any() || self.ack_state == AckState::TimedOut
     }
 
-    /// Nothing would be added or changed by going to `now`, and nothing was asked for.
+    /// Whether going to `now` only removes resources, and nothing was requested.
     pub(super) fn only_removes(&self, now: &Arc<TypeSet>) -> bool {
         let changed = |sent: &Arc<TypeSet>| !now.diff_from(sent).changed.is_empty();
-        !self.is_asked() && !self.sent.as_ref().is_some_and(changed)
+        !self.is_requested() && !self.sent.as_ref().is_some_and(changed)
     }
 
-    /// The set to go to while something may still refer to what vanished: `now`, and with it what
-    /// was sent and is in it no more. Not where something is told again: of that, nothing must be
-    /// that is gone.
+    /// The set to go to while other resources may still refer to removed ones: `now` with the resources
+    /// that were sent and are not in it. Just `now` if something is sent again, because that must not
+    /// include what is gone.
     pub(super) fn without_removals(&self, now: &Arc<TypeSet>) -> Arc<TypeSet> {
         match &self.sent {
-            Some(sent) if !self.is_asked() && !self.is_rejected() => now.keeping(sent),
+            Some(sent) if !self.is_requested() && !self.is_rejected() => now.with_removed_of(sent),
             _ => now.clone(),
         }
     }
 
-    /// Clusters that were not there before are on their way: in a response that is not answered
-    /// yet, or in `now` while that response keeps it from being sent. A cluster that only changes
-    /// does not count, the proxy goes on with the old one until the new one is warm.
+    /// Whether new clusters are on their way: in an unacknowledged response, or in `now` while that
+    /// response keeps it from being sent. A changed cluster does not count, the proxy uses the old one
+    /// until the new one is warm.
     pub(super) fn is_adding(&self, now: &Arc<TypeSet>) -> bool {
         let adds = |from: &Arc<TypeSet>, to: &Arc<TypeSet>| {
             to.diff_from(from).changed.iter().any(|resource| from.get(&resource.name).is_none())
         };
-        self.awaits().is_some()
-            && (self.outstanding.adds
-                || self.outstanding.steps.iter().any(|step| adds(&step.from, &step.to))
+        self.unacked_nonce().is_some()
+            && (self.unacked.adds
+                || self.unacked.changes.iter().any(|change| adds(&change.from, &change.to))
                 || self.sent.as_ref().is_some_and(|sent| adds(sent, now)))
     }
 
-    /// EDS: a CDS response went out that told this.
-    pub(super) fn warm(&mut self, clusters: &Told, now: &TypeSet) {
-        let mut told = clusters.clone();
-        // A cluster that is gone waits for nothing.
-        told.names.retain(|name| now.get(name).is_some());
-        told.steps.iter_mut().for_each(|step| step.removals = false);
-        told.put_before(std::mem::take(&mut self.warming));
-        told.bound();
-        self.warming = told;
+    /// EDS: these clusters were sent, so their endpoints must be sent again.
+    pub(super) fn add_warming(&mut self, clusters: &PendingResources, now: &TypeSet) {
+        let mut pending = clusters.clone();
+        // A removed cluster does not warm.
+        pending.names.retain(|name| now.get(name).is_some());
+        pending.changes.iter_mut().for_each(|change| change.removals = false);
+        pending.prepend(std::mem::take(&mut self.warming));
+        pending.enforce_bounds();
+        self.warming = pending;
     }
 
-    /// The frame to send now, if there is anything to tell and no answer is awaited. The caller
-    /// must send it and say so with [`Self::sent_as`].
+    /// The frame to send now, if there is anything to send and no response is unacknowledged. The caller
+    /// must send it and call [`Self::set_sent`].
     pub(super) fn respond(
         &mut self,
-        kind: Kind,
+        traits: TypeTraits,
         type_url: &str,
         now: &Arc<TypeSet>,
         frames: &FrameBuilder,
     ) -> Option<Frame> {
-        if !self.open || self.answer == Answer::Awaited {
+        if !self.open || self.ack_state == AckState::Pending {
             return None;
         }
-        let behind = self.is_behind(kind, now);
+        let behind = self.is_behind(traits, now);
         if !behind {
-            self.advance(now);
+            self.skip_to(now);
         }
-        let mut told = std::mem::take(&mut self.asked);
-        told.put_before(std::mem::take(&mut self.warming));
-        if self.answer != Answer::Nothing {
-            // What returned is told as a change.
-            let vanished = std::mem::take(&mut self.vanished).into_iter();
-            told.names.extend(vanished.filter(|name| now.get(name).is_none()));
+        let mut pending = std::mem::take(&mut self.requested);
+        pending.prepend(std::mem::take(&mut self.warming));
+        if self.ack_state != AckState::NoneSent {
+            // A resource that is back is sent as a change.
+            let removed_while_disconnected =
+                std::mem::take(&mut self.removed_while_disconnected).into_iter();
+            pending.names.extend(removed_while_disconnected.filter(|name| now.get(name).is_none()));
         }
-        if !behind && !self.reply && !told.is_something() {
+        if !behind && !self.must_respond && !pending.is_any() {
             return None;
         }
-        let again = behind || told.all;
-        if again {
-            if self.answer == Answer::Overdue {
-                told.put_before(std::mem::take(&mut self.outstanding));
+        let resend = behind || pending.all;
+        if resend {
+            if self.ack_state == AckState::TimedOut {
+                pending.prepend(std::mem::take(&mut self.unacked));
             }
-            told.put_before(std::mem::take(&mut self.rejected));
+            pending.prepend(std::mem::take(&mut self.rejected));
         }
         if let (true, Some(sent)) = (behind, &self.sent) {
-            told.steps.push(Step { from: sent.clone(), to: now.clone(), removals: true });
+            pending.changes.push(SetChange { from: sent.clone(), to: now.clone(), removals: true });
         }
-        // It may have been unsubscribed since.
-        told.names.retain(|name| self.subscription.wants(name));
+        // A name may have been unsubscribed since.
+        pending.names.retain(|name| self.subscription.wants(name));
 
-        let reply = std::mem::take(&mut self.reply);
-        let frame = if kind.full_state && !kind.delta {
+        let must_respond = std::mem::take(&mut self.must_respond);
+        let frame = if traits.full_state && !traits.delta {
             self.whole_set(type_url, now, frames)
         } else {
-            let frame = self.partial(kind, &told, type_url, now, frames);
-            if !kind.delta {
+            let frame = self.partial(traits, &pending, type_url, now, frames);
+            if !traits.delta {
                 self.digest = Some(frame.version.0);
             }
-            if frame.resources == 0 && frame.removed == 0 && !reply {
+            if frame.resources == 0 && frame.removed == 0 && !must_respond {
                 self.sent = Some(now.clone());
                 return None;
             }
             frame
         };
         self.sent = Some(now.clone());
-        if self.answer == Answer::Overdue && !again {
-            self.reject();
+        if self.ack_state == AckState::TimedOut && !resend {
+            self.mark_rejected();
         }
-        self.outstanding = told;
+        self.unacked = pending;
         Some(frame)
     }
 
-    /// The frame that [`Self::respond`] gave is on its way.
-    pub(super) fn sent_as(&mut self, nonce: u64) {
-        self.patient = false;
+    /// The frame of [`Self::respond`] is sent with this nonce.
+    pub(super) fn set_sent(&mut self, nonce: u64) {
+        self.resuming = false;
         self.nonce = nonce;
-        self.answer = Answer::Awaited;
+        self.ack_state = AckState::Pending;
     }
 
-    /// What the last response told and the client has not accepted yet.
-    pub(super) fn last_told(&self) -> &Told {
-        &self.outstanding
+    /// What the last response sent, unless it is acknowledged.
+    pub(super) fn last_sent_resources(&self) -> &PendingResources {
+        &self.unacked
     }
 
-    /// Goes along with a set that differs in nothing this stream wants.
-    fn advance(&mut self, now: &Arc<TypeSet>) {
+    /// Goes to a set that differs in nothing that this stream is subscribed to.
+    fn skip_to(&mut self, now: &Arc<TypeSet>) {
         let Some(sent) = &self.sent else { return };
         if sent.id() == now.id() {
             return;
@@ -161,21 +161,21 @@ impl TypeState {
         if removed.iter().any(|name| self.subscription.wants(name)) {
             self.digest = None;
         }
-        let unanswered = matches!(self.answer, Answer::Awaited | Answer::Overdue);
-        if unanswered && !removed.is_empty() && self.may_have.is_none() {
+        let unacked = matches!(self.ack_state, AckState::Pending | AckState::TimedOut);
+        if unacked && !removed.is_empty() && self.may_have.is_none() {
             self.may_have = Some(sent.clone());
         }
         self.sent = Some(now.clone());
     }
 
-    /// SotW, LDS and CDS: all that is wanted, because absence deletes (rule 7).
+    /// SotW, LDS and CDS: everything subscribed, because absence deletes (rule 7).
     fn whole_set(&self, type_url: &str, now: &Arc<TypeSet>, frames: &FrameBuilder) -> Frame {
         let key = FrameKey {
             set: now.id(),
             delta: false,
             subscription: self.subscription.id(),
             all: true,
-            steps: Vec::new(),
+            changes: Vec::new(),
             names: Vec::new(),
         };
         let subscription = &self.subscription;
@@ -186,92 +186,95 @@ impl TypeState {
             }
             let wanted = subscription.names().filter_map(|name| now.get(name));
             let wanted: Vec<&Resource> = wanted.map(|one| &**one).collect();
-            frames.sotw(type_url, restricted(now, subscription), &wanted)
+            frames.sotw(type_url, restricted_version(now, subscription), &wanted)
         })
     }
 
-    /// Only what changed or was asked for.
+    /// Only what changed or was requested.
     fn partial(
         &self,
-        kind: Kind,
-        told: &Told,
+        traits: TypeTraits,
+        pending: &PendingResources,
         type_url: &str,
         now: &Arc<TypeSet>,
         frames: &FrameBuilder,
     ) -> Frame {
-        // All names stand for themselves; only under a wildcard can something be gone that
-        // nothing but the steps tells of.
-        let steps = match told.all && !(kind.delta && self.subscription.is_wildcard()) {
+        // A list of names covers its removals; only under a wildcard are there removals that nothing but
+        // the changes says.
+        let changes = match pending.all && !(traits.delta && self.subscription.is_wildcard()) {
             true => &[],
-            false => &*told.steps,
+            false => &*pending.changes,
         };
-        let build = || self.build_partial(kind, told, steps, type_url, now, frames);
-        // Nothing is kept under names that a client has made up.
-        let shared = told.names.len() <= SHARED_NAMES
-            && told.names.iter().all(|name| now.get(name).is_some());
+        let build = || self.build_partial(traits, pending, changes, type_url, now, frames);
+        // Nothing is cached under names that a client made up.
+        let shared = pending.names.len() <= SHARED_NAMES
+            && pending.names.iter().all(|name| now.get(name).is_some());
         if !shared {
             return build();
         }
         let key = FrameKey {
             set: now.id(),
-            delta: kind.delta,
+            delta: traits.delta,
             subscription: self.subscription.id(),
-            all: told.all,
-            steps: steps.iter().map(|step| (step.from.id(), step.to.id())).collect(),
-            names: told.names.iter().cloned().collect(),
+            all: pending.all,
+            changes: changes.iter().map(|change| (change.from.id(), change.to.id())).collect(),
+            names: pending.names.iter().cloned().collect(),
         };
         frames.shared(key, now, &self.subscription, build)
     }
 
     fn build_partial(
         &self,
-        kind: Kind,
-        told: &Told,
-        steps: &[Step],
+        traits: TypeTraits,
+        pending: &PendingResources,
+        changes: &[SetChange],
         type_url: &str,
         now: &Arc<TypeSet>,
         frames: &FrameBuilder,
     ) -> Frame {
         let subscription = &self.subscription;
-        let mut names: BTreeSet<&str> = told.names.iter().map(|name| &**name).collect();
-        let diffs: Vec<_> =
-            steps.iter().map(|step| (step.to.diff_from(&step.from), step.removals)).collect();
+        let mut names: BTreeSet<&str> = pending.names.iter().map(|name| &**name).collect();
+        let diffs: Vec<_> = changes
+            .iter()
+            .map(|change| (change.to.diff_from(&change.from), change.removals))
+            .collect();
         for (diff, removals) in &diffs {
             let changed = diff.changed.iter().map(|resource| &resource.name);
             let removed = diff.removed.iter().filter(|_| *removals);
             let wanted = changed.chain(removed).filter(|name| subscription.wants(name));
             names.extend(wanted.map(|name| &**name));
         }
-        if told.all {
+        if pending.all {
             names.extend(subscription.names().map(|name| &**name));
             if subscription.is_wildcard() {
                 names.extend(now.iter().map(|resource| &*resource.name));
             }
         }
-        let there = names.iter().filter_map(|name| now.get(name));
-        let there: Vec<&Resource> = there.map(|one| &**one).collect();
-        if kind.delta {
-            // Named and not there: said as such, and the subscription stays (rules 9, 10).
+        let present = names.iter().filter_map(|name| now.get(name));
+        let present: Vec<&Resource> = present.map(|one| &**one).collect();
+        if traits.delta {
+            // Subscribed by name and missing: reported as removed, and the subscription stays (rules 9,
+            // 10).
             let gone: Vec<&str> =
                 names.iter().copied().filter(|name| now.get(name).is_none()).collect();
-            return frames.delta(type_url, now.version(), &there, &gone);
+            return frames.delta(type_url, now.version(), &present, &gone);
         }
         let version = match (self.digest, &self.sent) {
-            (Some(digest), Some(sent)) if !told.all => {
+            (Some(digest), Some(sent)) if !pending.all => {
                 Version(names.iter().fold(digest, |sum, name| {
                     let share = |set: &TypeSet| set.get(name).map_or(0, |one| one.digest());
                     sum.wrapping_sub(share(sent)).wrapping_add(share(now))
                 }))
             }
-            _ => restricted(now, subscription),
+            _ => restricted_version(now, subscription),
         };
-        frames.sotw(type_url, version, &there)
+        frames.sotw(type_url, version, &present)
     }
 }
 
-/// The version of what a subscription sees of a set: a function of the two alone, so it is equal
-/// on every replica.
-fn restricted(set: &TypeSet, subscription: &Subscription) -> Version {
+/// The version of the part of a set that a subscription selects: a function of the two alone, so it is
+/// equal on every replica.
+fn restricted_version(set: &TypeSet, subscription: &Subscription) -> Version {
     if subscription.is_wildcard() {
         return set.version();
     }

@@ -10,30 +10,30 @@ use crate::snapshot::encode::FrameBuilder;
 #[test]
 fn what_a_stream_holds_does_not_grow_unseen() {
     let (_, snapshots) = watch::channel(None);
-    let (_, news) = watch::channel(News::default());
-    let shared = Shared {
+    let (_, signal) = watch::channel(SnapshotSignal::default());
+    let server = ServerContext {
         snapshots,
         view_registry: Arc::default(),
         interner: Arc::default(),
         frames: Arc::new(FrameBuilder::new("test")),
         proxies: Arc::default(),
         metrics: Metrics::new(&mut Registry::default()),
-        limits: Limits::default(),
+        limits: ServerLimits::default(),
         shutdown: CancellationToken::new(),
     };
-    let (_, requests) = crate::ads::requests::requests(1);
+    let (_, requests) = crate::ads::grpc::messages::grpc_messages(1);
     let method = Method { delta: true, only: None };
     let peer = ([127, 0, 0, 1], 1).into();
-    let context = Arc::new(Context::new(Arc::new(shared), news));
-    let control = Arc::new(Control::new());
-    let account = context.account(peer, &control);
-    let peer = Peer { address: peer, control, account };
-    let responses = serve(context, method, peer, requests);
+    let context = Arc::new(StreamContext::new(Arc::new(server), signal));
+    let handle = Arc::new(ConnectionHandle::new());
+    let account = context.open_account(peer, &handle);
+    let peer = Peer { address: peer, handle, account };
+    let responses = ResponseStream::new(context, method, peer, requests);
     let sizes = [
         ("the response body", size_of_val(&responses), 1024),
         ("the stream in it", size_of::<AdsStream>(), 2048),
         ("of that, the session", size_of::<Session>(), 1664),
-        ("what is shown of it", size_of::<Connection>(), 1024),
+        ("what is shown of it", size_of::<XdsStream>(), 1024),
     ];
     for (what, size, limit) in sizes {
         assert!(size <= limit, "{what}: {size} bytes, not more than {limit}: {sizes:?}");

@@ -227,6 +227,7 @@ async fn push_status_says_what_is_wrong_now() {
 #[tokio::test]
 async fn sourcez_shows_watches_and_what_was_left_out() {
     let fixture = Fixture::new();
+    let _listed = fixture.state.readiness.condition("source listed", "not listed yet: Service");
     fixture.state.health.expect("Service");
     fixture.state.health.synced("EndpointSlice");
     fixture.state.health.failed("EndpointSlice", "gone");

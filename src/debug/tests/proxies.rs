@@ -319,8 +319,8 @@ async fn a_proxy_is_named_by_what_fits_best_and_must_be_one() {
     // Two machines whose Envoys have the same id are two proxies all the same.
     let peer: SocketAddr = "10.9.9.9:1".parse().unwrap();
     let other = fixture.state.proxies.register(Some(peer), false, 1000).unwrap();
-    let identity = fixture.streams[0].connection.status().identity;
-    other.connection.update(|status| status.identity = identity);
+    let identity = fixture.streams[0].stream.status().identity;
+    other.stream.update(|status| status.identity = identity);
     assert!(matches!(found("a.default"), Err(Problem::Ambiguous { count: 3, .. })));
     for _ in 0..9 {
         fixture.connect("b.default", false);

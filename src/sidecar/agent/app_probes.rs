@@ -16,7 +16,7 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-mod ask;
+mod client;
 
 /// Istio's name of the variable that says what the probes were.
 pub const APP_PROBERS: &str = "ISTIO_KUBE_APP_PROBERS";
@@ -26,7 +26,7 @@ pub const APP_HEALTH: &str = "/app-health";
 /// The kubelet's own for a probe that says none.
 const DEFAULT_TIMEOUT: u64 = 1;
 /// Whoever reaches the pod can ask for a probe. More wait, within the probe's timeout.
-const AT_ONCE: usize = 64;
+const MAX_CONCURRENT: usize = 64;
 
 /// What is wrong with [`APP_PROBERS`].
 #[derive(Debug, Error)]
@@ -139,39 +139,39 @@ impl Probers {
 }
 
 /// What the kubelet is told: below 400 is well.
-pub(super) type Answer = (StatusCode, Vec<u8>);
+pub(super) type ProbeResponse = (StatusCode, Vec<u8>);
 
 /// Asks the application.
 #[derive(Debug)]
 pub(super) struct AppProbes {
     probers: Probers,
     pod: IpAddr,
-    turns: Semaphore,
+    permits: Semaphore,
     tls: Arc<rustls::ClientConfig>,
 }
 
 impl AppProbes {
     /// `pod` is the address at which the kubelet would have asked.
     pub(super) fn new(probers: Probers, pod: IpAddr) -> Result<Self, rustls::Error> {
-        let tls = ask::any_certificate()?;
-        Ok(Self { probers, pod, turns: Semaphore::new(AT_ONCE), tls })
+        let tls = client::accept_any_certificate()?;
+        Ok(Self { probers, pod, permits: Semaphore::new(MAX_CONCURRENT), tls })
     }
 
     /// The answer to a probe, and always one within its timeout. `headers` are those of the kubelet.
-    pub(super) async fn answer(&self, path: &str, headers: &HeaderMap) -> Answer {
+    pub(super) async fn answer(&self, path: &str, headers: &HeaderMap) -> ProbeResponse {
         let Some(prober) = self.probers.0.get(path) else {
             let said = format!("{APP_PROBERS} has no probe {path}\n");
             return (StatusCode::NOT_FOUND, said.into_bytes());
         };
         let asked = async {
-            let _turn = self.turns.acquire().await.map_err(|error| error.to_string())?;
+            let _permit = self.permits.acquire().await.map_err(|error| error.to_string())?;
             match &prober.action {
-                Action::HttpGet(get) => ask::http(self.pod, get, headers, &self.tls).await,
+                Action::HttpGet(get) => client::http(self.pod, get, headers, &self.tls).await,
                 Action::TcpSocket(socket) => {
-                    ask::connect(self.pod, socket.port.get()).await?;
+                    client::connect(self.pod, socket.port.get()).await?;
                     Ok((StatusCode::OK, Vec::new()))
                 }
-                Action::Grpc(grpc) => ask::grpc(self.pod, grpc).await,
+                Action::Grpc(grpc) => client::grpc(self.pod, grpc).await,
             }
         };
         let failed = match timeout(prober.timeout, asked).await {

@@ -12,14 +12,14 @@ const TABLES: [&str; 4] =
 pub(super) fn has_ended() -> bool {
     let own = getuid().as_raw();
     // A table of a family that the kernel lacks is not there.
-    TABLES
-        .iter()
-        .all(|table| std::fs::read_to_string(table).map_or(true, |text| !has_stranger(&text, own)))
+    TABLES.iter().all(|table| {
+        std::fs::read_to_string(table).map_or(true, |text| !has_socket_of_another_user(&text, own))
+    })
 }
 
 /// Whether a table has a socket of another user that some process still holds: those that are closed and
 /// finish their connection have no inode.
-fn has_stranger(table: &str, own: u32) -> bool {
+fn has_socket_of_another_user(table: &str, own: u32) -> bool {
     table.lines().skip(1).any(|line| {
         let mut fields = line.split_whitespace().skip(7);
         let owner = fields.next().and_then(|uid| uid.parse::<u32>().ok());
@@ -44,19 +44,28 @@ mod tests {
     fn sockets_of_other_users_are_the_applications() {
         let table = |lines: &[String]| format!("{HEAD}{}", lines.concat());
         let proxy = line("0A", 1337, 41);
-        assert!(!has_stranger(HEAD, 1337));
-        assert!(!has_stranger(&table(std::slice::from_ref(&proxy)), 1337));
-        assert!(has_stranger(&table(&[proxy.clone(), line("0A", 0, 42)]), 1337), "it listens");
-        assert!(has_stranger(&table(&[line("01", 1000, 42)]), 1337), "it is connected");
+        assert!(!has_socket_of_another_user(HEAD, 1337));
+        assert!(!has_socket_of_another_user(&table(std::slice::from_ref(&proxy)), 1337));
+        assert!(
+            has_socket_of_another_user(&table(&[proxy.clone(), line("0A", 0, 42)]), 1337),
+            "it listens"
+        );
+        assert!(
+            has_socket_of_another_user(&table(&[line("01", 1000, 42)]), 1337),
+            "it is connected"
+        );
         // TIME_WAIT and orphans belong to nobody any more.
-        assert!(!has_stranger(&table(&[proxy, line("06", 0, 0), line("05", 0, 0)]), 1337));
-        assert!(!has_stranger("", 1337));
+        assert!(!has_socket_of_another_user(
+            &table(&[proxy, line("06", 0, 0), line("05", 0, 0)]),
+            1337
+        ));
+        assert!(!has_socket_of_another_user("", 1337));
     }
 
     #[test]
     fn a_socket_of_this_process_is_its_own_users() {
         let _socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let table = std::fs::read_to_string(TABLES[0]).unwrap();
-        assert!(has_stranger(&table, getuid().as_raw() + 1));
+        assert!(has_socket_of_another_user(&table, getuid().as_raw() + 1));
     }
 }

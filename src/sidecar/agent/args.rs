@@ -9,9 +9,8 @@ use clap::ValueEnum;
 
 use crate::flags;
 use crate::names;
-
-/// Where Envoy finds the control plane unless told otherwise.
-pub const DEFAULT_DISCOVERY_ADDRESS: &str = crate::sidecar::doctor::DEFAULT_DISCOVERY;
+use crate::sidecar::host_port::HostPort;
+use crate::well_known::ENVOY_ADMIN_PORT;
 
 /// How Envoy asks the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -44,7 +43,7 @@ impl ProxyType {
 // What stands later wins, so that a manifest's own arguments can be added to.
 #[derive(Clone, Debug, clap::Args)]
 #[command(args_override_self = true)]
-pub struct Args {
+pub struct AgentArgs {
     /// Name of the pod; this machine's host name if not given
     #[arg(long, value_parser = flags::pod_name, env = "POD_NAME", help_heading = "Identity")]
     pub pod_name: Option<String>,
@@ -114,7 +113,7 @@ pub struct Args {
         env = "PILOTHOUSE_DISCOVERY_ADDRESS",
         help_heading = "Control plane"
     )]
-    pub discovery_address: Option<String>,
+    pub discovery_address: Option<HostPort>,
 
     /// Istio's proxy configuration, YAML or JSON; discoveryAddress, concurrency, drainDuration and
     /// terminationDrainDuration count
@@ -137,7 +136,7 @@ pub struct Args {
         alias = "admin-address",
         value_name = "ADDRESS",
         value_parser = flags::known_address,
-        default_value = "127.0.0.1:15000",
+        default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, ENVOY_ADMIN_PORT)),
         env = "PILOTHOUSE_ADMIN_ADDR",
         help_heading = "Addresses"
     )]
@@ -290,7 +289,7 @@ pub struct Args {
     pub log: String,
 }
 
-impl fmt::Display for Args {
+impl fmt::Display for AgentArgs {
     /// One line with what is in force and is not in the bootstrap.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -303,11 +302,6 @@ impl fmt::Display for Args {
         )
     }
 }
-
-/// The numbers of Istio's agent.
-pub const STATUS_PORT: u16 = 15020;
-pub(super) const HEALTH_PORT: u16 = 15021;
-pub(super) const PROMETHEUS_PORT: u16 = 15090;
 
 /// `port` of every address: IPv6's wildcard serves both families, but may not be had where the kernel
 /// has no IPv6, so it is taken only where the pod has such an address.

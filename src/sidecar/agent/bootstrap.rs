@@ -22,35 +22,29 @@ use envoy_types::pb::envoy::config::core::v3::{
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
 };
-use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
 use envoy_types::pb::envoy::config::metrics::v3::{StatsConfig, TagSpecifier, tag_specifier};
 use envoy_types::pb::envoy::config::overload::v3::{
     OverloadManager, ResourceMonitor, resource_monitor,
 };
-use envoy_types::pb::envoy::config::route::v3::{
-    Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route, route_action,
-    route_match,
-};
 use envoy_types::pb::envoy::extensions::clusters::common::dns::v3::DnsLookupFamily;
 use envoy_types::pb::envoy::extensions::clusters::dns::v3::{DnsCluster, dns_cluster};
-use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, HttpFilter, http_connection_manager, http_filter,
-};
 use envoy_types::pb::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
 use envoy_types::pb::envoy::extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
 };
-use envoy_types::pb::google::protobuf::value::Kind;
-use envoy_types::pb::google::protobuf::{
-    Any, BoolValue, Duration, ListValue, Struct, UInt32Value, UInt64Value, Value,
-};
+use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value, UInt64Value};
 use prost::{Message, Name};
 
 use super::args::Xds;
-use super::config::{Config, Discovery};
+use super::config::AgentConfig;
+use crate::sidecar::host_port::HostPort;
+use crate::sidecar::proto_value::to_struct;
+
+mod pages;
+
+use pages::listener_for_page;
 
 /// The cluster of the control plane; Istio's name.
 pub const CONTROL_PLANE_CLUSTER: &str = "xds-grpc";
@@ -79,30 +73,35 @@ const DNS_TRIES: u32 = 2;
 const KEEPALIVE_MS: (i64, i64) = (30 * MS, 10 * MS);
 
 /// The message for this configuration.
-pub fn bootstrap(config: &Config) -> Bootstrap {
+pub fn bootstrap(config: &AgentConfig) -> Bootstrap {
     Bootstrap {
         node: Some(node(config)),
-        admin: Some(Admin { address: Some(tcp(config.admin)), ..Default::default() }),
+        admin: Some(Admin { address: Some(tcp_address(config.admin)), ..Default::default() }),
         dynamic_resources: Some(bootstrap::DynamicResources {
-            ads_config: Some(ads(config.xds)),
-            cds_config: Some(over_ads()),
-            lds_config: Some(over_ads()),
+            ads_config: Some(ads_source(config.xds)),
+            cds_config: Some(ads_config_source()),
+            lds_config: Some(ads_config_source()),
             ..Default::default()
         }),
         static_resources: Some(bootstrap::StaticResources {
             clusters: vec![
-                control_plane(config),
-                local(AGENT_CLUSTER, config.status),
-                local(ADMIN_CLUSTER, config.admin),
+                control_plane_cluster(config),
+                local_cluster(AGENT_CLUSTER, config.status),
+                local_cluster(ADMIN_CLUSTER, config.admin),
             ],
             listeners: vec![
-                page("prometheus", config.prometheus, "/stats/prometheus", ADMIN_CLUSTER),
-                page("health", config.health, "/healthz/ready", AGENT_CLUSTER),
+                listener_for_page(
+                    "prometheus",
+                    config.prometheus,
+                    "/stats/prometheus",
+                    ADMIN_CLUSTER,
+                ),
+                listener_for_page("health", config.health, "/healthz/ready", AGENT_CLUSTER),
             ],
             ..Default::default()
         }),
-        stats_config: Some(stats()),
-        overload_manager: Some(no_limit()),
+        stats_config: Some(stats_config()),
+        overload_manager: Some(overload_manager()),
         // A mesh has thousands of clusters, a proxy talks to a few of them.
         deferred_stat_options: Some(bootstrap::DeferredStatOptions {
             enable_deferred_creation_stats: true,
@@ -111,9 +110,9 @@ pub fn bootstrap(config: &Config) -> Bootstrap {
     }
 }
 
-fn node(config: &Config) -> Node {
+fn node(config: &AgentConfig) -> Node {
     let node = &config.node;
-    let place = Locality {
+    let locality = Locality {
         region: node.region.clone(),
         zone: node.zone.clone(),
         sub_zone: node.sub_zone.clone(),
@@ -121,39 +120,23 @@ fn node(config: &Config) -> Node {
     Node {
         id: node.id.clone(),
         cluster: node.cluster.clone(),
-        locality: Some(place).filter(|place| *place != Locality::default()),
-        metadata: Some(object(&node.metadata)),
+        locality: Some(locality).filter(|locality| *locality != Locality::default()),
+        metadata: Some(to_struct(&node.metadata)),
         ..Default::default()
     }
 }
 
-fn object(fields: &serde_json::Map<String, serde_json::Value>) -> Struct {
-    Struct { fields: fields.iter().map(|(key, one)| (key.clone(), value(one))).collect() }
-}
-
-fn value(json: &serde_json::Value) -> Value {
-    use serde_json::Value as Json;
-    let kind = match json {
-        Json::Null => Kind::NullValue(0),
-        Json::Bool(truth) => Kind::BoolValue(*truth),
-        Json::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
-        Json::String(text) => Kind::StringValue(text.clone()),
-        Json::Array(list) => {
-            Kind::ListValue(ListValue { values: list.iter().map(value).collect() })
-        }
-        Json::Object(fields) => Kind::StructValue(object(fields)),
-    };
-    Value { kind: Some(kind) }
-}
-
 /// One stream for everything, so that clusters, endpoints, listeners and routes come in order.
-fn ads(xds: Xds) -> ApiConfigSource {
+fn ads_source(xds: Xds) -> ApiConfigSource {
     let api = match xds {
         Xds::Delta => api_config_source::ApiType::DeltaGrpc,
         Xds::Sotw => api_config_source::ApiType::Grpc,
     };
     let (base, most) = STREAM_RETRY_MS;
-    let back_off = BackoffStrategy { base_interval: Some(ms(base)), max_interval: Some(ms(most)) };
+    let back_off = BackoffStrategy {
+        base_interval: Some(milliseconds(base)),
+        max_interval: Some(milliseconds(most)),
+    };
     let to = grpc_service::EnvoyGrpc {
         cluster_name: CONTROL_PLANE_CLUSTER.to_owned(),
         retry_policy: Some(RetryPolicy { retry_back_off: Some(back_off), ..Default::default() }),
@@ -172,10 +155,10 @@ fn ads(xds: Xds) -> ApiConfigSource {
 }
 
 /// Without a limit: Envoy would go on with nothing after it, and call that ready.
-fn over_ads() -> ConfigSource {
+fn ads_config_source() -> ConfigSource {
     ConfigSource {
         resource_api_version: ApiVersion::V3.into(),
-        initial_fetch_timeout: Some(ms(0)),
+        initial_fetch_timeout: Some(milliseconds(0)),
         config_source_specifier: Some(config_source::ConfigSourceSpecifier::Ads(
             AggregatedConfigSource {},
         )),
@@ -183,19 +166,19 @@ fn over_ads() -> ConfigSource {
     }
 }
 
-fn control_plane(config: &Config) -> Cluster {
-    let Discovery { host, port } = &config.discovery;
+fn control_plane_cluster(config: &AgentConfig) -> Cluster {
+    let HostPort { host, port } = &config.discovery;
     let found_by = match config.discovery.address() {
         Some(_) => ClusterDiscoveryType::Type(DiscoveryType::Static.into()),
         None => ClusterDiscoveryType::ClusterType(CustomClusterType {
             name: "envoy.cluster.dns".to_owned(),
-            typed_config: Some(any(&by_name(&config.node.addresses))),
+            typed_config: Some(any(&dns_cluster_of(&config.node.addresses))),
         }),
     };
     let (interval, timeout) = KEEPALIVE_MS;
     let keepalive = KeepaliveSettings {
-        interval: Some(ms(interval)),
-        timeout: Some(ms(timeout)),
+        interval: Some(milliseconds(interval)),
+        timeout: Some(milliseconds(timeout)),
         ..Default::default()
     };
     let http2 = HttpProtocolOptions {
@@ -203,7 +186,7 @@ fn control_plane(config: &Config) -> Cluster {
         // again on a new connection, which a Service may lead to another replica. On the old one it
         // would go on to ask the replica that refuses.
         common_http_protocol_options: Some(CommonOptions {
-            max_requests_per_connection: Some(number(1)),
+            max_requests_per_connection: Some(uint32(1)),
             ..Default::default()
         }),
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(
@@ -217,7 +200,7 @@ fn control_plane(config: &Config) -> Cluster {
         ..Default::default()
     };
     Cluster {
-        connect_timeout: Some(ms(CONNECT_TIMEOUT_MS)),
+        connect_timeout: Some(milliseconds(CONNECT_TIMEOUT_MS)),
         cluster_discovery_type: Some(found_by),
         typed_extension_protocol_options: HashMap::from([(
             HttpProtocolOptions::full_name(),
@@ -230,11 +213,11 @@ fn control_plane(config: &Config) -> Cluster {
             }),
             ..Default::default()
         }),
-        ..at(CONTROL_PLANE_CLUSTER, host, *port)
+        ..static_cluster(CONTROL_PLANE_CLUSTER, host, *port)
     }
 }
 
-fn by_name(own: &[IpAddr]) -> DnsCluster {
+fn dns_cluster_of(own: &[IpAddr]) -> DnsCluster {
     // Half the questions where the pod could not use half of the answers.
     let family = match (own.iter().any(IpAddr::is_ipv4), own.iter().any(IpAddr::is_ipv6)) {
         (true, false) => DnsLookupFamily::V4Only,
@@ -244,18 +227,18 @@ fn by_name(own: &[IpAddr]) -> DnsCluster {
     let (base, most) = DNS_RETRY_MS;
     let resolver = CaresDnsResolverConfig {
         query_timeout_seconds: Some(UInt64Value { value: DNS_TIMEOUT_S }),
-        query_tries: Some(number(DNS_TRIES)),
+        query_tries: Some(uint32(DNS_TRIES)),
         // A fresh source port for each question: conntrack remembers for every flow where it led, so
         // a socket that is asked from again and again would keep leading to a kube-dns that is gone.
-        udp_max_queries: Some(number(1)),
+        udp_max_queries: Some(uint32(1)),
         ..Default::default()
     };
     DnsCluster {
-        dns_refresh_rate: Some(ms(DNS_REFRESH_MS)),
-        dns_jitter: Some(ms(DNS_JITTER_MS)),
+        dns_refresh_rate: Some(milliseconds(DNS_REFRESH_MS)),
+        dns_jitter: Some(milliseconds(DNS_JITTER_MS)),
         dns_failure_refresh_rate: Some(dns_cluster::RefreshRate {
-            base_interval: Some(ms(base)),
-            max_interval: Some(ms(most)),
+            base_interval: Some(milliseconds(base)),
+            max_interval: Some(milliseconds(most)),
         }),
         dns_lookup_family: family.into(),
         typed_dns_resolver_config: Some(TypedExtensionConfig {
@@ -267,21 +250,21 @@ fn by_name(own: &[IpAddr]) -> DnsCluster {
 }
 
 /// Something of this pod itself.
-fn local(name: &str, address: SocketAddr) -> Cluster {
+fn local_cluster(name: &str, address: SocketAddr) -> Cluster {
     let ip = match address.ip() {
         ip if !ip.is_unspecified() => ip,
         IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
     };
     Cluster {
-        connect_timeout: Some(ms(MS)),
+        connect_timeout: Some(milliseconds(MS)),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
-        ..at(name, &ip.to_string(), address.port())
+        ..static_cluster(name, &ip.to_string(), address.port())
     }
 }
 
-fn at(name: &str, host: &str, port: u16) -> Cluster {
-    let endpoint = Endpoint { address: Some(socket(host, port)), ..Default::default() };
+fn static_cluster(name: &str, host: &str, port: u16) -> Cluster {
+    let endpoint = Endpoint { address: Some(socket_address(host, port)), ..Default::default() };
     let endpoint = LbEndpoint {
         host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(endpoint)),
         ..Default::default()
@@ -300,55 +283,9 @@ fn at(name: &str, host: &str, port: u16) -> Cluster {
     }
 }
 
-/// A listener that answers one path, by asking a cluster, and nothing else.
-fn page(name: &str, address: SocketAddr, path: &str, cluster: &str) -> Listener {
-    let route = Route {
-        r#match: Some(RouteMatch {
-            path_specifier: Some(route_match::PathSpecifier::Path(path.to_owned())),
-            ..Default::default()
-        }),
-        action: Some(route::Action::Route(RouteAction {
-            cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(cluster.to_owned())),
-            ..Default::default()
-        })),
-        ..Default::default()
-    };
-    let routes = RouteConfiguration {
-        name: name.to_owned(),
-        virtual_hosts: vec![VirtualHost {
-            name: name.to_owned(),
-            domains: vec!["*".to_owned()],
-            routes: vec![route],
-            ..Default::default()
-        }],
-        ..Default::default()
-    };
-    let router = HttpFilter {
-        name: "envoy.filters.http.router".to_owned(),
-        config_type: Some(http_filter::ConfigType::TypedConfig(any(&Router::default()))),
-        ..Default::default()
-    };
-    let manager = HttpConnectionManager {
-        stat_prefix: name.to_owned(),
-        route_specifier: Some(http_connection_manager::RouteSpecifier::RouteConfig(routes)),
-        http_filters: vec![router],
-        ..Default::default()
-    };
-    let filter = Filter {
-        name: "envoy.filters.network.http_connection_manager".to_owned(),
-        config_type: Some(filter::ConfigType::TypedConfig(any(&manager))),
-    };
-    Listener {
-        name: name.to_owned(),
-        address: Some(tcp(address)),
-        filter_chains: vec![FilterChain { filters: vec![filter], ..Default::default() }],
-        ..Default::default()
-    }
-}
-
 /// Connections are the workload's business. Said aloud, since Envoy warns at every start of a pod
 /// where nothing is said.
-fn no_limit() -> OverloadManager {
+fn overload_manager() -> OverloadManager {
     let limit = DownstreamConnectionsConfig { max_active_downstream_connections: i32::MAX.into() };
     OverloadManager {
         resource_monitors: vec![ResourceMonitor {
@@ -362,7 +299,7 @@ fn no_limit() -> OverloadManager {
 /// What of a statistic's name becomes a label. Our names have dots in them and end with `;`
 /// (`names::stat_name`), where Envoy's own patterns end at the first dot; those cannot be replaced one
 /// by one, so the ones that are of use here are named.
-fn stats() -> StatsConfig {
+fn stats_config() -> StatsConfig {
     let own = [
         ("cluster_name", r"^cluster\.((outbound\|[^;]*|inbound\|[^;]*|[^.;]+);?\.)"),
         ("http_conn_manager_prefix", r"^http\.((outbound_[^;]*|inbound_[^;]*|[^.;]+);?\.)"),
@@ -383,11 +320,11 @@ fn stats() -> StatsConfig {
     }
 }
 
-fn tcp(address: SocketAddr) -> Address {
-    socket(&address.ip().to_string(), address.port())
+fn tcp_address(address: SocketAddr) -> Address {
+    socket_address(&address.ip().to_string(), address.port())
 }
 
-fn socket(host: &str, port: u16) -> Address {
+fn socket_address(host: &str, port: u16) -> Address {
     Address {
         address: Some(address::Address::SocketAddress(SocketAddress {
             address: host.to_owned(),
@@ -403,10 +340,10 @@ fn any<M: Message + Name>(message: &M) -> Any {
     Any { type_url: M::type_url(), value: message.encode_to_vec() }
 }
 
-fn ms(ms: i64) -> Duration {
+fn milliseconds(ms: i64) -> Duration {
     Duration { seconds: ms / 1_000, nanos: (ms % 1_000 * 1_000_000) as i32 }
 }
 
-fn number(value: u32) -> UInt32Value {
+fn uint32(value: u32) -> UInt32Value {
     UInt32Value { value }
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::config::Config;
-use super::readiness::State;
-use crate::sidecar::doctor::{self, Asker, Diagnosis, HostPort, Outcome, Target};
+use super::config::AgentConfig;
+use crate::readiness::Conditions;
+use crate::sidecar::doctor::{self, Diagnosis, Outcome, ProbeOrigin, Target};
 
 /// What is wrong, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,47 +38,46 @@ impl fmt::Display for Cause {
 }
 
 /// How long the usual start may take before anything is looked for.
-const PATIENCE: Duration = Duration::from_secs(2);
+const START_GRACE: Duration = Duration::from_secs(2);
 /// Between two walks, at first and at most: a control plane that is in trouble is asked by every
 /// sidecar that waits for it, so the pause doubles for as long as the answer is the same.
-const PACE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
+const PAUSES: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
 /// For one walk.
-const LIMIT: Duration = Duration::from_secs(5);
+const DIAGNOSIS_LIMIT: Duration = Duration::from_secs(5);
 
 /// Searches until the proxy is ready.
 pub(super) async fn follow(
-    config: &Config,
-    mut state: watch::Receiver<State>,
+    config: &AgentConfig,
+    ready: &Conditions,
     causes: watch::Sender<Option<Cause>>,
 ) {
-    let ready = state.wait_for(|state| *state == State::Ready);
     let target = target(config);
     let search = async {
-        tokio::time::sleep(PATIENCE).await;
+        tokio::time::sleep(START_GRACE).await;
         let mut pause = None;
         loop {
-            let found = Cause::of(doctor::diagnose(&target, LIMIT).await);
+            let found = Cause::of(doctor::diagnose(&target, DIAGNOSIS_LIMIT).await);
             let before = causes.send_replace(found.clone());
             let next = next_pause(pause, found == before);
             pause = Some(next);
-            tokio::time::sleep(spread(next)).await;
+            tokio::time::sleep(with_jitter(next)).await;
         }
     };
     tokio::select! {
-        _ = ready => {}
+        () = ready.all_met() => {}
         () = search => {}
     }
 }
 
 /// The pause after a walk, by the one before it and whether the walk found the same as the last.
 fn next_pause(before: Option<Duration>, unchanged: bool) -> Duration {
-    let (first, most) = PACE;
+    let (first, most) = PAUSES;
     before.filter(|_| unchanged).map_or(first, |before| (before * 2).min(most))
 }
 
 /// Up to a quarter less, at random: sidecars that a node or a rollout started together are not to ask
 /// together for ever.
-fn spread(pause: Duration) -> Duration {
+fn with_jitter(pause: Duration) -> Duration {
     let random = RandomState::new().hash_one(()) % 1_000;
     pause - pause / 4 * random as u32 / 1_000
 }
@@ -86,15 +85,14 @@ fn spread(pause: Duration) -> Duration {
 /// What a walk from here has to look at. Not Kubernetes: thousands of sidecars would ask its API server
 /// at once, most of them without the right to. Not the capture, which Envoy's configuration does not
 /// wait for.
-fn target(config: &Config) -> Target {
-    let discovery = &config.discovery;
+fn target(config: &AgentConfig) -> Target {
     Target {
         admin: Some(config.admin),
-        discovery: Some(HostPort { host: discovery.host.clone(), port: discovery.port }),
+        discovery: Some(config.discovery.clone()),
         domain: config.domain.clone(),
         kubernetes: false,
         capture: false,
-        asker: Asker::Agent,
+        origin: ProbeOrigin::Agent,
         ..Target::default()
     }
 }
@@ -118,7 +116,7 @@ mod tests {
     #[test]
     fn a_pause_is_spread_and_never_longer() {
         let minute = Duration::from_secs(60);
-        let all: Vec<Duration> = (0..100).map(|_| spread(minute)).collect();
+        let all: Vec<Duration> = (0..100).map(|_| with_jitter(minute)).collect();
         assert!(all.iter().all(|one| *one <= minute && *one >= minute * 3 / 4), "{all:?}");
         assert!(all.iter().any(|one| *one != all[0]), "all are {:?}", all[0]);
     }

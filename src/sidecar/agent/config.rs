@@ -10,13 +10,14 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::app_probes::{APP_PROBERS, Probers, ProbersError};
-use super::args::{
-    Args, DEFAULT_DISCOVERY_ADDRESS, HEALTH_PORT, PROMETHEUS_PORT, ProxyType, STATUS_PORT, Xds,
-    everywhere,
-};
+use super::args::{AgentArgs, ProxyType, Xds, everywhere};
 use super::node::{self, Node};
 use super::privilege;
 use super::proxy_config::{ProxyConfig, ProxyConfigError};
+use crate::sidecar::host_port::{HostPort, HostPortError};
+use crate::well_known::{
+    AGENT_STATUS_PORT, DEFAULT_DISCOVERY_ADDRESS, ENVOY_HEALTH_PORT, ENVOY_PROMETHEUS_PORT,
+};
 
 const DEFAULT_CONCURRENCY: u32 = 2;
 const DEFAULT_DRAIN_TIME: Duration = Duration::from_secs(45);
@@ -24,16 +25,13 @@ const DEFAULT_TERMINATION_DRAIN: Duration = Duration::from_secs(5);
 /// Istio's variable for the time of draining, a number of seconds.
 const DRAIN_SECONDS: &str = "TERMINATION_DRAIN_DURATION_SECONDS";
 /// What is left of the grace period when the agent ends Envoy, at most.
-const BEFORE_THE_KILL: Duration = Duration::from_secs(1);
+const EXIT_MARGIN: Duration = Duration::from_secs(1);
 
 /// What is wrong with what the agent was told.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    #[error(
-        "--discovery-address (PILOTHOUSE_DISCOVERY_ADDRESS) is {found:?}, which is no HOST:PORT: give \
-         for instance {DEFAULT_DISCOVERY_ADDRESS}"
-    )]
-    DiscoveryAddress { found: String },
+    #[error("the default discovery address: {0}")]
+    Discovery(HostPortError),
     #[error("--instance-ip (INSTANCE_IP, INSTANCE_IPS): {found:?} is no IP address")]
     InstanceIp { found: String },
     #[error(
@@ -53,26 +51,27 @@ pub enum ConfigError {
 
 /// All that the agent needs to know.
 #[derive(Clone, Debug)]
-pub struct Config {
+pub struct AgentConfig {
     pub node: Node,
     /// DNS domain of the cluster.
     pub domain: String,
-    pub discovery: Discovery,
+    /// Where the control plane is.
+    pub discovery: HostPort,
     pub xds: Xds,
     pub admin: SocketAddr,
     pub status: SocketAddr,
     pub health: SocketAddr,
     pub prometheus: SocketAddr,
-    pub envoy: Launch,
+    pub envoy: EnvoyOptions,
     pub config_dir: PathBuf,
     pub template: Option<PathBuf>,
-    pub ending: Ending,
+    pub drain_policy: DrainPolicy,
     pub probers: Probers,
 }
 
 /// How Envoy is called.
 #[derive(Clone, Debug)]
-pub struct Launch {
+pub struct EnvoyOptions {
     pub program: PathBuf,
     pub concurrency: u32,
     pub log_level: String,
@@ -83,73 +82,32 @@ pub struct Launch {
 
 /// How long the end may take, see `drain`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum DrainPolicy {
     /// This long, whatever happens.
-    After(Duration),
+    Fixed(Duration),
     /// As long as there are connections.
-    WhenQuiet { at_least: Duration, at_most: Duration },
+    UntilIdle { at_least: Duration, at_most: Duration },
     /// As long as the application is there.
-    WithApplication { at_least: Duration, at_most: Duration },
+    UntilApplicationEnds { at_least: Duration, at_most: Duration },
 }
 
-/// Where the control plane is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Discovery {
-    /// A name, or an IP address without brackets.
-    pub host: String,
-    pub port: u16,
-}
-
-impl Discovery {
-    /// `HOST:PORT`, an IPv6 address in brackets.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let (host, port) = text.rsplit_once(':')?;
-        let port = port.parse().ok().filter(|port| *port != 0)?;
-        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-        let valid = match bare {
-            Some(inside) => inside.parse::<IpAddr>().is_ok_and(|address| address.is_ipv6()),
-            None => {
-                let of_a_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-                !host.is_empty() && host.chars().all(of_a_name)
-            }
-        };
-        valid.then(|| Self { host: bare.unwrap_or(host).to_owned(), port })
-    }
-
-    /// The address, if it is one and no name.
-    pub fn address(&self) -> Option<IpAddr> {
-        self.host.parse().ok()
-    }
-}
-
-impl std::fmt::Display for Discovery {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.host.contains(':') {
-            true => write!(f, "[{}]:{}", self.host, self.port),
-            false => write!(f, "{}:{}", self.host, self.port),
-        }
-    }
-}
-
-impl Config {
+impl AgentConfig {
     /// From the flags, and from what of the environment has no flag (`ISTIO_META_…`).
     ///
     /// # Errors
     /// See [`ConfigError`].
-    pub fn new(args: &Args, environment: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
+    pub fn new(
+        args: &AgentArgs,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Self, ConfigError> {
         let given = ProxyConfig::parse(args.proxy_config.as_deref().unwrap_or_default())?;
-        let discovery = args.discovery_address.as_deref();
-        let discovery = match (discovery, given.discovery_address) {
-            (None, Some(configured)) => configured,
-            (flag, _) => {
-                let found = flag.unwrap_or(DEFAULT_DISCOVERY_ADDRESS);
-                Discovery::parse(found)
-                    .ok_or_else(|| ConfigError::DiscoveryAddress { found: found.to_owned() })?
-            }
+        let discovery = match args.discovery_address.clone().or(given.discovery_address) {
+            Some(discovery) => discovery,
+            None => DEFAULT_DISCOVERY_ADDRESS.parse().map_err(ConfigError::Discovery)?,
         };
         let addresses = addresses(args)?;
         let drain_time = args.drain_time.or(given.drain).unwrap_or(DEFAULT_DRAIN_TIME);
-        let ending = ending(args, environment, given.termination_drain, drain_time)?;
+        let drain_policy = drain_policy(args, environment, given.termination_drain, drain_time)?;
         let probers = environment.get(APP_PROBERS).map(String::as_str).unwrap_or_default();
         let listen = |address: Option<SocketAddr>, port| {
             address.unwrap_or_else(|| everywhere(port, &addresses))
@@ -159,10 +117,10 @@ impl Config {
             domain: args.domain.clone(),
             xds: args.xds,
             admin: args.admin_addr,
-            status: listen(args.status_addr, STATUS_PORT),
-            health: listen(args.health_addr, HEALTH_PORT),
-            prometheus: listen(args.prometheus_addr, PROMETHEUS_PORT),
-            envoy: Launch {
+            status: listen(args.status_addr, AGENT_STATUS_PORT),
+            health: listen(args.health_addr, ENVOY_HEALTH_PORT),
+            prometheus: listen(args.prometheus_addr, ENVOY_PROMETHEUS_PORT),
+            envoy: EnvoyOptions {
                 program: args.envoy.clone(),
                 concurrency: args.concurrency.or(given.concurrency).unwrap_or(DEFAULT_CONCURRENCY),
                 log_level: args.proxy_log_level.clone(),
@@ -172,7 +130,7 @@ impl Config {
             },
             config_dir: args.config_dir.clone(),
             template: args.template.clone(),
-            ending,
+            drain_policy,
             probers: Probers::parse(probers)?,
             node: Node::new(identity(args, addresses), environment)?,
         })
@@ -186,15 +144,15 @@ impl Config {
 
 /// How the end is to be, by the first of these that says so: `EXIT_ON_ZERO_ACTIVE_CONNECTIONS`, the time
 /// of draining as flag, in Istio's variable and in the proxy configuration, the pod's grace period.
-fn ending(
-    args: &Args,
+fn drain_policy(
+    args: &AgentArgs,
     environment: &BTreeMap<String, String>,
     configured: Option<Duration>,
     drain_time: Duration,
-) -> Result<Ending, ConfigError> {
+) -> Result<DrainPolicy, ConfigError> {
     let at_least = args.minimum_drain_duration;
     if args.exit_on_zero_active_connections {
-        return Ok(Ending::WhenQuiet { at_least, at_most: drain_time.max(at_least) });
+        return Ok(DrainPolicy::UntilIdle { at_least, at_most: drain_time.max(at_least) });
     }
     let seconds = environment.get(DRAIN_SECONDS).filter(|text| !text.is_empty());
     let seconds = seconds.map(|text| {
@@ -204,34 +162,34 @@ fn ending(
     });
     let seconds = seconds.transpose()?;
     if let Some(total) = args.termination_drain_duration.or(seconds).or(configured) {
-        return Ok(Ending::After(total));
+        return Ok(DrainPolicy::Fixed(total));
     }
     // A router stands beside no application.
     Ok(match args.termination_grace_period.filter(|_| args.proxy_type == ProxyType::Sidecar) {
         Some(grace) => {
-            let at_most = grace - BEFORE_THE_KILL.min(grace / 5);
-            Ending::WithApplication { at_least: at_least.min(at_most), at_most }
+            let at_most = grace - EXIT_MARGIN.min(grace / 5);
+            DrainPolicy::UntilApplicationEnds { at_least: at_least.min(at_most), at_most }
         }
-        None => Ending::After(DEFAULT_TERMINATION_DRAIN),
+        None => DrainPolicy::Fixed(DEFAULT_TERMINATION_DRAIN),
     })
 }
 
-fn identity(args: &Args, addresses: Vec<IpAddr>) -> node::Identity<'_> {
+fn identity(args: &AgentArgs, addresses: Vec<IpAddr>) -> node::Identity<'_> {
     node::Identity {
         proxy_type: args.proxy_type,
-        name: filled(args.pod_name.as_deref()).map_or_else(host_name, str::to_owned),
-        namespace: filled(Some(&args.pod_namespace)).unwrap_or("default"),
+        name: non_empty(args.pod_name.as_deref()).map_or_else(host_name, str::to_owned),
+        namespace: non_empty(Some(&args.pod_namespace)).unwrap_or("default"),
         domain: &args.domain,
         addresses,
         labels_file: Path::new(&args.labels_file),
-        zone: filled(args.zone.as_deref()),
-        region: filled(args.region.as_deref()),
+        zone: non_empty(args.zone.as_deref()),
+        region: non_empty(args.region.as_deref()),
         unprivileged: privilege::is_unprivileged(),
     }
 }
 
 /// An environment variable that is set to nothing says nothing.
-fn filled(text: Option<&str>) -> Option<&str> {
+fn non_empty(text: Option<&str>) -> Option<&str> {
     text.filter(|text| !text.is_empty())
 }
 
@@ -239,7 +197,7 @@ fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-fn addresses(args: &Args) -> Result<Vec<IpAddr>, ConfigError> {
+fn addresses(args: &AgentArgs) -> Result<Vec<IpAddr>, ConfigError> {
     let mut addresses = Vec::new();
     for text in args.instance_ip.iter().chain(&args.instance_ips) {
         let text = text.trim();
@@ -253,14 +211,14 @@ fn addresses(args: &Args) -> Result<Vec<IpAddr>, ConfigError> {
         }
     }
     if addresses.is_empty() {
-        addresses.push(outgoing().map_err(|error| ConfigError::NoAddress { error })?);
+        addresses.push(outgoing_address().map_err(|error| ConfigError::NoAddress { error })?);
     }
     Ok(addresses)
 }
 
 /// The address that this machine would send from. Nothing is sent: connecting a datagram socket only
 /// looks up the way.
-fn outgoing() -> std::io::Result<IpAddr> {
+fn outgoing_address() -> std::io::Result<IpAddr> {
     let try_to = |from: &str, to: &str| -> std::io::Result<IpAddr> {
         let socket = UdpSocket::bind(from)?;
         socket.connect(to)?;
@@ -279,12 +237,12 @@ mod tests {
     #[derive(Debug, Parser)]
     struct Line {
         #[command(flatten)]
-        args: Args,
+        args: AgentArgs,
     }
 
-    fn config(flags: &[&str]) -> Result<Config, ConfigError> {
+    fn config(flags: &[&str]) -> Result<AgentConfig, ConfigError> {
         let flags = ["agent", "--instance-ip=10.0.0.1"].iter().chain(flags);
-        Config::new(&Line::parse_from(flags).args, &BTreeMap::new())
+        AgentConfig::new(&Line::parse_from(flags).args, &BTreeMap::new())
     }
 
     #[test]
@@ -296,15 +254,15 @@ mod tests {
         assert_eq!(from_yaml.discovery.host, "pilot.mesh");
         assert_eq!(from_yaml.envoy.concurrency, 3);
         assert_eq!(from_yaml.envoy.drain_time, Duration::from_secs(20));
-        assert_eq!(from_yaml.ending, Ending::After(Duration::from_secs(7)));
+        assert_eq!(from_yaml.drain_policy, DrainPolicy::Fixed(Duration::from_secs(7)));
         let flags = [yaml, "--discovery-address=[fd00::1]:1", "--termination-drain-duration=1s"];
         let from_flags = config_of(&flags);
-        assert_eq!(from_flags.discovery, Discovery { host: "fd00::1".to_owned(), port: 1 });
-        assert_eq!(from_flags.ending, Ending::After(Duration::from_secs(1)));
+        assert_eq!(from_flags.discovery, HostPort { host: "fd00::1".to_owned(), port: 1 });
+        assert_eq!(from_flags.drain_policy, DrainPolicy::Fixed(Duration::from_secs(1)));
         let neither = config_of(&["--exit-on-zero-active-connections"]);
         assert_eq!(neither.discovery.host, "istio-pilot.istio-system");
         let (at_least, at_most) = (Duration::from_secs(5), Duration::from_secs(45));
-        assert_eq!(neither.ending, Ending::WhenQuiet { at_least, at_most });
+        assert_eq!(neither.drain_policy, DrainPolicy::UntilIdle { at_least, at_most });
     }
 
     #[test]
@@ -313,9 +271,9 @@ mod tests {
         let none = BTreeMap::new();
         let ending = |flags: &[&str], environment: &BTreeMap<String, String>| {
             let flags = ["agent", "--instance-ip=10.0.0.1"].iter().chain(flags);
-            Config::new(&Line::parse_from(flags).args, environment).unwrap().ending
+            AgentConfig::new(&Line::parse_from(flags).args, environment).unwrap().drain_policy
         };
-        let after = |seconds| Ending::After(Duration::from_secs(seconds));
+        let after = |seconds| DrainPolicy::Fixed(Duration::from_secs(seconds));
         let flag = "--termination-drain-duration=9s";
         let yaml = "--proxy-config={terminationDrainDuration: 7s}";
         let grace = "--termination-grace-period=30s";
@@ -324,7 +282,7 @@ mod tests {
         assert_eq!(ending(&[yaml, grace], &none), after(7));
         assert_eq!(ending(&[], &none), after(5));
         assert_eq!(ending(&[grace, "--proxy-type=router"], &none), after(5));
-        let with = |at_least, at_most| Ending::WithApplication {
+        let with = |at_least, at_most| DrainPolicy::UntilApplicationEnds {
             at_least: Duration::from_millis(at_least),
             at_most: Duration::from_millis(at_most),
         };
@@ -334,18 +292,14 @@ mod tests {
         assert_eq!(ending(&["--termination-grace-period=0s"], &none), with(0, 0));
         let wrong = BTreeMap::from([(DRAIN_SECONDS.to_owned(), "8s".to_owned())]);
         let line = Line::parse_from(["agent", "--instance-ip=10.0.0.1"]);
-        let error = Config::new(&line.args, &wrong).unwrap_err().to_string();
+        let error = AgentConfig::new(&line.args, &wrong).unwrap_err().to_string();
         assert!(error.contains("TERMINATION_DRAIN_DURATION_SECONDS is \"8s\""), "{error}");
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         for (flag, words) in [
-            ("--discovery-address=istio-pilot", &["--discovery-address", "HOST:PORT"][..]),
-            ("--discovery-address=http://pilot:15010", &["--discovery-address", "HOST:PORT"]),
-            ("--discovery-address=::1:15010", &["HOST:PORT"]),
-            ("--discovery-address=pilot:0", &["HOST:PORT"]),
-            ("--proxy-config=[a]", &["PROXY_CONFIG", "cannot be read"]),
+            ("--proxy-config=[a]", &["PROXY_CONFIG", "cannot be read"][..]),
             ("--proxy-config={discoveryAddress: x}", &["discoveryAddress", "PROXY_CONFIG"]),
             ("--proxy-config=[", &["PROXY_CONFIG", "cannot be read"]),
             ("--proxy-config={concurrency: 4294967295}", &["PROXY_CONFIG", "concurrency", "1024"]),

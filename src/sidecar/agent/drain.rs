@@ -15,32 +15,49 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
-use super::admin::Admin;
 use super::application;
-use super::config::{Config, Ending};
+use super::config::{AgentConfig, DrainPolicy};
+use crate::readiness::{Conditions, Guard};
+use crate::sidecar::envoy_admin::EnvoyAdmin;
 
 /// The part of the time, at most, in which nothing new is accepted.
-const CLOSING: Duration = Duration::from_secs(1);
-const POLL: Duration = Duration::from_millis(100);
+const CLOSING_TIME: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The condition of readiness that the proxy is not draining.
+#[derive(Debug)]
+pub(super) struct NotDraining(Guard);
+
+impl NotDraining {
+    pub(super) fn new(ready: &Conditions) -> Self {
+        let guard = ready.condition("not draining", "");
+        guard.meet();
+        Self(guard)
+    }
+
+    /// Draining begins: unready for good, in Istio's words.
+    pub(super) fn end(&self) {
+        self.0.lose("server is not live, current state is: DRAINING");
+    }
+}
 
 /// Returns when Envoy may be ended.
-pub(super) async fn drain(admin: &Admin, config: &Config) {
+pub(super) async fn drain(admin: &EnvoyAdmin, config: &AgentConfig) {
     let start = Instant::now();
-    let (at_least, at_most) = match config.ending {
-        Ending::After(total) => (total, total),
-        Ending::WhenQuiet { at_least, at_most } | Ending::WithApplication { at_least, at_most } => {
-            (at_least, at_most)
-        }
+    let (at_least, at_most) = match config.drain_policy {
+        DrainPolicy::Fixed(total) => (total, total),
+        DrainPolicy::UntilIdle { at_least, at_most }
+        | DrainPolicy::UntilApplicationEnds { at_least, at_most } => (at_least, at_most),
     };
-    begin(admin, config.is_sidecar(), Then::GoOn).await;
+    start_draining(admin, config.is_sidecar(), ListenersAfter::KeepOpen).await;
     let deadline = start + at_most;
-    let closing = CLOSING.min(at_most / 5);
+    let closing = CLOSING_TIME.min(at_most / 5);
     let enough = async {
         sleep_until(start + at_least).await;
-        match config.ending {
-            Ending::After(_) => {}
-            Ending::WhenQuiet { .. } => quiet(admin, config).await,
-            Ending::WithApplication { .. } => unneeded(admin).await,
+        match config.drain_policy {
+            DrainPolicy::Fixed(_) => {}
+            DrainPolicy::UntilIdle { .. } => no_connections(admin, config).await,
+            DrainPolicy::UntilApplicationEnds { .. } => application_ended(admin).await,
         }
     };
     tokio::select! {
@@ -49,35 +66,35 @@ pub(super) async fn drain(admin: &Admin, config: &Config) {
     }
     stop_accepting(admin, config.is_sidecar()).await;
     let last = deadline.min(Instant::now() + closing);
-    if matches!(config.ending, Ending::After(_)) {
+    if matches!(config.drain_policy, DrainPolicy::Fixed(_)) {
         // To its end although nobody may be connected: of a sidecar the workload still uses the
         // outbound side, which nothing counts here.
         return sleep_until(last).await;
     }
     tokio::select! {
-        () = quiet(admin, config) => {}
+        () = no_connections(admin, config) => {}
         () = sleep_until(last) => info!("connections are still open after {:?}: cut", start.elapsed()),
     }
 }
 
 /// What listeners do at the end of Envoy's own time for draining.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Then {
+pub(super) enum ListenersAfter {
     Close,
     /// For the agent closes them.
-    GoOn,
+    KeepOpen,
 }
 
 /// Tells every connection that this is the end; Envoy goes on accepting.
-pub(super) async fn begin(admin: &Admin, inbound_only: bool, then: Then) {
+pub(super) async fn start_draining(admin: &EnvoyAdmin, inbound_only: bool, then: ListenersAfter) {
     let inbound = if inbound_only { "inboundonly&" } else { "" };
-    let then = if then == Then::GoOn { "&skip_exit" } else { "" };
+    let then = if then == ListenersAfter::KeepOpen { "&skip_exit" } else { "" };
     if let Err(error) = admin.post(&format!("/drain_listeners?{inbound}graceful{then}")).await {
         warn!("listeners cannot be drained: {error}");
     }
 }
 
-async fn stop_accepting(admin: &Admin, inbound_only: bool) {
+async fn stop_accepting(admin: &EnvoyAdmin, inbound_only: bool) {
     let inbound = if inbound_only { "?inboundonly" } else { "" };
     if let Err(error) = admin.post(&format!("/drain_listeners{inbound}")).await {
         warn!("listeners cannot be stopped: {error}");
@@ -85,37 +102,37 @@ async fn stop_accepting(admin: &Admin, inbound_only: bool) {
 }
 
 /// Waits until there is no connection; forever, if Envoy does not say.
-async fn quiet(admin: &Admin, config: &Config) {
+async fn no_connections(admin: &EnvoyAdmin, config: &AgentConfig) {
     let own = [config.health, config.prometheus].map(stat_prefix);
     loop {
         let page = admin.get("/stats?usedonly&filter=^listener\\..*downstream_cx_active$").await;
-        if page.is_ok_and(|page| active(&String::from_utf8_lossy(&page), &own) == 0) {
+        if page.is_ok_and(|page| sum_of_counts(&page, &own) == 0) {
             return;
         }
-        sleep(POLL).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
 /// Waits until the application is gone and the last answers are delivered.
-async fn unneeded(admin: &Admin) {
+async fn application_ended(admin: &EnvoyAdmin) {
     loop {
-        if application::has_ended() && requests(admin).await == 0 {
+        if application::has_ended() && active_requests(admin).await == 0 {
             info!("the application has ended");
             return;
         }
-        sleep(POLL).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
 /// Requests under way, of both directions; none where Envoy does not say.
-async fn requests(admin: &Admin) -> u64 {
+async fn active_requests(admin: &EnvoyAdmin) -> u64 {
     let page =
         admin.get("/stats?usedonly&filter=^http\\.(in|out)bound.*downstream_rq_active$").await;
-    page.map_or(0, |page| active(&String::from_utf8_lossy(&page), &[]))
+    page.map_or(0, |page| sum_of_counts(&page, &[]))
 }
 
 /// Connections that the page counts, without those to Envoy's own pages.
-fn active(page: &str, own: &[String]) -> u64 {
+fn sum_of_counts(page: &str, own: &[String]) -> u64 {
     let counts = page.lines().filter_map(|line| line.split_once(": "));
     counts
         // The workers' counts are those of the listeners once more.
@@ -143,6 +160,6 @@ mod tests {
                     listener.[__]_15090.downstream_cx_active: 8\n\
                     listener.admin.downstream_cx_active: 16\n\
                     listener.admin.main_thread.downstream_cx_active: 16\n";
-        assert_eq!(active(page, &own.map(stat_prefix)), 2);
+        assert_eq!(sum_of_counts(page, &own.map(stat_prefix)), 2);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It must not outlive the agent, even one that was killed hard: nobody would answer its probes, and
 //! its ports would be taken. Only the kernel can see to that (`PR_SET_PDEATHSIG`), and a process can
-//! ask it only for itself. So the agent starts itself once more ([`Tether`]), which asks and then
+//! ask it only for itself. So the agent starts itself once more ([`ParentDeathExec`]), which asks and then
 //! becomes Envoy.
 
 use std::ffi::OsString;
@@ -17,7 +17,7 @@ use rustix::process::{
 use thiserror::Error;
 use tokio::process::{Child, Command};
 
-use super::config::Launch;
+use super::config::EnvoyOptions;
 use crate::output;
 
 /// Why Envoy was not started.
@@ -46,7 +46,7 @@ pub fn find(name: &Path) -> Result<PathBuf, LaunchError> {
         let metadata = std::fs::metadata(name);
         let metadata =
             metadata.map_err(|error| LaunchError::Missing { program: program.clone(), error })?;
-        return match runs(&metadata) {
+        return match is_executable(&metadata) {
             true => Ok(program),
             false => Err(LaunchError::NotExecutable { program }),
         };
@@ -54,11 +54,11 @@ pub fn find(name: &Path) -> Result<PathBuf, LaunchError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path)
         .map(|folder| folder.join(name))
-        .find(|file| std::fs::metadata(file).is_ok_and(|metadata| runs(&metadata)));
+        .find(|file| std::fs::metadata(file).is_ok_and(|metadata| is_executable(&metadata)));
     found.ok_or(LaunchError::NotOnPath { program })
 }
 
-fn runs(metadata: &std::fs::Metadata) -> bool {
+fn is_executable(metadata: &std::fs::Metadata) -> bool {
     metadata.is_file() && metadata.permissions().mode() & 0o111 != 0
 }
 
@@ -98,13 +98,21 @@ pub struct Envoy {
 
 impl Envoy {
     /// Starts it with what it says going where the agent's goes. To be called on the main thread:
-    /// the tether is to the thread that started it.
+    /// the kernel kills Envoy when the thread ends that started it.
     ///
     /// # Errors
     /// The system refuses.
-    pub fn start(program: &Path, launch: &Launch, bootstrap: &Path) -> Result<Self, LaunchError> {
+    pub fn start(
+        program: &Path,
+        launch: &EnvoyOptions,
+        bootstrap: &Path,
+    ) -> Result<Self, LaunchError> {
         let mut command = Command::new("/proc/self/exe");
-        command.arg("tether").arg(getpid().as_raw_nonzero().to_string()).arg("--").arg(program);
+        command
+            .arg("parent-death-exec")
+            .arg(getpid().as_raw_nonzero().to_string())
+            .arg("--")
+            .arg(program);
         command.arg("-c").arg(bootstrap).arg("--disable-hot-restart");
         command.arg("--drain-time-s").arg(launch.drain_time.as_secs().to_string());
         command.args(["--drain-strategy", "immediate"]);
@@ -168,7 +176,7 @@ pub fn describe(status: ExitStatus) -> (String, u8) {
 
 /// What runs between the agent's fork and Envoy: for the agent itself, not for people.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Tether {
+pub struct ParentDeathExec {
     /// Who starts it
     parent: i32,
     program: PathBuf,
@@ -176,7 +184,7 @@ pub struct Tether {
     arguments: Vec<OsString>,
 }
 
-impl Tether {
+impl ParentDeathExec {
     /// Becomes the program, which the kernel kills when the agent ends. Returns only if that fails.
     pub fn run(self) -> ExitCode {
         let tied = set_parent_process_death_signal(Some(Signal::KILL));

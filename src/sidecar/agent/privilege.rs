@@ -3,21 +3,21 @@
 //! `UNPRIVILEGED_POD`; there a person sets it, here the kernel is asked.
 
 /// The first port that anybody may bind, unless the kernel says otherwise.
-const USUALLY_FREE: u16 = 1024;
+const DEFAULT_UNPRIVILEGED_PORT: u16 = 1024;
 /// CAP_NET_BIND_SERVICE.
-const BIND_SERVICE: u64 = 1 << 10;
+const CAP_NET_BIND_SERVICE: u64 = 1 << 10;
 
 /// Whether this process, and so the Envoy that it starts, may not.
 pub(super) fn is_unprivileged() -> bool {
     let read = |file| std::fs::read_to_string(file).unwrap_or_default();
-    lacks(&read("/proc/self/status"), &read("/proc/sys/net/ipv4/ip_unprivileged_port_start"))
+    may_not_bind(&read("/proc/self/status"), &read("/proc/sys/net/ipv4/ip_unprivileged_port_start"))
 }
 
-fn lacks(status: &str, first_free: &str) -> bool {
+fn may_not_bind(status: &str, first_free: &str) -> bool {
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let effective = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
-    let first_free: u16 = first_free.trim().parse().unwrap_or(USUALLY_FREE);
-    first_free > 1 && effective.is_none_or(|bits| bits & BIND_SERVICE == 0)
+    let first_free: u16 = first_free.trim().parse().unwrap_or(DEFAULT_UNPRIVILEGED_PORT);
+    first_free > 1 && effective.is_none_or(|bits| bits & CAP_NET_BIND_SERVICE == 0)
 }
 
 #[cfg(test)]
@@ -28,11 +28,11 @@ mod tests {
     fn a_capability_or_the_kernels_setting_allows_it() {
         let status =
             |bits: &str| format!("Name:\tx\nCapPrm:\tffff\nCapEff:\t{bits}\nCapBnd:\tff\n");
-        assert!(lacks(&status("0000000000000000"), "1024\n"));
-        assert!(lacks(&status("000001fffffffbff"), "1024\n"));
-        assert!(!lacks(&status("0000000000000400"), "1024\n"));
-        assert!(!lacks(&status("0000000000000000"), "0\n"), "as containerd 2 sets it");
-        assert!(lacks(&status("0000000000000000"), "443\n"), "53 is still not free");
-        assert!(lacks("", ""));
+        assert!(may_not_bind(&status("0000000000000000"), "1024\n"));
+        assert!(may_not_bind(&status("000001fffffffbff"), "1024\n"));
+        assert!(!may_not_bind(&status("0000000000000400"), "1024\n"));
+        assert!(!may_not_bind(&status("0000000000000000"), "0\n"), "as containerd 2 sets it");
+        assert!(may_not_bind(&status("0000000000000000"), "443\n"), "53 is still not free");
+        assert!(may_not_bind("", ""));
     }
 }

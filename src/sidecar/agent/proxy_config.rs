@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use thiserror::Error;
 
-use super::config::Discovery;
 use crate::flags;
+use crate::sidecar::host_port::{HostPort, HostPortError};
 use crate::yaml;
 
 /// What is wrong with it.
@@ -21,16 +21,14 @@ pub enum ProxyConfigError {
     Duration { field: &'static str, found: String },
     #[error("concurrency is {found}: {reason}")]
     Concurrency { found: u32, reason: String },
-    #[error(
-        "discoveryAddress is {found:?}, which is no HOST:PORT like istio-pilot.istio-system:15010"
-    )]
-    Discovery { found: String },
+    #[error("discoveryAddress: {0}")]
+    Discovery(HostPortError),
 }
 
 /// What of it counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProxyConfig {
-    pub discovery_address: Option<Discovery>,
+    pub discovery_address: Option<HostPort>,
     pub concurrency: Option<u32>,
     pub drain: Option<Duration>,
     pub termination_drain: Option<Duration>,
@@ -76,11 +74,9 @@ impl ProxyConfig {
             flags::threads(&found.to_string())
                 .map_err(|reason| ProxyConfigError::Concurrency { found, reason })?;
         }
-        let discovery = fields
-            .discovery_address
-            .map(|found| Discovery::parse(&found).ok_or(ProxyConfigError::Discovery { found }));
+        let discovery = fields.discovery_address.map(|found| found.parse());
         Ok(Self {
-            discovery_address: discovery.transpose()?,
+            discovery_address: discovery.transpose().map_err(ProxyConfigError::Discovery)?,
             concurrency: fields.concurrency,
             drain: duration("drainDuration", fields.drain_duration)?,
             termination_drain: duration(

@@ -13,7 +13,7 @@ pub(super) async fn reap(envoy: Pid) {
         false => return std::future::pending().await,
     };
     match children {
-        Ok(ended) => all(envoy, ended).await,
+        Ok(ended) => reap_children(envoy, ended).await,
         Err(error) => {
             warn!("orphans will not be reaped: {error}");
             std::future::pending().await
@@ -21,7 +21,7 @@ pub(super) async fn reap(envoy: Pid) {
     }
 }
 
-async fn all(envoy: Pid, mut ended: Signal) {
+async fn reap_children(envoy: Pid, mut ended: Signal) {
     loop {
         // By their ids, one by one: a wait for just any child would take Envoy's status away from
         // whoever waits for Envoy.

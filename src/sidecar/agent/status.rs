@@ -14,23 +14,23 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::admin::Admin;
-use super::app_probes::{APP_HEALTH, Answer, AppProbes};
-use super::drain;
-use super::readiness::State;
+use super::app_probes::{APP_HEALTH, AppProbes, ProbeResponse};
+use super::drain::{self, NotDraining};
+use super::readiness::{NotReady, ProbeConditions};
+use crate::readiness::Conditions;
+use crate::sidecar::envoy_admin::EnvoyAdmin;
 
 /// What the pages are about.
 #[derive(Debug)]
 pub(super) struct Pages {
-    pub(super) admin: Admin,
-    pub(super) state: watch::Receiver<State>,
-    /// Cancelled when the end has begun.
-    pub(super) ending: CancellationToken,
-    /// To be cancelled to begin it.
+    pub(super) admin: EnvoyAdmin,
+    pub(super) conditions: ProbeConditions,
+    /// The condition of being ready that ends as draining begins.
+    pub(super) not_draining: Arc<NotDraining>,
+    /// To be cancelled to begin the end.
     pub(super) quit: CancellationToken,
     pub(super) inbound_only: bool,
     pub(super) probes: AppProbes,
@@ -54,30 +54,27 @@ pub(super) fn router(pages: Arc<Pages>) -> Router {
 }
 
 async fn ready(Shared(pages): Shared<Arc<Pages>>) -> (StatusCode, String) {
-    if pages.ending.is_cancelled() {
-        let why = "server is not live, current state is: DRAINING".to_owned();
-        let state = State::NotReady { why, cause: None };
-        return (StatusCode::SERVICE_UNAVAILABLE, format!("{state}\n"));
-    }
-    let state = pages.state.borrow();
-    let status = match *state {
-        State::Ready => StatusCode::OK,
-        State::NotReady { .. } | State::Hung { .. } => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    (status, format!("{}\n", *state))
+    probe_page("ready", &pages.conditions.ready)
 }
 
-async fn application(Shared(pages): Shared<Arc<Pages>>, uri: Uri, headers: HeaderMap) -> Answer {
+fn probe_page(met: &str, conditions: &Conditions) -> (StatusCode, String) {
+    match conditions.waiting_for() {
+        None => (StatusCode::OK, format!("{met}\n")),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", NotReady(&reason))),
+    }
+}
+
+async fn application(
+    Shared(pages): Shared<Arc<Pages>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> ProbeResponse {
     pages.probes.answer(uri.path(), &headers).await
 }
 
 /// Fails where only a restart helps.
 async fn live(Shared(pages): Shared<Arc<Pages>>) -> (StatusCode, String) {
-    let state = pages.state.borrow();
-    match state.is_live() {
-        true => (StatusCode::OK, "live\n".to_owned()),
-        false => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", *state)),
-    }
+    probe_page("live", &pages.conditions.live)
 }
 
 /// The agent's metrics first: they are there even if Envoy is not.
@@ -90,7 +87,7 @@ async fn statistics(Shared(pages): Shared<Arc<Pages>>, RawQuery(query): RawQuery
         Default::default()
     });
     let mut page = own_metrics(&pages);
-    page.push_str(&String::from_utf8_lossy(&envoys));
+    page.push_str(&envoys);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response()
 }
 
@@ -98,7 +95,7 @@ fn own_metrics(pages: &Pages) -> String {
     let mut registry = Registry::with_prefix("pilothouse_agent");
     let version = Info::new([("version", crate::version::VERSION)]);
     registry.register("build", "What is running", version);
-    let ready = *pages.state.borrow() == State::Ready && !pages.ending.is_cancelled();
+    let ready = pages.conditions.ready.waiting_for().is_none();
     registry.register(
         "ready",
         "Whether /healthz/ready answers 200",
@@ -126,8 +123,8 @@ async fn quit(Shared(pages): Shared<Arc<Pages>>) -> &'static str {
 
 async fn begin_drain(Shared(pages): Shared<Arc<Pages>>) -> &'static str {
     info!("/drain");
-    pages.ending.cancel();
-    drain::begin(&pages.admin, pages.inbound_only, drain::Then::Close).await;
+    pages.not_draining.end();
+    drain::start_draining(&pages.admin, pages.inbound_only, drain::ListenersAfter::Close).await;
     "draining\n"
 }
 
@@ -146,6 +143,7 @@ async fn only_loopback(
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
+    use std::time::Duration;
 
     use axum::body::Body;
     use axum::http::Request;
@@ -155,13 +153,14 @@ mod tests {
 
     /// Status of a POST by somebody at `peer`, and what it led to: draining, ending.
     async fn post_from(peer: IpAddr, path: &str) -> (u16, bool, bool) {
-        let (_state, state) = watch::channel(State::at_start());
+        let conditions = ProbeConditions::default();
         let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        let (ending, quit) = (CancellationToken::new(), CancellationToken::new());
+        let not_draining = Arc::new(NotDraining::new(&conditions.ready));
+        let quit = CancellationToken::new();
         let pages = Pages {
-            admin: Admin::new(nowhere),
-            state,
-            ending: ending.clone(),
+            admin: EnvoyAdmin::new(nowhere, Duration::from_secs(5)),
+            conditions: conditions.clone(),
+            not_draining: not_draining.clone(),
             quit: quit.clone(),
             inbound_only: true,
             probes: AppProbes::new(Default::default(), peer).unwrap(),
@@ -170,7 +169,7 @@ mod tests {
         let mut request = Request::post(path).body(Body::empty()).unwrap();
         request.extensions_mut().insert(ConnectInfo(SocketAddr::new(peer, 40_000)));
         let answer = router(Arc::new(pages)).oneshot(request).await.unwrap();
-        (answer.status().as_u16(), ending.is_cancelled(), quit.is_cancelled())
+        (answer.status().as_u16(), conditions.ready.waiting_for().is_some(), quit.is_cancelled())
     }
 
     #[tokio::test]

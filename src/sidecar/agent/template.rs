@@ -69,31 +69,31 @@ pub fn read(path: &std::path::Path) -> Result<Map<String, Value>, TemplateError>
 
 /// Lays `over` on `base`: a JSON merge patch (RFC 7386), in which lists of things that all have a
 /// `name` are merged by it, so that a cluster can be added or changed without repeating the others.
-pub fn lay_over(base: &mut Map<String, Value>, over: Map<String, Value>) {
+pub fn merge_patch(base: &mut Map<String, Value>, over: Map<String, Value>) {
     for (key, value) in over {
         if value.is_null() {
             base.remove(&key);
         } else {
-            lay_one_over(base.entry(key).or_insert(Value::Null), value);
+            merge_value(base.entry(key).or_insert(Value::Null), value);
         }
     }
 }
 
-fn lay_one_over(base: &mut Value, over: Value) {
+fn merge_value(base: &mut Value, over: Value) {
     match over {
         Value::Object(fields) => {
             if !base.is_object() {
                 *base = Value::Object(Map::new());
             }
             if let Value::Object(under) = base {
-                lay_over(under, fields);
+                merge_patch(under, fields);
             }
         }
         Value::Array(items) => match base {
             Value::Array(under) if all_named(under) && all_named(&items) => {
                 for item in items {
                     match under.iter_mut().find(|one| name(one) == name(&item)) {
-                        Some(same) => lay_one_over(same, item),
+                        Some(same) => merge_value(same, item),
                         None => under.push(item),
                     }
                 }
@@ -119,29 +119,29 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn lays(base: Value, over: Value, wanted: Value) {
+    fn merges(base: Value, over: Value, wanted: Value) {
         let (Value::Object(mut base), Value::Object(over)) = (base, over) else {
             panic!("objects are laid over objects");
         };
-        lay_over(&mut base, over);
+        merge_patch(&mut base, over);
         assert_eq!(Value::Object(base), wanted);
     }
 
     #[test]
     fn a_file_is_laid_over() {
-        lays(
+        merges(
             json!({"a": {"b": 1, "c": 2}}),
             json!({"a": {"c": 3}}),
             json!({"a": {"b": 1, "c": 3}}),
         );
-        lays(json!({"a": 1, "b": 2}), json!({"a": null, "c": null}), json!({"b": 2}));
-        lays(json!({"a": [1, 2]}), json!({"a": [3]}), json!({"a": [3]}));
-        lays(json!({"a": 1}), json!({"a": {"b": {"c": null}}}), json!({"a": {"b": {}}}));
+        merges(json!({"a": 1, "b": 2}), json!({"a": null, "c": null}), json!({"b": 2}));
+        merges(json!({"a": [1, 2]}), json!({"a": [3]}), json!({"a": [3]}));
+        merges(json!({"a": 1}), json!({"a": {"b": {"c": null}}}), json!({"a": {"b": {}}}));
     }
 
     #[test]
     fn named_things_are_merged_by_name() {
-        lays(
+        merges(
             json!({"clusters": [{"name": "x", "v": 1, "w": 1}, {"name": "y"}]}),
             json!({"clusters": [{"name": "z"}, {"name": "x", "v": 2}]}),
             json!({"clusters": [{"name": "x", "v": 2, "w": 1}, {"name": "y"}, {"name": "z"}]}),

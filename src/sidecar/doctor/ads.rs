@@ -5,8 +5,6 @@ use std::net::SocketAddr;
 use envoy_types::pb::envoy::config::core::v3::{Locality, Node};
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
-use envoy_types::pb::google::protobuf::value::Kind;
-use envoy_types::pb::google::protobuf::{ListValue, Struct, Value as ProtoValue};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -16,7 +14,8 @@ use tower::service_fn;
 use super::connect::Connection;
 use super::finding::{Code, Finding};
 use crate::names::{PROBE_METADATA, ResourceType};
-use crate::sidecar::doctor::Asker;
+use crate::sidecar::doctor::ProbeOrigin;
+use crate::sidecar::proto_value::{to_struct, to_value};
 
 /// What the node's user agent, which syncz shows, begins with.
 pub(super) const USER_AGENT: &str = "pilothouse-";
@@ -26,24 +25,21 @@ const RESPONSE_BYTES: usize = 512 << 20;
 
 /// What was served.
 #[derive(Debug)]
-pub(super) struct Served {
+pub(super) struct ResourceCounts {
     pub(super) clusters: usize,
     pub(super) listeners: usize,
 }
 
 /// The proxy's own node, marked as asked by us.
-pub(super) fn node(of_envoy: &Value, id: &str, asker: Asker) -> Node {
-    let asker = match asker {
-        Asker::Doctor => "doctor",
-        Asker::Agent => "agent",
+pub(super) fn node(of_envoy: &Value, id: &str, origin: ProbeOrigin) -> Node {
+    let origin = match origin {
+        ProbeOrigin::Doctor => "doctor",
+        ProbeOrigin::Agent => "agent",
     };
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let locality = &of_envoy["locality"];
-    let mut metadata = match proto(&of_envoy["metadata"]).kind {
-        Some(Kind::StructValue(fields)) => fields,
-        _ => Struct::default(),
-    };
-    metadata.fields.insert(PROBE_METADATA.to_owned(), proto(&Value::from(asker)));
+    let mut metadata = of_envoy["metadata"].as_object().map(to_struct).unwrap_or_default();
+    metadata.fields.insert(PROBE_METADATA.to_owned(), to_value(&Value::from(origin)));
     Node {
         id: id.to_owned(),
         cluster: text(&of_envoy["cluster"]),
@@ -53,32 +49,16 @@ pub(super) fn node(of_envoy: &Value, id: &str, asker: Asker) -> Node {
             zone: text(&locality["zone"]),
             sub_zone: text(&locality["sub_zone"]),
         }),
-        user_agent_name: format!("{USER_AGENT}{asker}"),
+        user_agent_name: format!("{USER_AGENT}{origin}"),
         ..Node::default()
     }
-}
-
-fn proto(json: &Value) -> ProtoValue {
-    let kind = match json {
-        Value::Null => Kind::NullValue(0),
-        Value::Bool(value) => Kind::BoolValue(*value),
-        Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
-        Value::String(text) => Kind::StringValue(text.clone()),
-        Value::Array(list) => {
-            Kind::ListValue(ListValue { values: list.iter().map(proto).collect() })
-        }
-        Value::Object(fields) => Kind::StructValue(Struct {
-            fields: fields.iter().map(|(key, value)| (key.clone(), proto(value))).collect(),
-        }),
-    };
-    ProtoValue { kind: Some(kind) }
 }
 
 /// Opens a stream, asks for clusters and listeners, and acknowledges both.
 ///
 /// # Errors
 /// If it is refused or ended.
-pub(super) async fn probe(connection: &Connection, node: Node) -> Result<Served, Status> {
+pub(super) async fn probe(connection: &Connection, node: Node) -> Result<ResourceCounts, Status> {
     let service = service_fn(|request| {
         let mut sender = connection.sender.clone();
         async move { sender.send_request(request).await }
@@ -113,7 +93,7 @@ pub(super) async fn probe(connection: &Connection, node: Node) -> Result<Served,
     drop(requests);
     while responses.message().await?.is_some() {}
     let [clusters, listeners] = served.map(Option::unwrap_or_default);
-    Ok(Served { clusters, listeners })
+    Ok(ResourceCounts { clusters, listeners })
 }
 
 async fn send(
@@ -133,7 +113,7 @@ fn acknowledgement(response: DiscoveryResponse) -> DiscoveryRequest {
 }
 
 /// What the end of a stream means.
-pub(super) fn refusal(address: SocketAddr, id: &str, status: &Status) -> Finding {
+pub(super) fn stream_error(address: SocketAddr, id: &str, status: &Status) -> Finding {
     let said = status.message();
     match status.code() {
         GrpcCode::InvalidArgument => Finding::new(

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use clap::ArgAction;
 
-use super::{Asker, Diagnosis, HostPort, Outcome, ServiceName, Target, diagnose};
+use super::{Diagnosis, Outcome, ProbeOrigin, ServiceName, Target, diagnose};
 use crate::escape;
 use crate::flags;
 use crate::names;
 use crate::output;
+use crate::sidecar::host_port::HostPort;
 
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub struct DoctorArgs {
     /// Where the control plane is; by default where Envoy's bootstrap says, else
     /// istio-pilot.istio-system:15010
     #[arg(long, value_name = "HOST:PORT", env = "PILOTHOUSE_DISCOVERY_ADDRESS")]
@@ -124,7 +125,7 @@ pub struct Args {
     pub dns_port: u16,
 }
 
-impl Args {
+impl DoctorArgs {
     pub fn target(&self) -> Target {
         let default = Target::default();
         let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
@@ -145,7 +146,7 @@ impl Args {
             domain: self.domain.clone(),
             capture: true,
             service: self.service.clone(),
-            asker: Asker::Doctor,
+            origin: ProbeOrigin::Doctor,
         }
     }
 

@@ -7,12 +7,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::finding::{Code, Finding};
-
-/// Where captured traffic goes.
-const OUTBOUND: u16 = 15001;
-const INBOUND: u16 = 15006;
-/// Whom Envoy runs as, by uid and gid.
-const PROXY: &str = "1337";
+use crate::well_known::{INBOUND_CAPTURE_PORT, OUTBOUND_CAPTURE_PORT, PROXY_UID};
 
 /// The rules of the nat table; an error if they cannot be looked at.
 pub(super) async fn rules(limit: Duration) -> Result<String, String> {
@@ -31,7 +26,7 @@ pub(super) async fn rules(limit: Duration) -> Result<String, String> {
 }
 
 /// What is wrong with rules as `iptables-save` prints them.
-pub(super) fn trouble(rules: &str) -> Option<Finding> {
+pub(super) fn fault(rules: &str) -> Option<Finding> {
     let missing = |what: &str, port| {
         Finding::new(
             Code::CaptureMissing,
@@ -40,37 +35,40 @@ pub(super) fn trouble(rules: &str) -> Option<Finding> {
              pilothouse iptables in the pod",
         )
     };
-    let outbound = reaches(rules, "OUTPUT", OUTBOUND);
+    let outbound = reaches(rules, "OUTPUT", OUTBOUND_CAPTURE_PORT);
     match outbound {
-        None => return Some(missing("outbound", OUTBOUND)),
+        None => return Some(missing("outbound", OUTBOUND_CAPTURE_PORT)),
         Some(false) => {
             return Some(Finding::new(
                 Code::CaptureLoops,
                 format!(
-                    "capture loops: Envoy's own connections (uid and gid {PROXY}) are brought back \
-                     to its port {OUTBOUND}, for ever"
+                    "capture loops: Envoy's own connections (uid and gid {PROXY_UID}) are brought back \
+                     to its port {OUTBOUND_CAPTURE_PORT}, for ever"
                 ),
                 format!(
-                    "leave uid and gid {PROXY} out of the capture (pilothouse iptables does), and \
+                    "leave uid and gid {PROXY_UID} out of the capture (pilothouse iptables does), and \
                      run Envoy as that user"
                 ),
             ));
         }
         Some(true) => {}
     }
-    reaches(rules, "PREROUTING", INBOUND).is_none().then(|| missing("inbound", INBOUND))
+    reaches(rules, "PREROUTING", INBOUND_CAPTURE_PORT)
+        .is_none()
+        .then(|| missing("inbound", INBOUND_CAPTURE_PORT))
 }
 
 /// Whether a chain leads to a redirect to `port`, and if so, whether Envoy's own traffic leaves
 /// before it.
 fn reaches(rules: &str, chain: &str, port: u16) -> Option<bool> {
-    let mut spared = false;
-    walk(rules, chain, port, &mut spared, 0).then_some(spared)
+    let mut proxy_is_left_out = false;
+    walk(rules, chain, port, &mut proxy_is_left_out, 0).then_some(proxy_is_left_out)
 }
 
 /// Follows jumps; chains are a handful deep, and a loop of them cannot be loaded.
-fn walk(rules: &str, chain: &str, port: u16, spared: &mut bool, depth: usize) -> bool {
+fn walk(rules: &str, chain: &str, port: u16, proxy_is_left_out: &mut bool, depth: usize) -> bool {
     let own = rules.lines().filter_map(|line| line.strip_prefix("-A ")?.strip_prefix(chain));
+    let proxy = PROXY_UID.to_string();
     for rule in own.filter_map(|rule| rule.strip_prefix(' ')) {
         let after = |flag: &str| {
             let mut words = rule.split_whitespace().skip_while(|word| *word != flag).skip(1);
@@ -80,19 +78,19 @@ fn walk(rules: &str, chain: &str, port: u16, spared: &mut bool, depth: usize) ->
         let negated = rule.contains("! --uid-owner") || rule.contains("! --gid-owner");
         match after("-j").or_else(|| after("-g")) {
             Some("REDIRECT") if after("--to-ports") == Some(&*port.to_string()) => {
-                *spared |= negated && owner == Some(PROXY);
+                *proxy_is_left_out |= negated && owner == Some(&*proxy);
                 return true;
             }
             Some("REDIRECT") => {}
             // A return for some destination only (-d, -o lo) spares not all of it.
             Some("RETURN" | "ACCEPT") => {
-                *spared |= owner == Some(PROXY)
+                *proxy_is_left_out |= owner == Some(&*proxy)
                     && !negated
                     && after("-d").is_none()
                     && after("-o").is_none();
             }
-            Some(next) if depth < 16 && walk(rules, next, port, spared, depth + 1) => {
-                *spared |= negated && owner == Some(PROXY);
+            Some(next) if depth < 16 && walk(rules, next, port, proxy_is_left_out, depth + 1) => {
+                *proxy_is_left_out |= negated && owner == Some(&*proxy);
                 return true;
             }
             _ => {}
@@ -125,7 +123,7 @@ COMMIT
 ";
 
     fn code(rules: &str) -> Option<Code> {
-        trouble(rules).map(|finding| finding.code)
+        fault(rules).map(|finding| finding.code)
     }
 
     #[test]
@@ -142,7 +140,7 @@ COMMIT
         let no_jump = ISTIO.replace("-A OUTPUT -p tcp -j ISTIO_OUTPUT\n", "");
         assert_eq!(code(&no_jump), Some(Code::CaptureMissing));
         let no_inbound = ISTIO.replace("-A PREROUTING -p tcp -j ISTIO_INBOUND\n", "");
-        let found = trouble(&no_inbound).unwrap();
+        let found = fault(&no_inbound).unwrap();
         assert!(found.cause.contains("inbound") && found.cause.contains("15006"));
     }
 

@@ -18,6 +18,8 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::body::Body;
 
+use crate::causes::with_causes;
+
 /// RFC 9113, section 3.4: the preface, and an empty SETTINGS frame.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const FRAME_HEADER: usize = 9;
@@ -25,26 +27,28 @@ const SETTINGS: u8 = 4;
 
 /// Why there is no connection.
 #[derive(Debug)]
-pub(super) enum NoTcp {
+pub(super) enum ConnectError {
     Refused,
     /// The network says that nobody has the address, or that there is no way to it.
     Unreachable(String),
     /// Nothing came back.
-    Dropped,
+    Timeout,
 }
 
-/// Connects; `Dropped` if nothing comes back within `limit`.
-pub(super) async fn tcp(address: SocketAddr, limit: Duration) -> Result<TcpStream, NoTcp> {
+/// Connects; `Timeout` if nothing comes back within `limit`.
+pub(super) async fn tcp(address: SocketAddr, limit: Duration) -> Result<TcpStream, ConnectError> {
     match timeout(limit, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Err(NoTcp::Refused),
-        Ok(Err(error)) => Err(NoTcp::Unreachable(error.to_string())),
+        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {
+            Err(ConnectError::Refused)
+        }
+        Ok(Err(error)) => Err(ConnectError::Unreachable(error.to_string())),
         // The kernel asks its neighbours for three seconds before it gives up, but knows at once
         // that it has no answer.
         Err(_) if nobody_answers_for(address.ip()) => {
-            Err(NoTcp::Unreachable("no machine on this network has it (ARP)".to_owned()))
+            Err(ConnectError::Unreachable("no machine on this network has it (ARP)".to_owned()))
         }
-        Err(_) => Err(NoTcp::Dropped),
+        Err(_) => Err(ConnectError::Timeout),
     }
 }
 
@@ -61,16 +65,16 @@ fn nobody_answers_for(address: IpAddr) -> bool {
 
 /// What a port speaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Speech {
+pub(super) enum Protocol {
     Http2,
     Http1,
     Tls,
     /// It takes connections and says nothing.
-    Nothing,
+    Silent,
     Other(String),
 }
 
-impl Speech {
+impl Protocol {
     fn of(bytes: &[u8]) -> Self {
         match bytes {
             [_, _, _, SETTINGS, _, 0, 0, 0, 0, ..] => Self::Http2,
@@ -78,44 +82,53 @@ impl Speech {
             // A handshake record or an alert, of any version.
             [0x15 | 0x16, 3, ..] => Self::Tls,
             [] => Self::Other("it closes the connection without a word".to_owned()),
-            other => Self::Other(format!("its first words are {:?}", lossy(other))),
+            other => Self::Other(format!("its first words are {:?}", printable(other))),
         }
     }
 }
 
-pub(super) fn lossy(bytes: &[u8]) -> String {
+pub(super) fn printable(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).chars().take(40).collect()
 }
 
 /// Finds out what is spoken there, beginning with HTTP/2 on a connection that is there already.
-pub(super) async fn speech(stream: TcpStream, address: SocketAddr, limit: Duration) -> Speech {
-    let first = say(stream, PREFACE, limit).await;
-    let Some(Speech::Other(first)) = first else { return first.unwrap_or(Speech::Nothing) };
+pub(super) async fn detect_protocol(
+    stream: TcpStream,
+    address: SocketAddr,
+    limit: Duration,
+) -> Protocol {
+    let first = first_response(stream, PREFACE, limit).await;
+    let Some(Protocol::Other(first)) = first else { return first.unwrap_or(Protocol::Silent) };
     // Servers that were spoken to in the wrong tongue may just hang up: try the others.
-    let greetings = [hello(address.ip()), b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec()];
+    let greetings = [client_hello(address.ip()), b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec()];
     for greeting in greetings {
         if let Ok(stream) = tcp(address, limit).await
-            && let Some(found @ (Speech::Tls | Speech::Http1)) = say(stream, &greeting, limit).await
+            && let Some(found @ (Protocol::Tls | Protocol::Http1)) =
+                first_response(stream, &greeting, limit).await
         {
             return found;
         }
     }
-    Speech::Other(first)
+    Protocol::Other(first)
 }
 
 /// Whether TLS is spoken there.
 pub(super) async fn speaks_tls(stream: TcpStream, address: SocketAddr, limit: Duration) -> bool {
-    say(stream, &hello(address.ip()), limit).await == Some(Speech::Tls)
+    first_response(stream, &client_hello(address.ip()), limit).await == Some(Protocol::Tls)
 }
 
 /// Whether HTTP/2 is spoken there without TLS.
 pub(super) async fn speaks_http2(address: SocketAddr, limit: Duration) -> bool {
     let Ok(stream) = tcp(address, limit).await else { return false };
-    say(stream, PREFACE, limit).await == Some(Speech::Http2)
+    first_response(stream, PREFACE, limit).await == Some(Protocol::Http2)
 }
 
 /// What comes back first; `None` for silence.
-async fn say(mut stream: TcpStream, greeting: &[u8], limit: Duration) -> Option<Speech> {
+async fn first_response(
+    mut stream: TcpStream,
+    greeting: &[u8],
+    limit: Duration,
+) -> Option<Protocol> {
     let exchange = async {
         let mut heard = Vec::with_capacity(64);
         let spoken = stream.write_all(greeting).await;
@@ -124,13 +137,13 @@ async fn say(mut stream: TcpStream, greeting: &[u8], limit: Duration) -> Option<
                 break;
             }
         }
-        Speech::of(&heard)
+        Protocol::of(&heard)
     };
     timeout(limit, exchange).await.ok()
 }
 
 /// A TLS ClientHello. Nothing is sent after it, so that no certificate is looked at.
-fn hello(to: IpAddr) -> Vec<u8> {
+fn client_hello(to: IpAddr) -> Vec<u8> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let made = || -> Result<Vec<u8>, Box<dyn std::error::Error>> {
         let config = rustls::ClientConfig::builder_with_provider(provider)
@@ -147,9 +160,9 @@ fn hello(to: IpAddr) -> Vec<u8> {
 
 /// Runs what hyper leaves to be run, until the connection is let go of.
 #[derive(Clone)]
-struct Tasks(CancellationToken);
+struct ConnectionTasks(CancellationToken);
 
-impl<F> hyper::rt::Executor<F> for Tasks
+impl<F> hyper::rt::Executor<F> for ConnectionTasks
 where
     F: Future<Output: Send> + Send + 'static,
 {
@@ -169,7 +182,7 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) async fn open(address: SocketAddr) -> Result<Self, Box<dyn StdError + Send + Sync>> {
         let stream = TcpStream::connect(address).await?;
-        let tasks = Tasks(CancellationToken::new());
+        let tasks = ConnectionTasks(CancellationToken::new());
         let guard = tasks.0.clone().drop_guard();
         let mut builder = http2::Builder::new(tasks.clone());
         // A whole mesh comes in one response.
@@ -191,7 +204,8 @@ impl Connection {
             // An empty message: not compressed, no bytes.
             .body(Body::new(Full::new(Bytes::from_static(&[0; 5]))))
             .map_err(|error| error.to_string())?;
-        let answer = self.sender.send_request(request).await.map_err(|error| chain(&error))?;
+        let answer =
+            self.sender.send_request(request).await.map_err(|error| with_causes(&error))?;
         let kind = answer.headers().get(http::header::CONTENT_TYPE);
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or("no content-type");
         match kind.starts_with("application/grpc") {
@@ -199,18 +213,4 @@ impl Connection {
             false => Err(format!("HTTP {} with {kind}", answer.status().as_u16())),
         }
     }
-}
-
-/// An error with its causes, each once.
-pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut said = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        if !said.contains(&text) {
-            said = format!("{said}: {text}");
-        }
-        next = cause.source();
-    }
-    said
 }

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::resolv::ResolvConf;
 
 /// A question is asked again after this: one lost packet is not a silent server.
-const AGAIN: Duration = Duration::from_millis(400);
+const RETRY_INTERVAL: Duration = Duration::from_millis(400);
 
 /// What a server said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,25 +28,25 @@ pub(super) enum Reply {
 
 /// Why a server said nothing that can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
-    Silent,
+pub(super) enum QueryError {
+    Timeout,
     Refused,
     Unreachable(String),
-    Garbled(String),
+    Malformed(String),
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for QueryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Silent => f.write_str("no answer"),
+            Self::Timeout => f.write_str("no answer"),
             Self::Refused => f.write_str("refused: nothing listens there"),
             Self::Unreachable(why) => write!(f, "cannot be reached: {why}"),
-            Self::Garbled(why) => write!(f, "the answer is no DNS: {why}"),
+            Self::Malformed(why) => write!(f, "the answer is no DNS: {why}"),
         }
     }
 }
 
-impl From<io::Error> for Trouble {
+impl From<io::Error> for QueryError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             ErrorKind::ConnectionRefused => Self::Refused,
@@ -56,28 +56,28 @@ impl From<io::Error> for Trouble {
 }
 
 /// Asks one server for one kind of address; by UDP, and by TCP if the answer does not fit.
-pub(super) async fn ask(
+pub(super) async fn query(
     server: SocketAddr,
     name: &str,
     kind: RecordType,
     limit: Duration,
-) -> Result<Reply, Trouble> {
+) -> Result<Reply, QueryError> {
     let question = async {
-        let name = Name::from_utf8(format!("{name}.")).map_err(garbled)?;
+        let name = Name::from_utf8(format!("{name}.")).map_err(malformed)?;
         let mut message = Message::query();
         message.metadata.recursion_desired = true;
         message.add_query(Query::query(name, kind));
-        let bytes = message.to_vec().map_err(garbled)?;
+        let bytes = message.to_vec().map_err(malformed)?;
         let mut answer = by_udp(server, &message, &bytes).await?;
         if answer.metadata.truncation {
             answer = by_tcp(server, &bytes).await?;
         }
         Ok(read(&answer, kind))
     };
-    timeout(limit, question).await.unwrap_or(Err(Trouble::Silent))
+    timeout(limit, question).await.unwrap_or(Err(QueryError::Timeout))
 }
 
-async fn by_udp(server: SocketAddr, asked: &Message, bytes: &[u8]) -> Result<Message, Trouble> {
+async fn by_udp(server: SocketAddr, asked: &Message, bytes: &[u8]) -> Result<Message, QueryError> {
     let any: IpAddr = match server {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -88,26 +88,28 @@ async fn by_udp(server: SocketAddr, asked: &Message, bytes: &[u8]) -> Result<Mes
     let mut buffer = vec![0; 4096];
     loop {
         socket.send(bytes).await?;
-        let Ok(received) = timeout(AGAIN, socket.recv(&mut buffer)).await else { continue };
+        let Ok(received) = timeout(RETRY_INTERVAL, socket.recv(&mut buffer)).await else {
+            continue;
+        };
         let answer = Message::from_vec(buffer.get(..received?).unwrap_or_default());
-        let answer = answer.map_err(garbled)?;
+        let answer = answer.map_err(malformed)?;
         if answer.metadata.id == asked.metadata.id && answer.queries == asked.queries {
             return Ok(answer);
         }
     }
 }
 
-async fn by_tcp(server: SocketAddr, bytes: &[u8]) -> Result<Message, Trouble> {
+async fn by_tcp(server: SocketAddr, bytes: &[u8]) -> Result<Message, QueryError> {
     let mut stream = TcpStream::connect(server).await?;
-    stream.write_u16(u16::try_from(bytes.len()).map_err(garbled)?).await?;
+    stream.write_u16(u16::try_from(bytes.len()).map_err(malformed)?).await?;
     stream.write_all(bytes).await?;
     let mut answer = vec![0; stream.read_u16().await?.into()];
     stream.read_exact(&mut answer).await?;
-    Message::from_vec(&answer).map_err(garbled)
+    Message::from_vec(&answer).map_err(malformed)
 }
 
-fn garbled(error: impl fmt::Display) -> Trouble {
-    Trouble::Garbled(error.to_string())
+fn malformed(error: impl fmt::Display) -> QueryError {
+    QueryError::Malformed(error.to_string())
 }
 
 fn read(answer: &Message, kind: RecordType) -> Reply {
@@ -133,14 +135,14 @@ fn read(answer: &Message, kind: RecordType) -> Reply {
 }
 
 /// What each server says to the first name of a lookup, in the file's order.
-pub(super) async fn ask_each(
+pub(super) async fn query_each(
     servers: &[SocketAddr],
     name: &str,
     limit: Duration,
-) -> Vec<(SocketAddr, Result<Reply, Trouble>)> {
+) -> Vec<(SocketAddr, Result<Reply, QueryError>)> {
     let asked = servers
         .iter()
-        .map(async |server| (*server, ask(*server, name, RecordType::A, limit).await));
+        .map(async |server| (*server, query(*server, name, RecordType::A, limit).await));
     futures::future::join_all(asked).await
 }
 
@@ -171,7 +173,7 @@ pub(super) async fn lookup(
     // Asked for side by side, since a search list has a handful of domains; chosen in their order.
     let kinds = [RecordType::A, RecordType::AAAA];
     let all = asked.iter().map(async |candidate| {
-        futures::future::join_all(kinds.map(|kind| ask(server, candidate, kind, limit))).await
+        futures::future::join_all(kinds.map(|kind| query(server, candidate, kind, limit))).await
     });
     for (candidate, replies) in asked.iter().zip(futures::future::join_all(all).await) {
         let mut addresses = Vec::new();
@@ -186,7 +188,7 @@ pub(super) async fn lookup(
                     continue;
                 }
                 Ok(Reply::Error(code)) => code.to_string(),
-                Err(trouble) => trouble.to_string(),
+                Err(error) => error.to_string(),
             };
             // One that is meant counts more than one that is not.
             if failed.is_none() || meant(candidate) {

@@ -4,25 +4,25 @@ use std::net::IpAddr;
 
 use super::finding::{Code, Finding};
 use super::kubernetes::Kubernetes;
-use super::path::Seen;
-use super::place::HostPort;
-use super::service::{Picture, Trouble};
-use super::verdict::outside;
+use super::observations::Observations;
+use super::service::{ServiceFault, ServiceView};
+use super::verdict::outside_cluster;
+use crate::sidecar::host_port::HostPort;
 
 /// The finding, or a better one if Kubernetes explains it.
-pub(super) fn explain(found: Finding, kubernetes: &Kubernetes, seen: &Seen) -> Finding {
+pub(super) fn explain(found: Finding, kubernetes: &Kubernetes, seen: &Observations) -> Finding {
     let better = match found.code {
         Code::NameServerSilent | Code::NameServerRefused | Code::NameServerUnreachable => {
-            of_name_server(&found, kubernetes, &seen.servers)
+            explain_name_server(&found, kubernetes, &seen.servers)
         }
         // A server that answers is sound if Kubernetes has nothing against it: the name is wrong.
-        Code::NameServerFailed => of_name_server(&found, kubernetes, &seen.servers)
-            .or_else(|| of_name(kubernetes, seen.discovery.as_ref())),
-        Code::NameNotFound => of_name(kubernetes, seen.discovery.as_ref()),
+        Code::NameServerFailed => explain_name_server(&found, kubernetes, &seen.servers)
+            .or_else(|| explain_name(kubernetes, seen.discovery.as_ref())),
+        Code::NameNotFound => explain_name(kubernetes, seen.discovery.as_ref()),
         Code::ConnectionRefused
         | Code::PacketsDropped
         | Code::AddressUnreachable
-        | Code::PilotSilent => of_connection(&found, kubernetes, seen),
+        | Code::PilotSilent => explain_connection(&found, kubernetes, seen),
         _ => None,
     };
     better.unwrap_or(found)
@@ -30,13 +30,21 @@ pub(super) fn explain(found: Finding, kubernetes: &Kubernetes, seen: &Seen) -> F
 
 /// The same for a place that is not in the cluster, whose own resolver says nothing about pods:
 /// only what Kubernetes says of Pilot counts.
-pub(super) fn from_outside(found: &Finding, kubernetes: &Kubernetes, seen: &Seen) -> Finding {
-    let of_pilot = of_name(kubernetes, seen.discovery.as_ref())
-        .or_else(|| of_pilots_pods("Pilot cannot answer", kubernetes, seen));
-    of_pilot.unwrap_or_else(|| outside(found))
+pub(super) fn explain_outside_cluster(
+    found: &Finding,
+    kubernetes: &Kubernetes,
+    seen: &Observations,
+) -> Finding {
+    let of_pilot = explain_name(kubernetes, seen.discovery.as_ref())
+        .or_else(|| explain_pods("Pilot cannot answer", kubernetes, seen));
+    of_pilot.unwrap_or_else(|| outside_cluster(found))
 }
 
-fn of_name_server(found: &Finding, kubernetes: &Kubernetes, servers: &[IpAddr]) -> Option<Finding> {
+fn explain_name_server(
+    found: &Finding,
+    kubernetes: &Kubernetes,
+    servers: &[IpAddr],
+) -> Option<Finding> {
     let listed: Vec<String> = servers.iter().map(ToString::to_string).collect();
     let server = listed.join(", ");
     let Some(kube_dns) = kubernetes.kube_dns.as_ref().ok()? else {
@@ -65,11 +73,11 @@ fn of_name_server(found: &Finding, kubernetes: &Kubernetes, servers: &[IpAddr]) 
             ),
         ));
     }
-    let trouble = kube_dns.trouble(None)?;
-    let (Trouble::SelectsNoPod(why)
-    | Trouble::PortMismatch(why)
-    | Trouble::NotReady(why)
-    | Trouble::NoSuchPort(why)) = &trouble;
+    let fault = kube_dns.fault(None)?;
+    let (ServiceFault::SelectsNoPod(why)
+    | ServiceFault::PortMismatch(why)
+    | ServiceFault::NotReady(why)
+    | ServiceFault::NoSuchPort(why)) = &fault;
     Some(Finding::new(
         Code::KubeDnsNoEndpoints,
         format!(
@@ -81,7 +89,7 @@ fn of_name_server(found: &Finding, kubernetes: &Kubernetes, servers: &[IpAddr]) 
     ))
 }
 
-fn of_name(kubernetes: &Kubernetes, discovery: Option<&HostPort>) -> Option<Finding> {
+fn explain_name(kubernetes: &Kubernetes, discovery: Option<&HostPort>) -> Option<Finding> {
     let (name, namespace) = discovery?.service()?;
     let wanted = match namespace {
         Some(namespace) => format!("{namespace}/{name}"),
@@ -90,7 +98,7 @@ fn of_name(kubernetes: &Kubernetes, discovery: Option<&HostPort>) -> Option<Find
     if kubernetes.pilot.as_ref().ok()?.is_some() {
         return None;
     }
-    match kubernetes.pilot_in.as_deref() {
+    match kubernetes.pilot_namespaces.as_deref() {
         Ok([elsewhere, ..]) => Some(Finding::new(
             Code::PilotElsewhere,
             format!("there is no Service {wanted}; {name} is in namespace {elsewhere}"),
@@ -108,9 +116,13 @@ fn of_name(kubernetes: &Kubernetes, discovery: Option<&HostPort>) -> Option<Find
     }
 }
 
-fn of_connection(found: &Finding, kubernetes: &Kubernetes, seen: &Seen) -> Option<Finding> {
+fn explain_connection(
+    found: &Finding,
+    kubernetes: &Kubernetes,
+    seen: &Observations,
+) -> Option<Finding> {
     let discovery = seen.discovery.as_ref()?;
-    let pilot: &Picture = kubernetes.pilot.as_ref().ok()?.as_ref()?;
+    let pilot: &ServiceView = kubernetes.pilot.as_ref().ok()?.as_ref()?;
     let addresses: Vec<String> = seen.addresses.iter().map(ToString::to_string).collect();
     let headless = pilot.cluster_ips.iter().any(|address| address == "None");
     let known = addresses.iter().any(|address| pilot.cluster_ips.contains(address));
@@ -127,12 +139,16 @@ fn of_connection(found: &Finding, kubernetes: &Kubernetes, seen: &Seen) -> Optio
              logs -l k8s-app=kube-dns) or an entry in /etc/hosts or hostAliases",
         ));
     }
-    let of_pods = of_pilots_pods(&found.cause, kubernetes, seen);
-    of_pods.or_else(|| of_the_way(found, pilot, discovery))
+    let of_pods = explain_pods(&found.cause, kubernetes, seen);
+    of_pods.or_else(|| rejected_on_the_way(found, pilot, discovery))
 }
 
 /// Refused although there are pods that are ready.
-fn of_the_way(found: &Finding, pilot: &Picture, discovery: &HostPort) -> Option<Finding> {
+fn rejected_on_the_way(
+    found: &Finding,
+    pilot: &ServiceView,
+    discovery: &HostPort,
+) -> Option<Finding> {
     let ready = pilot.endpoints.iter().filter(|one| one.ready).count();
     (found.code == Code::ConnectionRefused && ready > 0).then(|| {
         Finding::new(
@@ -150,41 +166,41 @@ fn of_the_way(found: &Finding, pilot: &Picture, discovery: &HostPort) -> Option<
 }
 
 /// Proxies are served, but a replica of the control plane says that it is not ready.
-pub(super) fn replica(kubernetes: &Kubernetes) -> Option<Finding> {
-    if kubernetes.pilot_says.is_empty() {
+pub(super) fn replica_not_ready(kubernetes: &Kubernetes) -> Option<Finding> {
+    if kubernetes.unready_pilots.is_empty() {
         return None;
     }
     Some(Finding::new(
         Code::PilotReplicaNotReady,
         format!(
             "the path is sound, but not every replica of Pilot is ready: {}",
-            said(&kubernetes.pilot_says)
+            quoted(&kubernetes.unready_pilots)
         ),
         "give it what it waits for: that is the API server, and the rights to list Services and \
          EndpointSlices (kubectl apply -k manifests)",
     ))
 }
 
-fn said(pods: &[(String, String)]) -> String {
+fn quoted(pods: &[(String, String)]) -> String {
     let all: Vec<String> = pods.iter().map(|(pod, said)| format!("{pod} says {said:?}")).collect();
     all.join(", ")
 }
 
-fn of_pilots_pods(symptom: &str, kubernetes: &Kubernetes, seen: &Seen) -> Option<Finding> {
+fn explain_pods(symptom: &str, kubernetes: &Kubernetes, seen: &Observations) -> Option<Finding> {
     let pilot = kubernetes.pilot.as_ref().ok()?.as_ref()?;
     let discovery = seen.discovery.as_ref()?;
-    let (code, why) = match pilot.trouble(Some(discovery.port))? {
-        Trouble::SelectsNoPod(why) => {
+    let (code, why) = match pilot.fault(Some(discovery.port))? {
+        ServiceFault::SelectsNoPod(why) => {
             (Code::PilotSelectsNoPod, format!("its Service matches no pod ({why})"))
         }
-        Trouble::NotReady(why) => {
-            let said = match kubernetes.pilot_says.as_slice() {
+        ServiceFault::NotReady(why) => {
+            let said = match kubernetes.unready_pilots.as_slice() {
                 [] => String::new(),
-                pods => format!("; {}", said(pods)),
+                pods => format!("; {}", quoted(pods)),
             };
             (Code::PilotPodsNotReady, format!("no pod of its Service is ready: {why}{said}"))
         }
-        Trouble::PortMismatch(why) | Trouble::NoSuchPort(why) => {
+        ServiceFault::PortMismatch(why) | ServiceFault::NoSuchPort(why) => {
             (Code::PilotPortMismatch, format!("its Service has {why}"))
         }
     };
@@ -200,26 +216,26 @@ fn of_pilots_pods(symptom: &str, kubernetes: &Kubernetes, seen: &Seen) -> Option
 mod tests {
     use super::*;
 
-    fn seen() -> Seen {
-        Seen {
+    fn seen() -> Observations {
+        Observations {
             discovery: Some("istio-pilot.istio-system:15010".parse().unwrap()),
             servers: vec!["10.96.0.10".parse().unwrap()],
             addresses: vec!["10.96.3.3".parse().unwrap()],
-            ..Seen::default()
+            ..Observations::default()
         }
     }
 
-    fn picture(address: &str) -> Picture {
-        Picture { cluster_ips: vec![address.to_owned()], ..Picture::default() }
+    fn service_view(address: &str) -> ServiceView {
+        ServiceView { cluster_ips: vec![address.to_owned()], ..ServiceView::default() }
     }
 
     fn kubernetes() -> Kubernetes {
         Kubernetes {
-            kube_dns: Ok(Some(picture("10.96.0.77"))),
+            kube_dns: Ok(Some(service_view("10.96.0.77"))),
             pilot: Ok(None),
-            pilot_in: Ok(Vec::new()),
-            pilot_says: Vec::new(),
-            asked: Err(String::new()),
+            pilot_namespaces: Ok(Vec::new()),
+            unready_pilots: Vec::new(),
+            service: Err(String::new()),
         }
     }
 
@@ -239,7 +255,7 @@ mod tests {
     fn kube_dns_that_is_gone_or_empty_is_said() {
         let gone = Kubernetes { kube_dns: Ok(None), ..kubernetes() };
         assert_eq!(explained(Code::NameServerSilent, &gone).code, Code::KubeDnsMissing);
-        let empty = Kubernetes { kube_dns: Ok(Some(picture("10.96.0.10"))), ..kubernetes() };
+        let empty = Kubernetes { kube_dns: Ok(Some(service_view("10.96.0.10"))), ..kubernetes() };
         assert_eq!(explained(Code::NameServerRefused, &empty).code, Code::KubeDnsNoEndpoints);
         let denied = Kubernetes { kube_dns: Err("no".to_owned()), ..kubernetes() };
         assert_eq!(explained(Code::NameServerSilent, &denied).code, Code::NameServerSilent);
@@ -248,28 +264,32 @@ mod tests {
     #[test]
     fn a_missing_name_is_told_from_one_elsewhere() {
         assert_eq!(explained(Code::NameNotFound, &kubernetes()).code, Code::PilotNotInstalled);
-        let elsewhere = Kubernetes { pilot_in: Ok(vec!["mesh".to_owned()]), ..kubernetes() };
+        let elsewhere =
+            Kubernetes { pilot_namespaces: Ok(vec!["mesh".to_owned()]), ..kubernetes() };
         let found = explained(Code::NameNotFound, &elsewhere);
         assert_eq!(found.code, Code::PilotElsewhere);
         assert!(found.fix.contains("istio-pilot.mesh:15010"), "{}", found.fix);
-        let there = Kubernetes { pilot: Ok(Some(picture("10.96.3.3"))), ..kubernetes() };
+        let there = Kubernetes { pilot: Ok(Some(service_view("10.96.3.3"))), ..kubernetes() };
         assert_eq!(explained(Code::NameNotFound, &there).code, Code::NameNotFound);
     }
 
     #[test]
     fn a_connection_that_fails_is_explained_by_the_service() {
-        let stale = Kubernetes { pilot: Ok(Some(picture("10.96.9.9"))), ..kubernetes() };
+        let stale = Kubernetes { pilot: Ok(Some(service_view("10.96.9.9"))), ..kubernetes() };
         assert_eq!(explained(Code::PacketsDropped, &stale).code, Code::AddressStale);
         let port = super::super::service::Port { port: 15010, ..Default::default() };
-        let empty = Picture { ports: vec![port], ..picture("10.96.3.3") };
+        let empty = ServiceView { ports: vec![port], ..service_view("10.96.3.3") };
         let empty = Kubernetes { pilot: Ok(Some(empty)), ..kubernetes() };
         assert_eq!(explained(Code::ConnectionRefused, &empty).code, Code::PilotSelectsNoPod);
         let outside = Finding::new(Code::NameServerSilent, "symptom", "fix");
-        assert_eq!(from_outside(&outside, &empty, &seen()).code, Code::PilotSelectsNoPod);
+        assert_eq!(
+            explain_outside_cluster(&outside, &empty, &seen()).code,
+            Code::PilotSelectsNoPod
+        );
         assert_eq!(explained(Code::StreamRefused, &empty).code, Code::StreamRefused);
     }
 
-    fn running(ready: bool) -> Picture {
+    fn running(ready: bool) -> ServiceView {
         let port = super::super::service::Port {
             name: "grpc".to_owned(),
             port: 15010,
@@ -280,7 +300,7 @@ mod tests {
             ready,
             ..Default::default()
         };
-        Picture { ports: vec![port], endpoints: vec![endpoint], ..picture("10.96.3.3") }
+        ServiceView { ports: vec![port], endpoints: vec![endpoint], ..service_view("10.96.3.3") }
     }
 
     #[test]
@@ -295,23 +315,23 @@ mod tests {
     #[test]
     fn a_pod_that_is_not_ready_is_quoted() {
         let why = "not ready: services: forbidden: User pilot cannot list resource services";
-        let pilot_says = vec![("istio-pilot-1".to_owned(), why.to_owned())];
+        let unready_pilots = vec![("istio-pilot-1".to_owned(), why.to_owned())];
         let none = Kubernetes { pilot: Ok(Some(running(false))), ..kubernetes() };
-        let none = Kubernetes { pilot_says, ..none };
+        let none = Kubernetes { unready_pilots, ..none };
         let found = explained(Code::ConnectionRefused, &none);
         assert_eq!(found.code, Code::PilotPodsNotReady);
         assert!(found.cause.contains("cannot list resource services"), "{}", found.cause);
         // Where another replica serves, it is told all the same.
-        let found = replica(&none).unwrap();
+        let found = replica_not_ready(&none).unwrap();
         assert_eq!(found.code, Code::PilotReplicaNotReady);
         assert!(found.cause.contains("istio-pilot-1") && found.cause.contains("cannot list"));
-        assert!(replica(&kubernetes()).is_none());
+        assert!(replica_not_ready(&kubernetes()).is_none());
     }
 
     #[test]
     fn a_service_that_is_missing_is_blamed_before_a_kube_dns_that_is_sound() {
-        let kube_dns = Picture { ports: Vec::new(), ..running(true) };
-        let kube_dns = Picture { cluster_ips: vec!["10.96.0.10".to_owned()], ..kube_dns };
+        let kube_dns = ServiceView { ports: Vec::new(), ..running(true) };
+        let kube_dns = ServiceView { cluster_ips: vec!["10.96.0.10".to_owned()], ..kube_dns };
         let sound = Kubernetes { kube_dns: Ok(Some(kube_dns)), ..kubernetes() };
         assert_eq!(explained(Code::NameServerFailed, &sound).code, Code::PilotNotInstalled);
     }

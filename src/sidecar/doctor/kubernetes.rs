@@ -10,33 +10,34 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::ListParams;
-use kube::config::KubeConfigOptions;
 use kube::{Api, Client, Error};
 use tokio::time::timeout;
 
-use super::connect::chain;
 use super::pilot;
-use super::service::{Endpoint, Picture, Port};
+use super::service::{Endpoint, Port, ServiceView};
+use crate::causes::with_causes;
+use crate::kubeconfig;
 use crate::names::Spoken;
+use crate::well_known::MONITORING_PORT;
 
 /// What was asked for, or why it could not be had.
-pub(super) type Look<T> = Result<T, String>;
+pub(super) type ApiResult<T> = Result<T, String>;
 
 #[derive(Debug)]
 pub(super) struct Kubernetes {
     /// `None`: there is no such Service.
-    pub(super) kube_dns: Look<Option<Picture>>,
-    pub(super) pilot: Look<Option<Picture>>,
+    pub(super) kube_dns: ApiResult<Option<ServiceView>>,
+    pub(super) pilot: ApiResult<Option<ServiceView>>,
     /// Pods of it that are not ready, and why, in their own words.
-    pub(super) pilot_says: Vec<(String, String)>,
+    pub(super) unready_pilots: Vec<(String, String)>,
     /// Namespaces that have a Service of Pilot's name.
-    pub(super) pilot_in: Look<Vec<String>>,
-    pub(super) asked: Look<Option<Picture>>,
+    pub(super) pilot_namespaces: ApiResult<Vec<String>>,
+    pub(super) service: ApiResult<Option<ServiceView>>,
 }
 
 /// Services to look at: name and namespace.
 #[derive(Clone, Debug)]
-pub(super) struct Wanted {
+pub(super) struct ServicesToQuery {
     pub(super) pilot: Option<(String, String)>,
     pub(super) service: Option<(String, String)>,
 }
@@ -45,109 +46,99 @@ pub(super) struct Wanted {
 ///
 /// # Errors
 /// If there is no API server to ask.
-pub(super) async fn look(
+pub(super) async fn query(
     context: Option<&str>,
-    wanted: &Wanted,
+    services: &ServicesToQuery,
     limit: Duration,
-) -> Look<Kubernetes> {
+) -> ApiResult<Kubernetes> {
     let asked = async {
         let client = connect(context, limit).await?;
-        let pilot = wanted.pilot.as_ref();
-        let (kube_dns, pilot, pilot_in, asked) = tokio::join!(
-            picture(&client, Some(("kube-dns", "kube-system"))),
-            picture(&client, pilot.map(|(name, namespace)| (&**name, &**namespace))),
+        let pilot = services.pilot.as_ref();
+        let (kube_dns, pilot, pilot_namespaces, service) = tokio::join!(
+            service_view(&client, Some(("kube-dns", "kube-system"))),
+            service_view(&client, pilot.map(|(name, namespace)| (&**name, &**namespace))),
             namespaces_of(&client, pilot.map(|(name, _)| &**name)),
-            picture(&client, wanted.service.as_ref().map(|(name, ns)| (&**name, &**ns))),
+            service_view(&client, services.service.as_ref().map(|(name, ns)| (&**name, &**ns))),
         );
-        let pilot_says = match &pilot {
-            Ok(Some(pilot)) => say_why_not(pilot, limit / 3).await,
+        let unready_pilots = match &pilot {
+            Ok(Some(pilot)) => unready_reasons(pilot, limit / 3).await,
             _ => Vec::new(),
         };
-        Ok(Kubernetes { kube_dns, pilot, pilot_says, pilot_in, asked })
+        Ok(Kubernetes { kube_dns, pilot, unready_pilots, pilot_namespaces, service })
     };
     let late = || Err(format!("the API server does not answer within {limit:?}"));
     timeout(limit, asked).await.unwrap_or_else(|_| late())
 }
 
 /// Pods that are asked at most: they say the same.
-const ASKED: usize = 3;
+const MAX_PODS_ASKED: usize = 3;
 
 /// What those of Pilot's pods say that are not ready, by the Service's endpoints: for that, nobody
 /// needs the right to look at pods.
-async fn say_why_not(of: &Picture, limit: Duration) -> Vec<(String, String)> {
+async fn unready_reasons(of: &ServiceView, limit: Duration) -> Vec<(String, String)> {
     let unready = of.endpoints.iter().filter(|one| !one.ready);
     // The slices of both families have each pod.
     let pods: BTreeMap<String, IpAddr> = unready
         .filter_map(|one| Some((one.pod.clone().unwrap_or_default(), one.address?)))
         .collect();
-    let asked = pods.into_iter().take(ASKED).map(async |(pod, address)| {
-        let address = SocketAddr::new(address, pilot::MONITORING_PORT);
+    let asked = pods.into_iter().take(MAX_PODS_ASKED).map(async |(pod, address)| {
+        let address = SocketAddr::new(address, MONITORING_PORT);
         let why = pilot::why_not_ready(address, limit).await?;
         Some((if pod.is_empty() { address.ip().to_string() } else { pod }, why))
     });
     futures::future::join_all(asked).await.into_iter().flatten().collect()
 }
 
-/// By `--context` or `KUBECONFIG` if there is one of them, else the cluster that this runs in, else
-/// `~/.kube/config`.
-async fn connect(context: Option<&str>, limit: Duration) -> Look<Client> {
-    let from_file = context.is_some() || std::env::var_os("KUBECONFIG").is_some();
-    let in_cluster = if from_file { None } else { kube::Config::incluster().ok() };
-    let mut config = match in_cluster {
-        Some(config) => config,
-        None => {
-            let context = context.map(str::to_owned);
-            let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
-            let read = kube::Config::from_kubeconfig(&options).await;
-            read.map_err(|error| format!("no API server is known: {}", chain(&error)))?
-        }
-    };
+async fn connect(context: Option<&str>, limit: Duration) -> ApiResult<Client> {
+    let chosen = kubeconfig::choose(context).await;
+    let mut config =
+        chosen.map_err(|error| format!("no API server is known: {}", with_causes(&error)))?;
     config.connect_timeout = Some(limit);
     config.default_retry = false;
-    Client::try_from(config).map_err(|error| chain(&error))
+    Client::try_from(config).map_err(|error| with_causes(&error))
 }
 
 /// A Service with its endpoints, and its pods if they may be seen.
-async fn picture(client: &Client, of: Option<(&str, &str)>) -> Look<Option<Picture>> {
+async fn service_view(client: &Client, of: Option<(&str, &str)>) -> ApiResult<Option<ServiceView>> {
     let Some((name, namespace)) = of else { return Err("not asked for".to_owned()) };
-    let services: Api<Service> = Api::namespaced(client.clone(), namespace);
+    let all: Api<Service> = Api::namespaced(client.clone(), namespace);
     let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
     let selector = ListParams::default().labels(&format!("kubernetes.io/service-name={name}"));
-    let (service, slices) = tokio::join!(services.get_opt(name), slices.list(&selector));
-    let Some(service) = service.map_err(denied)? else { return Ok(None) };
-    let mut picture = of_service(&service);
-    let slices = slices.map_err(denied)?;
-    picture.endpoints = slices.items.iter().flat_map(of_slice).collect();
-    if let Some(selector) = picture.selector.as_ref().filter(|selector| !selector.is_empty()) {
+    let (service, slices) = tokio::join!(all.get_opt(name), slices.list(&selector));
+    let Some(service) = service.map_err(api_error)? else { return Ok(None) };
+    let mut service_view = view_of_service(&service);
+    let slices = slices.map_err(api_error)?;
+    service_view.endpoints = slices.items.iter().flat_map(endpoints_of_slice).collect();
+    if let Some(selector) = service_view.selector.as_ref().filter(|selector| !selector.is_empty()) {
         let labels: Vec<String> =
             selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
         let pods = pods.list(&ListParams::default().labels(&labels.join(","))).await;
         if let Ok(pods) = pods {
-            picture.pods = Some(pods.items.iter().map(state).collect());
-            picture.declared = pods.items.iter().flat_map(declared).collect();
+            service_view.pods = Some(pods.items.iter().map(pod_state).collect());
+            service_view.container_ports = pods.items.iter().flat_map(container_ports).collect();
         }
     }
-    Ok(Some(picture))
+    Ok(Some(service_view))
 }
 
-async fn namespaces_of(client: &Client, name: Option<&str>) -> Look<Vec<String>> {
+async fn namespaces_of(client: &Client, name: Option<&str>) -> ApiResult<Vec<String>> {
     let Some(name) = name else { return Err("not asked for".to_owned()) };
     let all: Api<Service> = Api::all(client.clone());
     let found = all.list(&ListParams::default().fields(&format!("metadata.name={name}"))).await;
-    let found = found.map_err(denied)?;
+    let found = found.map_err(api_error)?;
     Ok(found.items.into_iter().filter_map(|one| one.metadata.namespace).collect())
 }
 
-fn denied(error: Error) -> String {
+fn api_error(error: Error) -> String {
     match &error {
         Error::Api(status) if status.code == 403 => format!("not allowed: {}", status.message),
         Error::Api(status) => format!("{} {}", status.code, status.message),
-        other => chain(other),
+        other => with_causes(other),
     }
 }
 
-fn of_service(service: &Service) -> Picture {
+fn view_of_service(service: &Service) -> ServiceView {
     let spec = service.spec.clone().unwrap_or_default();
     let ports = spec.ports.unwrap_or_default().into_iter().filter_map(|port| {
         let name = port.name.unwrap_or_default();
@@ -162,16 +153,16 @@ fn of_service(service: &Service) -> Picture {
             },
         })
     });
-    Picture {
+    ServiceView {
         cluster_ips: spec.cluster_ips.unwrap_or_default(),
         external: spec.type_.as_deref() == Some("ExternalName"),
         ports: ports.collect(),
         selector: Some(spec.selector.unwrap_or_default()),
-        ..Picture::default()
+        ..ServiceView::default()
     }
 }
 
-fn of_slice(slice: &EndpointSlice) -> impl Iterator<Item = Endpoint> {
+fn endpoints_of_slice(slice: &EndpointSlice) -> impl Iterator<Item = Endpoint> {
     let ports = slice.ports.iter().flatten();
     let ports: BTreeMap<String, u16> = ports
         .filter_map(|port| {
@@ -191,7 +182,7 @@ fn of_slice(slice: &EndpointSlice) -> impl Iterator<Item = Endpoint> {
 }
 
 /// The ports that a pod's containers say they listen on; the sidecar is not what is called.
-fn declared(pod: &Pod) -> BTreeSet<u16> {
+fn container_ports(pod: &Pod) -> BTreeSet<u16> {
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
     let own = containers.filter(|container| container.name != "istio-proxy");
     let ports = own.flat_map(|container| container.ports.iter().flatten());
@@ -200,7 +191,7 @@ fn declared(pod: &Pod) -> BTreeSet<u16> {
 
 /// A pod's name, and in what state it is: the reason of the first container that waits, else the
 /// phase.
-fn state(pod: &Pod) -> (String, String) {
+fn pod_state(pod: &Pod) -> (String, String) {
     let name = pod.metadata.name.clone().unwrap_or_default();
     let status = pod.status.clone().unwrap_or_default();
     let containers = status.container_statuses.unwrap_or_default();

@@ -7,74 +7,45 @@ use std::time::Instant;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::admin::{self, Envoy};
-use super::clock::Clock;
 use super::connect::{self, Connection};
-use super::dns::{self, Lookup, Reply};
+use super::deadline::Deadline;
+use super::envoy::{self, Envoy};
 use super::finding::{Code, Diagnosis, Finding, Link, LinkState};
-use super::kubernetes::{self, Wanted};
-use super::place::HostPort;
-use super::resolv::ResolvConf;
-use super::verdict::{misspeech, mute, no_connection, no_such_name, silent};
-use super::{DEFAULT_DISCOVERY, Target, ads, explain, hosts, pilot, verdict};
+use super::kubernetes::{self, ServicesToQuery};
+use super::observations::Observations;
+use super::verdict::{no_connection, pilot_silent, wrong_protocol};
+use super::{Target, ads, explain, pilot, verdict};
+use crate::causes::with_causes;
+use crate::sidecar::host_port::{HostPort, HostPortError};
+use crate::well_known::{DEFAULT_DISCOVERY_ADDRESS, MONITORING_PORT};
 
-mod beyond;
+mod dataplane;
+mod resolve;
 mod service;
 
-/// The control plane's pages for people.
-const DEBUG_PORT: u16 = 8080;
 /// Links without which nobody can say that all is well, if it was meant to be looked at.
 const NEEDED: [&str; 2] = ["Envoy", "Pilot"];
 
 /// What has been seen so far.
 struct Walk<'a> {
     target: &'a Target,
-    clock: Clock,
+    deadline: Deadline,
     links: Vec<Link>,
     notes: Vec<String>,
 }
 
-/// What the walk has learned that later links, and Kubernetes, need.
-#[derive(Debug, Default)]
-pub(super) struct Seen {
-    pub(super) envoy: Option<Envoy>,
-    pub(super) discovery: Option<HostPort>,
-    pub(super) servers: Vec<IpAddr>,
-    pub(super) addresses: Vec<IpAddr>,
-    /// The one that took a connection.
-    pub(super) reached: Option<SocketAddr>,
-}
-
-impl Seen {
-    /// Envoy's, by its node.
-    fn namespace(&self) -> String {
-        let node = self.envoy.as_ref().map(|envoy| &envoy.node);
-        let told = node.and_then(|node| node["metadata"]["NAMESPACE"].as_str());
-        told.unwrap_or("default").to_owned()
-    }
-
-    /// The pod's own addresses, by Envoy's node.
-    fn own(&self) -> Vec<IpAddr> {
-        let Some(envoy) = &self.envoy else { return Vec::new() };
-        let of_id = envoy.node["id"].as_str().and_then(|id| id.split('~').nth(1));
-        let listed = envoy.node["metadata"]["INSTANCE_IPS"].as_str().unwrap_or_default();
-        let all = of_id.into_iter().chain(listed.split(','));
-        all.filter_map(|one| one.trim().parse().ok()).collect()
-    }
-}
-
-pub(super) async fn walk(target: &Target, clock: Clock) -> Diagnosis {
-    let mut walk = Walk { target, clock, links: Vec::new(), notes: Vec::new() };
+pub(super) async fn walk(target: &Target, deadline: Deadline) -> Diagnosis {
+    let mut walk = Walk { target, deadline, links: Vec::new(), notes: Vec::new() };
     // Each step has a limit; this one holds whatever those forgot.
-    let walked = timeout(clock.left(), Box::pin(walk.whole())).await;
-    let broken = walked.unwrap_or_else(|_| Err(clock.out_of_time())).err();
+    let walked = timeout(deadline.left(), Box::pin(walk.whole())).await;
+    let broken = walked.unwrap_or_else(|_| Err(deadline.out_of_time())).err();
     let finding = broken.unwrap_or_else(|| {
         let unseen = walk
             .links
             .iter()
             .filter(|link| link.state == LinkState::Unknown && NEEDED.contains(&link.name));
         let unseen: Vec<_> = unseen.map(|link| (link.name, &*link.said)).collect();
-        verdict::well(&unseen)
+        verdict::all_well(&unseen)
     });
     Diagnosis {
         code: finding.code,
@@ -83,19 +54,19 @@ pub(super) async fn walk(target: &Target, clock: Clock) -> Diagnosis {
         fix: finding.fix,
         links: walk.links,
         notes: walk.notes,
-        took: clock.elapsed(),
+        took: deadline.elapsed(),
     }
 }
 
 impl Walk<'_> {
     /// The path, with Kubernetes asked meanwhile, and then what it takes both for.
     async fn whole(&mut self) -> Result<(), Finding> {
-        let mut seen = Seen::default();
+        let mut seen = Observations::default();
         self.envoy(&mut seen).await?;
         let target = self.target;
         let discovery = self.discovery(&seen)?;
         let namespace = seen.namespace();
-        let wanted = Wanted {
+        let wanted = ServicesToQuery {
             pilot: discovery
                 .service()
                 .map(|(name, of)| (name.to_owned(), of.unwrap_or(&namespace).to_owned())),
@@ -105,10 +76,10 @@ impl Walk<'_> {
             }),
         };
         seen.discovery = Some(discovery);
-        let (since, limit) = (Instant::now(), self.clock.aside());
+        let (since, limit) = (Instant::now(), self.deadline.optional_step());
         let ask = async {
             match target.kubernetes {
-                true => Some(kubernetes::look(target.context.as_deref(), &wanted, limit).await),
+                true => Some(kubernetes::query(target.context.as_deref(), &wanted, limit).await),
                 false => None,
             }
         };
@@ -124,9 +95,11 @@ impl Walk<'_> {
                     !target.envoy_expected && seen.envoy.is_none() && target.discovery.is_none();
                 Err(match (kubernetes, outside) {
                     (None, false) => found,
-                    (None, true) => verdict::outside(&found),
+                    (None, true) => verdict::outside_cluster(&found),
                     (Some(kubernetes), false) => explain::explain(found, kubernetes, &seen),
-                    (Some(kubernetes), true) => explain::from_outside(&found, kubernetes, &seen),
+                    (Some(kubernetes), true) => {
+                        explain::explain_outside_cluster(&found, kubernetes, &seen)
+                    }
                 })
             }
             Ok(()) => {
@@ -134,26 +107,26 @@ impl Walk<'_> {
                     self.service(service, namespace, asked.as_ref(), &seen).await?;
                 }
                 let kubernetes = asked.as_ref().and_then(|asked| asked.as_ref().ok());
-                kubernetes.and_then(explain::replica).map_or(Ok(()), Err)
+                kubernetes.and_then(explain::replica_not_ready).map_or(Ok(()), Err)
             }
         }
     }
 
-    fn discovery(&self, seen: &Seen) -> Result<HostPort, Finding> {
+    fn discovery(&self, seen: &Observations) -> Result<HostPort, Finding> {
         let of_envoy = seen.envoy.as_ref().and_then(|envoy| envoy.discovery.clone());
         if let Some(known) = self.target.discovery.clone().or(of_envoy) {
             return Ok(known);
         }
-        DEFAULT_DISCOVERY.parse().map_err(|error: super::PlaceError| {
+        DEFAULT_DISCOVERY_ADDRESS.parse().map_err(|error: HostPortError| {
             Finding::new(Code::NameNotFound, error.to_string(), "give --discovery-address")
         })
     }
 
-    async fn along(&mut self, seen: &mut Seen) -> Result<(), Finding> {
+    async fn along(&mut self, seen: &mut Observations) -> Result<(), Finding> {
         let discovery = self.discovery(seen)?;
         match discovery.address() {
             Some(address) => seen.addresses = vec![address],
-            None => self.name(&discovery, seen).await?,
+            None => self.resolve(&discovery, seen).await?,
         }
         let stream = self.tcp(&discovery, &seen.addresses).await?;
         let address = stream.peer_addr().map_err(|error| {
@@ -169,7 +142,7 @@ impl Walk<'_> {
         let stale = self.readiness(address).await?;
         self.ads(&connection, address, seen.envoy.as_ref()).await?;
         if let Some(envoy) = &seen.envoy {
-            self.view(address, envoy).await?;
+            self.pilots_view(address, envoy).await?;
             self.acceptance(envoy)?;
             self.capture(envoy).await?;
         }
@@ -206,10 +179,10 @@ impl Walk<'_> {
         finding
     }
 
-    async fn envoy(&mut self, seen: &mut Seen) -> Result<(), Finding> {
+    async fn envoy(&mut self, seen: &mut Observations) -> Result<(), Finding> {
         let Some(address) = self.target.admin else { return Ok(()) };
         let since = Instant::now();
-        match admin::look(address, self.clock.step()?).await {
+        match envoy::inspect(address, self.deadline.step()?).await {
             Ok(envoy) => {
                 self.well("Envoy", since, envoy.summary());
                 seen.envoy = Some(envoy);
@@ -225,101 +198,14 @@ impl Walk<'_> {
         }
     }
 
-    /// resolv.conf, its name servers, and the name.
-    async fn name(&mut self, discovery: &HostPort, seen: &mut Seen) -> Result<(), Finding> {
-        let since = Instant::now();
-        let hosts = std::fs::read_to_string(&self.target.hosts).unwrap_or_default();
-        let found = hosts::lookup(&hosts, &discovery.host);
-        if !found.is_empty() {
-            let listed: Vec<String> = found.iter().map(ToString::to_string).collect();
-            let said = format!(
-                "{} is {}, without a name server ({})",
-                discovery.host,
-                listed.join(", "),
-                self.target.hosts.display()
-            );
-            self.well("name", since, said);
-            seen.addresses = found;
-            return Ok(());
-        }
-        let path = self.target.resolv_conf.display();
-        let text = std::fs::read_to_string(&self.target.resolv_conf).unwrap_or_default();
-        let conf = ResolvConf::parse(&text);
-        if conf.servers.is_empty() {
-            let finding = Finding::new(
-                Code::ResolvConfUnreadable,
-                format!("{path} cannot be read or names no name server"),
-                "set the pod's dnsPolicy to ClusterFirst, or give it a dnsConfig",
-            );
-            return Err(self.broken("name server", since, path.to_string(), finding));
-        }
-        seen.servers.clone_from(&conf.servers);
-        let with_port = |server: &IpAddr| SocketAddr::new(*server, self.target.dns_port);
-        let servers: Vec<SocketAddr> = conf.servers.iter().map(with_port).collect();
-        let names = conf.candidates(&discovery.host);
-        let first = names.first().map_or(&*discovery.host, String::as_str);
-        let replies = dns::ask_each(&servers, first, self.clock.step()?).await;
-        let said: Vec<String> = replies
-            .iter()
-            .map(|(server, reply)| match reply {
-                Ok(Reply::Error(code)) => format!("{}: {code}", server.ip()),
-                Ok(_) => format!("{} answers", server.ip()),
-                Err(trouble) => format!("{}: {trouble}", server.ip()),
-            })
-            .collect();
-        let said = said.join("; ");
-        let useful = replies
-            .iter()
-            .find(|(_, reply)| matches!(reply, Ok(Reply::Addresses(_) | Reply::NoSuchName)));
-        let Some((server, _)) = useful else {
-            let finding = mute(&replies, &self.target.resolv_conf.display().to_string());
-            return Err(self.broken("name server", since, said, finding));
-        };
-        let server = *server;
-        self.well("name server", since, said.clone());
-        if replies.iter().any(|(_, reply)| reply.is_err()) {
-            self.notes.push(format!(
-                "not every name server of {path} answers, which makes lookups slow ({said})"
-            ));
-        }
-
-        let since = Instant::now();
-        let is_service = discovery.service().is_some();
-        match dns::lookup(server, &conf, &discovery.host, is_service, self.clock.step()?).await {
-            Lookup::Found { name, addresses } => {
-                let listed: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-                self.well("name", since, format!("{name} is {}", listed.join(", ")));
-                seen.addresses = addresses;
-                Ok(())
-            }
-            Lookup::NotFound { asked, outside } => {
-                let finding = no_such_name(discovery, server.ip(), &asked, outside.as_ref());
-                let said = format!("{} does not exist", discovery.host);
-                Err(self.broken("name", since, said, finding))
-            }
-            Lookup::Failed { name, why } => {
-                let finding = Finding::new(
-                    Code::NameServerFailed,
-                    format!(
-                        "name server {} answers, but could not answer for {name}: {why}",
-                        server.ip()
-                    ),
-                    "look into its log (kubectl -n kube-system logs -l k8s-app=kube-dns): most \
-                     often it cannot reach the API server, or the name server behind it",
-                );
-                Err(self.broken("name", since, format!("{name}: {why}"), finding))
-            }
-        }
-    }
-
     async fn tcp(
         &mut self,
         discovery: &HostPort,
         addresses: &[IpAddr],
     ) -> Result<TcpStream, Finding> {
         let since = Instant::now();
-        let limit = self.clock.step()?;
-        let mut troubles = Vec::new();
+        let limit = self.deadline.step()?;
+        let mut errors = Vec::new();
         let tried = addresses.iter().map(async |address| {
             let address = SocketAddr::new(*address, discovery.port);
             (address, connect::tcp(address, limit).await)
@@ -330,16 +216,16 @@ impl Walk<'_> {
                     self.well("TCP", since, format!("{address} takes connections"));
                     return Ok(stream);
                 }
-                Err(trouble) => troubles.push((address, trouble)),
+                Err(error) => errors.push((address, error)),
             }
         }
-        let (said, finding) = no_connection(discovery, &troubles, limit);
+        let (said, finding) = no_connection(discovery, &errors, limit);
         Err(self.broken("TCP", since, said, finding))
     }
 
     async fn tls(&mut self, stream: TcpStream, address: SocketAddr) -> Result<(), Finding> {
         let since = Instant::now();
-        let limit = self.clock.step()?;
+        let limit = self.deadline.step()?;
         // A plaintext port may answer in TLS too, to say that it has none: with an alert.
         if connect::speaks_tls(stream, address, limit).await
             && !connect::speaks_http2(address, limit).await
@@ -362,9 +248,9 @@ impl Walk<'_> {
 
     async fn http2(&mut self, stream: TcpStream, address: SocketAddr) -> Result<(), Finding> {
         let since = Instant::now();
-        let limit = self.clock.step()?;
-        let speech = connect::speech(stream, address, limit).await;
-        match misspeech(&speech, address, limit) {
+        let limit = self.deadline.step()?;
+        let speech = connect::detect_protocol(stream, address, limit).await;
+        match wrong_protocol(&speech, address, limit) {
             None => {
                 self.well("HTTP/2", since, "SETTINGS received");
                 Ok(())
@@ -375,10 +261,10 @@ impl Walk<'_> {
 
     async fn grpc(&mut self, address: SocketAddr) -> Result<Connection, Finding> {
         let since = Instant::now();
-        let limit = self.clock.step()?;
+        let limit = self.deadline.step()?;
         let opened = async {
             let mut connection =
-                Connection::open(address).await.map_err(|error| connect::chain(&*error))?;
+                Connection::open(address).await.map_err(|error| with_causes(&*error))?;
             connection.speaks_grpc().await.map(|()| connection)
         };
         let said = match timeout(limit, opened).await {
@@ -388,7 +274,7 @@ impl Walk<'_> {
             }
             Ok(Err(said)) => said,
             Err(_) => {
-                let (said, finding) = silent(address, "HTTP/2 begins, but no request", limit);
+                let (said, finding) = pilot_silent(address, "HTTP/2 begins, but no request", limit);
                 return Err(self.broken("gRPC", since, said, finding));
             }
         };
@@ -404,9 +290,9 @@ impl Walk<'_> {
     /// same.
     async fn readiness(&mut self, address: SocketAddr) -> Result<Option<Finding>, Finding> {
         let since = Instant::now();
-        let port = SocketAddr::new(address.ip(), pilot::MONITORING_PORT);
+        let port = SocketAddr::new(address.ip(), MONITORING_PORT);
         let monitoring = self.target.monitoring.unwrap_or(port);
-        match pilot::monitoring(monitoring, self.clock.aside()).await {
+        match pilot::readiness(monitoring, self.deadline.optional_step()).await {
             Ok(Ok(ready)) => {
                 self.well("Pilot", since, ready.summary());
                 Ok(ready.stale())
@@ -426,23 +312,23 @@ impl Walk<'_> {
         envoy: Option<&Envoy>,
     ) -> Result<(), Finding> {
         let since = Instant::now();
-        let limit = self.clock.step()?;
+        let limit = self.deadline.step()?;
         let nothing = serde_json::Value::Null;
         let of_envoy = envoy.map_or(&nothing, |envoy| &envoy.node);
         let id = self.target.node_id.as_deref().or_else(|| of_envoy["id"].as_str());
         let made_up =
             format!("sidecar~127.0.0.1~doctor.default~default.svc.{}", self.target.domain);
         let id = id.unwrap_or(&made_up);
-        let node = ads::node(of_envoy, id, self.target.asker);
+        let node = ads::node(of_envoy, id, self.target.origin);
         match timeout(limit, ads::probe(connection, node)).await {
-            Ok(Ok(ads::Served { clusters, listeners })) => {
+            Ok(Ok(ads::ResourceCounts { clusters, listeners })) => {
                 let said = format!("{clusters} clusters and {listeners} listeners for {id}");
                 self.well("ADS", since, said);
                 Ok(())
             }
             Ok(Err(status)) => {
                 let said = format!("{:?}", status.code());
-                Err(self.broken("ADS", since, said, ads::refusal(address, id, &status)))
+                Err(self.broken("ADS", since, said, ads::stream_error(address, id, &status)))
             }
             Err(_) => {
                 let finding = Finding::new(

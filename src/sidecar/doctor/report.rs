@@ -1,11 +1,11 @@
-//! The diagnosis for people: a short picture of the path, the cause, what to do.
+//! The diagnosis for people: the path link by link, the cause, what to do.
 
 use std::fmt;
 
 use super::finding::{Diagnosis, LinkState, Outcome};
 use crate::escape::line;
 
-/// Longer than this a line of the picture is not worth reading; `--json` has all of it.
+/// Longer than this a line of it is not worth reading; `--json` has all of it.
 const LINE: usize = 120;
 
 impl fmt::Display for Diagnosis {
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn the_picture_marks_the_broken_link() {
+    fn the_broken_link_is_marked() {
         let link = |name, state, said: &str, micros| Link {
             name,
             state,

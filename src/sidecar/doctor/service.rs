@@ -10,7 +10,7 @@ use crate::names::Spoken;
 
 /// A Service and what its EndpointSlices say, from Kubernetes or the control plane's pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Picture {
+pub(super) struct ServiceView {
     pub(super) cluster_ips: Vec<String>,
     /// An ExternalName: it has no endpoints by its nature.
     pub(super) external: bool,
@@ -22,7 +22,7 @@ pub(super) struct Picture {
     /// cannot be seen.
     pub(super) pods: Option<Vec<(String, String)>>,
     /// Ports that the pods' containers declare; empty if they declare none, or cannot be seen.
-    pub(super) declared: BTreeSet<u16>,
+    pub(super) container_ports: BTreeSet<u16>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,16 +52,16 @@ pub(super) struct Endpoint {
 
 /// What is wrong with a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(super) enum ServiceFault {
     NoSuchPort(String),
     SelectsNoPod(String),
     PortMismatch(String),
     NotReady(String),
 }
 
-impl Picture {
+impl ServiceView {
     /// What is wrong with a port, or with the first that has something, if none is named.
-    pub(super) fn trouble(&self, port: Option<u16>) -> Option<Trouble> {
+    pub(super) fn fault(&self, port: Option<u16>) -> Option<ServiceFault> {
         if self.external {
             return None;
         }
@@ -70,18 +70,21 @@ impl Picture {
         if let ([], Some(port)) = (wanted.as_slice(), port) {
             let has: Vec<String> =
                 self.ports.iter().map(|one| format!("{} ({})", one.port, one.name)).collect();
-            return Some(Trouble::NoSuchPort(format!("no port {port}; it has {}", has.join(", "))));
+            return Some(ServiceFault::NoSuchPort(format!(
+                "no port {port}; it has {}",
+                has.join(", ")
+            )));
         }
         if self.endpoints.is_empty() {
             return Some(match self.pods.as_deref() {
-                Some(pods @ [_, ..]) => Trouble::NotReady(states(pods)),
-                _ => Trouble::SelectsNoPod(self.selection()),
+                Some(pods @ [_, ..]) => ServiceFault::NotReady(pod_states(pods)),
+                _ => ServiceFault::SelectsNoPod(self.selection()),
             });
         }
-        wanted.into_iter().find_map(|port| self.trouble_of(port))
+        wanted.into_iter().find_map(|port| self.port_fault(port))
     }
 
-    fn trouble_of(&self, port: &Port) -> Option<Trouble> {
+    fn port_fault(&self, port: &Port) -> Option<ServiceFault> {
         let mut fitting = self.endpoints.iter().filter(|one| one.ports.contains_key(&port.name));
         let Some(first) = fitting.next() else {
             let has: BTreeSet<&str> = self
@@ -99,7 +102,7 @@ impl Picture {
                 "" => String::new(),
                 target => format!(", targetPort {target:?}"),
             };
-            return Some(Trouble::PortMismatch(format!(
+            return Some(ServiceFault::PortMismatch(format!(
                 "port {} (name {:?}{target}), but its {} endpoints have {has}",
                 port.port,
                 port.name,
@@ -109,37 +112,38 @@ impl Picture {
         if first.ready || fitting.any(|one| one.ready) {
             return None;
         }
-        Some(Trouble::NotReady(match self.pods.as_deref() {
-            Some(pods @ [_, ..]) => states(pods),
+        Some(ServiceFault::NotReady(match self.pods.as_deref() {
+            Some(pods @ [_, ..]) => pod_states(pods),
             _ => format!("{} endpoints, none of them ready", self.endpoints.len()),
         }))
     }
 
     /// Where the ready endpoints of a port are.
-    pub(super) fn places(&self, port: &Port) -> BTreeSet<SocketAddr> {
+    pub(super) fn ready_addresses(&self, port: &Port) -> BTreeSet<SocketAddr> {
         let ready = self.endpoints.iter().filter(|one| one.ready);
-        let places = ready.filter_map(|one| {
+        let ready_addresses = ready.filter_map(|one| {
             let number = one.ports.get(&port.name).filter(|number| **number != 0)?;
             Some(SocketAddr::new(one.address?, *number))
         });
-        places.collect()
+        ready_addresses.collect()
     }
 
     /// The number that a port leads to, if no container of the pods declares it, and those that they
     /// do declare. A declaration is a hint for people, so this alone is no fault.
     pub(super) fn undeclared(&self, port: &Port) -> Option<String> {
-        let places = self.places(port);
-        let number = places.first()?.port();
-        if self.declared.is_empty() || self.declared.contains(&number) {
+        let ready_addresses = self.ready_addresses(port);
+        let number = ready_addresses.first()?.port();
+        if self.container_ports.is_empty() || self.container_ports.contains(&number) {
             return None;
         }
-        let declared: Vec<String> = self.declared.iter().map(u16::to_string).collect();
+        let container_ports: Vec<String> =
+            self.container_ports.iter().map(u16::to_string).collect();
         Some(format!(
             "its port {} leads to port {number} of the pods (targetPort {}), whose containers \
              declare {}",
             port.port,
             port.target,
-            declared.join(", ")
+            container_ports.join(", ")
         ))
     }
 
@@ -194,34 +198,34 @@ impl Picture {
     }
 }
 
-fn states(pods: &[(String, String)]) -> String {
+fn pod_states(pods: &[(String, String)]) -> String {
     let states: Vec<String> =
         pods.iter().take(3).map(|(name, state)| format!("{name} is {state}")).collect();
     let more = if pods.len() > 3 { format!(" and {} more", pods.len() - 3) } else { String::new() };
     format!("{}{more}", states.join(", "))
 }
 
-/// The trouble of a service that somebody asked about.
-pub(super) fn asked(name: &str, trouble: &Trouble) -> Finding {
-    let (code, cause, fix) = match trouble {
-        Trouble::NoSuchPort(has) => (
+/// The fault of a service that somebody asked about.
+pub(super) fn fault_finding(name: &str, fault: &ServiceFault) -> Finding {
+    let (code, cause, fix) = match fault {
+        ServiceFault::NoSuchPort(has) => (
             Code::ServicePortNotFound,
             format!("service {name} has {has}"),
             "ask for a port of the Service, not of its pods (kubectl get service)",
         ),
-        Trouble::SelectsNoPod(selector) => (
+        ServiceFault::SelectsNoPod(selector) => (
             Code::ServiceSelectsNoPod,
             format!("service {name} has no endpoints: it matches no pod ({selector})"),
             "make the Service's selector and the pods' labels agree (kubectl get pods \
              --show-labels), or scale the workload up",
         ),
-        Trouble::PortMismatch(port) => (
+        ServiceFault::PortMismatch(port) => (
             Code::ServicePortMismatch,
             format!("service {name} has {port}"),
             "make the Service's targetPort, and the port's name, agree with a port of the pods' \
              containers",
         ),
-        Trouble::NotReady(pods) => (
+        ServiceFault::NotReady(pods) => (
             Code::ServicePodsNotReady,
             format!("service {name} has no endpoint that is ready: {pods}"),
             "look at why the pods are not ready (kubectl describe pod, kubectl logs)",
@@ -236,7 +240,7 @@ mod tests {
 
     use super::*;
 
-    fn picture(endpoints: &[(&[&str], bool)]) -> Picture {
+    fn service_view(endpoints: &[(&[&str], bool)]) -> ServiceView {
         let port = Port {
             name: "http".to_owned(),
             port: 9080,
@@ -249,29 +253,31 @@ mod tests {
             pod: None,
             ready: *ready,
         };
-        Picture {
+        ServiceView {
             ports: vec![port],
             selector: Some([("app".to_owned(), "a".to_owned())].into()),
             endpoints: endpoints.iter().map(endpoint).collect(),
-            ..Picture::default()
+            ..ServiceView::default()
         }
     }
 
     #[test]
-    fn each_trouble_is_told_apart() {
-        assert_eq!(picture(&[(&["http"], false), (&["http"], true)]).trouble(None), None);
-        let trouble = |picture: Picture, port| asked("s", &picture.trouble(port).unwrap()).code;
-        assert_eq!(trouble(picture(&[]), None), Code::ServiceSelectsNoPod);
-        assert_eq!(trouble(picture(&[(&["http"], true)]), Some(80)), Code::ServicePortNotFound);
-        assert_eq!(trouble(picture(&[(&[], true)]), None), Code::ServicePortMismatch);
-        assert_eq!(trouble(picture(&[(&["other"], true)]), None), Code::ServicePortMismatch);
-        assert_eq!(trouble(picture(&[(&["http"], false)]), None), Code::ServicePodsNotReady);
+    fn each_fault_is_told_apart() {
+        assert_eq!(service_view(&[(&["http"], false), (&["http"], true)]).fault(None), None);
+        let fault = |service_view: ServiceView, port| {
+            fault_finding("s", &service_view.fault(port).unwrap()).code
+        };
+        assert_eq!(fault(service_view(&[]), None), Code::ServiceSelectsNoPod);
+        assert_eq!(fault(service_view(&[(&["http"], true)]), Some(80)), Code::ServicePortNotFound);
+        assert_eq!(fault(service_view(&[(&[], true)]), None), Code::ServicePortMismatch);
+        assert_eq!(fault(service_view(&[(&["other"], true)]), None), Code::ServicePortMismatch);
+        assert_eq!(fault(service_view(&[(&["http"], false)]), None), Code::ServicePodsNotReady);
         // Pods that have no address yet are in no slice.
-        let mut pending = picture(&[]);
+        let mut pending = service_view(&[]);
         pending.pods = Some(vec![("a-1".to_owned(), "Pending".to_owned())]);
-        assert_eq!(trouble(pending, None), Code::ServicePodsNotReady);
-        let external = Picture { external: true, ..picture(&[]) };
-        assert_eq!(external.trouble(None), None);
+        assert_eq!(fault(pending, None), Code::ServicePodsNotReady);
+        let external = ServiceView { external: true, ..service_view(&[]) };
+        assert_eq!(external.fault(None), None);
     }
 
     #[test]
@@ -282,22 +288,22 @@ mod tests {
         let read = |health: u64| {
             let endpoint = json!({ "ServicePortName": "http", "HealthStatus": health });
             let endpoints = json!({ host: { "default": { "Shards": { "k": [endpoint] } } } });
-            Picture::from_debug(&registry, &endpoints, host).unwrap().trouble(Some(9080))
+            ServiceView::from_debug(&registry, &endpoints, host).unwrap().fault(Some(9080))
         };
         assert_eq!(read(0), None);
-        assert!(matches!(read(1), Some(Trouble::NotReady(_))));
-        assert_eq!(Picture::from_debug(&registry, &json!({}), "b"), None);
+        assert!(matches!(read(1), Some(ServiceFault::NotReady(_))));
+        assert_eq!(ServiceView::from_debug(&registry, &json!({}), "b"), None);
     }
 
     #[test]
     fn a_target_port_that_no_container_declares_is_seen() {
-        let mut picture = picture(&[(&["http"], true)]);
-        let port = picture.ports[0].clone();
-        assert_eq!(picture.undeclared(&port), None, "nobody declares anything");
-        picture.declared = [9080].into();
-        let said = picture.undeclared(&port).unwrap();
+        let mut service_view = service_view(&[(&["http"], true)]);
+        let port = service_view.ports[0].clone();
+        assert_eq!(service_view.undeclared(&port), None, "nobody declares anything");
+        service_view.container_ports = [9080].into();
+        let said = service_view.undeclared(&port).unwrap();
         assert!(said.contains("leads to port 9999") && said.contains("declare 9080"), "{said}");
-        picture.declared = [9080, 9999].into();
-        assert_eq!(picture.undeclared(&port), None);
+        service_view.container_ports = [9080, 9999].into();
+        assert_eq!(service_view.undeclared(&port), None);
     }
 }

@@ -3,15 +3,18 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::admin::{Envoy, Rejection};
-use super::connect::{NoTcp, Speech};
-use super::dns::{Reply, Trouble};
+use super::connect::{ConnectError, Protocol};
+use super::dns::{QueryError, Reply};
+use super::envoy::{Envoy, Rejection};
 use super::finding::{Code, Finding};
-use super::place::HostPort;
+use crate::sidecar::host_port::HostPort;
 
 /// No name server is of use.
-pub(super) fn mute(replies: &[(SocketAddr, Result<Reply, Trouble>)], path: &str) -> Finding {
-    let of = |wanted: fn(&Result<Reply, Trouble>) -> bool| -> Vec<String> {
+pub(super) fn no_name_server(
+    replies: &[(SocketAddr, Result<Reply, QueryError>)],
+    path: &str,
+) -> Finding {
+    let of = |wanted: fn(&Result<Reply, QueryError>) -> bool| -> Vec<String> {
         let fitting = replies.iter().filter(|(_, reply)| wanted(reply));
         fitting.map(|(server, _)| server.ip().to_string()).collect()
     };
@@ -27,7 +30,7 @@ pub(super) fn mute(replies: &[(SocketAddr, Result<Reply, Trouble>)], path: &str)
              configuration",
         );
     }
-    let refused = of(|reply| matches!(reply, Err(Trouble::Refused)));
+    let refused = of(|reply| matches!(reply, Err(QueryError::Refused)));
     if !refused.is_empty() {
         return Finding::new(
             Code::NameServerRefused,
@@ -40,7 +43,7 @@ pub(super) fn mute(replies: &[(SocketAddr, Result<Reply, Trouble>)], path: &str)
         );
     }
     let unreachable =
-        of(|reply| matches!(reply, Err(Trouble::Unreachable(_) | Trouble::Garbled(_))));
+        of(|reply| matches!(reply, Err(QueryError::Unreachable(_) | QueryError::Malformed(_))));
     if !unreachable.is_empty() {
         let why: Vec<String> = replies
             .iter()
@@ -58,7 +61,7 @@ pub(super) fn mute(replies: &[(SocketAddr, Result<Reply, Trouble>)], path: &str)
         Code::NameServerSilent,
         format!(
             "name server {} of {path} does not answer",
-            of(|reply| matches!(reply, Err(Trouble::Silent))).join(", ")
+            of(|reply| matches!(reply, Err(QueryError::Timeout))).join(", ")
         ),
         "compare the address with the Service's (kubectl -n kube-system get service kube-dns); if \
          it is the same, look at kube-dns' pods, at kube-proxy and at NetworkPolicies",
@@ -94,17 +97,17 @@ pub(super) fn no_such_name(
 
 pub(super) fn no_connection(
     discovery: &HostPort,
-    troubles: &[(SocketAddr, NoTcp)],
+    errors: &[(SocketAddr, ConnectError)],
     limit: Duration,
 ) -> (String, Finding) {
-    let of = |wanted: fn(&NoTcp) -> bool| {
-        troubles.iter().find(|(_, trouble)| wanted(trouble)).map(|(address, _)| *address)
+    let of = |wanted: fn(&ConnectError) -> bool| {
+        errors.iter().find(|(_, error)| wanted(error)).map(|(address, _)| *address)
     };
     let named = |address: SocketAddr| match discovery.address() {
         Some(_) => address.to_string(),
         None => format!("{address} ({})", discovery.host),
     };
-    if let Some(address) = of(|trouble| matches!(trouble, NoTcp::Refused)) {
+    if let Some(address) = of(|error| matches!(error, ConnectError::Refused)) {
         let finding = Finding::new(
             Code::ConnectionRefused,
             format!("{} refuses the connection: nothing listens on that port", named(address)),
@@ -114,8 +117,8 @@ pub(super) fn no_connection(
         );
         return (format!("{address}: connection refused"), finding);
     }
-    let unreachable = troubles.iter().find_map(|(address, trouble)| match trouble {
-        NoTcp::Unreachable(why) => Some((*address, why)),
+    let unreachable = errors.iter().find_map(|(address, error)| match error {
+        ConnectError::Unreachable(why) => Some((*address, why)),
         _ => None,
     });
     if let Some((address, why)) = unreachable {
@@ -127,7 +130,7 @@ pub(super) fn no_connection(
         );
         return (format!("{address}: {why}"), finding);
     }
-    let address = of(|trouble| matches!(trouble, NoTcp::Dropped));
+    let address = of(|error| matches!(error, ConnectError::Timeout));
     let address = address.map(named).unwrap_or_else(|| discovery.to_string());
     let finding = Finding::new(
         Code::PacketsDropped,
@@ -138,7 +141,7 @@ pub(super) fn no_connection(
     (format!("{address}: nothing comes back"), finding)
 }
 
-pub(super) fn silent(address: SocketAddr, seen: &str, limit: Duration) -> (String, Finding) {
+pub(super) fn pilot_silent(address: SocketAddr, seen: &str, limit: Duration) -> (String, Finding) {
     let finding = Finding::new(
         Code::PilotSilent,
         format!("Pilot hangs: {seen} is answered by {address} within {limit:?}"),
@@ -148,29 +151,29 @@ pub(super) fn silent(address: SocketAddr, seen: &str, limit: Duration) -> (Strin
     ("no answer".to_owned(), finding)
 }
 
-pub(super) fn misspeech(
-    speech: &Speech,
+pub(super) fn wrong_protocol(
+    speech: &Protocol,
     address: SocketAddr,
     limit: Duration,
 ) -> Option<(String, Finding)> {
     let (code, said, fix) = match speech {
-        Speech::Http2 => return None,
-        Speech::Nothing => {
-            return Some(silent(address, "connections are taken, but nothing", limit));
+        Protocol::Http2 => return None,
+        Protocol::Silent => {
+            return Some(pilot_silent(address, "connections are taken, but nothing", limit));
         }
-        Speech::Http1 => (
+        Protocol::Http1 => (
             Code::PortSpeaksHttp1,
             "HTTP/1, not HTTP/2".to_owned(),
             "correct the port of the discovery address: Pilot serves ADS on 15010 (8080 and 15014 \
              are its pages); a proxy in between must pass HTTP/2 on",
         ),
-        Speech::Tls => (
+        Protocol::Tls => (
             Code::PlaintextToTls,
             "TLS, and is spoken to in plaintext".to_owned(),
             "use the plaintext port (15010), or give the control plane's cluster in Envoy's \
              bootstrap a TLS transport_socket",
         ),
-        Speech::Other(other) => (
+        Protocol::Other(other) => (
             Code::PortSpeaksOther,
             format!("neither HTTP nor TLS: {other}"),
             "correct the discovery address: something else than Pilot listens there",
@@ -197,7 +200,7 @@ pub(super) fn rejected(what: &str, details: &str) -> Finding {
 /// Rejections that are told in full; of what else there is, the number.
 const REJECTIONS: usize = 10;
 
-fn several(all: &[Rejection]) -> (String, Finding) {
+fn rejected_listeners(all: &[Rejection]) -> (String, Finding) {
     let told: Vec<String> = all
         .iter()
         .take(REJECTIONS)
@@ -213,16 +216,16 @@ fn several(all: &[Rejection]) -> (String, Finding) {
 }
 
 /// What is wrong with an Envoy whose path to the control plane is sound.
-pub(super) fn unaccepted(envoy: &Envoy) -> Option<(String, Finding)> {
+pub(super) fn configuration_fault(envoy: &Envoy) -> Option<(String, Finding)> {
     match envoy.rejections.as_slice() {
         [] => {}
         [one] => {
             let what = format!("the {} {}", one.kind, one.name);
             return Some((format!("{what} is rejected"), rejected(&what, &one.details)));
         }
-        all => return Some(several(all)),
+        all => return Some(rejected_listeners(all)),
     }
-    for (kind, updates) in [("cluster", envoy.cds), ("listener", envoy.lds)] {
+    for (kind, updates) in [("cluster", envoy.stats.cds), ("listener", envoy.stats.lds)] {
         if updates.rejected > 0 && updates.successful == 0 {
             let finding = rejected(
                 &format!("every {kind} update"),
@@ -231,7 +234,7 @@ pub(super) fn unaccepted(envoy: &Envoy) -> Option<(String, Finding)> {
             return Some((format!("{kind}s are rejected"), finding));
         }
     }
-    if !envoy.connected {
+    if !envoy.stats.connected {
         let finding = Finding::new(
             Code::EnvoyNotConnected,
             "the path to Pilot is sound, but Envoy has no stream: it tries again with growing \
@@ -241,7 +244,7 @@ pub(super) fn unaccepted(envoy: &Envoy) -> Option<(String, Finding)> {
         );
         return Some(("Envoy has no stream to Pilot".to_owned(), finding));
     }
-    if !envoy.workers_started {
+    if !envoy.stats.workers_started {
         let waits = match envoy.waits_for.as_slice() {
             [] if envoy.state == "PRE_INITIALIZING" => {
                 "the first configuration of its clusters (state PRE_INITIALIZING)".to_owned()
@@ -261,7 +264,7 @@ pub(super) fn unaccepted(envoy: &Envoy) -> Option<(String, Finding)> {
 }
 
 /// Nothing is wrong with the cluster as far as it can be seen from outside of it.
-pub(super) fn outside(found: &Finding) -> Finding {
+pub(super) fn outside_cluster(found: &Finding) -> Finding {
     Finding::new(
         Code::OutsideCluster,
         format!("this is neither a pod nor beside an Envoy, and from here {}", found.cause),
@@ -271,7 +274,7 @@ pub(super) fn outside(found: &Finding) -> Finding {
 }
 
 /// All is well as far as it was seen; `unseen` has what matters and was not: a link and why.
-pub(super) fn well(unseen: &[(&str, &str)]) -> Finding {
+pub(super) fn all_well(unseen: &[(&str, &str)]) -> Finding {
     if unseen.is_empty() {
         return Finding::new(Code::AllWell, "every link from Envoy to Pilot and back is sound", "");
     }
@@ -302,7 +305,7 @@ mod tests {
         let said = |count: usize| {
             let envoy =
                 Envoy { rejections: (1..=count).map(rejection).collect(), ..Envoy::default() };
-            unaccepted(&envoy).unwrap().1.cause
+            configuration_fault(&envoy).unwrap().1.cause
         };
         let three = said(3);
         assert!(three.starts_with("Envoy rejects 3 listeners"), "{three}");
@@ -317,8 +320,8 @@ mod tests {
 
     #[test]
     fn what_was_not_looked_at_is_not_called_well() {
-        assert_eq!(well(&[]).code, Code::AllWell);
-        let found = well(&[("Envoy", "none here"), ("Pilot", "no answer")]);
+        assert_eq!(all_well(&[]).code, Code::AllWell);
+        let found = all_well(&[("Envoy", "none here"), ("Pilot", "no answer")]);
         assert_eq!(found.code, Code::NotAllExamined);
         assert!(found.cause.contains("Envoy (none here), Pilot (no answer)"), "{}", found.cause);
     }

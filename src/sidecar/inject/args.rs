@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use super::resources;
 use crate::flags;
 use crate::names;
+use crate::sidecar::host_port::HostPort;
+use crate::well_known::DEFAULT_DISCOVERY_ADDRESS;
 
 /// Add the sidecar to workloads, as `istioctl kube-inject` does: manifests in, manifests out
 #[derive(Clone, Debug, clap::Args)]
-pub struct Args {
+pub struct InjectArgs {
     /// The manifests, YAML or JSON; - for standard input
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     pub(super) file: PathBuf,
@@ -37,8 +39,8 @@ pub struct Settings {
     pub image_pull_policy: Option<String>,
 
     /// The control plane that Envoy asks
-    #[arg(long, value_name = "HOST:PORT", default_value = "istio-pilot.istio-system:15010")]
-    pub discovery_address: String,
+    #[arg(long, value_name = "HOST:PORT", default_value = DEFAULT_DISCOVERY_ADDRESS)]
+    pub discovery_address: HostPort,
 
     /// DNS domain of the cluster
     #[arg(long, value_name = "DOMAIN", value_parser = flags::domain, default_value = names::DEFAULT_DOMAIN)]

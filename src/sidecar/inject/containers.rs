@@ -14,7 +14,7 @@ use crate::sidecar::iptables;
 const GRACE_SECONDS: u64 = 30;
 
 /// All that decides what the containers are like.
-pub(super) struct Given<'a> {
+pub(super) struct Injection<'a> {
     pub(super) settings: &'a Settings,
     pub(super) annotations: &'a Annotations,
     pub(super) config: ProxyConfig,
@@ -25,7 +25,7 @@ pub(super) struct Given<'a> {
     pub(super) probers: Option<String>,
 }
 
-impl<'a> Given<'a> {
+impl<'a> Injection<'a> {
     /// The proxy configuration's part is read here.
     pub(super) fn new(
         settings: &'a Settings,
@@ -66,13 +66,13 @@ impl<'a> Given<'a> {
         for (annotation, flag) in annotations::TRAFFIC {
             // Found here, not by a pod that does not start.
             if let Some(said) =
-                self.checked(annotation, |said| iptables::Args::check(&[flag, said]))?
+                self.checked(annotation, |said| iptables::IptablesArgs::check(&[flag, said]))?
             {
                 arguments.extend([flag.to_owned(), said.to_owned()]);
             }
         }
         let flags: Vec<&str> = arguments.iter().skip(1).map(String::as_str).collect();
-        iptables::Args::check(&flags)
+        iptables::IptablesArgs::check(&flags)
             .map_err(|error| format!("annotations traffic.sidecar.istio.io/...: {error}"))?;
         let mut container = template(include_str!("istio-init.yaml"))?;
         let image = self.settings.init_image.as_ref().unwrap_or(&self.settings.image);
@@ -86,7 +86,7 @@ impl<'a> Given<'a> {
         let image = self.checked(annotations::IMAGE, super::args::image)?;
         self.fill(&mut container, image.unwrap_or(&self.settings.image), self.arguments()?);
         let env = list_at(&mut container, "env").ok_or("env is no list")?;
-        overlay::merge(env, self.environment(pod)?, "name");
+        overlay::merge_list(env, self.environment(pod)?, "name");
         if self.native {
             container.insert("restartPolicy".to_owned(), "Always".into());
             let probe = read_yaml(include_str!("startup-probe.yaml"), 0)?;
@@ -172,7 +172,7 @@ impl<'a> Given<'a> {
     /// Lays the author's own container over ours, and sees to the resources.
     fn finish(&self, mut container: Map, over: Option<Map>, asks: bool) -> Result<Node, String> {
         let mut over = over.unwrap_or_default();
-        if over.get("image").and_then(Node::as_str) == Some(AUTO) {
+        if over.get("image").and_then(Node::as_str) == Some(MERGED_IMAGE) {
             over.shift_remove("image");
         }
         let said = Node::Map(over.clone());
@@ -209,14 +209,14 @@ impl<'a> Given<'a> {
             [annotations::MEMORY, annotations::MEMORY_LIMIT],
             [&settings.memory, &settings.memory_limit],
         );
-        overlay::lay_over(&mut container, over);
+        overlay::merge_object(&mut container, over);
         resources::apply(&mut container, cpu, memory)?;
         Ok(Node::Map(container))
     }
 }
 
 /// The image of a container that stands for ours, in Istio's words.
-pub(super) const AUTO: &str = "auto";
+pub(super) const MERGED_IMAGE: &str = "auto";
 
 fn template(text: &str) -> Result<Map, String> {
     match read_yaml(text, 0)? {

@@ -17,15 +17,15 @@ const KEYED: [(&str, &str); 7] = [
 
 /// Lays `over` on top: objects are merged, null takes a field away, lists of [`KEYED`] are merged by
 /// their key, everything else is replaced.
-pub(super) fn lay_over(base: &mut Map, over: Map) {
+pub(super) fn merge_object(base: &mut Map, over: Map) {
     for (field, value) in over {
         match (base.get_mut(&field), value) {
             (_, Node::Null) => {
                 base.shift_remove(&field);
             }
-            (Some(Node::Map(base)), Node::Map(over)) => lay_over(base, over),
+            (Some(Node::Map(base)), Node::Map(over)) => merge_object(base, over),
             (Some(Node::List(base)), Node::List(over)) => match key_of(&field) {
-                Some(key) => merge(base, over, key),
+                Some(key) => merge_list(base, over, key),
                 None => *base = over,
             },
             (_, value) => {
@@ -40,7 +40,7 @@ fn key_of(field: &str) -> Option<&'static str> {
 }
 
 /// Merges items that agree in `key`, and adds those that are new.
-pub(super) fn merge(base: &mut Vec<Node>, over: Vec<Node>, key: &str) {
+pub(super) fn merge_list(base: &mut Vec<Node>, over: Vec<Node>, key: &str) {
     for item in over {
         let same = item.get(key).and_then(|value| {
             base.iter_mut().find(|one| one.get(key) == Some(value))?.as_map_mut()
@@ -52,7 +52,7 @@ pub(super) fn merge(base: &mut Vec<Node>, over: Vec<Node>, key: &str) {
             {
                 *one = item;
             }
-            (Some(one), Node::Map(item)) => lay_over(one, item),
+            (Some(one), Node::Map(item)) => merge_object(one, item),
             (_, item) => base.push(item),
         }
     }

@@ -2,27 +2,26 @@
 
 use super::annotations::{self, Annotations, INJECT, is_yes};
 use super::args::Settings;
-use super::containers::{AUTO, Given};
+use super::containers::{Injection, MERGED_IMAGE};
 use super::documents::read_yaml;
 use super::node::{Map, Node, list_at, map_at};
 use super::overlay;
 use super::probes::{self, Probers};
+use crate::well_known::PROXY_UID;
 
-const INIT: &str = "istio-init";
-pub(super) const PROXY: &str = "istio-proxy";
-/// The user and group of the proxy, by which the rules of istio-init tell its traffic.
-const PROXY_ID: u64 = 1337;
+const INIT_CONTAINER: &str = "istio-init";
+pub(super) const PROXY_CONTAINER: &str = "istio-proxy";
 
 /// Pods of the cluster itself, which the control plane needs before it can serve anybody.
 const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
 
-pub(super) enum Outcome {
+pub(super) enum InjectionResult {
     /// With what should be known about it.
     Injected {
         native: bool,
         warnings: Vec<String>,
     },
-    LeftAlone(String),
+    Skipped(String),
 }
 
 /// Adds the sidecar to a pod or a pod's template. `workload` is the name of what makes the pod,
@@ -32,29 +31,29 @@ pub(super) fn inject(
     workload: &str,
     namespace: &str,
     settings: &Settings,
-) -> Result<Outcome, String> {
+) -> Result<InjectionResult, String> {
     let annotations = Annotations::of(pod)?;
-    if let Some(why) = why_not(pod, namespace) {
-        return Ok(Outcome::LeftAlone(why));
+    if let Some(why) = reason_to_skip(pod, namespace) {
+        return Ok(InjectionResult::Skipped(why));
     }
-    let mut given = Given::new(settings, &annotations, workload)?;
-    let mut warnings = warnings(pod, &given);
-    if given.captured {
+    let mut injection = Injection::new(settings, &annotations, workload)?;
+    let mut warnings = warnings(pod, &injection);
+    if injection.captured {
         no_application_is_taken_for_the_proxy(pod)?;
     }
-    let proxy_over = take_own(pod, PROXY)?;
-    let init_over = if given.captured { take_own(pod, INIT)? } else { None };
+    let proxy_over = take_override(pod, PROXY_CONTAINER)?;
+    let init_over = if injection.captured { take_override(pod, INIT_CONTAINER)? } else { None };
     if annotations.truth(annotations::REWRITE_PROBES)?.unwrap_or(true) {
-        given.probers = rewrite_probes(pod, given.native, &mut warnings)?;
+        injection.probers = rewrite_probes(pod, injection.native, &mut warnings)?;
     }
-    let init = if given.captured { Some(given.init(init_over)?) } else { None };
-    let proxy = given.proxy(pod, proxy_over)?;
+    let init = if injection.captured { Some(injection.init(init_over)?) } else { None };
+    let proxy = injection.proxy(pod, proxy_over)?;
 
     let first =
         pod.at(&["spec", "containers"]).and_then(Node::as_list).and_then(|list| list.first());
     let application = first.map(|container| container.text(&["name"]).to_owned());
     let spec = pod.as_map_mut().and_then(|pod| map_at(pod, "spec")).ok_or("spec is no object")?;
-    if given.native {
+    if injection.native {
         // The pod's own init containers come after both and are part of the mesh.
         let containers = list_at(spec, "initContainers").ok_or("initContainers is no list")?;
         containers.splice(0..0, init.into_iter().chain([proxy]));
@@ -67,8 +66,8 @@ pub(super) fn inject(
         list_at(spec, "containers").ok_or("containers is no list")?.push(proxy);
     }
     add_volumes(spec)?;
-    annotate(pod, application.as_deref(), given.captured, given.native)?;
-    Ok(Outcome::Injected { native: given.native, warnings })
+    annotate(pod, application.as_deref(), injection.captured, injection.native)?;
+    Ok(InjectionResult::Injected { native: injection.native, warnings })
 }
 
 fn containers<'a>(pod: &'a Node, list: &str) -> &'a [Node] {
@@ -76,7 +75,7 @@ fn containers<'a>(pod: &'a Node, list: &str) -> &'a [Node] {
     containers.map(Vec::as_slice).unwrap_or_default()
 }
 
-fn why_not(pod: &Node, namespace: &str) -> Option<String> {
+fn reason_to_skip(pod: &Node, namespace: &str) -> Option<String> {
     if pod.at(&["spec", "hostNetwork"]) == Some(&Node::Bool(true)) {
         return Some("it uses its node's network (hostNetwork)".to_owned());
     }
@@ -99,34 +98,31 @@ fn why_not(pod: &Node, namespace: &str) -> Option<String> {
         return Some(format!("its {kind} {INJECT} is {said:?}"));
     }
     let is_proxy = |container: &&Node| {
-        container.text(&["name"]) == PROXY && container.text(&["image"]) != AUTO
+        container.text(&["name"]) == PROXY_CONTAINER && container.text(&["image"]) != MERGED_IMAGE
     };
     let mut all = containers(pod, "containers").iter().chain(containers(pod, "initContainers"));
     if all.any(|container| is_proxy(&container)) {
         return Some("it has its sidecar already".to_owned());
     }
-    let application = |container: &Node| container.text(&["name"]) != PROXY;
+    let application = |container: &Node| container.text(&["name"]) != PROXY_CONTAINER;
     let none = !containers(pod, "containers").iter().any(application);
     none.then(|| "it has no containers".to_owned())
 }
 
 /// What is not wrong but will surprise somebody.
-fn warnings(pod: &Node, given: &Given<'_>) -> Vec<String> {
-    let mut warnings = given.annotations.without_effect();
-    if !given.config.without_effect.is_empty() {
+fn warnings(pod: &Node, injection: &Injection<'_>) -> Vec<String> {
+    let mut warnings = injection.annotations.without_effect();
+    if !injection.config.without_effect.is_empty() {
         warnings.push(format!(
             "of annotation {} these have no effect here: {}",
             annotations::PROXY_CONFIG,
-            given.config.without_effect.join(", ")
+            injection.config.without_effect.join(", ")
         ));
     }
     let policy = pod.text(&["spec", "dnsPolicy"]);
-    let discovery = match &given.config.discovery_address {
-        Some(configured) => configured.to_string(),
-        None => given.settings.discovery_address.clone(),
-    };
-    let by_address = discovery.parse::<std::net::SocketAddr>().is_ok();
-    if matches!(policy, "None" | "Default") && !by_address {
+    let configured = injection.config.discovery_address.as_ref();
+    let discovery = configured.unwrap_or(&injection.settings.discovery_address);
+    if matches!(policy, "None" | "Default") && discovery.address().is_none() {
         warnings.push(format!(
             "its dnsPolicy is {policy}: the proxy finds {discovery} only if the pod's own name \
              servers and search list lead to the cluster's DNS"
@@ -142,9 +138,9 @@ fn no_application_is_taken_for_the_proxy(pod: &Node) -> Result<(), String> {
         for container in containers(pod, "containers") {
             let name = container.text(&["name"]);
             let own = container.at(&["securityContext", field]).or(of_pod);
-            if name != PROXY && own == Some(&Node::Unsigned(PROXY_ID)) {
+            if name != PROXY_CONTAINER && own == Some(&Node::Unsigned(PROXY_UID.into())) {
                 return Err(format!(
-                    "container {name} runs as {kind} {PROXY_ID}, which is the proxy's: its traffic would \
+                    "container {name} runs as {kind} {PROXY_UID}, which is the proxy's: its traffic would \
                      not be captured. Let it run as another, or set {}: NONE or {INJECT}: \"false\"",
                     annotations::INTERCEPTION
                 ));
@@ -155,7 +151,7 @@ fn no_application_is_taken_for_the_proxy(pod: &Node) -> Result<(), String> {
 }
 
 /// Takes the container by which the author of the pod changes one of ours.
-fn take_own(pod: &mut Node, name: &str) -> Result<Option<Map>, String> {
+fn take_override(pod: &mut Node, name: &str) -> Result<Option<Map>, String> {
     let mut found = Vec::new();
     for list in ["containers", "initContainers"] {
         if let Some(Node::List(containers)) = pod.at_mut(&["spec", list]) {
@@ -164,12 +160,12 @@ fn take_own(pod: &mut Node, name: &str) -> Result<Option<Map>, String> {
     }
     match found.as_slice() {
         [] => Ok(None),
-        [Node::Map(own)] if own.get("image").and_then(Node::as_str) == Some(AUTO) => {
+        [Node::Map(own)] if own.get("image").and_then(Node::as_str) == Some(MERGED_IMAGE) => {
             Ok(Some(own.clone()))
         }
         [_] => Err(format!(
             "it has a container {name} of its own, and there cannot be two: remove it, give it the image \
-             {AUTO:?} to have it merged with ours, or set {INJECT}: \"false\""
+             {MERGED_IMAGE:?} to have it merged with ours, or set {INJECT}: \"false\""
         )),
         _ => Err(format!("it has several containers called {name}")),
     }
@@ -217,7 +213,7 @@ fn add_volumes(spec: &mut Map) -> Result<(), String> {
         };
         match &volumes[at] {
             Node::Map(own) if own.keys().all(|key| our.contains_key(key)) => {
-                overlay::lay_over(&mut our, own.clone());
+                overlay::merge_object(&mut our, own.clone());
                 volumes[at] = Node::Map(our);
             }
             _ => {
@@ -239,10 +235,10 @@ fn annotate(
     captured: bool,
     native: bool,
 ) -> Result<(), String> {
-    let init = captured.then_some(INIT);
+    let init = captured.then_some(INIT_CONTAINER);
     let (init, containers) = match native {
-        true => (init.into_iter().chain([PROXY]).collect(), Vec::new()),
-        false => (init.into_iter().collect::<Vec<_>>(), vec![PROXY]),
+        true => (init.into_iter().chain([PROXY_CONTAINER]).collect(), Vec::new()),
+        false => (init.into_iter().collect::<Vec<_>>(), vec![PROXY_CONTAINER]),
     };
     let status = serde_json::json!({ "initContainers": init, "containers": containers });
     let metadata = pod.as_map_mut().and_then(|pod| map_at(pod, "metadata"));

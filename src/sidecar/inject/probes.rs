@@ -6,8 +6,9 @@
 use serde::Serialize;
 
 use super::node::{Map, Node};
-use super::pod::PROXY;
-use crate::sidecar::agent::{APP_HEALTH, STATUS_PORT};
+use super::pod::PROXY_CONTAINER;
+use crate::sidecar::agent::APP_HEALTH;
+use crate::well_known::AGENT_STATUS_PORT;
 
 const KINDS: [(&str, &str); 3] =
     [("readinessProbe", "readyz"), ("livenessProbe", "livez"), ("startupProbe", "startupz")];
@@ -34,7 +35,7 @@ impl Probers {
     pub(super) fn rewrite(&mut self, containers: &mut [Node]) {
         for container in containers {
             let name = container.text(&["name"]).to_owned();
-            if name == PROXY {
+            if name == PROXY_CONTAINER {
                 continue;
             }
             let ports = named_ports(container);
@@ -89,14 +90,14 @@ fn rewrite(probe: &mut Map, path: &str, ports: &[(String, u16)]) -> Option<Node>
         Some(Node::Text(name)) => ports.iter().find(|(one, _)| one == name).map(|(_, port)| *port),
         other => number(other),
     };
-    let port = port.filter(|port| *port != STATUS_PORT)?;
+    let port = port.filter(|port| *port != AGENT_STATUS_PORT)?;
 
     let mut original = action.clone();
     original.insert("port".to_owned(), Node::Unsigned(port.into()));
     // As in Istio the headers of the probe stand in both requests.
     let mut asked = if kind == "httpGet" { original.clone() } else { Map::new() };
     asked.insert("path".to_owned(), path.into());
-    asked.insert("port".to_owned(), Node::Unsigned(STATUS_PORT.into()));
+    asked.insert("port".to_owned(), Node::Unsigned(AGENT_STATUS_PORT.into()));
     if asked.contains_key("scheme") {
         asked.insert("scheme".to_owned(), "HTTP".into());
     }

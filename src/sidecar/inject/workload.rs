@@ -2,7 +2,7 @@
 
 use super::args::Settings;
 use super::node::Node;
-use super::pod::{self, Outcome};
+use super::pod::{self, InjectionResult};
 
 /// What was done, or why not, in words for people.
 pub(super) type Notes = Vec<String>;
@@ -52,7 +52,7 @@ fn inject_as(
     let outcome = pod::inject(template, &name, &in_namespace, settings)
         .map_err(|error| format!("{title}: {error}"))?;
     match outcome {
-        Outcome::Injected { native, warnings } => {
+        InjectionResult::Injected { native, warnings } => {
             notes.extend(warnings.into_iter().map(|warning| format!("{title}: {warning}")));
             if !native && matches!(kind.as_str(), "Job" | "CronJob") {
                 notes.push(format!(
@@ -61,7 +61,7 @@ fn inject_as(
             }
             Ok(true)
         }
-        Outcome::LeftAlone(why) => {
+        InjectionResult::Skipped(why) => {
             notes.push(format!("{title}: left alone, {why}"));
             Ok(false)
         }

@@ -4,9 +4,10 @@ use std::fmt;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
-use clap::{Args as ClapArgs, Parser as _, ValueEnum};
+use clap::{Parser as _, ValueEnum};
 
 use super::{Capture, Cidr, Family, Selection};
+use crate::well_known::{INBOUND_CAPTURE_PORT, OUTBOUND_CAPTURE_PORT, PROXY_UID};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Toggle {
@@ -37,22 +38,22 @@ impl FromStr for Redirect {
 
 /// Lead this pod's TCP traffic to its Envoy, as istio-init does: needs root and NET_ADMIN, once, before
 /// the application starts.
-#[derive(Clone, Debug, ClapArgs)]
-pub struct Args {
+#[derive(Clone, Debug, clap::Args)]
+pub struct IptablesArgs {
     /// Port of Envoy that takes outbound traffic
-    #[arg(short = 'p', long, value_name = "PORT", default_value = "15001")]
+    #[arg(short = 'p', long, value_name = "PORT", default_value_t = Port::of(OUTBOUND_CAPTURE_PORT))]
     envoy_port: Port,
 
     /// Port of Envoy that takes inbound traffic
-    #[arg(short = 'z', long, value_name = "PORT", default_value = "15006")]
+    #[arg(short = 'z', long, value_name = "PORT", default_value_t = Port::of(INBOUND_CAPTURE_PORT))]
     inbound_capture_port: Port,
 
     /// User ids whose traffic is Envoy's own and not captured
-    #[arg(short = 'u', long, value_name = "UIDS", default_value = "1337")]
+    #[arg(short = 'u', long, value_name = "UIDS", default_value_t = List(vec![PROXY_UID]))]
     proxy_uid: List<u32>,
 
     /// Group ids likewise
-    #[arg(short = 'g', long, value_name = "GIDS", default_value = "1337")]
+    #[arg(short = 'g', long, value_name = "GIDS", default_value_t = List(vec![PROXY_UID]))]
     proxy_gid: List<u32>,
 
     /// How inbound traffic is captured; REDIRECT alone is supported
@@ -106,10 +107,10 @@ pub struct Args {
 #[command(no_binary_name = true)]
 struct Alone {
     #[command(flatten)]
-    args: Args,
+    args: IptablesArgs,
 }
 
-impl Args {
+impl IptablesArgs {
     /// Whether these flags, each with its value, fit together.
     ///
     /// # Errors
@@ -135,11 +136,10 @@ impl Args {
             ));
         }
         if self.proxy_uid.0.is_empty() && self.proxy_gid.0.is_empty() {
-            return Some(
+            return Some(format!(
                 "-u and -g are both empty: nothing would spare Envoy's own traffic, which would come \
-                 back to it for ever. Give its user or its group, 1337 as a rule"
-                    .to_owned(),
-            );
+                 back to it for ever. Give its user or its group, {PROXY_UID} as a rule"
+            ));
         }
         let only_ipv6 = self.lacks(Family::V4) && !self.lacks(Family::V6);
         if only_ipv6 && self.ipv6 == Toggle::No {
@@ -215,6 +215,22 @@ impl Args {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Port(NonZeroU16);
 
+impl Port {
+    /// One of [`crate::well_known`].
+    const fn of(number: u16) -> Self {
+        match NonZeroU16::new(number) {
+            Some(number) => Self(number),
+            None => Self(NonZeroU16::MIN),
+        }
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl FromStr for Port {
     type Err = &'static str;
 
@@ -226,6 +242,13 @@ impl FromStr for Port {
 /// `a,b,c`; nothing is the empty list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct List<T>(Vec<T>);
+
+impl<T: fmt::Display> fmt::Display for List<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let items: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&items.join(","))
+    }
+}
 
 impl<T: FromStr<Err: fmt::Display>> FromStr for List<T> {
     type Err = String;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::output;
 
-use super::{Args, Capture, Family, Toggle, apply, clean};
+use super::{Capture, Family, IptablesArgs, Toggle, apply, clean};
 
 /// The programs by their usual name, which is nf_tables' variant nowadays, then those for a kernel
 /// that has only the older tables.
@@ -20,7 +20,7 @@ const LOCK_SECONDS: &str = "30";
 ///
 /// # Errors
 /// A program, a capability or a part of the kernel is missing: one sentence each.
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &IptablesArgs) -> Result<()> {
     if let Some(problem) = args.contradiction() {
         bail!(problem);
     }

@@ -5,7 +5,7 @@ use super::*;
 #[derive(Debug, Parser)]
 struct Command {
     #[command(flatten)]
-    args: Args,
+    args: IptablesArgs,
 }
 
 fn capture(arguments: &[&str]) -> Capture {
@@ -167,7 +167,7 @@ fn flags_that_contradict_each_other_are_refused_with_a_sentence() {
         (&["-u", " ,", "-g", ","], "nothing would spare Envoy's own traffic"),
         (&["-i", "fd00::/8"], "-i fd00::/8 names IPv6 only, which is not captured"),
     ] {
-        let error = Args::check(flags).unwrap_err();
+        let error = IptablesArgs::check(flags).unwrap_err();
         assert!(error.contains(said), "{flags:?}: {error}");
     }
     for flags in [
@@ -178,7 +178,7 @@ fn flags_that_contradict_each_other_are_refused_with_a_sentence() {
         &["-i", "fd00::/8", "--ipv6", "yes"],
         &["-i", "fd00::/8", "--ipv6", "auto"],
     ] {
-        assert_eq!(Args::check(flags), Ok(()), "{flags:?}");
+        assert_eq!(IptablesArgs::check(flags), Ok(()), "{flags:?}");
     }
 }
 

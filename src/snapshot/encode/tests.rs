@@ -46,7 +46,7 @@ fn a_message_is_few_pieces_and_shares_all_but_its_end() {
     let pieces = |len: usize| {
         let head = Bytes::from(vec![b'x'; len]);
         let frame = Frame { head: head.clone(), version: Version(0), resources: 0, removed: 0 };
-        let pieces: Vec<Piece> = frame.pieces(0xfedc_ba98_7654_3210).collect();
+        let pieces: Vec<FramePiece> = frame.pieces(0xfedc_ba98_7654_3210).collect();
         let (last, others) = pieces.split_last().unwrap();
         assert!(others.iter().all(|piece| piece.tail.is_none()));
         assert_eq!(&last.tail.unwrap(), b"\x2a\x10fedcba9876543210");
@@ -58,8 +58,8 @@ fn a_message_is_few_pieces_and_shares_all_but_its_end() {
         pieces.iter().map(|piece| piece.shared.len()).collect::<Vec<_>>()
     };
     assert_eq!(pieces(100), [100]);
-    assert_eq!(pieces(PIECE), [PIECE]);
-    assert_eq!(pieces(2 * PIECE + 7), [PIECE, PIECE, 7]);
+    assert_eq!(pieces(PIECE_BYTES), [PIECE_BYTES]);
+    assert_eq!(pieces(2 * PIECE_BYTES + 7), [PIECE_BYTES, PIECE_BYTES, 7]);
 }
 
 #[test]

@@ -6,13 +6,14 @@ use std::time::Duration;
 use k8s_openapi::Resource;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::client::Body;
-use kube::config::KubeConfigOptions;
 use kube::{Client, Error};
 use tower::service_fn;
 
 use super::super::health::Health;
+use super::Config;
 use super::observed_body::ObservedBody;
-use super::{Config, errors};
+use crate::causes::with_causes;
+use crate::kubeconfig;
 
 /// How long to wait for a connection to the API server.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -24,25 +25,16 @@ pub(super) struct Server {
     pub(super) url: Arc<str>,
 }
 
-/// A client for the cluster that the operator means: by `--context` or `KUBECONFIG` if there is
-/// one of them, since that was said on purpose; else for the cluster that we run in; else by
-/// `~/.kube/config`.
+/// A client for the cluster that the operator means ([`kubeconfig::choose`]).
 ///
 /// Fails with a sentence for people when there is no usable configuration; the server itself has
 /// not been asked for anything yet.
 pub(super) async fn connect(config: &Config) -> Result<Server, String> {
-    let from_file = config.context.is_some() || std::env::var_os("KUBECONFIG").is_some();
-    let in_cluster = if from_file { None } else { kube::Config::incluster().ok() };
-    let mut settings = match in_cluster {
-        Some(settings) => settings,
-        None => {
-            let options =
-                KubeConfigOptions { context: config.context.clone(), ..Default::default() };
-            kube::Config::from_kubeconfig(&options)
-                .await
-                .map_err(|error| format!("{}: {}", describe(config), errors::chain(&error)))?
-        }
+    let context = config.context.as_deref();
+    let problem = |error: &dyn std::error::Error| {
+        format!("{}: {}", kubeconfig::describe(context), with_causes(error))
     };
+    let mut settings = kubeconfig::choose(context).await.map_err(|error| problem(&error))?;
     settings.connect_timeout = Some(CONNECT);
     // The watcher notices a watch that fell silent, but nothing would notice a list that did.
     settings.read_timeout = Some(config.watch_timeout + Duration::from_secs(10));
@@ -50,21 +42,7 @@ pub(super) async fn connect(config: &Config) -> Result<Server, String> {
     // Watches are retried with their own backoff, and health is to see every failure.
     settings.default_retry = false;
     let url = settings.cluster_url.to_string().into();
-    Client::try_from(settings)
-        .map(|client| Server { client, url })
-        .map_err(|error| format!("{}: {}", describe(config), errors::chain(&error)))
-}
-
-/// Where the configuration comes from, for messages.
-pub(super) fn describe(config: &Config) -> String {
-    let file = match std::env::var("KUBECONFIG") {
-        Ok(path) => format!("KUBECONFIG={path}"),
-        Err(_) => "in-cluster configuration or ~/.kube/config".to_owned(),
-    };
-    match &config.context {
-        Some(context) => format!("{file}, context {context}"),
-        None => file,
-    }
+    Client::try_from(settings).map(|client| Server { client, url }).map_err(|error| problem(&error))
 }
 
 pub(super) async fn has_endpoint_slices(client: &Client) -> Result<bool, Error> {

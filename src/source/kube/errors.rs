@@ -1,31 +1,17 @@
 //! What a failure of the API means to a person, and to the watch.
 
-use std::error::Error as StdError;
 use std::time::Duration;
 
 use kube::core::Status;
 use kube::runtime::watcher;
 
-/// An error and all its causes, each once.
-pub(super) fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        // Most libraries repeat the cause in their own text.
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
-}
+use crate::causes::with_causes;
 
 /// A failed request for `what` to the server at `url`.
 pub(super) fn explain(error: &kube::Error, url: &str, what: &str) -> String {
     match error {
         kube::Error::Api(status) => explain_status(status, what, what),
-        other => format!("{}, from {url}", chain(other)),
+        other => format!("{}, from {url}", with_causes(other)),
     }
 }
 
@@ -38,7 +24,7 @@ pub(super) fn explain_watch(
 ) -> String {
     match status_of(error) {
         Some(status) => explain_status(status, plural, resource),
-        None => format!("{}, from {url}", chain(error)),
+        None => format!("{}, from {url}", with_causes(error)),
     }
 }
 

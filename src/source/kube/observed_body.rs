@@ -17,7 +17,7 @@ use thiserror::Error;
 use tokio::time::{Sleep, sleep};
 
 use super::super::health::Health;
-use super::errors::chain;
+use crate::causes::with_causes;
 
 /// What a server may be late with the end of a watch; less than kube's own five seconds, after
 /// which it would resume.
@@ -98,7 +98,7 @@ impl HttpBody for ObservedBody {
             }
             Poll::Ready(Some(Err(error))) => {
                 // kube looks for these words too.
-                let text = chain(&error).replace("unexpected EOF", "unexpected end");
+                let text = with_causes(&error).replace("unexpected EOF", "unexpected end");
                 Poll::Ready(Some(Err(BodyError::ConnectionLost(text))))
             }
             Poll::Ready(None) if in_event => Poll::Ready(Some(Err(BodyError::TruncatedEvent))),

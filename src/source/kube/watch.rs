@@ -18,6 +18,7 @@ use super::errors;
 use super::events::{WatchIndex, Watched};
 use super::lenient_decode::LenientDecode;
 use super::list_strategy::ListStrategy;
+use crate::causes::with_causes;
 use crate::model::Change;
 
 /// How soon after a list another one may be made without a pause.
@@ -86,7 +87,7 @@ impl<K: Watched> Watch<K> {
                     Err(error) if streamed && awaited != Awaited::Events => {
                         self.list_strategy = ListStrategy::after_failure(&error);
                         if self.list_strategy == ListStrategy::Paged {
-                            self.page_from_now_on(&errors::chain(&error));
+                            self.page_from_now_on(&with_causes(&error));
                         } else {
                             self.report(&error);
                             self.pause_after(&error).await;

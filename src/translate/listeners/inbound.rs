@@ -17,9 +17,8 @@ use super::{
 use crate::names;
 use crate::translate::routes;
 use crate::view::{InboundPort, InboundProtocol};
+use crate::well_known::INBOUND_CAPTURE_PORT;
 
-/// Where iptables redirects incoming connections to; Istio's number.
-const CAPTURE_PORT: u16 = 15006;
 /// What the workload sees as Host of an HTTP/1.0 request that has none: Envoy sends HTTP/1.1 on,
 /// where one is obligatory.
 const DEFAULT_HOST: &str = "localhost";
@@ -27,12 +26,12 @@ const DEFAULT_HOST: &str = "localhost";
 /// What comes in on none of these ports passes through unread. `ports` have no number twice, and
 /// none that [`crate::translate::serves_inbound_port`] excludes: Envoy would reject the listener.
 pub fn virtual_inbound(ports: &[InboundPort]) -> Listener {
-    let mut filter_chains = vec![black_hole("virtualInbound-blackhole", CAPTURE_PORT)];
+    let mut filter_chains = vec![black_hole("virtualInbound-blackhole", INBOUND_CAPTURE_PORT)];
     filter_chains.extend(ports.iter().map(chain));
     filter_chains.push(tcp_chain("virtualInbound", names::INBOUND_PASSTHROUGH_CLUSTER, None));
     Listener {
         name: names::VIRTUAL_INBOUND_LISTENER.to_owned(),
-        address: Some(tcp_address(EVERYWHERE, CAPTURE_PORT)),
+        address: Some(tcp_address(EVERYWHERE, INBOUND_CAPTURE_PORT)),
         traffic_direction: TrafficDirection::Inbound.into(),
         listener_filters: vec![listener_filter(
             "envoy.filters.listener.original_dst",

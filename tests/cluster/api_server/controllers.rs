@@ -2,9 +2,9 @@
 //! There is no kubelet, so the test itself says what becomes of pods.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
 use serde_json::{Value, json};
-use tokio::process::Command;
 
 use super::{ApiServer, Envoy, Pilot, program};
 use crate::common::{Process, json as page, until};
@@ -109,10 +109,10 @@ async fn what_the_controllers_make_of_services_is_served() {
     let server = ApiServer::start(&[]).await;
     let kubectl = &server.admin;
     let _controllers = Process::start(
+        "kube-controller-manager",
         Command::new(program("kube-controller-manager"))
             .arg(format!("--kubeconfig={}", server.kubeconfig("admin").display()))
             .args(["--leader-elect=false", "--secure-port=0", CONTROLLERS]),
-        server.dir.path().join("controllers.log"),
     );
     server.allow(None).await;
     let app = |name: &str| json!({ "app": name });
@@ -151,7 +151,7 @@ async fn what_the_controllers_make_of_services_is_served() {
             }),
         ])
         .await;
-    let pilot = Pilot::start(&server, "pilot", &[]);
+    let pilot = Pilot::start(&server, &[]).await;
     pilot.ready(200, |_| true).await;
     shows(&pilot, "manual", &["10.9.0.1:7070 0 -"]).await;
     shows(&pilot, "mirrored", &["10.9.0.2:7071 0 -", "10.9.0.3:7071 1 -"]).await;
@@ -167,7 +167,7 @@ async fn what_the_controllers_make_of_services_is_served() {
         runs(kubectl, &names[0], address, true).await;
     }
     shows(&pilot, "web", &["10.8.1.1:8080 0 -", "10.8.1.2:9090 0 -"]).await;
-    let envoy = Envoy::start(&server, &pilot);
+    let envoy = Envoy::start(&pilot).await;
     envoy
         .has_endpoints(&["10.8.0.1", "10.8.0.2", "10.8.1.1", "10.8.1.2", "10.9.0.1", "10.9.0.2"])
         .await;

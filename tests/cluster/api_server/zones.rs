@@ -2,9 +2,9 @@
 //! Nodes. There is no kubelet, so the test itself says what becomes of pods.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
 use serde_json::{Value, json};
-use tokio::process::Command;
 
 use super::{ApiServer, Envoy, Pilot, program};
 use crate::common::{Process, json as page, until};
@@ -63,11 +63,11 @@ async fn hints_of_the_controllers_keep_traffic_in_its_zone() {
     let server = ApiServer::start(&[]).await;
     let kubectl = &server.admin;
     let _controllers = Process::start(
+        "kube-controller-manager",
         Command::new(program("kube-controller-manager"))
             .arg(format!("--kubeconfig={}", server.kubeconfig("admin").display()))
             .args(["--leader-elect=false", "--secure-port=0"])
             .arg("--controllers=endpointslice-controller"),
-        server.dir.path().join("controllers.log"),
     );
     server.allow(None).await;
     let rights = ["create", "clusterrole", "nodes", "--verb=get,list,watch", "--resource=nodes"];
@@ -98,9 +98,9 @@ async fn hints_of_the_controllers_keep_traffic_in_its_zone() {
     })
     .await;
 
-    let pilot = Pilot::start(&server, "pilot", &["--watch-nodes"]);
+    let pilot = Pilot::start(&server, &["--watch-nodes"]).await;
     pilot.ready(200, |_| true).await;
-    let envoy = Envoy::start_in(&server, &pilot, "zone-a");
+    let envoy = Envoy::start_in(&pilot, "zone-a").await;
     has(&envoy, &["0 north/zone-a 10.1.0.1", "1 north/zone-b 10.1.0.2"]).await;
     runs(kubectl, "web-a", "10.1.0.1", false).await;
     has(&envoy, &["0 north/zone-b 10.1.0.2"]).await;

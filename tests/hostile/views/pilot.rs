@@ -1,11 +1,12 @@
 //! The program over a mesh in a file, seen by its pages.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
+use pilothouse_testkit::control_plane::{ControlPlane, pilothouse};
+use pilothouse_testkit::manifests;
+use pilothouse_testkit::{Process, get, until};
 use tempfile::TempDir;
-use tokio::process::Command;
-
-use crate::common::{Process, free_port, get, until};
 
 /// Services with one HTTP port each, which is one of four, spread over namespaces.
 #[derive(Clone, Debug)]
@@ -75,7 +76,7 @@ fn port(number: usize) -> u16 {
 
 pub(crate) struct Pilot {
     pub(crate) grpc: u16,
-    monitoring: u16,
+    monitoring: SocketAddr,
     process: Process,
     folder: TempDir,
 }
@@ -87,17 +88,12 @@ impl Pilot {
         let manifests = folder.path().join("manifests");
         std::fs::create_dir(&manifests).unwrap();
         std::fs::write(manifests.join("mesh.yaml"), mesh.manifests()).unwrap();
-        let (grpc, debug, monitoring) = (free_port(), free_port(), free_port());
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pilothouse"));
-        command
-            .args(["serve", "--manifests"])
-            .arg(&manifests)
-            .arg(format!("--grpc-addr=127.0.0.1:{grpc}"))
-            .arg(format!("--http-addr=127.0.0.1:{debug}"))
-            .arg(format!("--monitoring-addr=127.0.0.1:{monitoring}"))
-            .args(flags);
-        let process = Process::start(&mut command, folder.path().join("log"));
-        let pilot = Self { grpc, monitoring, process, folder };
+        let serve = ["serve", "--manifests", manifests.to_str().unwrap()];
+        let command = pilothouse(&[&serve, flags].concat());
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let ControlPlane { grpc, monitoring, process, .. } =
+            ControlPlane::start_command(command, any).await;
+        let pilot = Self { grpc: grpc.port(), monitoring, process, folder };
         until("the program to be ready", async || match pilot.page("/ready").await? {
             (200, _) => Ok(()),
             (status, text) => Err(format!("{status} {text}")),
@@ -122,16 +118,13 @@ impl Pilot {
     }
 
     async fn page(&self, path: &str) -> Result<(u16, String), String> {
-        let answer = get(&format!("http://127.0.0.1:{}{path}", self.monitoring)).await;
+        let answer = get(&format!("http://{}{path}", self.monitoring)).await;
         answer.map_err(|error| format!("{error}; its log: {}", self.process.log()))
     }
 
     /// Resident memory, KiB.
     pub(crate) fn memory(&self) -> u64 {
-        let id = self.process.id().expect("it runs");
-        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        self.process.memory("VmRSS") as u64 >> 10
     }
 
     /// Puts one more service into the mesh.
@@ -144,9 +137,6 @@ spec:
   ports: [{{name: http, port: 80}}]
 "
         );
-        let draft = self.folder.path().join(name);
-        std::fs::write(&draft, text).unwrap();
-        let place = self.folder.path().join("manifests").join(format!("{name}.yaml"));
-        std::fs::rename(draft, place).unwrap();
+        manifests::write(&self.folder.path().join("manifests"), &format!("{name}.yaml"), &text);
     }
 }

@@ -15,8 +15,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::pilot::{Mesh, PORTS, namespace};
-use crate::common::DEADLINE;
 use crate::http2::{self, Reader, Response};
+use pilothouse_testkit::LONG_DEADLINE as DEADLINE;
 
 const SOTW: &str =
     "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";

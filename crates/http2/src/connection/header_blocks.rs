@@ -27,8 +27,16 @@ pub(super) struct PartialHeaderBlock {
     frames: usize,
 }
 
-fn compression_error(DecodeError: DecodeError) -> ConnectionError {
-    ConnectionError::new(ErrorCode::CompressionError, "a header block that does not decode")
+fn connection_error(error: DecodeError) -> ConnectionError {
+    let (code, reason) = match error {
+        DecodeError::Malformed => {
+            (ErrorCode::CompressionError, "a header block that does not decode")
+        }
+        DecodeError::TooLarge => {
+            (ErrorCode::EnhanceYourCalm, "a header block that decodes to more than 64 KiB")
+        }
+    };
+    ConnectionError::new(code, reason)
 }
 
 impl Connection {
@@ -79,7 +87,7 @@ impl Connection {
         }
         // Trailers are checked and dropped: gRPC's clients send none.
         let decoded = request::decode_trailers(&mut self.decoder, block);
-        let well_formed = decoded.map_err(compression_error)?;
+        let well_formed = decoded.map_err(connection_error)?;
         let Some(stream) = self.find_stream(stream_id) else { return Ok(None) };
         let code = if stream.remote_closed {
             ErrorCode::StreamClosed
@@ -107,7 +115,7 @@ impl Connection {
             ClosedState::ByPeer => return Err(STREAM_ENDED),
             ClosedState::ByServer | ClosedState::Forgotten => {}
         }
-        self.decoder.decode(block, |_, _| {}).map_err(compression_error)?;
+        self.decoder.decode(block, |_, _| {}).map_err(connection_error)?;
         // If it is meant as a new request, its client must not wait for an answer.
         if state == ClosedState::Forgotten {
             frame::write_rst_stream(&mut self.pending_frames, stream_id, ErrorCode::StreamClosed);
@@ -122,7 +130,7 @@ impl Connection {
         block: &[u8],
     ) -> Result<Option<Event<'a>>, ConnectionError> {
         let decoded = request::decode_request(&mut self.decoder, block);
-        let accepted = match decoded.map_err(compression_error)? {
+        let accepted = match decoded.map_err(connection_error)? {
             _ if self.going_away || self.streams.len() >= MAX_STREAMS => {
                 Err(ErrorCode::RefusedStream)
             }

@@ -90,9 +90,21 @@ fn what_is_no_block_is_refused() {
         ("a table larger than agreed", &[0x3f, 0xe2, 0x1f]),
         ("a table's size after a field", &[0x82, 0x20]),
     ] {
-        assert_eq!(decode(&mut Decoder::new(), block), Err(DecodeError), "{what}");
+        assert_eq!(decode(&mut Decoder::new(), block), Err(DecodeError::Malformed), "{what}");
     }
     assert!(decode(&mut Decoder::new(), &[0x3f, 0xe1, 0x1f]).is_ok(), "4096 is what was agreed");
+}
+
+/// CVE-2016-6581: an entry of 4,000 bytes, and references to it of one, two or three bytes.
+#[test]
+fn a_small_block_that_decodes_to_much_is_refused() {
+    for reference in [&[0xbe][..], &[0x7e, 0x00], &[0x0f, 0x2f, 0x00]] {
+        let entry = [&[0x40, 0x7f, 0xa1, 0x1e][..], &[b'x'; 4000], &[0]].concat();
+        let block = |times| [&entry[..], &reference.repeat(times)].concat();
+        let fields = decode(&mut Decoder::new(), &block(15)).unwrap();
+        assert!(fields.len() == 16 && fields.iter().all(|(name, _)| name.len() == 4000));
+        assert_eq!(decode(&mut Decoder::new(), &block(16)), Err(DecodeError::TooLarge));
+    }
 }
 
 #[test]

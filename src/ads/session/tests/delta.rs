@@ -85,15 +85,19 @@ fn rule_06_delta_endpoints_and_routes_know_no_wildcard() {
 
 #[test]
 fn rule_09_delta_missing_resource_is_reported_and_stays_subscribed() {
-    for of in ["cds", "eds", "lds", "rds"] {
-        let mut peer = Peer::delta(&format!("{of} a=1"));
-        let wanted = format!("{of} a x");
-        assert_eq!(peer.subscribe(&wanted), [format!("{of} a=1 -x")]);
-        peer.ack(of);
-        assert_eq!(peer.publish(&format!("{of} y=1")), SILENCE);
-        assert_eq!(peer.publish(&format!("{of} x=1")), [format!("{of} x=1")]);
-        peer.ack(of);
-        assert_eq!(peer.subscribe(&format!("{of} z")), [format!("{of} -z")], "later as well");
+    for resource_type in ["cds", "eds", "lds", "rds"] {
+        let mut peer = Peer::delta(&format!("{resource_type} a=1"));
+        let wanted = format!("{resource_type} a x");
+        assert_eq!(peer.subscribe(&wanted), [format!("{resource_type} a=1 -x")]);
+        peer.ack(resource_type);
+        assert_eq!(peer.publish(&format!("{resource_type} y=1")), SILENCE);
+        assert_eq!(peer.publish(&format!("{resource_type} x=1")), [format!("{resource_type} x=1")]);
+        peer.ack(resource_type);
+        assert_eq!(
+            peer.subscribe(&format!("{resource_type} z")),
+            [format!("{resource_type} -z")],
+            "later as well"
+        );
     }
 }
 
@@ -265,8 +269,12 @@ fn equal_steps_share_their_frames() {
     for peer in [&mut one, &mut other] {
         assert_eq!(peer.drain(), ["cds a=2 -b", "eds a=1 b=2"]);
     }
-    for of in ["cds", "eds"] {
-        assert_eq!(one.last(of).head.as_ptr(), other.last(of).head.as_ptr(), "{of}");
+    for resource_type in ["cds", "eds"] {
+        assert_eq!(
+            one.last(resource_type).head.as_ptr(),
+            other.last(resource_type).head.as_ptr(),
+            "{resource_type}"
+        );
     }
 }
 

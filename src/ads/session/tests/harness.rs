@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Disc
 use envoy_types::pb::google::rpc;
 use prost::Message;
 
-use crate::ads::session::{Limits, Meaning, Refusal, Session};
+use crate::ads::session::{RequestError, RequestKind, Session, SessionLimits};
 use crate::names::ResourceType;
 use crate::snapshot::encode::FrameBuilder;
 use crate::snapshot::{TypeSet, View};
@@ -33,7 +33,7 @@ pub(super) struct Peer {
     frames: Arc<FrameBuilder>,
     streams: u64,
     /// What the last request meant.
-    pub(super) meaning: Option<Meaning>,
+    pub(super) kind: Option<RequestKind>,
     /// The last response of each type.
     last: [Option<Got>; ResourceType::COUNT],
     /// SotW: what the client wants, and the version it accepted.
@@ -74,7 +74,7 @@ impl Peer {
             interner,
             frames,
             streams: 0,
-            meaning: None,
+            kind: None,
             last: Default::default(),
             names: Default::default(),
             accepted: Default::default(),
@@ -106,22 +106,22 @@ impl Peer {
     }
 
     pub(super) fn change(&mut self, changes: &str) {
-        let mut of = ResourceType::Cluster;
+        let mut resource_type = ResourceType::Cluster;
         for word in changes.split_whitespace() {
             if let Some(named) = short(word) {
-                of = named;
+                resource_type = named;
             } else if let Some(name) = word.strip_prefix('-') {
-                self.set(of, name, None);
+                self.set(resource_type, name, None);
             } else {
                 let (name, content) = word.split_once('=').expect("name=content");
-                self.set(of, name, Some(content));
+                self.set(resource_type, name, Some(content));
             }
         }
     }
 
-    pub(super) fn set(&mut self, of: ResourceType, name: &str, content: Option<&str>) {
-        let change = content.map(|content| resource(of, name, content));
-        let set = &mut self.sets[of.index()];
+    pub(super) fn set(&mut self, resource_type: ResourceType, name: &str, content: Option<&str>) {
+        let change = content.map(|content| resource(resource_type, name, content));
+        let set = &mut self.sets[resource_type.index()];
         *set = set.with([(name.into(), change)]);
     }
 
@@ -133,10 +133,10 @@ impl Peer {
 
     /// SotW: asks for names, with the last version and nonce, as an Envoy does.
     pub(super) fn ask(&mut self, wanted: &str) -> Vec<String> {
-        let (of, names) = parse(wanted);
-        self.names[of.index()] = names;
-        let nonce = self.nonce(of);
-        self.send_sotw(of, &nonce, None)
+        let (resource_type, names) = parse(wanted);
+        self.names[resource_type.index()] = names;
+        let nonce = self.nonce(resource_type);
+        self.send_sotw(resource_type, &nonce, None)
     }
 
     /// The wildcard or a list of names, as the first request of either variant.
@@ -146,8 +146,8 @@ impl Peer {
 
     /// SotW: what the next request will name.
     pub(super) fn names_are(&mut self, wanted: &str) {
-        let (of, names) = parse(wanted);
-        self.names[of.index()] = names;
+        let (resource_type, names) = parse(wanted);
+        self.names[resource_type.index()] = names;
     }
 
     pub(super) fn is_delta(&self) -> bool {
@@ -155,10 +155,10 @@ impl Peer {
     }
 
     /// A stream of a single-type service.
-    pub(super) fn only(&mut self, of: ResourceType) {
+    pub(super) fn only(&mut self, resource_type: ResourceType) {
         let (interner, frames) = (self.interner.clone(), self.frames.clone());
-        let limits = Limits::default();
-        self.session = Session::new(self.delta, Some(of), limits, interner, frames, 7);
+        let limits = SessionLimits::default();
+        self.session = Session::new(self.delta, Some(resource_type), limits, interner, frames, 7);
     }
 
     /// Delta: subscribes.
@@ -168,19 +168,19 @@ impl Peer {
 
     /// Delta: unsubscribes.
     pub(super) fn unsubscribe(&mut self, unwanted: &str) -> Vec<String> {
-        let of = unwanted.split_whitespace().next().unwrap_or_default();
-        self.send_delta(of, unwanted)
+        let resource_type = unwanted.split_whitespace().next().unwrap_or_default();
+        self.send_delta(resource_type, unwanted)
     }
 
     /// Delta: subscribes to some names and unsubscribes others in one request.
     pub(super) fn send_delta(&mut self, wanted: &str, unwanted: &str) -> Vec<String> {
-        let (of, subscribe) = parse(wanted);
+        let (resource_type, subscribe) = parse(wanted);
         let unsubscribe = match unwanted {
             "" => Vec::new(),
             _ => parse(unwanted).1,
         };
         self.raw_delta(DeltaDiscoveryRequest {
-            type_url: of.type_url().to_owned(),
+            type_url: resource_type.type_url().to_owned(),
             resource_names_subscribe: subscribe,
             resource_names_unsubscribe: unsubscribe,
             ..Default::default()
@@ -189,48 +189,51 @@ impl Peer {
 
     /// Delta: the first request of a type on a new stream, with what the client has.
     pub(super) fn reopen(&mut self, wanted: &str) -> Vec<String> {
-        let (of, subscribe) = parse(wanted);
+        let (resource_type, subscribe) = parse(wanted);
         self.raw_delta(DeltaDiscoveryRequest {
-            type_url: of.type_url().to_owned(),
+            type_url: resource_type.type_url().to_owned(),
             resource_names_subscribe: subscribe,
-            initial_resource_versions: self.has[of.index()].clone().into_iter().collect(),
+            initial_resource_versions: self.has[resource_type.index()]
+                .clone()
+                .into_iter()
+                .collect(),
             ..Default::default()
         })
     }
 
     /// Accepts the last response of a type.
-    pub(super) fn ack(&mut self, of: &str) -> Vec<String> {
-        let of = short(of).expect("a type");
-        let last = self.last[of.index()].clone().expect("a response to accept");
-        self.accepted[of.index()] = last.version;
+    pub(super) fn ack(&mut self, resource_type: &str) -> Vec<String> {
+        let resource_type = short(resource_type).expect("a type");
+        let last = self.last[resource_type.index()].clone().expect("a response to accept");
+        self.accepted[resource_type.index()] = last.version;
         if !self.delta {
-            return self.send_sotw(of, &last.nonce, None);
+            return self.send_sotw(resource_type, &last.nonce, None);
         }
-        let has = &mut self.has[of.index()];
+        let has = &mut self.has[resource_type.index()];
         has.extend(last.resources.into_iter().map(|(name, _, version)| (name, version)));
         last.removed.iter().for_each(|name| drop(has.remove(name)));
-        self.answer_delta(of, last.nonce, None)
+        self.answer_delta(resource_type, last.nonce, None)
     }
 
     /// Rejects the last response of a type.
-    pub(super) fn nack(&mut self, of: &str) -> Vec<String> {
-        let of = short(of).expect("a type");
-        let nonce = self.nonce(of);
+    pub(super) fn nack(&mut self, resource_type: &str) -> Vec<String> {
+        let resource_type = short(resource_type).expect("a type");
+        let nonce = self.nonce(resource_type);
         let error = Some(rpc::Status { code: 13, message: "no".to_owned(), details: vec![] });
         match self.delta {
-            true => self.answer_delta(of, nonce, error),
-            false => self.send_sotw(of, &nonce, error),
+            true => self.answer_delta(resource_type, nonce, error),
+            false => self.send_sotw(resource_type, &nonce, error),
         }
     }
 
     fn answer_delta(
         &mut self,
-        of: ResourceType,
+        resource_type: ResourceType,
         nonce: String,
         error: Option<rpc::Status>,
     ) -> Vec<String> {
         self.raw_delta(DeltaDiscoveryRequest {
-            type_url: of.type_url().to_owned(),
+            type_url: resource_type.type_url().to_owned(),
             response_nonce: nonce,
             error_detail: error,
             ..Default::default()
@@ -240,14 +243,14 @@ impl Peer {
     /// SotW: everything as it is, with this nonce.
     pub(super) fn send_sotw(
         &mut self,
-        of: ResourceType,
+        resource_type: ResourceType,
         nonce: &str,
         error: Option<rpc::Status>,
     ) -> Vec<String> {
         self.raw_sotw(DiscoveryRequest {
-            version_info: self.accepted[of.index()].clone(),
-            resource_names: self.names[of.index()].clone(),
-            type_url: of.type_url().to_owned(),
+            version_info: self.accepted[resource_type.index()].clone(),
+            resource_names: self.names[resource_type.index()].clone(),
+            type_url: resource_type.type_url().to_owned(),
             response_nonce: nonce.to_owned(),
             error_detail: error,
             ..Default::default()
@@ -265,10 +268,10 @@ impl Peer {
     }
 
     /// Gives the session a request's bytes.
-    pub(super) fn take(&mut self, request: Vec<u8>) -> Result<(), Refusal> {
+    pub(super) fn take(&mut self, request: Vec<u8>) -> Result<(), RequestError> {
         let request = self.session.decode(request.into()).expect("a request");
-        let (_, meaning) = self.session.request(&request, &self.view())?;
-        self.meaning = Some(meaning);
+        let (_, kind) = self.session.handle_request(&request, &self.view())?;
+        self.kind = Some(kind);
         Ok(())
     }
 
@@ -277,24 +280,24 @@ impl Peer {
     pub(super) fn drain(&mut self) -> Vec<String> {
         let view = self.view();
         let mut said = Vec::new();
-        while let Some(response) = self.session.poll(&view) {
+        while let Some(response) = self.session.next_response(&view) {
             assert!(said.len() < 100, "no end of responses: {said:?}");
             let got = decode(self.delta, &response);
             said.push(got.to_string());
-            if let Some(of) = response.of {
-                self.last[of.index()] = Some(got);
+            if let Some(resource_type) = response.resource_type {
+                self.last[resource_type.index()] = Some(got);
             }
         }
         said
     }
 
     /// The last response of a type.
-    pub(super) fn last(&self, of: &str) -> &Got {
-        self.last[short(of).expect("a type").index()].as_ref().expect("a response")
+    pub(super) fn last(&self, resource_type: &str) -> &Got {
+        self.last[short(resource_type).expect("a type").index()].as_ref().expect("a response")
     }
 
-    fn nonce(&self, of: ResourceType) -> String {
-        self.last[of.index()].as_ref().map(|got| got.nonce.clone()).unwrap_or_default()
+    fn nonce(&self, resource_type: ResourceType) -> String {
+        self.last[resource_type.index()].as_ref().map(|got| got.nonce.clone()).unwrap_or_default()
     }
 }
 
@@ -305,15 +308,15 @@ pub(super) fn session(
     stream: u64,
 ) -> Session {
     let seed = 0x1000 * (stream + 1);
-    Session::new(delta, None, Limits::default(), interner.clone(), frames.clone(), seed)
+    Session::new(delta, None, SessionLimits::default(), interner.clone(), frames.clone(), seed)
 }
 
 pub(super) fn short(word: &str) -> Option<ResourceType> {
-    ResourceType::IN_ORDER.into_iter().find(|of| of.short() == word)
+    ResourceType::IN_ORDER.into_iter().find(|resource_type| resource_type.short() == word)
 }
 
 fn parse(text: &str) -> (ResourceType, Vec<String>) {
     let mut words = text.split_whitespace();
-    let of = words.next().and_then(short).expect("a type");
-    (of, words.map(str::to_owned).collect())
+    let resource_type = words.next().and_then(short).expect("a type");
+    (resource_type, words.map(str::to_owned).collect())
 }

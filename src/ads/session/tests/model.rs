@@ -91,29 +91,29 @@ impl Run {
         let name_at = |at: u8| NAMES[usize::from(at)];
         match op {
             Op::Publish(changes) => {
-                let changes = changes.into_iter().map(|((of, name), content)| {
+                let changes = changes.into_iter().map(|((resource_type, name), content)| {
                     let content = content.map(|at| CONTENTS[usize::from(at)].to_owned());
-                    (type_at(of), name_at(name), content)
+                    (type_at(resource_type), name_at(name), content)
                 });
                 self.publish(changes.collect());
             }
-            Op::Open(of) => {
-                let sent = self.client.open(type_at(of));
+            Op::Open(resource_type) => {
+                let sent = self.client.open(type_at(resource_type));
                 self.up.push_back(sent);
             }
-            Op::Subscribe((of, name)) => {
-                let sent = self.client.subscribe(type_at(of), name_at(name));
+            Op::Subscribe((resource_type, name)) => {
+                let sent = self.client.subscribe(type_at(resource_type), name_at(name));
                 self.up.push_back(sent);
             }
-            Op::Unsubscribe((of, name)) => {
-                self.up.extend(self.client.unsubscribe(type_at(of), name_at(name)));
+            Op::Unsubscribe((resource_type, name)) => {
+                self.up.extend(self.client.unsubscribe(type_at(resource_type), name_at(name)));
             }
-            Op::Everything(of, on) if type_at(of).is_full_state() => {
-                self.up.extend(self.client.want_everything(type_at(of), on));
+            Op::Everything(resource_type, on) if type_at(resource_type).is_full_state() => {
+                self.up.extend(self.client.want_everything(type_at(resource_type), on));
             }
             Op::Everything(..) => {}
-            Op::Repeat(of) if self.client.types[type_at(of).index()].open => {
-                let sent = self.client.ask(type_at(of));
+            Op::Repeat(resource_type) if self.client.types[type_at(resource_type).index()].open => {
+                let sent = self.client.ask(type_at(resource_type));
                 self.up.push_back(sent);
             }
             Op::Repeat(_) => {}
@@ -135,16 +135,16 @@ impl Run {
                 self.clusters = if wrong { Vec::new() } else { had.collect() };
                 self.up = self.client.reconnect(order, wrong).into();
             }
-            Op::Overdue(of) => {
-                let of = type_at(of);
-                if let Some(nonce) = self.session.awaits(of) {
-                    self.session.overdue(of, nonce);
-                    self.unanswered[of.index()] = None;
+            Op::TimedOut(resource_type) => {
+                let resource_type = type_at(resource_type);
+                if let Some(nonce) = self.session.unacked_nonce(resource_type) {
+                    self.session.ack_timed_out(resource_type, nonce);
+                    self.unanswered[resource_type.index()] = None;
                     self.unsure = true;
                     self.drain();
                 }
             }
-            Op::Rogue(of, rogue) => self.rogue(type_at(of), rogue),
+            Op::Rogue(resource_type, rogue) => self.rogue(type_at(resource_type), rogue),
         }
     }
 
@@ -152,11 +152,11 @@ impl Run {
 
     fn publish(&mut self, changes: Vec<(ResourceType, &str, Option<String>)>) {
         let before = self.world.clone();
-        for (of, name, content) in changes {
-            let change = content.as_ref().map(|content| resource(of, name, content));
-            let set = &mut self.sets[of.index()];
+        for (resource_type, name, content) in changes {
+            let change = content.as_ref().map(|content| resource(resource_type, name, content));
+            let set = &mut self.sets[resource_type.index()];
             *set = set.with([(name.into(), change)]);
-            let world = &mut self.world[of.index()];
+            let world = &mut self.world[resource_type.index()];
             match content {
                 Some(content) => drop(world.insert(name.to_owned(), content)),
                 None => drop(world.remove(name)),
@@ -178,30 +178,32 @@ impl Run {
             && !self.unsure
             && self.unanswered.iter().all(Option::is_none)
             && self.client.types.iter().all(|one| !one.doubt && !one.spoiled)
-            && ResourceType::IN_ORDER.into_iter().all(|of| self.session.awaits(of).is_none())
+            && ResourceType::IN_ORDER
+                .into_iter()
+                .all(|resource_type| self.session.unacked_nonce(resource_type).is_none())
     }
 
     /// Only what changed is told, and the endpoints of changed clusters.
     fn check_exactness(&self, before: &[BTreeMap<String, String>; 4], from: usize) {
-        let changed = |of: ResourceType| {
-            let (old, new) = (&before[of.index()], &self.world[of.index()]);
+        let changed = |resource_type: ResourceType| {
+            let (old, new) = (&before[resource_type.index()], &self.world[resource_type.index()]);
             let names = old.keys().chain(new.keys());
             names.filter(|name| old.get(*name) != new.get(*name)).collect::<BTreeSet<_>>()
         };
-        for (of, got) in self.down.iter().skip(from) {
-            let mut may = changed(*of);
-            if !self.delta() && of.is_full_state() {
-                let asked = &self.asked[of.index()];
+        for (resource_type, got) in self.down.iter().skip(from) {
+            let mut may = changed(*resource_type);
+            if !self.delta() && resource_type.is_full_state() {
+                let asked = &self.asked[resource_type.index()];
                 assert!(may.iter().any(|name| asked.wants(name)), "nothing changed: {got}");
                 continue;
             }
-            if *of == ResourceType::Endpoint {
+            if *resource_type == ResourceType::Endpoint {
                 let clusters = &self.world[ResourceType::Cluster.index()];
                 let changed = changed(ResourceType::Cluster).into_iter();
                 may.extend(changed.filter(|name| clusters.contains_key(*name)));
             }
-            let told = got.resources.iter().map(|(name, ..)| name).chain(&got.removed);
-            told.for_each(|name| assert!(may.contains(name), "{name} did not change: {got}"));
+            let pending = got.resources.iter().map(|(name, ..)| name).chain(&got.removed);
+            pending.for_each(|name| assert!(may.contains(name), "{name} did not change: {got}"));
         }
     }
 
@@ -209,25 +211,34 @@ impl Run {
         let mut changes = Vec::new();
         self.healed += 1;
         let fresh = format!("good {}", self.healed);
-        for of in ResourceType::IN_ORDER {
-            let (world, one) = (&self.world[of.index()], &self.client.types[of.index()]);
+        for resource_type in ResourceType::IN_ORDER {
+            let (world, one) =
+                (&self.world[resource_type.index()], &self.client.types[resource_type.index()]);
             for name in NAMES {
                 let is_bad = world.get(name).is_some_and(|content| content == BAD);
-                let wanted = one.doubt && one.wants(of, self.client.delta, name);
+                let wanted = one.doubt && one.wants(resource_type, self.client.delta, name);
                 if is_bad || wanted && name != "x" {
-                    changes.push((of, name, Some(fresh.clone())));
+                    changes.push((resource_type, name, Some(fresh.clone())));
                 }
             }
         }
         self.settle();
-        let changed: BTreeSet<ResourceType> = changes.iter().map(|(of, ..)| *of).collect();
-        let touched = |client: &Client, of: ResourceType| {
-            let one = &client.types[of.index()];
-            changes.iter().any(|(own, name, _)| *own == of && one.wants(of, client.delta, name))
+        let changed: BTreeSet<ResourceType> =
+            changes.iter().map(|(resource_type, ..)| *resource_type).collect();
+        let touched = |client: &Client, resource_type: ResourceType| {
+            let one = &client.types[resource_type.index()];
+            changes.iter().any(|(own, name, _)| {
+                *own == resource_type && one.wants(resource_type, client.delta, name)
+            })
         };
-        let healed: Vec<_> = changed.into_iter().filter(|of| touched(&self.client, *of)).collect();
+        let healed: Vec<_> = changed
+            .into_iter()
+            .filter(|resource_type| touched(&self.client, *resource_type))
+            .collect();
         self.publish(changes);
-        healed.into_iter().for_each(|of| self.client.types[of.index()].doubt = false);
+        healed
+            .into_iter()
+            .for_each(|resource_type| self.client.types[resource_type.index()].doubt = false);
         self.settle();
     }
 
@@ -235,57 +246,57 @@ impl Run {
 
     fn deliver(&mut self) {
         let Some(sent) = self.up.pop_front() else { return };
-        self.take(sent.of, &sent.bytes);
+        self.take(sent.resource_type, &sent.bytes);
         self.allowed += if sent.is_answer { 0 } else { 2 };
         self.drain();
     }
 
-    fn take(&mut self, of: ResourceType, bytes: &[u8]) {
+    fn take(&mut self, resource_type: ResourceType, bytes: &[u8]) {
         let request = self.session.decode(bytes.to_vec().into()).expect("a request");
-        if self.asked[of.index()].open {
-            let unanswered = &mut self.unanswered[of.index()];
+        if self.asked[resource_type.index()].open {
+            let unanswered = &mut self.unanswered[resource_type.index()];
             if unanswered.as_ref() == Some(&request.common().response_nonce) {
                 *unanswered = None;
             }
         }
-        self.asked[of.index()].take(of, self.client.delta, bytes);
+        self.asked[resource_type.index()].take(resource_type, self.client.delta, bytes);
         let view = View::new(self.sets.clone());
-        self.session.request(&request, &view).expect("not refused");
+        self.session.handle_request(&request, &view).expect("not refused");
     }
 
     fn drain(&mut self) {
         let view = View::new(self.sets.clone());
-        while let Some(response) = self.session.poll(&view) {
+        while let Some(response) = self.session.next_response(&view) {
             let got = decode(self.delta(), &response);
             self.said += 1;
             assert!(self.said <= self.allowed, "a loop of responses, now {got}");
-            let Some(of) = response.of else { continue };
-            self.check_response(of, &got, &response.set);
-            self.down.push_back((of, got));
+            let Some(resource_type) = response.resource_type else { continue };
+            self.check_response(resource_type, &got, &response.set);
+            self.down.push_back((resource_type, got));
         }
     }
 
-    fn check_response(&mut self, of: ResourceType, got: &Got, set: &TypeSet) {
-        let asked = &self.asked[of.index()];
-        let before = self.unanswered[of.index()].replace(got.nonce.clone());
+    fn check_response(&mut self, resource_type: ResourceType, got: &Got, set: &TypeSet) {
+        let asked = &self.asked[resource_type.index()];
+        let before = self.unanswered[resource_type.index()].replace(got.nonce.clone());
         assert_eq!(before, None, "unanswered, and there comes {got}");
-        let mut told = BTreeSet::new();
+        let mut pending = BTreeSet::new();
         for name in got.resources.iter().map(|(name, ..)| name).chain(&got.removed) {
-            assert!(told.insert(name), "{name} twice: {got}");
+            assert!(pending.insert(name), "{name} twice: {got}");
             assert!(asked.wants(name), "{name} was not asked for: {got}");
         }
-        let world = &self.world[of.index()];
+        let world = &self.world[resource_type.index()];
         for (name, content, _) in &got.resources {
             // A cluster that is gone may be kept until no route leads there.
             let before = self.clusters.iter().any(|one| one.0 == *name && one.1 == *content);
-            let cluster_in_sotw = of == ResourceType::Cluster && !self.delta();
+            let cluster_in_sotw = resource_type == ResourceType::Cluster && !self.delta();
             let kept = cluster_in_sotw && before && !world.contains_key(name);
             assert!(world.get(name) == Some(content) || kept, "{name} is not up to date: {got}");
         }
-        if of == ResourceType::Cluster && !self.delta() {
-            let told =
+        if resource_type == ResourceType::Cluster && !self.delta() {
+            let pending =
                 got.resources.iter().map(|(name, content, _)| (name.clone(), content.clone()));
-            self.clusters = told.collect();
+            self.clusters = pending.collect();
         }
         let gone = |name: &String| !world.contains_key(name);
         assert!(got.removed.iter().all(gone), "removes what there is: {got}");
@@ -297,8 +308,8 @@ impl Run {
     }
 
     fn receive(&mut self) {
-        let Some((of, got)) = self.down.pop_front() else { return };
-        let answer = self.client.receive(of, got);
+        let Some((resource_type, got)) = self.down.pop_front() else { return };
+        let answer = self.client.receive(resource_type, got);
         self.up.push_back(answer);
     }
 
@@ -314,23 +325,32 @@ impl Run {
 
     fn check_client(&self) {
         let delta = self.delta();
-        for of in ResourceType::IN_ORDER {
-            let (one, world) = (&self.client.types[of.index()], &self.world[of.index()]);
+        for resource_type in ResourceType::IN_ORDER {
+            let (one, world) =
+                (&self.client.types[resource_type.index()], &self.world[resource_type.index()]);
             if !one.open || one.doubt || one.spoiled {
                 continue;
             }
-            assert!(one.heard || !one.is_wildcard(of, delta), "{}: no answer", of.short());
+            assert!(
+                one.heard || !one.is_wildcard(resource_type, delta),
+                "{}: no answer",
+                resource_type.short()
+            );
             for name in NAMES {
                 let (has, is) = (one.view.get(name).map(|(content, _)| content), world.get(name));
-                if !one.wants(of, delta, name) {
+                if !one.wants(resource_type, delta, name) {
                     continue;
                 }
                 // In SotW nothing can say that endpoints or routes are gone.
-                if is.is_some() || delta || of.is_full_state() {
-                    assert_eq!(has, is, "{} {name}", of.short());
+                if is.is_some() || delta || resource_type.is_full_state() {
+                    assert_eq!(has, is, "{} {name}", resource_type.short());
                 }
                 if delta && is.is_none() && one.names.contains(name) {
-                    assert!(one.missing.contains(name), "{} {name} is missing, unsaid", of.short());
+                    assert!(
+                        one.missing.contains(name),
+                        "{} {name} is missing, unsaid",
+                        resource_type.short()
+                    );
                 }
             }
         }
@@ -349,15 +369,15 @@ impl Run {
 
     // === bad clients ===
 
-    fn rogue(&mut self, of: ResourceType, rogue: Rogue) {
-        let one = &mut self.client.types[of.index()];
-        if !self.asked[of.index()].open || !one.open {
+    fn rogue(&mut self, resource_type: ResourceType, rogue: Rogue) {
+        let one = &mut self.client.types[resource_type.index()];
+        if !self.asked[resource_type.index()].open || !one.open {
             return;
         }
-        let awaited = self.unanswered[of.index()].clone();
+        let awaited = self.unanswered[resource_type.index()].clone();
         let foreign = "feed".to_owned();
         let error = rpc::Status::default();
-        let same: Vec<String> = self.asked[of.index()].names.iter().cloned().collect();
+        let same: Vec<String> = self.asked[resource_type.index()].names.iter().cloned().collect();
         let (nonce, names, error) = match rogue {
             Rogue::ForeignNonce => (foreign, same, None),
             Rogue::ForeignNack => (foreign, same, Some(error)),
@@ -378,7 +398,7 @@ impl Run {
         let unknown = matches!(rogue, Rogue::UnknownType);
         let type_url = match unknown {
             true => "type.googleapis.com/none.such".to_owned(),
-            false => of.type_url().to_owned(),
+            false => resource_type.type_url().to_owned(),
         };
         let bytes = match self.client.delta {
             false => DiscoveryRequest {
@@ -402,9 +422,9 @@ impl Run {
         if unknown {
             let request = self.session.decode(bytes.into()).expect("a request");
             let view = View::new(self.sets.clone());
-            self.session.request(&request, &view).expect("not refused");
+            self.session.handle_request(&request, &view).expect("not refused");
         } else {
-            self.take(of, &bytes);
+            self.take(resource_type, &bytes);
         }
         self.drain();
     }

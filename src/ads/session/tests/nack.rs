@@ -1,7 +1,7 @@
 //! Rejected and unanswered responses.
 
 use super::harness::{Peer, SILENCE};
-use crate::ads::session::Meaning;
+use crate::ads::session::RequestKind;
 use crate::names::ResourceType;
 
 #[test]
@@ -9,7 +9,7 @@ fn rule_03_after_a_nack_nothing_is_sent_until_content_changes() {
     for mut peer in [Peer::sotw("cds a=1 b=1"), Peer::delta("cds a=1 b=1")] {
         assert_eq!(peer.open("cds"), ["cds a=1 b=1"]);
         assert_eq!(peer.nack("cds"), SILENCE);
-        assert!(matches!(peer.meaning, Some(Meaning::Nack { .. })));
+        assert!(matches!(peer.kind, Some(RequestKind::Nack { .. })));
         assert_eq!(peer.nack("cds"), SILENCE, "the same NACK again");
         assert_eq!(peer.drain(), SILENCE);
         assert_eq!(peer.publish("eds a=1"), SILENCE, "of another type");
@@ -148,10 +148,10 @@ fn an_answer_that_does_not_come_holds_newer_content_only_for_so_long() {
     for mut peer in [Peer::sotw("eds a=1 b=1"), Peer::delta("eds a=1 b=1")] {
         let eds = ResourceType::Endpoint;
         peer.open("eds a b");
-        let nonce = peer.session.awaits(eds).unwrap();
-        peer.session.overdue(eds, nonce.wrapping_add(1));
-        assert!(peer.session.awaits(eds).is_some(), "another response's");
-        peer.session.overdue(eds, nonce);
+        let nonce = peer.session.unacked_nonce(eds).unwrap();
+        peer.session.ack_timed_out(eds, nonce.wrapping_add(1));
+        assert!(peer.session.unacked_nonce(eds).is_some(), "another response's");
+        peer.session.ack_timed_out(eds, nonce);
         assert_eq!(peer.drain(), SILENCE, "there is no newer content");
         // Whether it arrived is not known: all of it, and what changed.
         assert_eq!(peer.publish("eds a=2"), ["eds a=2 b=1"]);
@@ -165,10 +165,10 @@ fn a_late_ack_still_counts() {
     for mut peer in [Peer::sotw("eds a=1 b=1"), Peer::delta("eds a=1 b=1")] {
         let eds = ResourceType::Endpoint;
         peer.open("eds a b");
-        let nonce = peer.session.awaits(eds).unwrap();
-        peer.session.overdue(eds, nonce);
+        let nonce = peer.session.unacked_nonce(eds).unwrap();
+        peer.session.ack_timed_out(eds, nonce);
         assert_eq!(peer.ack("eds"), SILENCE);
-        assert_eq!(peer.meaning, Some(Meaning::Ack { nonce }));
+        assert_eq!(peer.kind, Some(RequestKind::Ack { nonce }));
         assert_eq!(peer.publish("eds a=2"), ["eds a=2"]);
     }
 }

@@ -79,7 +79,7 @@ fn rule_18_endpoints_never_wait_for_the_ack_of_clusters() {
         peer.publish("cds a=2");
         peer.ack("eds");
         // Envoy withholds the ACK of CDS until clusters are warm.
-        assert!(peer.session.awaits(ResourceType::Cluster).is_some());
+        assert!(peer.session.unacked_nonce(ResourceType::Cluster).is_some());
         assert_eq!(peer.publish("eds a=2"), ["eds a=2"]);
         peer.ack("eds");
         assert_eq!(peer.publish("eds b=2"), ["eds b=2"]);
@@ -110,8 +110,8 @@ fn rule_18_a_missing_ack_of_clusters_does_not_hold_listeners_for_ever() {
         peer.publish("cds a=2");
         assert_eq!(peer.publish("cds c=1 lds l=2"), SILENCE);
         let mut give_up = || {
-            let nonce = peer.session.awaits(ResourceType::Cluster).unwrap();
-            peer.session.overdue(ResourceType::Cluster, nonce);
+            let nonce = peer.session.unacked_nonce(ResourceType::Cluster).unwrap();
+            peer.session.ack_timed_out(ResourceType::Cluster, nonce);
             peer.drain()
         };
         let said = give_up();
@@ -192,8 +192,8 @@ fn rule_18_delta_a_client_that_comes_back_gets_routes_after_new_clusters() {
     assert_eq!(peer.subscribe("eds c"), ["eds c=1"], "never held");
     peer.ack("eds");
     assert_eq!(peer.ack("cds"), ["lds l=2", "rds r=2", "cds -b"]);
-    for of in ["cds", "lds", "rds"] {
-        assert_eq!(peer.ack(of), SILENCE);
+    for resource_type in ["cds", "lds", "rds"] {
+        assert_eq!(peer.ack(resource_type), SILENCE);
     }
 }
 
@@ -222,8 +222,8 @@ fn rule_18_delta_clusters_that_vanished_meanwhile_go_after_what_refers_to_them()
     peer.change("cds -b");
     peer.reconnect();
     peer.reopen("cds");
-    let nonce = peer.session.awaits(ResourceType::Cluster).unwrap();
-    peer.session.overdue(ResourceType::Cluster, nonce);
+    let nonce = peer.session.unacked_nonce(ResourceType::Cluster).unwrap();
+    peer.session.ack_timed_out(ResourceType::Cluster, nonce);
     assert_eq!(peer.drain(), ["cds -b"]);
 }
 
@@ -285,8 +285,8 @@ fn rule_18_a_client_that_comes_back_does_not_wait_for_ever() {
     for mut peer in both().map(moved) {
         open(&mut peer, "cds");
         assert_eq!(open(&mut peer, "rds r"), SILENCE);
-        let nonce = peer.session.awaits(ResourceType::Cluster).unwrap();
-        peer.session.overdue(ResourceType::Cluster, nonce);
+        let nonce = peer.session.unacked_nonce(ResourceType::Cluster).unwrap();
+        peer.session.ack_timed_out(ResourceType::Cluster, nonce);
         assert_eq!(peer.drain()[0], "rds r=2");
     }
 }

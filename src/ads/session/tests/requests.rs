@@ -5,7 +5,7 @@ use envoy_types::pb::google::rpc;
 use prost::Message;
 
 use super::harness::{Peer, SILENCE};
-use crate::ads::session::{Limits, Meaning, Refusal, Session};
+use crate::ads::session::{RequestError, RequestKind, Session, SessionLimits};
 use crate::names::ResourceType;
 
 const RUNTIME: &str = "type.googleapis.com/envoy.service.runtime.v3.Runtime";
@@ -34,9 +34,9 @@ fn rule_01_state_is_per_type() {
     let cds = peer.last("cds").nonce.clone();
     // The nonce of another type's response is foreign, and its ACK is no ACK of this one.
     peer.send_sotw(ResourceType::Listener, &cds, None);
-    assert_eq!(peer.meaning, Some(Meaning::Stale));
-    assert!(peer.session.awaits(ResourceType::Cluster).is_some());
-    assert!(peer.session.awaits(ResourceType::Listener).is_some());
+    assert_eq!(peer.kind, Some(RequestKind::Stale));
+    assert!(peer.session.unacked_nonce(ResourceType::Cluster).is_some());
+    assert!(peer.session.unacked_nonce(ResourceType::Listener).is_some());
 }
 
 #[test]
@@ -78,14 +78,14 @@ fn rule_02_error_detail_alone_makes_a_nack() {
             ..Default::default()
         };
         assert_eq!(peer.raw_sotw(answer.clone()), SILENCE);
-        let Some(Meaning::Nack { error: text, .. }) = &peer.meaning else {
-            panic!("{:?} is a NACK", peer.meaning)
+        let Some(RequestKind::Nack { error: text, .. }) = &peer.kind else {
+            panic!("{:?} is a NACK", peer.kind)
         };
         assert_eq!(text, message);
         // Not a second time for the same response.
         answer.error_detail = Some(error);
         peer.raw_sotw(answer);
-        assert!(!matches!(peer.meaning, Some(Meaning::Nack { .. })));
+        assert!(!matches!(peer.kind, Some(RequestKind::Nack { .. })));
     }
 }
 
@@ -104,7 +104,7 @@ fn rule_02_an_old_version_without_error_detail_is_not_answered() {
         ..Default::default()
     };
     assert_eq!(peer.raw_sotw(unwatched.clone()), SILENCE);
-    assert!(matches!(peer.meaning, Some(Meaning::Ack { .. })));
+    assert!(matches!(peer.kind, Some(RequestKind::Ack { .. })));
     assert_eq!(peer.raw_sotw(unwatched), SILENCE, "and again");
     assert_eq!(peer.publish("eds a=3 b=3"), SILENCE, "nothing is wanted");
 }
@@ -124,7 +124,7 @@ fn rule_04_a_stale_request_still_changes_the_subscription() {
         ..Default::default()
     };
     assert_eq!(peer.raw_sotw(crossing), SILENCE, "one unanswered response a type");
-    assert_eq!(peer.meaning, Some(Meaning::Stale));
+    assert_eq!(peer.kind, Some(RequestKind::Stale));
     peer.names_are("eds a b");
     assert_eq!(peer.ack("eds"), ["eds b=1"]);
 
@@ -138,7 +138,7 @@ fn rule_04_a_stale_request_still_changes_the_subscription() {
         ..Default::default()
     };
     assert_eq!(peer.raw_delta(stale), SILENCE);
-    assert_eq!(peer.meaning, Some(Meaning::Stale));
+    assert_eq!(peer.kind, Some(RequestKind::Stale));
     assert_eq!(peer.ack("eds"), ["eds b=1"]);
     peer.ack("eds");
     assert_eq!(peer.publish("eds a=2 b=2"), ["eds b=2"]);
@@ -147,7 +147,7 @@ fn rule_04_a_stale_request_still_changes_the_subscription() {
 #[test]
 fn rule_16_an_aggregated_stream_wants_a_type() {
     let mut peer = Peer::sotw("");
-    assert_eq!(peer.take(DiscoveryRequest::default().encode_to_vec()), Err(Refusal::NoType));
+    assert_eq!(peer.take(DiscoveryRequest::default().encode_to_vec()), Err(RequestError::NoType));
     let nonsense = DiscoveryRequest { type_url: "Cluster".to_owned(), ..Default::default() };
     let refusal = peer.take(nonsense.encode_to_vec()).unwrap_err();
     assert!(refusal.to_string().contains("\"Cluster\" is no resource type"), "{refusal}");
@@ -162,7 +162,7 @@ fn rule_16_a_single_type_stream_implies_its_type_and_refuses_others() {
     assert_eq!(peer.raw_sotw(request.clone()), ["eds a=1"]);
     request.type_url = ResourceType::Cluster.type_url().to_owned();
     let refusal = peer.take(request.encode_to_vec()).unwrap_err();
-    assert!(matches!(&refusal, Refusal::WrongType { .. }), "{refusal}");
+    assert!(matches!(&refusal, RequestError::WrongType { .. }), "{refusal}");
 }
 
 #[test]
@@ -230,12 +230,12 @@ fn rule_16_the_number_of_types_is_limited() {
         DiscoveryRequest { type_url, ..Default::default() }.encode_to_vec()
     };
     let served = ResourceType::COUNT;
-    let limit = Limits::default().types;
+    let limit = SessionLimits::default().types;
     for number in served..limit {
         assert_eq!(peer.take(ask(number)), Ok(()));
     }
     assert_eq!(peer.take(ask(served)), Ok(()), "a type that was asked for before");
-    assert_eq!(peer.take(ask(limit)), Err(Refusal::TooManyTypes { limit }));
+    assert_eq!(peer.take(ask(limit)), Err(RequestError::TooManyTypes { limit }));
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn the_number_of_names_is_limited() {
     let mut peer = Peer::delta("");
     let interner = std::sync::Arc::default();
     let frames = std::sync::Arc::new(crate::snapshot::encode::FrameBuilder::new("x"));
-    let limits = Limits { names: limit, ..Limits::default() };
+    let limits = SessionLimits { names: limit, ..SessionLimits::default() };
     let fresh = || {
         Session::new(
             true,
@@ -268,14 +268,14 @@ fn the_number_of_names_is_limited() {
     };
     assert_eq!(peer.take(ask(&["a", "b"], &[])), Ok(()));
     assert_eq!(peer.take(ask(&["c"], &[])), Ok(()));
-    assert_eq!(peer.take(ask(&["d"], &[])), Err(Refusal::TooManyNames { got: 4, limit }));
+    assert_eq!(peer.take(ask(&["d"], &[])), Err(RequestError::TooManyNames { got: 4, limit }));
 
     // Nor can names be piled up that are only to be answered, by a client that never ACKs.
     peer.session = fresh();
     assert_eq!(peer.take(ask(&[], &[])), Ok(()));
     peer.drain();
     assert_eq!(peer.take(ask(&[], &["a", "b", "c"])), Ok(()));
-    assert!(matches!(peer.take(ask(&[], &["d"])), Err(Refusal::TooManyNames { .. })));
+    assert!(matches!(peer.take(ask(&[], &["d"])), Err(RequestError::TooManyNames { .. })));
 }
 
 #[test]

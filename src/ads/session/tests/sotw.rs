@@ -106,17 +106,24 @@ fn rule_06_sotw_an_empty_first_list_of_endpoints_or_routes_is_nothing() {
 
 #[test]
 fn rule_07_sotw_clusters_and_listeners_come_whole_and_only_on_change() {
-    for of in ["cds", "lds"] {
-        let mut peer = Peer::sotw(&format!("{of} a=1 b=1"));
-        assert_eq!(peer.ask(of), [format!("{of} a=1 b=1")]);
-        peer.ack(of);
-        assert_eq!(peer.publish(&format!("{of} a=2")), [format!("{of} a=2 b=1")]);
-        peer.ack(of);
-        assert_eq!(peer.publish(&format!("{of} a=2")), SILENCE);
-        assert_eq!(peer.publish(&format!("{of} -a")), [format!("{of} b=1")], "absence deletes");
-        peer.ack(of);
+    for resource_type in ["cds", "lds"] {
+        let mut peer = Peer::sotw(&format!("{resource_type} a=1 b=1"));
+        assert_eq!(peer.ask(resource_type), [format!("{resource_type} a=1 b=1")]);
+        peer.ack(resource_type);
+        assert_eq!(
+            peer.publish(&format!("{resource_type} a=2")),
+            [format!("{resource_type} a=2 b=1")]
+        );
+        peer.ack(resource_type);
+        assert_eq!(peer.publish(&format!("{resource_type} a=2")), SILENCE);
+        assert_eq!(
+            peer.publish(&format!("{resource_type} -a")),
+            [format!("{resource_type} b=1")],
+            "absence deletes"
+        );
+        peer.ack(resource_type);
         assert_eq!(peer.publish("eds a=1"), SILENCE);
-        assert_eq!(peer.publish(&format!("{of} -b")), [of]);
+        assert_eq!(peer.publish(&format!("{resource_type} -b")), [resource_type]);
     }
 }
 
@@ -130,33 +137,40 @@ fn rule_07_sotw_a_named_listener_that_vanishes_is_left_out() {
 
 #[test]
 fn rule_07_sotw_endpoints_and_routes_come_as_they_change() {
-    for of in ["eds", "rds"] {
-        let mut peer = Peer::sotw(&format!("{of} a=1 b=1"));
-        assert_eq!(peer.ask(&format!("{of} a b")), [format!("{of} a=1 b=1")]);
-        peer.ack(of);
-        assert_eq!(peer.publish(&format!("{of} b=2 c=1")), [format!("{of} b=2")]);
-        peer.ack(of);
+    for resource_type in ["eds", "rds"] {
+        let mut peer = Peer::sotw(&format!("{resource_type} a=1 b=1"));
+        assert_eq!(peer.ask(&format!("{resource_type} a b")), [format!("{resource_type} a=1 b=1")]);
+        peer.ack(resource_type);
+        assert_eq!(
+            peer.publish(&format!("{resource_type} b=2 c=1")),
+            [format!("{resource_type} b=2")]
+        );
+        peer.ack(resource_type);
         // There is no way to say that one is gone.
-        assert_eq!(peer.publish(&format!("{of} -b")), SILENCE);
-        assert_eq!(peer.publish(&format!("{of} b=2")), [format!("{of} b=2")], "it returned");
+        assert_eq!(peer.publish(&format!("{resource_type} -b")), SILENCE);
+        assert_eq!(
+            peer.publish(&format!("{resource_type} b=2")),
+            [format!("{resource_type} b=2")],
+            "it returned"
+        );
     }
 }
 
 #[test]
 fn rule_08_sotw_a_missing_name_is_sent_when_it_is_created() {
-    for of in ["eds", "rds", "cds", "lds"] {
+    for resource_type in ["eds", "rds", "cds", "lds"] {
         let mut peer = Peer::sotw("");
-        let wanted = format!("{of} a");
-        match of {
+        let wanted = format!("{resource_type} a");
+        match resource_type {
             // A full state without the name says that it is missing.
-            "cds" | "lds" => assert_eq!(peer.ask(&wanted), [of]),
+            "cds" | "lds" => assert_eq!(peer.ask(&wanted), [resource_type]),
             _ => assert_eq!(peer.ask(&wanted), SILENCE),
         }
-        if matches!(of, "cds" | "lds") {
-            peer.ack(of);
+        if matches!(resource_type, "cds" | "lds") {
+            peer.ack(resource_type);
         }
-        assert_eq!(peer.publish(&format!("{of} b=1")), SILENCE);
-        assert_eq!(peer.publish(&format!("{of} a=1")), [format!("{of} a=1")]);
+        assert_eq!(peer.publish(&format!("{resource_type} b=1")), SILENCE);
+        assert_eq!(peer.publish(&format!("{resource_type} a=1")), [format!("{resource_type} a=1")]);
     }
 }
 
@@ -172,9 +186,11 @@ fn rule_14_sotw_the_first_wildcard_request_is_answered_even_if_with_nothing() {
 #[test]
 fn rule_22_sotw_a_reconnecting_client_is_answered_only_where_it_must_be() {
     let mut peer = Peer::sotw("cds a=1 eds a=1 lds l=1 rds r=1");
-    for (of, wanted) in [("cds", "cds"), ("eds", "eds a"), ("lds", "lds"), ("rds", "rds r")] {
+    for (resource_type, wanted) in
+        [("cds", "cds"), ("eds", "eds a"), ("lds", "lds"), ("rds", "rds r")]
+    {
         peer.ask(wanted);
-        peer.ack(of);
+        peer.ack(resource_type);
     }
     peer.change("lds l=2");
     peer.reconnect();
@@ -184,8 +200,8 @@ fn rule_22_sotw_a_reconnecting_client_is_answered_only_where_it_must_be() {
     // By name the version does not tell which names it was of.
     assert_eq!(peer.ask("eds a"), ["eds a=1"]);
     assert_eq!(peer.ask("rds r"), ["rds r=1"]);
-    for of in ["lds", "eds", "rds"] {
-        assert_eq!(peer.ack(of), SILENCE);
+    for resource_type in ["lds", "eds", "rds"] {
+        assert_eq!(peer.ack(resource_type), SILENCE);
     }
     assert_eq!(peer.publish("cds a=2"), ["cds a=2", "eds a=1"]);
 }
@@ -222,10 +238,10 @@ fn rule_22_sotw_the_version_of_a_subscription_is_a_function_of_what_it_sees() {
 fn equal_subscriptions_share_their_frames() {
     let mut one = Peer::sotw("cds a=1 b=1 eds a=1 b=1");
     let mut other = one.twin();
-    let shared = |one: &Peer, other: &Peer, of: &str| {
-        let (one, other) = (one.last(of), other.last(of));
+    let shared = |one: &Peer, other: &Peer, resource_type: &str| {
+        let (one, other) = (one.last(resource_type), other.last(resource_type));
         assert_ne!(one.nonce, other.nonce);
-        assert_eq!(one.head.as_ptr(), other.head.as_ptr(), "{of}");
+        assert_eq!(one.head.as_ptr(), other.head.as_ptr(), "{resource_type}");
     };
     for peer in [&mut one, &mut other] {
         peer.ask("cds");

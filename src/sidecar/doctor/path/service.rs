@@ -5,14 +5,16 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::{Seen, Walk};
+use super::Walk;
 use crate::names::{self, Spoken};
 use crate::sidecar::doctor::ServiceName;
-use crate::sidecar::doctor::behind::{self, Counts};
+use crate::sidecar::doctor::endpoints::{self, ClusterCounters};
 use crate::sidecar::doctor::finding::{Code, Finding};
-use crate::sidecar::doctor::http::get;
-use crate::sidecar::doctor::kubernetes::{Kubernetes, Look};
-use crate::sidecar::doctor::service::{self, Picture};
+use crate::sidecar::doctor::kubernetes::{ApiResult, Kubernetes};
+use crate::sidecar::doctor::observations::Observations;
+use crate::sidecar::doctor::service::{self, ServiceView};
+use crate::sidecar::envoy_admin::EnvoyAdmin;
+use crate::sidecar::http_client::get;
 
 impl Walk<'_> {
     /// The service that was asked about: from Kubernetes if it may be looked at there, else from
@@ -21,24 +23,24 @@ impl Walk<'_> {
         &mut self,
         wanted: &ServiceName,
         namespace: &str,
-        kubernetes: Option<&Look<Kubernetes>>,
-        seen: &Seen,
+        kubernetes: Option<&ApiResult<Kubernetes>>,
+        seen: &Observations,
     ) -> Result<(), Finding> {
         let since = Instant::now();
         let name = format!("{namespace}/{}", wanted.name);
         let host = names::host(&wanted.name, namespace, &self.target.domain);
         let from_kubernetes = match kubernetes {
-            Some(Ok(Kubernetes { asked: Ok(picture), .. })) => Some(picture.clone()),
+            Some(Ok(Kubernetes { service: Ok(service_view), .. })) => Some(service_view.clone()),
             _ => None,
         };
-        let (source, picture) = match from_kubernetes {
-            Some(picture) => ("Kubernetes", Some(picture)),
+        let (source, service_view) = match from_kubernetes {
+            Some(service_view) => ("Kubernetes", Some(service_view)),
             None => ("Pilot", self.service_by_pilot(&host, seen).await),
         };
-        let Some(picture) = picture else {
+        let Some(service_view) = service_view else {
             return self.service_by_envoy(since, &name, &host, wanted.port, seen).await;
         };
-        let Some(picture) = picture else {
+        let Some(service_view) = service_view else {
             let finding = Finding::new(
                 Code::ServiceNotFound,
                 format!("there is no service {name}, says {source}"),
@@ -46,28 +48,28 @@ impl Walk<'_> {
             );
             return Err(self.broken("service", since, format!("{name}: none"), finding));
         };
-        match picture.trouble(wanted.port) {
+        match service_view.fault(wanted.port) {
             None => {
-                let ready = picture.endpoints.iter().filter(|one| one.ready).count();
-                let ports = picture.ports.iter().filter(|port| {
-                    !picture.external && wanted.port.is_none_or(|wanted| port.port == wanted)
+                let ready = service_view.endpoints.iter().filter(|one| one.ready).count();
+                let ports = service_view.ports.iter().filter(|port| {
+                    !service_view.external && wanted.port.is_none_or(|wanted| port.port == wanted)
                 });
                 let ports = ports.map(|port| {
-                    let behind = behind::Port {
+                    let port_to_probe = endpoints::PortToProbe {
                         port: port.port,
                         spoken: port.spoken,
-                        places: picture.places(port).into_iter().collect(),
-                        undeclared: picture.undeclared(port),
+                        addresses: service_view.ready_addresses(port).into_iter().collect(),
+                        undeclared: service_view.undeclared(port),
                     };
-                    (behind, Some(&*port.name))
+                    (port_to_probe, Some(&*port.name))
                 });
                 let ports: Vec<_> = ports.collect();
                 let page = self.clusters().await;
                 let said = format!("{name} has {ready} endpoints, says {source}");
-                self.behind(since, (&name, &host), said, &ports, page.as_ref(), seen).await
+                self.check_endpoints(since, (&name, &host), said, &ports, page.as_ref(), seen).await
             }
-            Some(trouble) => {
-                let finding = service::asked(&name, &trouble);
+            Some(fault) => {
+                let finding = service::fault_finding(&name, &fault);
                 let said = finding.cause.clone();
                 Err(self.broken("service", since, said, finding))
             }
@@ -75,16 +77,20 @@ impl Walk<'_> {
     }
 
     /// `None` if the pages cannot be had.
-    async fn service_by_pilot(&self, host: &str, seen: &Seen) -> Option<Option<Picture>> {
+    async fn service_by_pilot(
+        &self,
+        host: &str,
+        seen: &Observations,
+    ) -> Option<Option<ServiceView>> {
         let debug = self.target.debug.or_else(|| self.debug(seen.reached?))?;
-        let limit = self.clock.aside().min(self.clock.limit() / 10);
+        let limit = self.deadline.optional_step().min(self.deadline.limit() / 10);
         let page = async |path| {
             let answer = get(debug, path, limit).await.ok().filter(|one| one.status == 200)?;
             serde_json::from_str::<Value>(&answer.body).ok()
         };
         let (registry, endpoints) =
             tokio::join!(page("/debug/registryz"), page("/debug/endpointz"));
-        Some(Picture::from_debug(&registry?, &endpoints?, host))
+        Some(ServiceView::from_debug(&registry?, &endpoints?, host))
     }
 
     async fn service_by_envoy(
@@ -93,7 +99,7 @@ impl Walk<'_> {
         name: &str,
         host: &str,
         port: Option<u16>,
-        seen: &Seen,
+        seen: &Observations,
     ) -> Result<(), Finding> {
         let Some(page) = self.clusters().await else {
             let finding = Finding::new(
@@ -136,32 +142,36 @@ impl Walk<'_> {
                     .map(|one| (one, None))
                     .collect();
                 let said = format!("{name} has {} clusters in Envoy", found.len());
-                return self.behind(since, (name, host), said, &ports, Some(&page), seen).await;
+                return self
+                    .check_endpoints(since, (name, host), said, &ports, Some(&page), seen)
+                    .await;
             }
         };
         Err(self.broken("service", since, cause.clone(), Finding::new(code, cause, fix)))
     }
     /// Whether the endpoints of these ports can be called; what their names say is worth a note.
-    async fn behind(
+    async fn check_endpoints(
         &mut self,
         since: Instant,
         (name, host): (&str, &str),
         said: String,
-        ports: &[(behind::Port, Option<&str>)],
+        ports: &[(endpoints::PortToProbe, Option<&str>)],
         clusters: Option<&Value>,
-        seen: &Seen,
+        seen: &Observations,
     ) -> Result<(), Finding> {
-        let (own, limit) = (seen.own(), self.clock.aside());
-        let knocks = ports.iter().map(|(port, _)| behind::knock(&port.places, &own, limit));
-        let knocks = futures::future::join_all(knocks).await;
-        for ((port, port_name), knocks) in ports.iter().zip(knocks) {
-            let counts = clusters.map(|page| Counts::read(page, host, port.port));
-            if let Some(finding) = behind::trouble(name, port, &knocks, counts.unwrap_or_default())
+        let (own, limit) = (seen.own_addresses(), self.deadline.optional_step());
+        let probes =
+            ports.iter().map(|(port, _)| endpoints::probe_endpoints(&port.addresses, &own, limit));
+        let probes = futures::future::join_all(probes).await;
+        for ((port, port_name), probes) in ports.iter().zip(probes) {
+            let counts = clusters.map(|page| ClusterCounters::read(page, host, port.port));
+            if let Some(finding) =
+                endpoints::port_fault(name, port, &probes, counts.unwrap_or_default())
             {
                 let said = finding.cause.clone();
                 return Err(self.broken("service", since, said, finding));
             }
-            let note = port_name.and_then(|port_name| behind::note(name, port, port_name));
+            let note = port_name.and_then(|port_name| endpoints::port_note(name, port, port_name));
             self.notes.extend(note);
         }
         self.well("service", since, said);
@@ -170,32 +180,34 @@ impl Walk<'_> {
 
     /// Envoy's clusters with what it has counted, if there is an Envoy.
     async fn clusters(&self) -> Option<Value> {
-        let answer = get(self.target.admin?, "/clusters?format=json", self.clock.aside()).await;
-        serde_json::from_str(&answer.ok()?.body).ok()
+        self.admin()?.json("/clusters?format=json").await
     }
 
     /// Envoy's routes as text: what a route leads to is spoken to as HTTP.
     async fn routes(&self) -> String {
-        let Some(admin) = self.target.admin else { return String::new() };
-        let page = "/config_dump?resource=dynamic_route_configs";
-        let answer = get(admin, page, self.clock.aside()).await;
-        answer.map(|answer| answer.body).unwrap_or_default()
+        let Some(admin) = self.admin() else { return String::new() };
+        admin.get("/config_dump?resource=dynamic_route_configs").await.unwrap_or_default()
+    }
+
+    /// Envoy's admin, for pages that merely add to what is known.
+    fn admin(&self) -> Option<EnvoyAdmin> {
+        Some(EnvoyAdmin::new(self.target.admin?, self.deadline.optional_step()))
     }
 }
 
 /// A port as one of Envoy's clusters has it.
-fn port_of(cluster: &Value, routes: &str) -> Option<behind::Port> {
+fn port_of(cluster: &Value, routes: &str) -> Option<endpoints::PortToProbe> {
     let name = cluster["name"].as_str()?;
     let Some(names::ClusterName::Outbound { port, .. }) = names::ClusterName::parse(name) else {
         return None;
     };
     let hosts = cluster["host_statuses"].as_array().into_iter().flatten();
-    let places = hosts.filter_map(|host| {
+    let addresses = hosts.filter_map(|host| {
         let address = &host["address"]["socket_address"];
         let ip = address["address"].as_str()?.parse().ok()?;
         Some(SocketAddr::new(ip, address["port_value"].as_u64()?.try_into().ok()?))
     });
     let is_http = routes.contains(&format!("\"{name}\""));
     let spoken = if is_http { Spoken::Http } else { Spoken::Tcp };
-    Some(behind::Port { port, spoken, places: places.collect(), undeclared: None })
+    Some(endpoints::PortToProbe { port, spoken, addresses: addresses.collect(), undeclared: None })
 }

@@ -58,6 +58,19 @@ fn header_blocks_come_in_pieces_and_have_an_end() {
     }
 }
 
+/// Up to 64 KiB, a header list that is too large is answered with 431; beyond that, it is an attack.
+#[test]
+fn a_header_block_that_decodes_to_much_ends_the_connection() {
+    // A field of 4,032 bytes, and references to it.
+    let entry = [REQUEST, &[0x40, 0x7f, 0xa1, 0x1e], &[b'x'; 4000], &[0]].concat();
+    let mut peer = Peer::new();
+    let block = [&entry[..], &[0xbe; 14]].concat();
+    assert_eq!(peer.send_frame(frame_type::HEADERS, HEADERS, 1, &block).unwrap(), ["rejected 1"]);
+    assert_eq!(peer.receive_frames()[0].1, b"\x08\x03431");
+    let error = peer.send_frame(frame_type::HEADERS, HEADERS, 3, &[0xbe; 100]).unwrap_err();
+    assert_eq!(error.code, ErrorCode::EnhanceYourCalm);
+}
+
 /// RFC 7541, section 4.2: nghttp2 fails a block that does not begin with this.
 #[test]
 fn a_smaller_table_is_confirmed_once() {

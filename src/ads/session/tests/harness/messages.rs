@@ -33,8 +33,8 @@ pub(in super::super) struct Got {
 /// `cds a=1 -b`
 impl std::fmt::Display for Got {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let of = ResourceType::from_type_url(&self.type_url);
-        f.write_str(of.map_or(&self.type_url, |of| of.short()))?;
+        let resource_type = ResourceType::from_type_url(&self.type_url);
+        f.write_str(resource_type.map_or(&self.type_url, |resource_type| resource_type.short()))?;
         for (name, content, _) in &self.resources {
             write!(f, " {name}={content}")?;
         }
@@ -43,9 +43,13 @@ impl std::fmt::Display for Got {
 }
 
 /// A real message of the type with a text in it that can be told apart.
-pub(in super::super) fn resource(of: ResourceType, name: &str, content: &str) -> Arc<Resource> {
+pub(in super::super) fn resource(
+    resource_type: ResourceType,
+    name: &str,
+    content: &str,
+) -> Arc<Resource> {
     let (own, text) = (name.to_owned(), content.to_owned());
-    let encoded = match of {
+    let encoded = match resource_type {
         ResourceType::Cluster => {
             Cluster { name: own, alt_stat_name: text, ..Default::default() }.encode_to_vec()
         }
@@ -64,7 +68,7 @@ pub(in super::super) fn resource(of: ResourceType, name: &str, content: &str) ->
                 .encode_to_vec()
         }
     };
-    Resource::from_encoded(of, name.into(), &encoded)
+    Resource::from_encoded(resource_type, name.into(), &encoded)
 }
 
 /// Name and content.

@@ -17,8 +17,8 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    pub(super) fn take(&mut self, of: ResourceType, delta: bool, bytes: &[u8]) {
-        let full = of.is_full_state();
+    pub(super) fn take(&mut self, resource_type: ResourceType, delta: bool, bytes: &[u8]) {
+        let full = resource_type.is_full_state();
         let first = !std::mem::replace(&mut self.open, true);
         if !delta {
             let list = DiscoveryRequest::decode(bytes).unwrap().resource_names;

@@ -16,7 +16,7 @@ pub(super) const BAD: &str = "bad";
 /// A request on its way, and whether it is nothing but the answer to a response.
 #[derive(Debug)]
 pub(super) struct Sent {
-    pub(super) of: ResourceType,
+    pub(super) resource_type: ResourceType,
     pub(super) bytes: Vec<u8>,
     pub(super) is_answer: bool,
 }
@@ -59,15 +59,15 @@ pub(super) struct Client {
 }
 
 impl Type {
-    pub(super) fn wants(&self, of: ResourceType, delta: bool, name: &str) -> bool {
-        self.is_wildcard(of, delta) || self.names.contains(name)
+    pub(super) fn wants(&self, resource_type: ResourceType, delta: bool, name: &str) -> bool {
+        self.is_wildcard(resource_type, delta) || self.names.contains(name)
     }
 
-    pub(super) fn is_wildcard(&self, of: ResourceType, delta: bool) -> bool {
+    pub(super) fn is_wildcard(&self, resource_type: ResourceType, delta: bool) -> bool {
         let legacy = self.open && self.names.is_empty() && !self.named;
         match delta {
             true => self.wildcard,
-            false => of.is_full_state() && (legacy || self.names.contains("*")),
+            false => resource_type.is_full_state() && (legacy || self.names.contains("*")),
         }
     }
 }
@@ -80,113 +80,122 @@ impl Client {
 
     // === what it wants ===
 
-    pub(super) fn subscribe(&mut self, of: ResourceType, name: &str) -> Sent {
-        let one = &mut self.types[of.index()];
+    pub(super) fn subscribe(&mut self, resource_type: ResourceType, name: &str) -> Sent {
+        let one = &mut self.types[resource_type.index()];
         one.names.insert(name.to_owned());
         if self.delta && one.open {
-            return self.ask_delta(of, &[name], &[]);
+            return self.ask_delta(resource_type, &[name], &[]);
         }
-        self.ask(of)
+        self.ask(resource_type)
     }
 
-    pub(super) fn unsubscribe(&mut self, of: ResourceType, name: &str) -> Option<Sent> {
-        let one = &mut self.types[of.index()];
+    pub(super) fn unsubscribe(&mut self, resource_type: ResourceType, name: &str) -> Option<Sent> {
+        let one = &mut self.types[resource_type.index()];
         if !one.open {
             return None;
         }
         one.names.remove(name);
         one.missing.remove(name);
         if self.delta {
-            self.forget_unwanted(of);
-            return Some(self.ask_delta(of, &[], &[name]));
+            self.forget_unwanted(resource_type);
+            return Some(self.ask_delta(resource_type, &[], &[name]));
         }
-        Some(self.ask(of))
+        Some(self.ask(resource_type))
     }
 
     /// LDS and CDS only.
-    pub(super) fn want_everything(&mut self, of: ResourceType, everything: bool) -> Option<Sent> {
-        let one = &mut self.types[of.index()];
+    pub(super) fn want_everything(
+        &mut self,
+        resource_type: ResourceType,
+        everything: bool,
+    ) -> Option<Sent> {
+        let one = &mut self.types[resource_type.index()];
         if self.delta {
             if !one.open {
                 one.wildcard = everything;
-                return everything.then(|| self.ask(of));
+                return everything.then(|| self.ask(resource_type));
             }
             one.wildcard = everything;
-            self.forget_unwanted(of);
+            self.forget_unwanted(resource_type);
             let star: &[&str] = &["*"];
             return Some(match everything {
-                true => self.ask_delta(of, star, &[]),
-                false => self.ask_delta(of, &[], star),
+                true => self.ask_delta(resource_type, star, &[]),
+                false => self.ask_delta(resource_type, &[], star),
             });
         }
         match everything {
             true => one.names.insert("*".to_owned()),
             false => one.names.remove("*"),
         };
-        (one.open || everything).then(|| self.ask(of))
+        (one.open || everything).then(|| self.ask(resource_type))
     }
 
     /// The first request of a type, with an empty list: everything of LDS and CDS, else nothing.
-    pub(super) fn open(&mut self, of: ResourceType) -> Sent {
-        let one = &mut self.types[of.index()];
+    pub(super) fn open(&mut self, resource_type: ResourceType) -> Sent {
+        let one = &mut self.types[resource_type.index()];
         if !one.open && one.names.is_empty() {
-            one.wildcard = self.delta && of.is_full_state();
+            one.wildcard = self.delta && resource_type.is_full_state();
         }
-        self.ask(of)
+        self.ask(resource_type)
     }
 
     /// What it wants as it is: SotW's only request, delta's first one (later ones say nothing).
-    pub(super) fn ask(&mut self, of: ResourceType) -> Sent {
-        let one = &mut self.types[of.index()];
+    pub(super) fn ask(&mut self, resource_type: ResourceType) -> Sent {
+        let one = &mut self.types[resource_type.index()];
         if !self.delta {
-            return self.ask_sotw(of, None, false);
+            return self.ask_sotw(resource_type, None, false);
         }
         if one.open {
-            return self.ask_delta(of, &[], &[]);
+            return self.ask_delta(resource_type, &[], &[]);
         }
         let mut list = one.names.clone();
         if one.wildcard && !list.is_empty() {
             list.insert("*".to_owned());
         }
         let list: Vec<&str> = list.iter().map(String::as_str).collect();
-        self.ask_delta(of, &list, &[])
+        self.ask_delta(resource_type, &list, &[])
     }
 
-    fn ask_sotw(&mut self, of: ResourceType, error: Option<rpc::Status>, is_answer: bool) -> Sent {
-        let one = &mut self.types[of.index()];
+    fn ask_sotw(
+        &mut self,
+        resource_type: ResourceType,
+        error: Option<rpc::Status>,
+        is_answer: bool,
+    ) -> Sent {
+        let one = &mut self.types[resource_type.index()];
         one.open = true;
         one.named |= !one.names.is_empty();
         one.version_of = one.version_of.take().filter(|names| *names == one.names);
         let request = DiscoveryRequest {
             version_info: one.version.clone(),
             resource_names: one.names.iter().cloned().collect(),
-            type_url: of.type_url().to_owned(),
+            type_url: resource_type.type_url().to_owned(),
             response_nonce: one.nonce.clone(),
             error_detail: error,
             ..Default::default()
         };
-        self.forget_unwanted(of);
-        Sent { of, bytes: request.encode_to_vec(), is_answer }
+        self.forget_unwanted(resource_type);
+        Sent { resource_type, bytes: request.encode_to_vec(), is_answer }
     }
 
-    fn ask_delta(&mut self, of: ResourceType, add: &[&str], remove: &[&str]) -> Sent {
+    fn ask_delta(&mut self, resource_type: ResourceType, add: &[&str], remove: &[&str]) -> Sent {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        self.types[of.index()].open = true;
+        self.types[resource_type.index()].open = true;
         let request = DeltaDiscoveryRequest {
-            type_url: of.type_url().to_owned(),
+            type_url: resource_type.type_url().to_owned(),
             resource_names_subscribe: owned(add),
             resource_names_unsubscribe: owned(remove),
             ..Default::default()
         };
-        Sent { of, bytes: request.encode_to_vec(), is_answer: false }
+        Sent { resource_type, bytes: request.encode_to_vec(), is_answer: false }
     }
 
-    fn forget_unwanted(&mut self, of: ResourceType) {
-        let (one, delta) = (&mut self.types[of.index()], self.delta);
+    fn forget_unwanted(&mut self, resource_type: ResourceType) {
+        let (one, delta) = (&mut self.types[resource_type.index()], self.delta);
         let mut view = std::mem::take(&mut one.view);
-        view.retain(|name, _| one.wants(of, delta, name));
+        view.retain(|name, _| one.wants(resource_type, delta, name));
         one.view = view;
-        if of == ResourceType::Cluster {
+        if resource_type == ResourceType::Cluster {
             self.warming.retain(|name| one.view.contains_key(name));
         }
     }
@@ -194,12 +203,12 @@ impl Client {
     // === what it is told ===
 
     /// Takes a response in and answers it.
-    pub(super) fn receive(&mut self, of: ResourceType, got: Got) -> Sent {
+    pub(super) fn receive(&mut self, resource_type: ResourceType, got: Got) -> Sent {
         let good = got.resources.iter().all(|(_, content, _)| content != BAD);
         if good || self.takes_parts {
-            self.apply(of, &got, good);
+            self.apply(resource_type, &got, good);
         }
-        let one = &mut self.types[of.index()];
+        let one = &mut self.types[resource_type.index()];
         one.nonce = got.nonce.clone();
         one.heard = true;
         one.doubt |= !good;
@@ -210,20 +219,20 @@ impl Client {
                 one.version = got.version;
                 one.version_of = Some(one.names.clone());
             }
-            return self.ask_sotw(of, error, true);
+            return self.ask_sotw(resource_type, error, true);
         }
         let request = DeltaDiscoveryRequest {
-            type_url: of.type_url().to_owned(),
+            type_url: resource_type.type_url().to_owned(),
             response_nonce: got.nonce,
             error_detail: error,
             ..Default::default()
         };
-        Sent { of, bytes: request.encode_to_vec(), is_answer: true }
+        Sent { resource_type, bytes: request.encode_to_vec(), is_answer: true }
     }
 
-    fn apply(&mut self, of: ResourceType, got: &Got, all_good: bool) {
-        let (one, delta) = (&mut self.types[of.index()], self.delta);
-        if !delta && of.is_full_state() && all_good {
+    fn apply(&mut self, resource_type: ResourceType, got: &Got, all_good: bool) {
+        let (one, delta) = (&mut self.types[resource_type.index()], self.delta);
+        if !delta && resource_type.is_full_state() && all_good {
             // Absence deletes.
             let named = |name: &str| got.resources.iter().any(|(own, ..)| own == name);
             one.view.retain(|name, _| named(name));
@@ -233,13 +242,13 @@ impl Client {
             one.missing.insert(name.clone());
         }
         for (name, content, version) in &got.resources {
-            if content == BAD || !one.wants(of, delta, name) {
+            if content == BAD || !one.wants(resource_type, delta, name) {
                 continue;
             }
             one.missing.remove(name);
             let now = (content.clone(), version.clone());
             let before = one.view.insert(name.clone(), now);
-            match of {
+            match resource_type {
                 ResourceType::Cluster if before.is_none_or(|(before, _)| before != *content) => {
                     self.warming.insert(name.clone());
                 }
@@ -247,7 +256,7 @@ impl Client {
                 _ => {}
             }
         }
-        if of == ResourceType::Cluster {
+        if resource_type == ResourceType::Cluster {
             self.warming.retain(|name| one.view.contains_key(name));
         }
     }
@@ -261,11 +270,12 @@ impl Client {
         // Envoy does not open clusters while one of them waits for its endpoints.
         let order = if self.delta && !self.warming.is_empty() { order & !3 | 1 } else { order };
         for at in 0..ResourceType::COUNT {
-            let of = ResourceType::IN_ORDER[(at + usize::from(order)) % ResourceType::COUNT];
+            let resource_type =
+                ResourceType::IN_ORDER[(at + usize::from(order)) % ResourceType::COUNT];
             let delta = self.delta;
-            let one = &mut self.types[of.index()];
+            let one = &mut self.types[resource_type.index()];
             let was_open = std::mem::take(&mut one.open);
-            let wanted = !of.is_full_state()
+            let wanted = !resource_type.is_full_state()
                 || one.wildcard
                 || !one.names.is_empty()
                 || (!delta && !one.named);
@@ -281,7 +291,7 @@ impl Client {
             one.named = false;
             let known = !wrong && !one.spoiled;
             // By version it is told nothing anew, so what it took in part stays.
-            let everything = !delta && of.is_full_state();
+            let everything = !delta && resource_type.is_full_state();
             one.doubt = one.doubt && everything && known;
             one.spoiled = false;
             if !delta {
@@ -292,7 +302,7 @@ impl Client {
                 if order.is_multiple_of(2) {
                     one.nonce.clear();
                 }
-                sent.push(self.ask(of));
+                sent.push(self.ask(resource_type));
                 continue;
             }
             let mut initial: std::collections::HashMap<String, String> = one
@@ -309,10 +319,10 @@ impl Client {
                 initial.insert("x".to_owned(), "1".to_owned());
             }
             one.heard = !initial.is_empty();
-            let asked = self.ask(of);
+            let asked = self.ask(resource_type);
             let mut request = DeltaDiscoveryRequest::decode(&*asked.bytes).expect("own request");
             request.initial_resource_versions = initial;
-            sent.push(Sent { of, bytes: request.encode_to_vec(), is_answer: false });
+            sent.push(Sent { resource_type, bytes: request.encode_to_vec(), is_answer: false });
         }
         sent
     }

@@ -31,7 +31,7 @@ pub(super) enum Op {
         wrong: bool,
     },
     /// The server no longer waits for an answer.
-    Overdue(u8),
+    TimedOut(u8),
     /// A request that no conforming client sends.
     Rogue(u8, Rogue),
 }
@@ -78,7 +78,7 @@ pub(super) enum Rogue {
 }
 
 pub(super) fn ops() -> impl Strategy<Value = Vec<Op>> {
-    let of = 0..4u8;
+    let resource_type = 0..4u8;
     let spot = || (0..4u8, 0..5u8);
     let content = proptest::option::weighted(0.75, 0..4u8);
     let change = ((0..4u8, 0..4u8), content);
@@ -94,18 +94,18 @@ pub(super) fn ops() -> impl Strategy<Value = Vec<Op>> {
     ];
     let op = prop_oneof![
         6 => proptest::collection::vec(change, 1..4).prop_map(Op::Publish),
-        3 => of.clone().prop_map(Op::Open),
+        3 => resource_type.clone().prop_map(Op::Open),
         6 => spot().prop_map(Op::Subscribe),
         3 => spot().prop_map(Op::Unsubscribe),
-        2 => (of.clone(), any::<bool>()).prop_map(|(of, on)| Op::Everything(of, on)),
-        1 => of.clone().prop_map(Op::Repeat),
+        2 => (resource_type.clone(), any::<bool>()).prop_map(|(resource_type, on)| Op::Everything(resource_type, on)),
+        1 => resource_type.clone().prop_map(Op::Repeat),
         6 => Just(Op::Deliver),
         6 => Just(Op::Receive),
         3 => Just(Op::Settle),
         1 => Just(Op::Heal),
         2 => (0..8u8, any::<bool>()).prop_map(|(order, wrong)| Op::Reconnect { order, wrong }),
-        1 => of.clone().prop_map(Op::Overdue),
-        1 => (of, rogue).prop_map(|(of, rogue)| Op::Rogue(of, rogue)),
+        1 => resource_type.clone().prop_map(Op::TimedOut),
+        1 => (resource_type, rogue).prop_map(|(resource_type, rogue)| Op::Rogue(resource_type, rogue)),
     ];
     proptest::collection::vec(op, 1..30)
 }

@@ -1,0 +1,165 @@
+//! What all streams of a server share, and the limits for one peer.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::registry::StreamRegistry;
+use super::stall_detector::StallDetector;
+use crate::ads::admission::Admission;
+use crate::ads::admission::memory_account::{ConnectionAccount, MemoryAccounts};
+use crate::ads::http::connection_handle::ConnectionHandle;
+use crate::ads::session::SessionLimits;
+use crate::metrics::Metrics;
+use crate::proxies::Proxies;
+use crate::snapshot::Snapshot;
+use crate::snapshot::encode::FrameBuilder;
+use crate::subscription::Interner;
+use crate::view::{ViewLimits, ViewRegistry};
+
+/// What one peer may do, each with a flag.
+#[derive(Clone, Debug)]
+pub struct ServerLimits {
+    pub session: SessionLimits,
+    /// Bytes of one request.
+    pub request_bytes: usize,
+    /// Until the first request of a stream has come.
+    pub first_request: Duration,
+    /// Until newer content is sent although the last response of the type was not acknowledged.
+    pub ack: Duration,
+    /// Until a reader that reads nothing of a response is disconnected.
+    pub send: Duration,
+    /// Requests per second on one stream, averaged over ten seconds.
+    pub requests_per_second: u32,
+    /// Streams from one IP address; 0 for no limit.
+    pub streams_per_peer: usize,
+    /// New streams that are brought into sync at the same time; 0 for no limit.
+    pub starting: usize,
+    /// About how long a connection may last; zero for no limit.
+    pub connection_age: Duration,
+    /// Different views.
+    pub views: ViewLimits,
+    /// Connections of all peers together; fewer where the descriptors do not suffice.
+    pub connections: usize,
+    /// Bytes that one connection may make the server hold, and all together; 0 for no limit.
+    pub connection_memory: usize,
+    pub peer_memory: usize,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            session: SessionLimits::default(),
+            request_bytes: 4 << 20,
+            first_request: Duration::from_secs(10),
+            ack: Duration::from_secs(30),
+            send: Duration::from_secs(60),
+            requests_per_second: 500,
+            streams_per_peer: 0,
+            starting: 100,
+            connection_age: Duration::ZERO,
+            views: ViewLimits::default(),
+            connections: 20_000,
+            connection_memory: 32 << 20,
+            peer_memory: 0,
+        }
+    }
+}
+
+/// What the program gives to the server.
+#[derive(Debug)]
+pub struct ServerContext {
+    pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    pub view_registry: Arc<ViewRegistry>,
+    pub interner: Arc<Interner>,
+    pub frames: Arc<FrameBuilder>,
+    pub proxies: Arc<Proxies>,
+    pub metrics: Arc<Metrics>,
+    pub limits: ServerLimits,
+    /// Ends every stream so that proxies go to another replica.
+    pub shutdown: CancellationToken,
+}
+
+/// Marked as changed by every new snapshot. Streams check it whenever they are polled and register no
+/// waker with it: see [`StreamContext::wake_streams`].
+#[derive(Clone, Debug, Default)]
+pub(in crate::ads) struct SnapshotSignal {
+    /// The control plane is shutting down.
+    pub(in crate::ads) shutting_down: bool,
+}
+
+/// [`ServerContext`], and what the server adds to it for its streams.
+#[derive(Debug)]
+pub(in crate::ads) struct StreamContext {
+    pub(super) server: Arc<ServerContext>,
+    pub(super) signal: watch::Receiver<SnapshotSignal>,
+    pub(super) admission: Arc<Admission>,
+    pub(super) streams: Arc<StreamRegistry>,
+    stall_detector: StallDetector,
+    accounts: Arc<MemoryAccounts>,
+}
+
+impl StreamContext {
+    pub(in crate::ads) fn new(
+        server: Arc<ServerContext>,
+        signal: watch::Receiver<SnapshotSignal>,
+    ) -> Self {
+        let (limits, metrics) = (&server.limits, &server.metrics);
+        let (all, one) = (limits.peer_memory, limits.connection_memory);
+        Self {
+            admission: Arc::new(Admission::new(limits.starting, metrics.clone())),
+            streams: Arc::default(),
+            stall_detector: StallDetector::new(limits.send, metrics.clone()),
+            accounts: MemoryAccounts::new(all, one, metrics.clone()),
+            server,
+            signal,
+        }
+    }
+
+    pub(in crate::ads) fn request_bytes(&self) -> usize {
+        self.server.limits.request_bytes
+    }
+
+    pub(in crate::ads) fn send_timeout(&self) -> Duration {
+        self.server.limits.send
+    }
+
+    /// Polls every stream; to be called after the signal has changed.
+    pub(in crate::ads) fn wake_streams(&self) {
+        self.streams.wake_all();
+    }
+
+    /// Opens the memory account of a connection from this peer.
+    pub(in crate::ads) fn open_account(
+        &self,
+        peer: SocketAddr,
+        handle: &Arc<ConnectionHandle>,
+    ) -> Arc<ConnectionAccount> {
+        Arc::new(self.accounts.open_account(peer, handle.clone()))
+    }
+
+    /// Passes permits on that expired or whose holders read nothing; to be called often.
+    pub(in crate::ads) fn sweep_permits(&self) {
+        self.streams.reclaim_unused_permits(&self.admission);
+        self.admission.expire();
+    }
+
+    /// Closes stalled and aged connections, drops cached frames and differences that no stream needs,
+    /// and updates the memory accounts; to be called periodically.
+    pub(in crate::ads) fn sweep(&self) {
+        self.server.frames.sweep();
+        self.server.interner.forget_gone();
+        let snapshot = self.server.snapshots.borrow().clone();
+        if let Some(snapshot) = snapshot {
+            snapshot.forget_gone_sets();
+        }
+        let (limits, metrics) = (&self.server.limits, &self.server.metrics);
+        self.streams.drain_aged(limits.connection_age, metrics);
+        self.stall_detector.sweep(&self.streams.entries());
+        self.streams.charge_shares();
+        metrics.peer_bytes(self.accounts.total());
+    }
+}

@@ -1,0 +1,151 @@
+//! The start of a stream: its first request, which identifies the proxy, and the view that follows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::Status;
+use tracing::info;
+
+use super::{
+    Admitted, AdsStream, Method, Peer, ServerContext, SnapshotSignal, StreamContext, going_away,
+    leased_view, malformed, reassigned,
+};
+use crate::ads::admission::PermitHolder;
+use crate::ads::admission::rate_limiter::RateLimiter;
+use crate::ads::discovery_request::DiscoveryRequest;
+use crate::ads::grpc::messages::MessageReceiver;
+use crate::ads::node;
+use crate::ads::session::Session;
+use crate::proxies::{ProxyIdentity, XdsStream};
+use crate::snapshot::View;
+use crate::view::{ViewLease, ViewRequest};
+
+/// Returns the stream once its view is built; `None` if the client ended it without a request.
+pub(super) async fn handshake(
+    context: Arc<StreamContext>,
+    method: Method,
+    peer: Peer,
+    stream: Arc<XdsStream>,
+    mut requests: MessageReceiver,
+) -> Result<Option<Box<AdsStream>>, Status> {
+    let mut signal = context.signal.clone();
+    let registered = context.streams.register(&stream, &peer.handle, &peer.account);
+    let server = &context.server;
+    let limit = server.limits.first_request;
+    let first = tokio::select! {
+        _ = signal.wait_for(|signal| signal.shutting_down) => return Err(going_away()),
+        first = timeout(limit, requests.receive()) => first.map_err(|_| {
+            Status::deadline_exceeded(format!(
+                "no request within {} s of opening the stream (--first-request-timeout)",
+                limit.as_secs_f64()
+            ))
+        })??,
+    };
+    let Some(first) = first else { return Ok(None) };
+    // While the view is built only the bytes are kept, not what they decode to.
+    registered.set_own_bytes(first.len());
+    let (identity, view_request) = identify(first.clone(), method.delta)?;
+
+    if server.snapshots.borrow().is_none() {
+        // A proxy opens its next stream on the same connection, for as long as that lives. Behind a
+        // Service only a new connection leads to another replica, which may be ready: so this one ends.
+        peer.handle.drain();
+        return Err(Status::unavailable(
+            "not ready: the source has not been listed completely yet (see /ready on the \
+             monitoring port for what is missing)",
+        ));
+    }
+    let address = Some(peer.address.ip().to_canonical());
+    let lease = server.view_registry.lease(ViewRequest { peer: address, ..view_request });
+    if identity.probe {
+        server.metrics.probe();
+        info!(proxy = %identity.name, by = %identity.user_agent, "probe connected");
+    } else {
+        info!(
+            proxy = %identity.name, view = %identity.view, delta = method.delta, "proxy connected"
+        );
+    }
+    stream.update(|status| {
+        status.identity = Some(identity);
+        status.assigned = Some(Arc::new(lease.watch()));
+    });
+    let view = wait_for_view(server, &mut signal, &lease).await?;
+
+    static STREAMS: AtomicU64 = AtomicU64::new(0);
+    let session = Session::new(
+        method.delta,
+        method.only,
+        server.limits.session,
+        server.interner.clone(),
+        server.frames.clone(),
+        nonce_seed(STREAMS.fetch_add(1, Ordering::Relaxed)),
+    );
+    let holder = PermitHolder { address: peer.address.ip(), connection: peer.account.id() };
+    let mut started = Box::new(AdsStream {
+        stream,
+        registered,
+        requests,
+        signal,
+        session,
+        view,
+        reassigned: Box::pin(reassigned(lease.watch())),
+        lease,
+        pieces: None,
+        rate_limiter: RateLimiter::new(server.limits.requests_per_second),
+        admitted: Admitted::Waiting(Box::pin(context.admission.clone().acquire(holder))),
+        sent_at: Default::default(),
+        timer: Box::pin(sleep(Duration::ZERO)),
+        timer_set: false,
+        last_event: Instant::now(),
+        change_received: None,
+        context,
+    });
+    started.handle_request(first)?;
+    Ok(Some(started))
+}
+
+/// Who sends a stream's first request, and the view that it requests.
+fn identify(first: Bytes, delta: bool) -> Result<(ProxyIdentity, ViewRequest), Status> {
+    let request = DiscoveryRequest::decode(first, delta).map_err(malformed)?;
+    let identified = node::identify(request.common().node.as_deref());
+    identified.map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+/// The view once the publisher has assigned and built it.
+async fn wait_for_view(
+    server: &ServerContext,
+    signal: &mut watch::Receiver<SnapshotSignal>,
+    lease: &ViewLease,
+) -> Result<Arc<View>, Status> {
+    let mut watch = lease.watch();
+    loop {
+        if signal.borrow_and_update().shutting_down {
+            return Err(going_away());
+        }
+        let view = server.snapshots.borrow().as_ref().and_then(|newest| leased_view(newest, lease));
+        if let Some(view) = view {
+            return Ok(view);
+        }
+        if let Some(refusal) = lease.refusal() {
+            return Err(Status::resource_exhausted(refusal.to_string()));
+        }
+        tokio::select! {
+            changed = signal.changed() => changed.map_err(|_| going_away())?,
+            () = watch.reassigned() => {}
+        }
+    }
+}
+
+/// Far apart for different streams, so that a nonce of an earlier stream, or of another replica,
+/// is foreign to this one.
+fn nonce_seed(stream: u64) -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let mut seed = [0; 16];
+    seed[..8].copy_from_slice(&stream.to_le_bytes());
+    seed[8..].copy_from_slice(&(now.as_nanos() as u64).to_le_bytes());
+    xxhash_rust::xxh3::xxh3_64(&seed)
+}

@@ -1,0 +1,33 @@
+//! Which cluster is meant: one choice for every command that asks an API server.
+
+use kube::config::{Config, KubeConfigOptions, KubeconfigError};
+
+/// The configuration of a client for the cluster that the operator means: by `--context` or `KUBECONFIG`
+/// if there is one of them, since that was said on purpose; else for the cluster that this runs in;
+/// else by `~/.kube/config`. Nothing has been asked of the server yet.
+///
+/// # Errors
+/// There is no such file, or it has no such context.
+pub async fn choose(context: Option<&str>) -> Result<Config, KubeconfigError> {
+    let from_file = context.is_some() || std::env::var_os("KUBECONFIG").is_some();
+    let in_cluster = if from_file { None } else { Config::incluster().ok() };
+    match in_cluster {
+        Some(config) => Ok(config),
+        None => {
+            let context = context.map(str::to_owned);
+            Config::from_kubeconfig(&KubeConfigOptions { context, ..Default::default() }).await
+        }
+    }
+}
+
+/// Where the configuration comes from, for messages.
+pub fn describe(context: Option<&str>) -> String {
+    let file = match std::env::var("KUBECONFIG") {
+        Ok(path) => format!("KUBECONFIG={path}"),
+        Err(_) => "in-cluster configuration or ~/.kube/config".to_owned(),
+    };
+    match context {
+        Some(context) => format!("{file}, context {context}"),
+        None => file,
+    }
+}
