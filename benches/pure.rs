@@ -21,10 +21,8 @@ use pilothouse::subscription::Interner;
 use pilothouse::translate::clusters;
 use pilothouse::translate::endpoints::{self, Place};
 use pilothouse::wire::DeltaDiscoveryRequest;
+use pilothouse_testkit::model_mesh as mesh;
 use prost::Message;
-
-#[path = "fanout/mesh.rs"]
-mod mesh;
 
 const SERVICES: [usize; 3] = [100, 1000, 10_000];
 const ENDPOINTS: usize = 10;
