@@ -2,15 +2,12 @@
 
 use super::annotations::{self, Annotations, INJECT, is_yes};
 use super::args::Settings;
-use super::containers::{Injection, MERGED_IMAGE};
+use super::containers::{INIT_CONTAINER, Injection, MERGED_IMAGE, PROXY_CONTAINER};
 use super::documents::read_yaml;
 use super::node::{Map, Node, list_at, map_at};
 use super::overlay;
 use super::probes::{self, Probers};
 use crate::well_known::PROXY_UID;
-
-const INIT_CONTAINER: &str = "istio-init";
-pub(super) const PROXY_CONTAINER: &str = "istio-proxy";
 
 /// Pods of the cluster itself, which the control plane needs before it can serve anybody.
 const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
@@ -191,6 +188,16 @@ fn rewrite_probes(
             format!(
                 "the probes of its init container {} stay as they are, since the agent starts after it; \
                  with --native-sidecar it starts before",
+                container.text(&["name"])
+            )
+        }));
+        let hooked =
+            containers(pod, "containers").iter().filter(|one| probes::asks_after_start(one));
+        warnings.extend(hooked.map(|container| {
+            format!(
+                "the postStart hook of its container {} fails until the proxy runs, which starts after \
+                 it, so that the kubelet restarts the container; with --native-sidecar the proxy starts \
+                 before",
                 container.text(&["name"])
             )
         }));
