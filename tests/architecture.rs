@@ -76,7 +76,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sidecar", &[]),
     ("sidecar::host_port", &["well_known"]),
     ("sidecar::http_client", &["causes"]),
-    ("sidecar::envoy_admin", &["well_known"]),
+    ("sidecar::envoy_admin", &["sidecar::http_client", "well_known"]),
     ("sidecar::proto_value", &[]),
     (
         "sidecar::agent",
@@ -180,6 +180,60 @@ fn modules_use_only_what_they_may() {
         }
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+/// The files of each room of the sidecar's wing, by the names at its top.
+#[test]
+fn the_modules_of_a_room_use_each_other_in_no_circle() {
+    let wing = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/sidecar");
+    for room in ["agent", "doctor", "inject", "iptables"] {
+        let folder = wing.join(room);
+        let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (module, file) in files(&folder) {
+            let depth = file.strip_prefix(&folder).unwrap().iter().count();
+            let text = fs::read_to_string(&file).unwrap();
+            let own = uses.entry(module.clone()).or_default();
+            let siblings = siblings(&text, depth, room).into_iter();
+            own.extend(
+                siblings.filter(|one| *one != module && folder.join(format!("{one}.rs")).exists()),
+            );
+        }
+        // What uses nothing that is left is taken away, until nothing or a circle is left.
+        loop {
+            let known: BTreeSet<String> = uses.keys().cloned().collect();
+            let before = uses.len();
+            uses.retain(|_, used| used.intersection(&known).next().is_some());
+            if uses.len() == before {
+                break;
+            }
+        }
+        assert!(uses.is_empty(), "a circle in {room}: {uses:?}");
+    }
+}
+
+/// The modules of its own room that a file names, which lies `depth` folders below the room's own.
+fn siblings(text: &str, depth: usize, room: &str) -> BTreeSet<String> {
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let code = lines.collect::<Vec<_>>().join("\n");
+    let (above, by_crate) = ("super::".repeat(depth), format!("crate::sidecar::{room}::"));
+    let places = code.match_indices(above.as_str()).filter(|(at, _)| {
+        !code[..*at].ends_with("super::") && !code[at + above.len()..].starts_with("super::")
+    });
+    let ends = places.map(|(at, found)| at + found.len());
+    let ends = ends.chain(code.match_indices(&by_crate).map(|(at, found)| at + found.len()));
+    ends.flat_map(|end| {
+        let rest = &code[end..];
+        let several = rest.strip_prefix('{').and_then(|rest| rest.split('}').next());
+        let names = several.unwrap_or(rest).split(',').take(several.map_or(1, |_| usize::MAX));
+        names
+            .map(|name| {
+                let in_name = |c: char| c.is_alphanumeric() || c == '_';
+                name.trim().split(|c| !in_name(c)).next().unwrap_or_default().to_owned()
+            })
+            .collect::<Vec<_>>()
+    })
+    .collect()
 }
 
 /// Module and file, for every Rust file that is not a test.

@@ -17,7 +17,7 @@ use crate::publish::Timing;
 use crate::source::{files, kube};
 use crate::view::ViewLimits;
 
-const WATCH_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const WATCH_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Serve {
     /// What to run, once the flags fit together.

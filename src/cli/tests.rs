@@ -163,6 +163,21 @@ fn every_flag_of_what_runs_in_a_cluster_has_a_variable_and_those_of_a_shell_have
     }
 }
 
+/// Of flags whose default is not theirs alone the help tells it in words.
+#[test]
+fn defaults_that_are_told_in_words_are_those_in_force() {
+    let mut command = Cli::command();
+    command.build();
+    let serve = command.find_subcommand("serve").unwrap();
+    let told = |flag: &str, default: String| {
+        let flag = serve.get_arguments().find(|one| one.get_long() == Some(flag)).unwrap();
+        let help = flag.get_help().unwrap().to_string();
+        assert!(help.ends_with(&format!("[default: {default}]")), "{help}");
+    };
+    told("watch-timeout", format!("{:?}", config::WATCH_TIMEOUT));
+    told("endpoints", format!("{:?}", kube::EndpointsKind::Auto).to_lowercase());
+}
+
 #[test]
 fn agent_and_doctor_call_envoys_admin_pages_the_same() {
     for flag in ["--admin-addr=127.0.0.1:1", "--admin-address=localhost:1"] {

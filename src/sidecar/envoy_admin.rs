@@ -9,7 +9,7 @@ use http::Method;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::http_client::{self, RequestError};
+use crate::sidecar::http_client::{self, RequestError};
 use crate::well_known::{INBOUND_CAPTURE_PORT, OUTBOUND_CAPTURE_PORT};
 
 /// Why there is no page.

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 mod args;
 mod run;
 
-pub use args::{IptablesArgs, Toggle};
+pub use args::{IptablesArgs, Ipv6Mode};
 pub use run::run;
 
 use crate::well_known::UNCAPTURED_PORTS;

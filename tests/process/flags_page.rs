@@ -52,7 +52,9 @@ fn section(page: &mut String, command: &Command) {
     let about = about.trim_end_matches('.');
     write!(page, "\n## pilothouse {}\n\n{about}.\n", command.get_name()).unwrap();
     let arguments = || command.get_arguments().filter(|one| one.get_id() != "help");
+    // What has no heading comes first, as in the help.
     let mut headings: Vec<Option<&str>> = Vec::new();
+    headings.extend(arguments().any(|one| one.get_help_heading().is_none()).then_some(None));
     for argument in arguments() {
         if !headings.contains(&argument.get_help_heading()) {
             headings.push(argument.get_help_heading());

@@ -313,6 +313,26 @@ mod tests {
     }
 
     #[test]
+    fn defaults_that_the_help_tells_in_words_are_those_in_force() {
+        use clap::CommandFactory as _;
+
+        let line = Line::command();
+        for (flag, default) in [
+            ("discovery-address", DEFAULT_DISCOVERY_ADDRESS.to_owned()),
+            ("status-addr", format!("port {AGENT_STATUS_PORT} of every address")),
+            ("health-addr", format!("port {ENVOY_HEALTH_PORT} of every address")),
+            ("prometheus-addr", format!("port {ENVOY_PROMETHEUS_PORT} of every address")),
+            ("concurrency", format!("else {DEFAULT_CONCURRENCY}")),
+            ("drain-time", format!("else {DEFAULT_DRAIN_TIME:?}")),
+            ("termination-drain-duration", format!("else {DEFAULT_TERMINATION_DRAIN:?}")),
+        ] {
+            let argument = line.get_arguments().find(|one| one.get_long() == Some(flag)).unwrap();
+            let help = argument.get_help().unwrap().to_string();
+            assert!(help.ends_with(&format!("{default}]")), "--{flag}: {help}");
+        }
+    }
+
+    #[test]
     fn both_families_are_served_where_the_pod_has_ipv6() {
         assert_eq!(config(&[]).unwrap().status.to_string(), "0.0.0.0:15020");
         assert_eq!(config(&["--instance-ips=fd00::1"]).unwrap().health.to_string(), "[::]:15021");

@@ -9,7 +9,8 @@ use serde::de::IgnoredAny;
 use thiserror::Error;
 
 use crate::flags;
-use crate::sidecar::host_port::{HostPort, HostPortError};
+use crate::sidecar::host_port::HostPort;
+use crate::well_known::DEFAULT_DISCOVERY_ADDRESS;
 use crate::yaml;
 
 /// What is wrong with it.
@@ -21,8 +22,10 @@ pub enum ProxyConfigError {
     Duration { field: &'static str, found: String },
     #[error("concurrency is {found}: {reason}")]
     Concurrency { found: u32, reason: String },
-    #[error("discoveryAddress: {0}")]
-    Discovery(HostPortError),
+    #[error(
+        "discoveryAddress is {found:?}, which is no HOST:PORT like {DEFAULT_DISCOVERY_ADDRESS}"
+    )]
+    Discovery { found: String },
 }
 
 /// What of it counts.
@@ -74,9 +77,11 @@ impl ProxyConfig {
             flags::threads(&found.to_string())
                 .map_err(|reason| ProxyConfigError::Concurrency { found, reason })?;
         }
-        let discovery = fields.discovery_address.map(|found| found.parse());
+        let discovery = fields.discovery_address.map(|found| {
+            found.parse().map_err(|_| ProxyConfigError::Discovery { found: found.clone() })
+        });
         Ok(Self {
-            discovery_address: discovery.transpose().map_err(ProxyConfigError::Discovery)?,
+            discovery_address: discovery.transpose()?,
             concurrency: fields.concurrency,
             drain: duration("drainDuration", fields.drain_duration)?,
             termination_drain: duration(

@@ -37,7 +37,7 @@ struct Walk<'a> {
 pub(super) async fn walk(target: &Target, deadline: Deadline) -> Diagnosis {
     let mut walk = Walk { target, deadline, links: Vec::new(), notes: Vec::new() };
     // Each step has a limit; this one holds whatever those forgot.
-    let walked = timeout(deadline.left(), Box::pin(walk.whole())).await;
+    let walked = timeout(deadline.left(), Box::pin(walk.run())).await;
     let broken = walked.unwrap_or_else(|_| Err(deadline.out_of_time())).err();
     let finding = broken.unwrap_or_else(|| {
         let unseen = walk
@@ -60,7 +60,7 @@ pub(super) async fn walk(target: &Target, deadline: Deadline) -> Diagnosis {
 
 impl Walk<'_> {
     /// The path, with Kubernetes asked meanwhile, and then what it takes both for.
-    async fn whole(&mut self) -> Result<(), Finding> {
+    async fn run(&mut self) -> Result<(), Finding> {
         let mut seen = Observations::default();
         self.envoy(&mut seen).await?;
         let target = self.target;
@@ -83,7 +83,7 @@ impl Walk<'_> {
                 false => None,
             }
         };
-        let (walked, asked) = tokio::join!(self.along(&mut seen), ask);
+        let (walked, asked) = tokio::join!(self.follow_path_to_pilot(&mut seen), ask);
         if let Some(asked) = &asked {
             self.kubernetes(since, asked);
         }
@@ -122,7 +122,7 @@ impl Walk<'_> {
         })
     }
 
-    async fn along(&mut self, seen: &mut Observations) -> Result<(), Finding> {
+    async fn follow_path_to_pilot(&mut self, seen: &mut Observations) -> Result<(), Finding> {
         let discovery = self.discovery(seen)?;
         match discovery.address() {
             Some(address) => seen.addresses = vec![address],

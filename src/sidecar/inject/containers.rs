@@ -215,6 +215,10 @@ impl<'a> Injection<'a> {
     }
 }
 
+/// Istio's names of the two containers.
+pub(super) const INIT_CONTAINER: &str = "istio-init";
+pub(super) const PROXY_CONTAINER: &str = "istio-proxy";
+
 /// The image of a container that stands for ours, in Istio's words.
 pub(super) const MERGED_IMAGE: &str = "auto";
 
@@ -235,4 +239,29 @@ fn ports(containers: &[Node]) -> Result<String, String> {
     let ports = |container: &Node| container.get("ports").and_then(Node::as_list).cloned();
     let ports: Vec<Node> = containers.iter().filter_map(ports).flatten().collect();
     serde_json::to_string(&ports).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::well_known::{AGENT_STATUS_PORT, ENVOY_PROMETHEUS_PORT, PROXY_UID};
+
+    #[test]
+    fn the_templates_have_the_well_known_ports_and_the_proxys_user() {
+        let proxy = Node::Map(template(include_str!("istio-proxy.yaml")).unwrap());
+        let startup_probe = read_yaml(include_str!("startup-probe.yaml"), 0).unwrap();
+        let number = |number: u64| Some(Node::Unsigned(number));
+        for probe in ["readinessProbe", "livenessProbe"] {
+            let port = proxy.at(&[probe, "httpGet", "port"]).cloned();
+            assert_eq!(port, number(AGENT_STATUS_PORT.into()), "{probe}");
+        }
+        let port = startup_probe.at(&["httpGet", "port"]).cloned();
+        assert_eq!(port, number(AGENT_STATUS_PORT.into()));
+        let ports = proxy.get("ports").and_then(Node::as_list).unwrap();
+        assert_eq!(ports[0].get("containerPort").cloned(), number(ENVOY_PROMETHEUS_PORT.into()));
+        for id in ["runAsUser", "runAsGroup"] {
+            let own = proxy.at(&["securityContext", id]).cloned();
+            assert_eq!(own, number(PROXY_UID.into()), "{id}");
+        }
+    }
 }

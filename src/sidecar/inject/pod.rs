@@ -2,15 +2,12 @@
 
 use super::annotations::{self, Annotations, INJECT, is_yes};
 use super::args::Settings;
-use super::containers::{Injection, MERGED_IMAGE};
+use super::containers::{INIT_CONTAINER, Injection, MERGED_IMAGE, PROXY_CONTAINER};
 use super::documents::read_yaml;
 use super::node::{Map, Node, list_at, map_at};
 use super::overlay;
 use super::probes::{self, Probers};
 use crate::well_known::PROXY_UID;
-
-const INIT_CONTAINER: &str = "istio-init";
-pub(super) const PROXY_CONTAINER: &str = "istio-proxy";
 
 /// Pods of the cluster itself, which the control plane needs before it can serve anybody.
 const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];

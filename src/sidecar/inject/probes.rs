@@ -5,8 +5,8 @@
 
 use serde::Serialize;
 
+use super::containers::PROXY_CONTAINER;
 use super::node::{Map, Node};
-use super::pod::PROXY_CONTAINER;
 use crate::sidecar::agent::APP_HEALTH;
 use crate::well_known::AGENT_STATUS_PORT;
 

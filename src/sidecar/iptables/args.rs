@@ -10,7 +10,7 @@ use super::{Capture, Cidr, Family, Selection};
 use crate::well_known::{INBOUND_CAPTURE_PORT, OUTBOUND_CAPTURE_PORT, PROXY_UID};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Toggle {
+pub enum Ipv6Mode {
     /// Where the pod has an IPv6 address beyond its own links
     Auto,
     Yes,
@@ -62,7 +62,7 @@ pub struct IptablesArgs {
 
     /// Capture outbound traffic to these ranges of addresses; * for all, "" for none
     #[arg(short = 'i', long, value_name = "CIDRS", default_value = "*")]
-    istio_service_cidr: Starred<Cidr>,
+    istio_service_cidr: AllOrList<Cidr>,
 
     /// Leave outbound traffic to these ranges alone
     #[arg(short = 'x', long, value_name = "CIDRS", default_value = "")]
@@ -70,7 +70,7 @@ pub struct IptablesArgs {
 
     /// Capture inbound traffic to these ports; * for all, "" for none
     #[arg(short = 'b', long, value_name = "PORTS", default_value = "*")]
-    istio_inbound_ports: Starred<Port>,
+    istio_inbound_ports: AllOrList<Port>,
 
     /// Leave inbound traffic to these ports alone; 15000, 15020, 15021 and 15090 are always
     #[arg(short = 'd', long, value_name = "PORTS", default_value = "")]
@@ -91,7 +91,7 @@ pub struct IptablesArgs {
     /// Whether IPv6 is captured too. Only where Envoy listens on IPv6: Pilothouse's own sidecar
     /// listeners are IPv4's, and captured connections would be refused
     #[arg(long, value_enum, default_value = "no")]
-    pub(super) ipv6: Toggle,
+    pub(super) ipv6: Ipv6Mode,
 
     /// Print what iptables-restore would be told, for tables without rules of ours, and change nothing
     #[arg(short = 'n', long, conflicts_with = "clean")]
@@ -105,7 +105,7 @@ pub struct IptablesArgs {
 /// The flags on their own.
 #[derive(Debug, clap::Parser)]
 #[command(no_binary_name = true)]
-struct Alone {
+struct StandaloneArgs {
     #[command(flatten)]
     args: IptablesArgs,
 }
@@ -116,8 +116,8 @@ impl IptablesArgs {
     /// # Errors
     /// What is wrong with them.
     pub fn check(flags: &[&str]) -> Result<(), String> {
-        match Alone::try_parse_from(flags) {
-            Ok(alone) => alone.args.contradiction().map_or(Ok(()), Err),
+        match StandaloneArgs::try_parse_from(flags) {
+            Ok(standalone) => standalone.args.contradiction().map_or(Ok(()), Err),
             Err(error) => {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
                 Err(source.unwrap_or_else(|| error.kind().to_string()))
@@ -142,7 +142,7 @@ impl IptablesArgs {
             ));
         }
         let only_ipv6 = self.lacks(Family::V4) && !self.lacks(Family::V6);
-        if only_ipv6 && self.ipv6 == Toggle::No {
+        if only_ipv6 && self.ipv6 == Ipv6Mode::No {
             return Some(format!(
                 "-i {} names IPv6 only, which is not captured: no outbound traffic would be. Give IPv4 \
                  ranges too, \"\" for none, or --ipv6 yes",
@@ -267,9 +267,9 @@ impl<T: FromStr<Err: fmt::Display>> FromStr for List<T> {
 
 /// `*` or a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Starred<T>(Selection<T>);
+struct AllOrList<T>(Selection<T>);
 
-impl<T: FromStr<Err: fmt::Display>> FromStr for Starred<T> {
+impl<T: FromStr<Err: fmt::Display>> FromStr for AllOrList<T> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {

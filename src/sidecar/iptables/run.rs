@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::output;
 
-use super::{Capture, Family, IptablesArgs, Toggle, apply, clean};
+use super::{Capture, Family, IptablesArgs, Ipv6Mode, apply, clean};
 
 /// The programs by their usual name, which is nf_tables' variant nowadays, then those for a kernel
 /// that has only the older tables.
@@ -26,11 +26,11 @@ pub fn run(args: &IptablesArgs) -> Result<()> {
     }
     let capture = args.capture();
     let v6 = match args.ipv6 {
-        Toggle::Auto => {
+        Ipv6Mode::Auto => {
             has_ipv6(&std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default())
         }
-        Toggle::Yes => true,
-        Toggle::No => false,
+        Ipv6Mode::Yes => true,
+        Ipv6Mode::No => false,
     };
     if let Some(warning) = args.warning(v6).filter(|_| !args.clean) {
         output::say(warning);
