@@ -14,17 +14,15 @@ use pilothouse::ads::discovery_request::DiscoveryRequest as Request;
 use pilothouse::ads::session::{Session, SessionLimits};
 use pilothouse::model::{Change, Model, Scope};
 use pilothouse::names::ResourceType;
-use pilothouse::publish::Builder;
+use pilothouse::publish::SnapshotBuilder;
 use pilothouse::snapshot::View;
 use pilothouse::snapshot::encode::FrameBuilder;
 use pilothouse::subscription::Interner;
 use pilothouse::translate::clusters;
 use pilothouse::translate::endpoints::{self, Place};
 use pilothouse::wire::DeltaDiscoveryRequest;
+use pilothouse_testkit::model_mesh as mesh;
 use prost::Message;
-
-#[path = "fanout/mesh.rs"]
-mod mesh;
 
 const SERVICES: [usize; 3] = [100, 1000, 10_000];
 const ENDPOINTS: usize = 10;
@@ -32,7 +30,7 @@ const ENDPOINTS: usize = 10;
 /// The mesh with all its services, as a source lists them.
 struct Mesh {
     model: Model,
-    builder: Builder,
+    builder: SnapshotBuilder,
     dirty: BTreeSet<pilothouse::model::ServiceKey>,
     variant: usize,
 }
@@ -44,7 +42,7 @@ impl Mesh {
         model.apply(Change::Services(Scope::All, all), &mut dirty);
         let all = (0..services).map(|number| mesh::slice(number, ENDPOINTS, 0)).collect();
         model.apply(Change::Slices(Scope::All, all), &mut dirty);
-        let mut builder = Builder::new("cluster.local");
+        let mut builder = SnapshotBuilder::new("cluster.local");
         builder.update(&model, &dirty);
         let mut mesh = Self { model, builder, dirty: BTreeSet::new(), variant: 0 };
         mesh.view();

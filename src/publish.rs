@@ -1,14 +1,15 @@
-//! Decides when a new snapshot is cut; the one writer of the model and of snapshots.
+//! Decides when a new snapshot is published; the one writer of the model and of snapshots.
 //!
-//! The first change after a quiet time is published at once, further ones are gathered for the
-//! pace, so a single change is as fast as it can be and a storm costs no more than one snapshot a
-//! pace. Nothing is published before every watch has listed once.
+//! When is the pace's to say ([`pace`]); what is in a snapshot, the builder's ([`snapshot_builder`]),
+//! through which a change passes once; which view a proxy has, the assigner's ([`view_assigner`]).
+//! All of them are pure: here are the channels and the clock.
 //!
-//! A change goes before newcomers: it is published for the views that are there, and views that are
-//! not are built in short turns between publications. Views come and go without waking anybody but
-//! those who wait for them; what nobody needs is kept for a moment, for the proxy that comes back.
+//! A change goes before new proxies: it is published for the views that are there, and views that
+//! are not are built in short stretches between publications. Views come and go without waking
+//! anybody but those who wait for them; what nobody has is kept for a moment, for the proxy that
+//! comes back.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,20 +24,32 @@ use crate::names::ResourceType;
 use crate::snapshot::{Snapshot, View};
 use crate::view::{ViewKey, ViewRegistry, ViewRequest};
 
-mod aliases;
-mod build;
+mod address_claims;
+mod alias_index;
+mod built_views;
+mod clusters;
 mod conflicts;
-mod inbound;
-mod kinds;
+mod endpoints;
+mod inbound_ports;
+mod known_places;
 mod layers;
-mod needs;
-mod newcomers;
-mod nodes;
-mod places;
+mod listeners;
+mod listeners_and_routes;
+mod node_local;
+mod pace;
+mod ref_counts;
+mod removals;
+mod route_tables;
+mod service_index;
+mod snapshot_builder;
+mod view_assigner;
+mod view_requests;
 mod visibility;
 
-pub use build::Builder;
-use needs::Needs;
+use built_views::BuiltViews;
+use pace::Pace;
+pub use snapshot_builder::SnapshotBuilder;
+use view_assigner::ViewAssigner;
 
 /// Changes taken in at a stretch before the clock is looked at again.
 const BATCH: usize = 1024;
@@ -60,23 +73,16 @@ impl Default for Timing {
 #[derive(Debug)]
 pub struct Publisher {
     model: Model,
-    builder: Builder,
-    needs: Needs,
+    /// The services that have changed since the last snapshot.
     dirty: BTreeSet<ServiceKey>,
-    /// When the first change came that is not published yet.
-    since: Option<Instant>,
-    synced: bool,
-    timing: Timing,
-    /// When clusters may go that lost their routes with the snapshot of a generation.
-    burials: VecDeque<(Instant, u64)>,
-    /// The views that are built.
-    open: BTreeSet<Arc<ViewKey>>,
-    /// Those of them that nobody needs, and since when.
-    idle: BTreeMap<Arc<ViewKey>, Instant>,
-    /// When to let some of those go.
-    release: Option<Instant>,
-    /// Who waits for a view that is not built yet, in the order in which they came.
-    newcomers: VecDeque<(ViewRequest, Arc<ViewKey>)>,
+    pace: Pace,
+    /// How long a cluster outlives its routes.
+    removal_delay: Duration,
+    builder: SnapshotBuilder,
+    view_assigner: ViewAssigner,
+    views: BuiltViews,
+    /// Requests for views that are not built yet, in the order in which they came.
+    pending_requests: VecDeque<(ViewRequest, Arc<ViewKey>)>,
     view_registry: Arc<ViewRegistry>,
     metrics: Arc<Metrics>,
     models: watch::Sender<Model>,
@@ -96,17 +102,13 @@ impl Publisher {
         let (snapshots, snapshot) = watch::channel(None);
         let publisher = Self {
             model: Model::default(),
-            builder: Builder::new(domain),
-            needs: Needs::new(view_registry.limits()),
             dirty: BTreeSet::new(),
-            since: None,
-            synced: false,
-            timing,
-            burials: VecDeque::new(),
-            open: BTreeSet::new(),
-            idle: BTreeMap::new(),
-            release: None,
-            newcomers: VecDeque::new(),
+            pace: Pace::new(timing.pace),
+            removal_delay: timing.linger,
+            builder: SnapshotBuilder::new(domain),
+            view_assigner: ViewAssigner::new(view_registry.limits()),
+            views: BuiltViews::default(),
+            pending_requests: VecDeque::new(),
             view_registry,
             metrics,
             models,
@@ -118,63 +120,49 @@ impl Publisher {
     /// Runs until `shutdown`, or until the source is gone: then what is published stays.
     pub async fn run(mut self, mut changes: mpsc::Receiver<Change>, shutdown: CancellationToken) {
         let view_registry = self.view_registry.clone();
-        let mut last_cut: Option<Instant> = None;
-        // When to cut next.
-        let mut due: Option<Instant> = None;
         let mut source_lives = true;
         loop {
-            let burial = self.burials.front().map(|(at, _)| *at);
+            let due = self.pace.due();
+            let removal = self.builder.removals.next();
+            let eviction = self.views.next_eviction();
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 change = changes.recv(), if source_lives => match change {
                     Some(change) => {
-                        self.take(change);
-                        self.take_waiting(&mut changes);
+                        self.apply_change(change);
+                        self.apply_waiting_changes(&mut changes);
                     }
                     None => source_lives = false,
                 },
                 () = view_registry.wait_for_changes() => {
-                    if last_cut.is_some() {
-                        self.take_leases();
+                    if self.pace.has_published() {
+                        self.take_view_requests();
                     }
                 }
-                () = tokio::task::yield_now(), if !self.newcomers.is_empty() => {
-                    self.build_some();
-                    self.take_waiting(&mut changes);
+                () = tokio::task::yield_now(), if !self.pending_requests.is_empty() => {
+                    self.build_pending_views();
+                    self.apply_waiting_changes(&mut changes);
                 }
-                () = until(self.release), if self.release.is_some() => self.release_idle(),
-                () = until(due), if due.is_some() => {}
-                () = until(burial), if burial.is_some() => {
-                    if let Some((_, generation)) = self.burials.pop_front() {
-                        self.builder.bury(generation);
-                    }
-                    due.get_or_insert_with(Instant::now);
+                () = sleep(eviction), if eviction.is_some() => self.evict_expired_views(),
+                () = sleep(due), if due.is_some() => {}
+                () = sleep(removal), if removal.is_some() => {
+                    let now = Instant::now();
+                    self.builder.remove_expired(now);
+                    self.pace.request(now);
                 }
             }
-            if !self.synced {
-                continue;
+            if self.pace.due().is_some_and(|due| due <= Instant::now()) {
+                // What has come meanwhile belongs into the same snapshot.
+                self.apply_waiting_changes(&mut changes);
+                self.publish_snapshot();
+                self.pace.published(Instant::now());
             }
-            let now = Instant::now();
-            if self.dirty.is_empty() && due.is_none() && last_cut.is_some() {
-                continue;
-            }
-            let next = last_cut.map_or(now, |last| last + self.timing.pace);
-            if next > now {
-                due = Some(next);
-                continue;
-            }
-            // What has come meanwhile belongs into the same snapshot.
-            self.take_waiting(&mut changes);
-            self.cut();
-            last_cut = Some(Instant::now());
-            due = None;
         }
     }
 
-    fn take(&mut self, change: Change) {
+    fn apply_change(&mut self, change: Change) {
         self.metrics.inbound(&change);
-        if matches!(change, Change::Synced) && !self.synced {
-            self.synced = true;
+        if matches!(change, Change::Synced) && self.pace.all_listed(Instant::now()) {
             info!(
                 services = self.model.service_count(),
                 slices = self.model.slice_count(),
@@ -183,46 +171,45 @@ impl Publisher {
         }
         self.model.apply(change, &mut self.dirty);
         if !self.dirty.is_empty() {
-            self.since.get_or_insert_with(Instant::now);
+            self.pace.change_arrived(Instant::now());
         }
     }
 
-    fn take_waiting(&mut self, changes: &mut mpsc::Receiver<Change>) {
+    fn apply_waiting_changes(&mut self, changes: &mut mpsc::Receiver<Change>) {
         for _ in 0..BATCH {
             match changes.try_recv() {
-                Ok(change) => self.take(change),
+                Ok(change) => self.apply_change(change),
                 Err(_) => break,
             }
         }
     }
 
-    fn cut(&mut self) {
-        let begun = Instant::now();
+    fn publish_snapshot(&mut self) {
+        let started = Instant::now();
         let dirty = std::mem::take(&mut self.dirty);
-        self.builder.update(&self.model, &dirty);
-        let moved = self.needs.update(&self.model, &dirty, &mut self.builder.conflicts);
-        for (_, view) in &moved {
-            self.idle.remove(view);
-            self.open.insert(view.clone());
+        let changes = self.builder.apply(&self.model, &dirty);
+        let (services, conflicts) = (&self.builder.services, &mut self.builder.conflicts);
+        let reassigned = self.view_assigner.update(&changes, services, conflicts);
+        for (_, view) in &reassigned {
+            self.views.insert(view.clone());
         }
-        self.take_leases();
+        self.take_view_requests();
         if self.snapshots.borrow().is_none() {
             // Nobody waits for anything else.
-            let views = self.newcomers.iter().map(|(_, view)| view.clone());
-            self.open.extend(views);
+            for (_, view) in &self.pending_requests {
+                self.views.insert(view.clone());
+            }
         }
-        let mut snapshot = self.builder.snapshot(self.open.iter().map(|view| &**view));
-        snapshot.since = self.since.take().map(Instant::into_std);
+        let mut snapshot = self.builder.snapshot(self.views.keys());
+        snapshot.since = self.pace.first_change().map(Instant::into_std);
         // Copies are O(1); readers never wait for the writer.
         self.models.send_replace(self.model.clone());
         let generation = snapshot.generation;
-        if self.builder.has_dying(generation) {
-            self.burials.push_back((Instant::now() + self.timing.linger, generation));
-        }
-        // Before the snapshot: a stream that is told of a view which it cannot see yet keeps its
+        self.builder.removals.schedule(generation, Instant::now() + self.removal_delay);
+        // Before the snapshot: a stream that is assigned a view which it cannot see yet keeps its
         // old one until the snapshot comes, and so goes from one to the other in a single step.
-        for (need, view) in &moved {
-            self.view_registry.assign(need, view);
+        for (request, view) in &reassigned {
+            self.view_registry.assign(request, view);
         }
         let published = self.snapshots.send_if_modified(|current| {
             let same = current.as_ref().is_some_and(|current| is_same(current, &snapshot));
@@ -232,7 +219,7 @@ impl Publisher {
             !same
         });
         if published {
-            let took = begun.elapsed();
+            let took = started.elapsed();
             self.metrics.snapshot_cut(took);
             debug!(generation, services = dirty.len(), ?took, "snapshot");
         }
@@ -252,9 +239,9 @@ fn is_same(one: &Snapshot, other: &Snapshot) -> bool {
             .all(|(key, view)| other.views.get(key).is_some_and(|other| same_view(view, other)))
 }
 
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
+async fn sleep(until: Option<Instant>) {
+    match until {
+        Some(until) => sleep_until(until).await,
         None => std::future::pending().await,
     }
 }

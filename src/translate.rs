@@ -17,7 +17,7 @@ use envoy_types::pb::envoy::config::core::v3::{
 use envoy_types::pb::google::protobuf::{Any, Duration, UInt32Value};
 use prost::{Message, Name};
 
-use crate::model::{Service, ServiceKind, ServicePort, Tuning};
+use crate::model::{Service, ServiceKind, ServicePort, TrafficPolicy};
 use crate::view::ProxyKind;
 use crate::well_known::{AGENT_PORTS, ENVOY_LISTENER_PORTS};
 
@@ -94,8 +94,8 @@ fn behind(service: &Service) -> &Service {
 
 /// Whether the client's address chooses the endpoint. Behind a sidecar without capture every client
 /// is 127.0.0.1, on every host: hashing that would send the whole mesh to one endpoint.
-fn hashes_clients(kind: &ProxyKind, tuning: &Tuning) -> bool {
-    tuning.balance.is_by_client() && !matches!(kind, ProxyKind::BoundSidecar(_))
+fn hashes_clients(kind: &ProxyKind, policy: &TrafficPolicy) -> bool {
+    policy.load_balancing.is_by_client() && !matches!(kind, ProxyKind::BoundSidecar(_))
 }
 
 fn any<M: Message + Name>(message: &M) -> Any {

@@ -11,10 +11,6 @@
 use clap::Parser;
 use serde::Serialize;
 
-#[allow(dead_code)]
-#[path = "../fanout/figures/spread.rs"]
-mod spread;
-
 mod cost;
 mod follower;
 mod mesh;
@@ -23,8 +19,8 @@ use cost::{cpu, memory};
 use follower::Follower;
 use mesh::Mesh;
 use pilothouse_testkit::kube_control_plane::Pilot;
+use pilothouse_testkit::spread::Spread;
 use pilothouse_testkit::until;
-use spread::Spread;
 
 #[derive(Clone, Debug, Parser)]
 pub(crate) struct Options {

@@ -4,9 +4,7 @@ use serde::Serialize;
 
 use crate::Variant;
 
-mod spread;
-
-pub(crate) use spread::Spread;
+pub(crate) use pilothouse_testkit::spread::Spread;
 
 /// One server's figures with one variant. CPU in seconds, memory in KiB, both of the server's
 /// process alone.

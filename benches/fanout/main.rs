@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use clap::{Parser, ValueEnum};
+use pilothouse_testkit::model_mesh as mesh;
 use pilothouse_testkit::raw_http2 as http2;
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +23,6 @@ mod bare;
 mod clients;
 mod curve;
 mod figures;
-mod mesh;
 mod naive;
 mod process;
 mod raw;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pilothouse::model::{Change, Model, Scope};
 use pilothouse::names::ResourceType;
-use pilothouse::publish::Builder;
+use pilothouse::publish::SnapshotBuilder;
 use pilothouse::snapshot::encode::FrameBuilder;
 use pilothouse::snapshot::{Resource, TypeSet, View};
 use pilothouse::view::ViewKey;
@@ -123,7 +123,7 @@ async fn serve(
 /// The mesh as the real builder makes it, and the messages that tell of it.
 pub(crate) struct Mesh {
     model: Model,
-    builder: Builder,
+    builder: SnapshotBuilder,
     view: Arc<View>,
     frames: FrameBuilder,
     delta: bool,
@@ -135,7 +135,7 @@ impl Mesh {
     pub(crate) fn new(options: &Options) -> Self {
         let mut mesh = Self {
             model: Model::default(),
-            builder: Builder::new("cluster.local"),
+            builder: SnapshotBuilder::new("cluster.local"),
             view: Arc::new(View::new(std::array::from_fn(|_| Arc::default()))),
             frames: FrameBuilder::new("bench"),
             delta: options.delta,

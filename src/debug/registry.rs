@@ -12,9 +12,9 @@ use super::{CLUSTER_ID, DebugState, Output, Parameters, Problem};
 use crate::model::{ExportTo, Flaw, Labels, Service, ServiceKind, TargetPort};
 use crate::names;
 
-mod tuning;
+mod traffic_policy;
 
-use tuning::InForce;
+use traffic_policy::EffectivePolicy;
 
 /// Istio's `Service`, as far as its fields mean something here.
 #[derive(Debug, Serialize)]
@@ -39,7 +39,7 @@ struct RegistryService {
     resource_version: String,
     /// Ours: what holds for requests to it, the defaults included.
     #[serde(rename = "Tuning")]
-    tuning: InForce,
+    traffic_policy: EffectivePolicy,
     /// Ours: what of it is wrong and therefore not honoured.
     #[serde(rename = "Flaws", skip_serializing_if = "Vec::is_empty")]
     flaws: Vec<ServiceFlaw>,
@@ -165,7 +165,7 @@ fn registry_service(service: &Service, resolved: &Service, domain: &str) -> Regi
         resolution,
         mesh_external: matches!(service.kind, ServiceKind::ExternalName(_)),
         resource_version: service.resource_version.to_string(),
-        tuning: InForce::of(resolved),
+        traffic_policy: EffectivePolicy::of(resolved),
         flaws: resolved
             .flaws
             .iter()

@@ -11,18 +11,36 @@ use std::sync::Arc;
 use crate::snapshot::{Resource, TypeSet};
 
 /// Names with what is under them now; `None` for nothing.
-pub(super) type Changes = Vec<(Arc<str>, Option<Arc<Resource>>)>;
+pub(super) type ResourceChanges = Vec<(Arc<str>, Option<Arc<Resource>>)>;
 
-/// What a layer has under a name in place of what is below: nothing of its own, or this resource,
-/// or a gap.
-pub(super) type Own = Option<Option<Arc<Resource>>>;
+/// What a layer has under a name.
+#[derive(Debug)]
+pub(super) enum Override {
+    /// What is below.
+    Inherit,
+    /// This, in the place of what is below.
+    Replace(Arc<Resource>),
+    /// Nothing, whatever is below.
+    Hide,
+}
 
-/// Up to this many names of its own, a layer is put anew over the set below, with which it then
-/// shares all else.
-const FEW: usize = 16;
+impl Override {
+    /// The same as a change of what is below; none where it inherits.
+    pub(super) fn into_change(self, name: Arc<str>) -> Option<(Arc<str>, Option<Arc<Resource>>)> {
+        match self {
+            Self::Inherit => None,
+            Self::Replace(resource) => Some((name, Some(resource))),
+            Self::Hide => Some((name, None)),
+        }
+    }
+}
+
+/// Up to this many overrides, a layer is put anew over the set below, with which it then shares all
+/// else.
+const MAX_REAPPLIED: usize = 16;
 
 #[derive(Debug)]
-pub(super) struct Layers<K> {
+pub(super) struct LayeredSets<K> {
     public: Arc<TypeSet>,
     namespaces: BTreeMap<Arc<str>, Layer>,
     /// By the namespace whose layer is below, if that is one.
@@ -31,11 +49,12 @@ pub(super) struct Layers<K> {
 
 #[derive(Debug)]
 struct Layer {
-    own: BTreeMap<Arc<str>, Option<Arc<Resource>>>,
+    /// What it has in the place of what is below; `None` hides that.
+    overrides: BTreeMap<Arc<str>, Option<Arc<Resource>>>,
     set: Arc<TypeSet>,
 }
 
-impl<K: Ord + Clone> Layers<K> {
+impl<K: Ord + Clone> LayeredSets<K> {
     pub(super) fn new(public: Arc<TypeSet>) -> Self {
         Self { public, namespaces: BTreeMap::new(), variants: BTreeMap::new() }
     }
@@ -45,16 +64,16 @@ impl<K: Ord + Clone> Layers<K> {
         let scope = self.scope(namespace);
         let layer =
             variant.and_then(|variant| self.variants.get(&(scope.cloned(), variant.clone())));
-        layer.map_or_else(|| self.below(scope), |layer| &layer.set)
+        layer.map_or_else(|| self.set_below(scope), |layer| &layer.set)
     }
 
     /// Brings all layers up to date: `changes` are what everybody sees under these names now,
-    /// `in_namespace` and `in_variant` what the layers have of their own under one of them.
-    pub(super) fn apply(
+    /// `in_namespace` and `in_variant` what the layers have under one of them.
+    pub(super) fn apply_changes(
         &mut self,
-        changes: Changes,
-        in_namespace: impl Fn(&str, &str) -> Own,
-        in_variant: impl Fn(Option<&str>, &K, &str) -> Own,
+        changes: ResourceChanges,
+        in_namespace: impl Fn(&str, &str) -> Override,
+        in_variant: impl Fn(Option<&str>, &K, &str) -> Override,
     ) {
         if changes.is_empty() {
             return;
@@ -62,12 +81,12 @@ impl<K: Ord + Clone> Layers<K> {
         let names: Vec<Arc<str>> = changes.iter().map(|(name, _)| name.clone()).collect();
         self.public = self.public.with(changes);
         for (namespace, layer) in &mut self.namespaces {
-            layer.follow(&self.public, &names, |name| in_namespace(namespace, name));
+            layer.update(&self.public, &names, |name| in_namespace(namespace, name));
         }
         for ((namespace, variant), layer) in &mut self.variants {
             let below = namespace.as_ref().and_then(|namespace| self.namespaces.get(namespace));
             let below = below.map_or(&self.public, |layer| &layer.set);
-            layer.follow(below, &names, |name| in_variant(namespace.as_deref(), variant, name));
+            layer.update(below, &names, |name| in_variant(namespace.as_deref(), variant, name));
         }
     }
 
@@ -77,8 +96,8 @@ impl<K: Ord + Clone> Layers<K> {
         &mut self,
         namespace: Option<&Arc<str>>,
         variant: Option<&K>,
-        in_namespace: impl FnOnce(&str) -> Changes,
-        in_variant: impl FnOnce(Option<&str>, &K) -> Changes,
+        in_namespace: impl FnOnce(&str) -> ResourceChanges,
+        in_variant: impl FnOnce(Option<&str>, &K) -> ResourceChanges,
     ) {
         if let Some(namespace) = namespace
             && !self.namespaces.contains_key(namespace)
@@ -89,13 +108,13 @@ impl<K: Ord + Clone> Layers<K> {
         let Some(variant) = variant else { return };
         let key = (self.scope(namespace).cloned(), variant.clone());
         if !self.variants.contains_key(&key) {
-            let own = in_variant(key.0.as_deref(), variant);
-            let layer = Layer::over(self.below(key.0.as_ref()), own);
+            let overrides = in_variant(key.0.as_deref(), variant);
+            let layer = Layer::over(self.set_below(key.0.as_ref()), overrides);
             self.variants.insert(key, layer);
         }
     }
 
-    /// Lets the layers go that none of these needs.
+    /// Drops the layers that none of these variants has.
     pub(super) fn retain(&mut self, needed: &BTreeSet<(Option<&Arc<str>>, Option<&K>)>) {
         let namespaces: BTreeSet<_> =
             needed.iter().filter_map(|(namespace, _)| *namespace).collect();
@@ -109,40 +128,49 @@ impl<K: Ord + Clone> Layers<K> {
 
     /// The namespace if it has anything of its own.
     fn scope<'a>(&self, namespace: Option<&'a Arc<str>>) -> Option<&'a Arc<str>> {
-        namespace.filter(|own| self.namespaces.get(*own).is_some_and(|layer| !layer.own.is_empty()))
+        namespace.filter(|own| {
+            self.namespaces.get(*own).is_some_and(|layer| !layer.overrides.is_empty())
+        })
     }
 
-    fn below(&self, scope: Option<&Arc<str>>) -> &Arc<TypeSet> {
+    fn set_below(&self, scope: Option<&Arc<str>>) -> &Arc<TypeSet> {
         let layer = scope.and_then(|namespace| self.namespaces.get(namespace));
         layer.map_or(&self.public, |layer| &layer.set)
     }
 }
 
 impl Layer {
-    fn over(below: &Arc<TypeSet>, own: Changes) -> Self {
-        Self { set: below.with(own.iter().cloned()), own: own.into_iter().collect() }
+    fn over(below: &Arc<TypeSet>, overrides: ResourceChanges) -> Self {
+        let set = below.with(overrides.iter().cloned());
+        Self { set, overrides: overrides.into_iter().collect() }
     }
 
-    fn follow(&mut self, below: &Arc<TypeSet>, names: &[Arc<str>], own: impl Fn(&str) -> Own) {
+    /// Takes in what has changed below, or in its own, under these names.
+    fn update(
+        &mut self,
+        below: &Arc<TypeSet>,
+        names: &[Arc<str>],
+        override_of: impl Fn(&str) -> Override,
+    ) {
         for name in names {
-            match own(name) {
-                Some(resource) => self.own.insert(name.clone(), resource),
-                None => self.own.remove(name),
+            match override_of(name).into_change(name.clone()) {
+                Some((name, resource)) => self.overrides.insert(name, resource),
+                None => self.overrides.remove(name),
             };
         }
-        let set = if self.own.is_empty() {
+        let set = if self.overrides.is_empty() {
             below.clone()
-        } else if self.own.len() <= FEW.max(names.len()) {
-            below.with(self.own.clone())
+        } else if self.overrides.len() <= MAX_REAPPLIED.max(names.len()) {
+            below.with(self.overrides.clone())
         } else {
             let value = |name: &Arc<str>| {
-                let own = self.own.get(name).cloned();
+                let own = self.overrides.get(name).cloned();
                 (name.clone(), own.unwrap_or_else(|| below.get(name).cloned()))
             };
             self.set.with(names.iter().map(value))
         };
         // What came out the same is the same, to whoever compares pointers.
-        if set.version() != self.set.version() || self.own.is_empty() {
+        if set.version() != self.set.version() || self.overrides.is_empty() {
             self.set = set;
         }
     }
@@ -161,6 +189,10 @@ mod tests {
         (name.into(), Some(resource(name, content)))
     }
 
+    fn replace_if(condition: bool, name: &str, content: &str) -> Override {
+        if condition { Override::Replace(resource(name, content)) } else { Override::Inherit }
+    }
+
     fn content(set: &TypeSet) -> Vec<String> {
         let one =
             |one: &Arc<Resource>| format!("{}={}", one.name, String::from_utf8_lossy(one.value()));
@@ -169,9 +201,13 @@ mod tests {
 
     /// `a` is hidden from everybody but `one`; in `one`, variant 7 has another `b`; variant 8 adds
     /// many.
-    fn opened() -> Layers<u8> {
-        let mut layers = Layers::new(Arc::new(TypeSet::default()));
-        layers.apply(vec![change("b", "0"), change("c", "0")], |_, _| None, |_, _, _| None);
+    fn opened() -> LayeredSets<u8> {
+        let mut layers = LayeredSets::new(Arc::new(TypeSet::default()));
+        layers.apply_changes(
+            vec![change("b", "0"), change("c", "0")],
+            |_, _| Override::Inherit,
+            |_, _, _| Override::Inherit,
+        );
         let (one, two): (Arc<str>, Arc<str>) = ("one".into(), "two".into());
         let needed =
             [(Some(&one), Some(&7)), (Some(&two), Some(&7)), (None, Some(&8)), (Some(&two), None)];
@@ -180,7 +216,7 @@ mod tests {
         let of_variant = |namespace: Option<&str>, variant: &u8| match variant {
             7 if namespace.is_some() => vec![change("b", "7")],
             7 => Vec::new(),
-            _ => (0..2 * FEW).map(|n| change(&format!("m{n:02}"), "8")).collect(),
+            _ => (0..2 * MAX_REAPPLIED).map(|n| change(&format!("m{n:02}"), "8")).collect(),
         };
         for (namespace, variant) in needed {
             layers.open(namespace, variant, of_namespace, of_variant);
@@ -198,7 +234,7 @@ mod tests {
         for (namespace, variant) in [(Some(&two), None), (Some(&two), Some(&7)), (None, Some(&9))] {
             assert!(Arc::ptr_eq(layers.get(namespace, variant), &layers.public));
         }
-        assert_eq!(layers.get(Some(&two), Some(&8)).len(), 2 + 2 * FEW);
+        assert_eq!(layers.get(Some(&two), Some(&8)).len(), 2 + 2 * MAX_REAPPLIED);
     }
 
     #[test]
@@ -206,23 +242,29 @@ mod tests {
         let mut layers = opened();
         let (one, two) = ("one".into(), "two".into());
         let hidden = layers.get(Some(&one), Some(&7)).clone();
-        let own = |namespace: &str, name: &str| {
-            (namespace == "one" && name == "a").then(|| Some(resource("a", "1")))
-        };
+        let own =
+            |namespace: &str, name: &str| replace_if(namespace == "one" && name == "a", "a", "1");
         let variant = |namespace: Option<&str>, variant: &u8, name: &str| {
-            (namespace.is_some() && *variant == 7 && name == "b").then(|| Some(resource("b", "7")))
+            replace_if(namespace.is_some() && *variant == 7 && name == "b", "b", "7")
         };
-        layers.apply(vec![change("b", "2")], own, variant);
+        layers.apply_changes(vec![change("b", "2")], own, variant);
         assert_eq!(content(layers.get(Some(&one), None)), ["a=1", "b=2", "c=0"]);
         assert!(Arc::ptr_eq(layers.get(Some(&one), Some(&7)), &hidden), "nothing new for it");
-        layers.apply(vec![("c".into(), None), change("d", "2")], own, variant);
+        layers.apply_changes(vec![("c".into(), None), change("d", "2")], own, variant);
         assert_eq!(content(layers.get(Some(&one), Some(&7))), ["a=1", "b=7", "d=2"]);
         assert_eq!(content(layers.get(None, Some(&8)))[..2], ["b=2", "d=2"]);
         // A gap, then nothing of its own any more.
-        let gap = |namespace: &str, name: &str| (namespace == "two" && name == "d").then_some(None);
-        layers.apply(vec![change("d", "3")], gap, |_, _, _| None);
+        let gap = |namespace: &str, name: &str| match (namespace, name) {
+            ("two", "d") => Override::Hide,
+            _ => Override::Inherit,
+        };
+        layers.apply_changes(vec![change("d", "3")], gap, |_, _, _| Override::Inherit);
         assert_eq!(content(layers.get(Some(&two), None)), ["b=2"]);
-        layers.apply(vec![change("d", "4")], |_, _| None, |_, _, _| None);
+        layers.apply_changes(
+            vec![change("d", "4")],
+            |_, _| Override::Inherit,
+            |_, _, _| Override::Inherit,
+        );
         assert!(Arc::ptr_eq(layers.get(Some(&two), None), &layers.public));
     }
 

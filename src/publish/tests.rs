@@ -8,7 +8,7 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use prost::Message;
 
-use super::Builder;
+use super::SnapshotBuilder;
 use crate::model::{
     Change, Endpoint, EndpointSlice, EndpointState, ExportTo, Model, Protocol, Service, ServiceKey,
     ServiceKind, ServicePort, SlicePort, Subset,
@@ -18,11 +18,12 @@ use crate::snapshot::{Snapshot, View};
 use crate::view::{InboundPort, InboundProtocol, ProxyKind, ViewKey};
 
 mod aliases;
-mod inbound;
-mod needs;
-mod newcomers;
-mod nodes;
+mod inbound_ports;
+
+mod node_local;
 mod random;
+mod view_assigner;
+mod view_requests;
 mod visibility;
 mod zones;
 
@@ -95,13 +96,17 @@ fn with_inbound(namespace: &str, ports: &[u16]) -> ViewKey {
 /// A model and a builder that follows it.
 struct Mesh {
     model: Model,
-    builder: Builder,
+    builder: SnapshotBuilder,
     dirty: BTreeSet<ServiceKey>,
 }
 
 impl Mesh {
     fn new() -> Self {
-        Self { model: Model::default(), builder: Builder::new(DOMAIN), dirty: BTreeSet::new() }
+        Self {
+            model: Model::default(),
+            builder: SnapshotBuilder::new(DOMAIN),
+            dirty: BTreeSet::new(),
+        }
     }
 
     fn of(changes: Vec<Change>) -> Self {
@@ -131,7 +136,7 @@ impl Mesh {
 
     /// What a builder makes that sees everything at once, as it is now.
     fn built_at_once(&self, views: &[ViewKey]) -> Snapshot {
-        let mut builder = Builder::new(DOMAIN);
+        let mut builder = SnapshotBuilder::new(DOMAIN);
         let services = self.model.services().map(|service| service.key.clone());
         builder.update(&self.model, &services.collect());
         builder.snapshot(views)
@@ -191,7 +196,7 @@ fn a_cluster_outlives_its_routes() {
     assert!(names(&after, ResourceType::Cluster).contains(&cluster), "the cluster stays");
     let endpoints = |view: &View| view.set(ResourceType::Endpoint).get(cluster).cloned();
     assert_eq!(endpoints(&before), endpoints(&after), "with its endpoints");
-    mesh.builder.bury(u64::MAX);
+    mesh.builder.remove_until(u64::MAX);
     let last = mesh.view(ProxyKind::Sidecar, None);
     assert!(!names(&last, ResourceType::Cluster).contains(&cluster));
     assert!(names(&last, ResourceType::Endpoint).is_empty());
@@ -207,11 +212,11 @@ fn every_cluster_lingers_as_long_after_its_own_routes() {
     let first = mesh.snapshot(&views()).generation;
     mesh.apply(Change::ServiceGone(key("one", "b")));
     let second = mesh.snapshot(&views()).generation;
-    assert!(mesh.builder.has_dying(first) && mesh.builder.has_dying(second));
+    assert!(mesh.builder.removals.is_waiting(first) && mesh.builder.removals.is_waiting(second));
 
     // What is due for the first must not take the second along, whose routes went just now.
-    mesh.builder.bury(first);
-    assert!(!mesh.builder.has_dying(first) && mesh.builder.has_dying(second));
+    mesh.builder.remove_until(first);
+    assert!(!mesh.builder.removals.is_waiting(first) && mesh.builder.removals.is_waiting(second));
     let view = mesh.view(ProxyKind::Sidecar, None);
     let is_there = |name: &str| {
         let cluster = format!("outbound|80||{name}.one.svc.cluster.local");
@@ -221,7 +226,7 @@ fn every_cluster_lingers_as_long_after_its_own_routes() {
 }
 
 #[test]
-fn a_service_that_returns_in_time_is_not_buried() {
+fn a_service_that_returns_in_time_is_not_removed() {
     let web = key("one", "web");
     let here = || Change::Service(service(&web, at(&["10.1.0.1"]), &[(80, Protocol::Http)]));
     let mut mesh = Mesh::of(vec![here(), Change::Slice(slice(&web, "web-1", &[80], &[1]))]);
@@ -230,7 +235,7 @@ fn a_service_that_returns_in_time_is_not_buried() {
     mesh.snapshot(&views());
     mesh.apply(here());
     mesh.update();
-    mesh.builder.bury(u64::MAX);
+    mesh.builder.remove_until(u64::MAX);
     assert_eq!(content(&mesh.snapshot(&views())), before);
 }
 
@@ -245,7 +250,7 @@ fn a_port_that_goes_takes_its_cluster_along() {
     let cluster = "outbound|81||web.one.svc.cluster.local";
     assert!(names(&view, ResourceType::Cluster).contains(&cluster), "it lingers");
     assert_eq!(names(&view, ResourceType::Route), ["80"]);
-    mesh.builder.bury(u64::MAX);
+    mesh.builder.remove_until(u64::MAX);
     let view = mesh.view(ProxyKind::Sidecar, None);
     assert!(!names(&view, ResourceType::Cluster).contains(&cluster));
 }

@@ -26,13 +26,13 @@ mod export_to;
 mod intern;
 mod names;
 mod protocol;
-mod tuning;
+mod traffic_policy;
 
 use intern::Strings;
 pub(super) use names::is_dns_label;
 use names::{require_dns_label, require_dns_name};
 use protocol::protocol_of;
-use tuning::tuning_of;
+use traffic_policy::traffic_policy_of;
 
 /// The label that says whose endpoints a slice holds.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -84,7 +84,7 @@ impl Converter {
         }
         // Not among the flaws that a manifest is refused for: a bad value costs nothing but itself.
         let mut values = Vec::new();
-        let tuning = tuning_of(&from.metadata, spec, &mut values);
+        let traffic_policy = traffic_policy_of(&from.metadata, spec, &mut values);
         let export_to = self.export_to(&from.metadata, &key, &mut values);
         let mut all: Vec<_> = flaws
             .iter()
@@ -106,7 +106,7 @@ impl Converter {
             created: created.map(|at| at.0.to_string()).unwrap_or_default().into(),
             resource_version: from.metadata.resource_version.as_deref().unwrap_or_default().into(),
             families: families(spec),
-            tuning: Box::new(tuning),
+            traffic_policy: Box::new(traffic_policy),
             flaws: all,
             about: Box::new(about::about(&from.metadata, spec, &mut self.strings)),
             ..Service::new(key, kind, ports)

@@ -1,7 +1,7 @@
 //! The Kubernetes API as a source: one watch per kind and namespace.
 //!
-//! kube's watcher lists (`lists`), watches and resumes; here its events become changes (`events`), its
-//! failures become health. After an outage, a break in mid-watch or a silence (`heard`) it is
+//! kube's watcher lists (`list_strategy`), watches and resumes; here its events become changes (`events`), its
+//! failures become health. After an outage, a break in mid-watch or a silence (`observed_body`) it is
 //! started anew instead of resumed (`watch`): a server that came back with another history (a
 //! restored backup) would accept the old position and stay silent for ever.
 //!
@@ -28,16 +28,16 @@ use crate::model::{Change, Scope};
 mod client;
 mod errors;
 mod events;
-mod heard;
-mod lenient;
-mod lists;
+mod lenient_decode;
+mod list_strategy;
 mod nodes;
+mod observed_body;
 mod watch;
 
 use client::Server;
-use events::{Ingest, Watched};
-use lists::Lists;
-use watch::{Watch, pause};
+use events::{WatchIndex, Watched};
+use list_strategy::ListStrategy;
+use watch::{Watch, back_off};
 
 /// Stands in the health's list of watches until the API server has been found and asked what it
 /// has.
@@ -109,25 +109,29 @@ async fn watch_all(mut config: Config, changes: Sender<Change>, health: Arc<Heal
         health.expect(&watch_name::<Service>(scope));
     }
     let (server, slices) = find_server(&config, &health).await;
-    let mut plan = Plan {
+    let mut watches = WatchSet {
         server,
         watch_timeout: config.watch_timeout,
         changes,
         health: health.clone(),
         unlisted: Arc::new(AtomicUsize::new(scopes.len() * 2 + usize::from(config.nodes))),
-        watches: JoinSet::new(),
+        tasks: JoinSet::new(),
     };
     for scope in scopes {
-        plan.watch::<Service>(scope.clone());
-        if slices { plan.watch::<EndpointSlice>(scope) } else { plan.watch::<Endpoints>(scope) }
+        watches.start::<Service>(scope.clone());
+        if slices {
+            watches.start::<EndpointSlice>(scope)
+        } else {
+            watches.start::<Endpoints>(scope)
+        }
     }
     if config.nodes {
-        plan.watch::<Node>(Scope::All);
+        watches.start::<Node>(Scope::All);
     }
     // Only now, so that there is no moment in which nothing is waited for.
     health.forget(SEARCH);
     // The first that ends is the end of all: without it the mesh would be known in part, for ever.
-    if let Some(Err(error)) = plan.watches.join_next().await {
+    if let Some(Err(error)) = watches.tasks.join_next().await {
         error!(%error, "a watch ended that should not have");
     }
 }
@@ -161,7 +165,7 @@ async fn find_server(config: &Config, health: &Health) -> (Server, bool) {
             last.clone_from(&error);
         }
         health.failed(SEARCH, error);
-        pause(&mut backoff, Duration::ZERO).await;
+        back_off(&mut backoff, Duration::ZERO).await;
     }
 }
 
@@ -173,19 +177,19 @@ fn watch_name<K: Watched>(scope: &Scope) -> String {
     }
 }
 
-/// What all watches share.
-struct Plan {
+/// All watches, and what they share.
+struct WatchSet {
     server: Server,
     watch_timeout: Duration,
     changes: Sender<Change>,
     health: Arc<Health>,
     /// Watches that have not listed yet.
     unlisted: Arc<AtomicUsize>,
-    watches: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
-impl Plan {
-    fn watch<K: Watched>(&mut self, scope: Scope) {
+impl WatchSet {
+    fn start<K: Watched>(&mut self, scope: Scope) {
         let name: Arc<str> = watch_name::<K>(&scope).into();
         self.health.expect(&name);
         let seconds = u32::try_from(self.watch_timeout.as_secs()).unwrap_or(u32::MAX).max(1);
@@ -197,17 +201,17 @@ impl Plan {
         let settings = watcher::Config { label_selector: K::selector(), ..Default::default() }
             .timeout(seconds);
         let watch = Watch {
-            ingest: Ingest::new(scope, self.health.clone()),
+            index: WatchIndex::new(scope, self.health.clone()),
             name,
             url: self.server.url.clone(),
             changes: self.changes.clone(),
             health: self.health.clone(),
             unlisted: self.unlisted.clone(),
             backoff: DefaultBackoff::default(),
-            lists: Lists::default(),
+            list_strategy: ListStrategy::default(),
             last_list: None,
             last_warning: None,
         };
-        self.watches.spawn(watch.run(api, settings));
+        self.tasks.spawn(watch.run(api, settings));
     }
 }

@@ -35,7 +35,7 @@ use envoy_types::pb::google::protobuf::BoolValue;
 use prost::Name;
 
 use super::{HOSTNAME_KEY, any, duration, number, over_ads, served_ports, socket_address};
-use crate::model::{Balance, Service, ServiceKind, ServicePort, Tuning};
+use crate::model::{LoadBalancing, Service, ServiceKind, ServicePort, TrafficPolicy};
 use crate::names;
 use crate::view::{InboundPort, InboundProtocol};
 
@@ -94,7 +94,7 @@ fn of_port(service: &Service, host: &str, port: &ServicePort) -> Cluster {
         cluster.lb_subset_config = Some(by_pod_name());
     }
     cluster.alt_stat_name = names::stat_name(&name);
-    tune(&mut cluster, &service.tuning);
+    apply_traffic_policy(&mut cluster, &service.traffic_policy);
     // Endpoints are sent only if they are usable, so "too few look healthy" must never turn into
     // "use them all".
     cluster.common_lb_config = Some(CommonLbConfig {
@@ -157,31 +157,31 @@ fn by_pod_name() -> LbSubsetConfig {
     }
 }
 
-fn tune(cluster: &mut Cluster, tuning: &Tuning) {
-    let policy = match tuning.balance {
-        Balance::LeastRequest => LbPolicy::LeastRequest,
-        Balance::RoundRobin => LbPolicy::RoundRobin,
-        Balance::Random => LbPolicy::Random,
-        Balance::ClientIpRing => LbPolicy::RingHash,
-        Balance::ClientIpMaglev => LbPolicy::Maglev,
+fn apply_traffic_policy(cluster: &mut Cluster, policy: &TrafficPolicy) {
+    let lb_policy = match policy.load_balancing {
+        LoadBalancing::LeastRequest => LbPolicy::LeastRequest,
+        LoadBalancing::RoundRobin => LbPolicy::RoundRobin,
+        LoadBalancing::Random => LbPolicy::Random,
+        LoadBalancing::ClientIpRing => LbPolicy::RingHash,
+        LoadBalancing::ClientIpMaglev => LbPolicy::Maglev,
     };
-    cluster.lb_policy = policy.into();
-    if let Some(timeout) = tuning.connect_timeout {
+    cluster.lb_policy = lb_policy.into();
+    if let Some(timeout) = policy.connect_timeout {
         cluster.connect_timeout = Some(duration(timeout));
     }
     // Envoy's default of 1,024 connections and requests would be a limit that nobody asked for.
     let or_most = |limit: Option<u32>| Some(number(limit.unwrap_or(u32::MAX)));
     cluster.circuit_breakers = Some(CircuitBreakers {
         thresholds: vec![Thresholds {
-            max_connections: or_most(tuning.limits.connections),
-            max_pending_requests: or_most(tuning.limits.pending_requests),
-            max_requests: or_most(tuning.limits.requests),
-            max_retries: or_most(tuning.limits.retries),
+            max_connections: or_most(policy.circuit_breakers.connections),
+            max_pending_requests: or_most(policy.circuit_breakers.pending_requests),
+            max_requests: or_most(policy.circuit_breakers.requests),
+            max_retries: or_most(policy.circuit_breakers.retries),
             ..Default::default()
         }],
         ..Default::default()
     });
-    cluster.outlier_detection = tuning.outliers.map(|outliers| OutlierDetection {
+    cluster.outlier_detection = policy.outlier_detection.map(|outliers| OutlierDetection {
         consecutive_5xx: outliers.consecutive_errors.map(number),
         interval: outliers.interval.map(duration),
         base_ejection_time: outliers.ejection_time.map(duration),
@@ -195,7 +195,7 @@ fn tune(cluster: &mut Cluster, tuning: &Tuning) {
 fn named(name: &str, discovery: DiscoveryType) -> Cluster {
     Cluster {
         name: name.to_owned(),
-        connect_timeout: Some(duration(Tuning::CONNECT_TIMEOUT)),
+        connect_timeout: Some(duration(TrafficPolicy::CONNECT_TIMEOUT)),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(discovery.into())),
         ..Default::default()
     }
@@ -203,7 +203,7 @@ fn named(name: &str, discovery: DiscoveryType) -> Cluster {
 
 fn original_destination(name: &str) -> Cluster {
     let mut cluster = named(name, DiscoveryType::OriginalDst);
-    tune(&mut cluster, &Tuning::default());
+    apply_traffic_policy(&mut cluster, &TrafficPolicy::default());
     cluster.lb_policy = LbPolicy::ClusterProvided.into();
     // Nothing is known of the other side, so what the client speaks is the best guess.
     speak(

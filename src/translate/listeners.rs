@@ -161,8 +161,8 @@ fn tcp_port(
     let ServiceKind::ClusterIp(addresses) = &service.kind else { return Vec::new() };
     let host = names::host(&service.key.name, &service.key.namespace, domain);
     let cluster = names::outbound_cluster(port.port, &host);
-    let by_client = hashes_clients(kind, &service.tuning);
-    let idle = service.tuning.tcp_idle_timeout;
+    let by_client = hashes_clients(kind, &service.traffic_policy);
+    let idle = service.traffic_policy.tcp_idle_timeout;
     let to_cluster = |address| {
         let mut listener = outbound(address, port.port);
         listener.filter_chains = vec![FilterChain {

@@ -38,7 +38,7 @@ use super::{
     HOSTNAME_KEY, LISTENER_PORT_HEADER, POD_NAME_FILTER, SUBSET_NAMESPACE, any, behind, duration,
     hashes_clients, http_ports, number, seconds, served_http_ports,
 };
-use crate::model::{Service, ServiceKey, ServiceKind, Tuning};
+use crate::model::{Service, ServiceKey, ServiceKind, TrafficPolicy};
 use crate::names;
 use crate::view::ProxyKind;
 
@@ -89,7 +89,9 @@ pub fn virtual_hosts(
     forms.extend(addresses.iter().copied().map(names::host_of_address));
 
     let target_host = names::host(&target.key.name, &target.key.namespace, domain);
-    let to = |port: u16| action(kind, &target.tuning, names::outbound_cluster(port, &target_host));
+    let to = |port: u16| {
+        action(kind, &target.traffic_policy, names::outbound_cluster(port, &target_host))
+    };
     let by_port: Vec<(u16, RouteAction)> = ports.iter().map(|port| (*port, to(*port))).collect();
     let of_service = |host: &str, forms: &[String]| match is_standalone {
         true => with_ports(host, forms, &by_port, preferred),
@@ -244,15 +246,15 @@ fn names_a_pod(key: &ServiceKey, domain: &str) -> HeaderMatcher {
     }
 }
 
-fn action(kind: &ProxyKind, tuning: &Tuning, cluster: String) -> RouteAction {
+fn action(kind: &ProxyKind, policy: &TrafficPolicy, cluster: String) -> RouteAction {
     RouteAction {
         // No limit but the client's own unless the service has one.
-        timeout: Some(tuning.request_timeout.map_or(seconds(0), duration)),
-        retry_policy: match tuning.retries.unwrap_or(Tuning::RETRIES) {
+        timeout: Some(policy.request_timeout.map_or(seconds(0), duration)),
+        retry_policy: match policy.retries.unwrap_or(TrafficPolicy::RETRIES) {
             0 => None,
             retries => Some(retry_policy(retries)),
         },
-        hash_policy: hashes_clients(kind, tuning).then(by_source_address).into_iter().collect(),
+        hash_policy: hashes_clients(kind, policy).then(by_source_address).into_iter().collect(),
         cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(cluster)),
         ..Default::default()
     }

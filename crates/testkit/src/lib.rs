@@ -15,6 +15,7 @@
 //! | [`backends`], [`balancer`], [`relay`] | workloads, a TCP balancer, an xDS stream that can be held and cut |
 //! | [`namespace`] | a network namespace of a test's own |
 //! | [`xds_client`], [`raw_http2`] | proxies without an Envoy: by tonic's client; as cheap as can be |
+//! | [`model_mesh`], [`spread`] | of benchmarks: a mesh as a source says it; how a figure is spread |
 //!
 //! Every test has addresses and ports of its own, so tests run side by side. What fails panics with what
 //! was seen last.
@@ -36,11 +37,13 @@ pub mod lab;
 pub mod load;
 pub mod loaded_envoy;
 pub mod manifests;
+pub mod model_mesh;
 pub mod namespace;
 pub mod places;
 pub mod process;
 pub mod raw_http2;
 pub mod relay;
+pub mod spread;
 pub mod wait;
 pub mod xds_client;
 

@@ -26,6 +26,8 @@ pub async fn eventually<T>(
             Err(seen) if start.elapsed() > deadline => {
                 panic!("waited {deadline:?} for {what}; last seen: {seen}")
             }
+            // A long wait looks less often: what is waited for may be busy, and in this very process.
+            Err(_) if deadline > DEADLINE => tokio::time::sleep(Duration::from_millis(50)).await,
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }

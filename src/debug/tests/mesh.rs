@@ -266,7 +266,7 @@ fn every_resource_that_is_made_can_be_shown() {
     let fixture = Fixture::new();
     fixture.fill_model();
     let model = fixture.state.model();
-    let mut builder = crate::publish::Builder::new("cluster.local");
+    let mut builder = crate::publish::SnapshotBuilder::new("cluster.local");
     builder.update(&model, &model.services().map(|service| service.key.clone()).collect());
     let kinds =
         [ProxyKind::Sidecar, ProxyKind::BOUND, ProxyKind::Router, ProxyKind::DEFAULT_STANDALONE];

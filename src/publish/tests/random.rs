@@ -10,8 +10,8 @@ use proptest::sample::subsequence;
 
 use super::{DOMAIN, Mesh, at, content, domains, key, service, slice, views};
 use crate::model::{
-    Balance, Change, EndpointSlice, EndpointState, ExportTo, Flaw, IpFamily, Model, Protocol,
-    Scope, Service, ServiceKey, ServiceKind, Tuning,
+    Change, EndpointSlice, EndpointState, ExportTo, Flaw, IpFamily, LoadBalancing, Model, Protocol,
+    Scope, Service, ServiceKey, ServiceKind, TrafficPolicy,
 };
 use crate::names::ResourceType;
 
@@ -26,13 +26,14 @@ fn some_target() -> impl Strategy<Value = String> {
     prop_oneof![4 => inside, 1 => Just("elsewhere.example".to_owned()), 1 => Just("one".to_owned())]
 }
 
-fn some_tuning() -> impl Strategy<Value = Tuning> {
-    let balance = prop_oneof![Just(Balance::LeastRequest), Just(Balance::ClientIpRing)];
+fn some_traffic_policy() -> impl Strategy<Value = TrafficPolicy> {
+    let load_balancing =
+        prop_oneof![Just(LoadBalancing::LeastRequest), Just(LoadBalancing::ClientIpRing)];
     let retries = prop_oneof![Just(None), Just(Some(0)), Just(Some(3))];
-    (balance, retries).prop_map(|(balance, retries)| Tuning {
-        balance,
+    (load_balancing, retries).prop_map(|(load_balancing, retries)| TrafficPolicy {
+        load_balancing,
         retries,
-        ..Tuning::default()
+        ..TrafficPolicy::default()
     })
 }
 
@@ -47,14 +48,20 @@ fn some_service() -> impl Strategy<Value = Service> {
     let ports = subsequence(vec![80u16, 90, 15001], 0..4);
     let families = subsequence(vec![IpFamily::V4, IpFamily::V6], 0..=2);
     let protocols = [protocol.clone(), protocol.clone(), protocol];
-    let more = (families, some_tuning(), any::<bool>(), some_export_to(), any::<bool>());
+    let more = (families, some_traffic_policy(), any::<bool>(), some_export_to(), any::<bool>());
     (some_key(), kind, ports, protocols, more).prop_map(
-        |(key, kind, ports, protocols, (families, tuning, flawed, export_to, prefers_own_zone))| {
+        |(
+            key,
+            kind,
+            ports,
+            protocols,
+            (families, traffic_policy, flawed, export_to, prefers_own_zone),
+        )| {
             let ports: Vec<_> = ports.into_iter().zip(protocols).collect();
             let flaws = if flawed { vec![Flaw::new("spec", "wrong")] } else { Vec::new() };
-            let tuning = Box::new(tuning);
+            let traffic_policy = Box::new(traffic_policy);
             let plain = service(&key, kind, &ports);
-            Service { families, tuning, flaws, export_to, prefers_own_zone, ..plain }
+            Service { families, traffic_policy, flaws, export_to, prefers_own_zone, ..plain }
         },
     )
 }
@@ -112,7 +119,7 @@ enum Step {
     Update,
     /// With the views that somebody needs now.
     Snapshot(Vec<usize>),
-    Bury,
+    RemoveExpired,
 }
 
 fn some_steps() -> impl Strategy<Value = Vec<Step>> {
@@ -121,7 +128,7 @@ fn some_steps() -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Step::Update),
         3 => subsequence((0..views().len()).collect::<Vec<_>>(), 0..=views().len())
             .prop_map(Step::Snapshot),
-        1 => Just(Step::Bury),
+        1 => Just(Step::RemoveExpired),
     ];
     proptest::collection::vec(step, 0..40)
 }
@@ -142,11 +149,11 @@ proptest! {
                     let snapshot = mesh.snapshot(&needed);
                     prop_assert_eq!(snapshot.views.len(), needed.len());
                 }
-                Step::Bury => mesh.builder.bury(u64::MAX),
+                Step::RemoveExpired => mesh.builder.remove_until(u64::MAX),
             }
         }
         mesh.update();
-        mesh.builder.bury(u64::MAX);
+        mesh.builder.remove_until(u64::MAX);
         let snapshot = mesh.snapshot(&all);
         prop_assert_eq!(content(&snapshot), content(&mesh.built_at_once(&all)));
         // Envoy rejects a table that has a domain twice.
@@ -204,7 +211,7 @@ proptest! {
         other.apply(Change::Services(everything.clone(), services));
         other.apply(Change::Slices(everything, slices));
         other.update();
-        other.builder.bury(u64::MAX);
+        other.builder.remove_until(u64::MAX);
         prop_assert_eq!(content(&one.snapshot(&all)), content(&other.snapshot(&all)));
     }
 }

@@ -119,6 +119,6 @@ fn what_was_hidden_lingers_hidden() {
     assert!(has(&mut mesh, "friend"));
     mesh.apply(Change::ServiceGone(secret));
     assert!(has(&mut mesh, "friend") && !has(&mut mesh, "two"));
-    mesh.builder.bury(u64::MAX);
+    mesh.builder.remove_until(u64::MAX);
     assert!(!has(&mut mesh, "friend"));
 }

@@ -106,7 +106,7 @@ fn a_region_that_becomes_known_shows_in_its_zones_and_is_no_news_twice() {
 }
 
 #[test]
-fn a_service_that_returns_before_its_clusters_are_buried_has_nothing_left_of_its_zones() {
+fn a_service_that_returns_before_its_clusters_are_removed_has_nothing_left_of_its_zones() {
     let near = key("one", "near");
     let mut mesh = Mesh::of(vec![near_service(&near, true), zoned_slice(&near, &[1, 2])]);
     let keys = [in_zone("a"), ViewKey::new(ProxyKind::Sidecar, Some("one"))];

@@ -11,7 +11,7 @@ use tower::service_fn;
 
 use super::super::health::Health;
 use super::Config;
-use super::heard::Heard;
+use super::observed_body::ObservedBody;
 use crate::causes::with_causes;
 use crate::kubeconfig;
 
@@ -56,7 +56,7 @@ pub(super) async fn has_endpoint_slices(client: &Client) -> Result<bool, Error> 
 }
 
 /// The same client, telling `health` whenever the server answers or sends a piece of an answer, and
-/// holding watches to the time that they were asked for ([`Heard`]).
+/// holding watches to the time that they were asked for ([`ObservedBody`]).
 ///
 /// A healthy watch on which nothing happens emits no events, so freshness is measured here: the
 /// watch is asked for anew at each timeout, and bookmarks come in between.
@@ -83,7 +83,7 @@ pub(super) fn observed(
             if let Some(health) = &health {
                 health.contact(&name);
             }
-            Ok::<_, Error>(response.map(|body| Heard::new(body, health, name, lasts)))
+            Ok::<_, Error>(response.map(|body| ObservedBody::new(body, health, name, lasts)))
         }
     });
     Client::new(service, namespace)

@@ -17,7 +17,7 @@ use super::super::convert::{
     Converted, Converter, Rejection, SERVICE_NAME_LABEL, endpoints_name, is_dns_label, namespace_of,
 };
 use super::super::health::Health;
-use super::lenient::Lenient;
+use super::lenient_decode::LenientDecode;
 use crate::model::{Change, EndpointSlice, Scope, Service, ServiceKey};
 
 /// How many rejected objects of one list are logged one by one; all stand in the health.
@@ -43,20 +43,23 @@ pub(super) trait Watched:
         None
     }
     /// The objects within the scope.
-    fn api(client: Client, scope: &Scope) -> Api<Lenient<Self>>;
+    fn api(client: Client, scope: &Scope) -> Api<LenientDecode<Self>>;
     /// `None` for an object that is not for us.
     fn convert(
         &self,
         converter: &mut Converter,
     ) -> Result<Option<Converted<Self::Model>>, Rejection>;
-    fn one(object: Self::Model) -> Change;
-    fn all(scope: Scope, objects: Vec<Self::Model>) -> Change;
-    fn gone(namespace: &str, name: &str) -> Change;
+    /// The object is new or has changed.
+    fn updated(object: Self::Model) -> Change;
+    /// All objects within the scope are these.
+    fn listed(scope: Scope, objects: Vec<Self::Model>) -> Change;
+    /// The object is gone.
+    fn deleted(namespace: &str, name: &str) -> Change;
 }
 
-/// The state of one watch: what a list has brought so far, and which objects are not (fully) used.
+/// What one watch has sent: the objects of a list so far, and which objects are not (fully) used.
 #[derive(Debug)]
-pub(super) struct Ingest<K: Watched> {
+pub(super) struct WatchIndex<K: Watched> {
     scope: Scope,
     health: Arc<Health>,
     converter: Converter,
@@ -65,7 +68,7 @@ pub(super) struct Ingest<K: Watched> {
     /// What was said in the health of objects of this watch, so that it can be taken back.
     remarks: BTreeMap<String, Remark>,
     listed_remarks: BTreeMap<String, Remark>,
-    lists: u64,
+    completed_lists: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +77,7 @@ enum Remark {
     Noted(String),
 }
 
-impl<K: Watched> Ingest<K> {
+impl<K: Watched> WatchIndex<K> {
     pub(super) fn new(scope: Scope, health: Arc<Health>) -> Self {
         Self {
             scope,
@@ -83,18 +86,18 @@ impl<K: Watched> Ingest<K> {
             listing: Vec::new(),
             remarks: BTreeMap::new(),
             listed_remarks: BTreeMap::new(),
-            lists: 0,
+            completed_lists: 0,
         }
     }
 
     /// Whether exactly one list has been completed.
     pub(super) fn is_first_list(&self) -> bool {
-        self.lists == 1
+        self.completed_lists == 1
     }
 
     /// A list becomes one change at its end, so that nothing is missing in between; an object that
     /// cannot be used is as good as gone, and nothing else suffers.
-    pub(super) fn take(&mut self, event: Event<Lenient<K>>) -> Option<Change> {
+    pub(super) fn apply(&mut self, event: Event<LenientDecode<K>>) -> Option<Change> {
         match event {
             Event::Init => {
                 self.listing = Vec::new();
@@ -104,33 +107,33 @@ impl<K: Watched> Ingest<K> {
             Event::InitApply(object) => {
                 let (used, remark) = self.convert(&object);
                 self.listing.extend(used);
-                self.listed_remarks.extend(remark.map(|remark| (place(&object), remark)));
+                self.listed_remarks.extend(remark.map(|remark| (object_ref(&object), remark)));
                 None
             }
             Event::InitDone => {
-                self.lists += 1;
+                self.completed_lists += 1;
                 self.replace_remarks();
-                Some(K::all(self.scope.clone(), std::mem::take(&mut self.listing)))
+                Some(K::listed(self.scope.clone(), std::mem::take(&mut self.listing)))
             }
             Event::Apply(object) => {
                 let (used, remark) = self.convert(&object);
-                self.set_remark(place(&object), remark);
+                self.set_remark(object_ref(&object), remark);
                 Some(match used {
-                    Some(used) => K::one(used),
-                    None => gone(&object),
+                    Some(used) => K::updated(used),
+                    None => deletion_of(&object),
                 })
             }
             Event::Delete(object) => {
-                self.set_remark(place(&object), None);
-                Some(gone(&object))
+                self.set_remark(object_ref(&object), None);
+                Some(deletion_of(&object))
             }
         }
     }
 
-    fn convert(&mut self, object: &Lenient<K>) -> (Option<K::Model>, Option<Remark>) {
+    fn convert(&mut self, object: &LenientDecode<K>) -> (Option<K::Model>, Option<Remark>) {
         let object = match object {
-            Lenient::Whole(object) => object,
-            Lenient::Broken { reason, .. } => {
+            LenientDecode::Decoded(object) => object,
+            LenientDecode::Undecodable { reason, .. } => {
                 return (None, Some(Remark::Rejected(reason.clone())));
             }
         };
@@ -148,68 +151,68 @@ impl<K: Watched> Ingest<K> {
     fn replace_remarks(&mut self) {
         let new = std::mem::take(&mut self.listed_remarks);
         let old: BTreeSet<_> = self.remarks.keys().cloned().collect();
-        for place in old.into_iter().filter(|place| !new.contains_key(place)) {
-            self.set_remark(place, None);
+        for object in old.into_iter().filter(|object| !new.contains_key(object)) {
+            self.set_remark(object, None);
         }
         let mut rejected = 0;
-        for (place, remark) in new {
+        for (object, remark) in new {
             if let Remark::Rejected(reason) = &remark
-                && self.remarks.get(&place) != Some(&remark)
+                && self.remarks.get(&object) != Some(&remark)
             {
                 rejected += 1;
                 if rejected <= LOGGED {
-                    warn!(object = %place, %reason, "left out");
+                    warn!(%object, %reason, "left out");
                 }
             }
-            self.show(&place, Some(&remark));
-            self.remarks.insert(place, remark);
+            self.report(&object, Some(&remark));
+            self.remarks.insert(object, remark);
         }
         if rejected > LOGGED {
             warn!(kind = K::KIND, count = rejected, "objects were left out, the first are above");
         }
     }
 
-    fn set_remark(&mut self, place: String, remark: Option<Remark>) {
-        if self.remarks.get(&place) == remark.as_ref() {
+    fn set_remark(&mut self, object: String, remark: Option<Remark>) {
+        if self.remarks.get(&object) == remark.as_ref() {
             return;
         }
         if let Some(Remark::Rejected(reason)) = &remark {
-            warn!(object = %place, %reason, "left out");
+            warn!(%object, %reason, "left out");
         }
-        self.show(&place, remark.as_ref());
+        self.report(&object, remark.as_ref());
         match remark {
-            Some(remark) => self.remarks.insert(place, remark),
-            None => self.remarks.remove(&place),
+            Some(remark) => self.remarks.insert(object, remark),
+            None => self.remarks.remove(&object),
         };
     }
 
-    fn show(&self, place: &str, remark: Option<&Remark>) {
+    fn report(&self, object: &str, remark: Option<&Remark>) {
         let (rejected, noted) = match remark {
             Some(Remark::Rejected(reason)) => (Some(reason.clone()), None),
             Some(Remark::Noted(note)) => (None, Some(note.clone())),
             None => (None, None),
         };
-        self.health.rejected(place, rejected);
-        self.health.noted(place, noted);
+        self.health.rejected(object, rejected);
+        self.health.noted(object, noted);
     }
 }
 
 /// Where a person finds the object: `Service default/reviews`.
-fn place<K: Watched>(object: &Lenient<K>) -> String {
+fn object_ref<K: Watched>(object: &LenientDecode<K>) -> String {
     let metadata = object.meta();
     let name = metadata.name.as_deref().unwrap_or_default();
     format!("{} {}/{name}", K::KIND, namespace_of(metadata))
 }
 
-fn gone<K: Watched>(object: &Lenient<K>) -> Change {
+fn deletion_of<K: Watched>(object: &LenientDecode<K>) -> Change {
     let metadata = object.meta();
-    K::gone(namespace_of(metadata), metadata.name.as_deref().unwrap_or_default())
+    K::deleted(namespace_of(metadata), metadata.name.as_deref().unwrap_or_default())
 }
 
 fn namespaced<K: Watched + kube::Resource<Scope = NamespaceResourceScope>>(
     client: Client,
     scope: &Scope,
-) -> Api<Lenient<K>> {
+) -> Api<LenientDecode<K>> {
     match scope {
         Scope::All => Api::all(client),
         Scope::Namespace(namespace) => Api::namespaced(client, namespace),
@@ -220,20 +223,20 @@ impl Watched for core::Service {
     type Model = Service;
     const RESOURCE: &'static str = "services";
 
-    fn api(client: Client, scope: &Scope) -> Api<Lenient<Self>> {
+    fn api(client: Client, scope: &Scope) -> Api<LenientDecode<Self>> {
         namespaced(client, scope)
     }
 
     fn convert(&self, converter: &mut Converter) -> Result<Option<Converted<Service>>, Rejection> {
         converter.service(self).map(Some)
     }
-    fn one(object: Service) -> Change {
+    fn updated(object: Service) -> Change {
         Change::Service(object)
     }
-    fn all(scope: Scope, objects: Vec<Service>) -> Change {
+    fn listed(scope: Scope, objects: Vec<Service>) -> Change {
         Change::Services(scope, objects)
     }
-    fn gone(namespace: &str, name: &str) -> Change {
+    fn deleted(namespace: &str, name: &str) -> Change {
         Change::ServiceGone(ServiceKey::new(namespace, name))
     }
 }
@@ -242,7 +245,7 @@ impl Watched for discovery::EndpointSlice {
     type Model = EndpointSlice;
     const RESOURCE: &'static str = "endpointslices.discovery.k8s.io";
 
-    fn api(client: Client, scope: &Scope) -> Api<Lenient<Self>> {
+    fn api(client: Client, scope: &Scope) -> Api<LenientDecode<Self>> {
         namespaced(client, scope)
     }
 
@@ -255,13 +258,13 @@ impl Watched for discovery::EndpointSlice {
     ) -> Result<Option<Converted<EndpointSlice>>, Rejection> {
         converter.slice(self)
     }
-    fn one(object: EndpointSlice) -> Change {
+    fn updated(object: EndpointSlice) -> Change {
         Change::Slice(object)
     }
-    fn all(scope: Scope, objects: Vec<EndpointSlice>) -> Change {
+    fn listed(scope: Scope, objects: Vec<EndpointSlice>) -> Change {
         Change::Slices(scope, objects)
     }
-    fn gone(namespace: &str, name: &str) -> Change {
+    fn deleted(namespace: &str, name: &str) -> Change {
         Change::SliceGone { namespace: namespace.into(), name: name.into() }
     }
 }
@@ -270,7 +273,7 @@ impl Watched for core::Endpoints {
     type Model = EndpointSlice;
     const RESOURCE: &'static str = "endpoints";
 
-    fn api(client: Client, scope: &Scope) -> Api<Lenient<Self>> {
+    fn api(client: Client, scope: &Scope) -> Api<LenientDecode<Self>> {
         namespaced(client, scope)
     }
 
@@ -284,13 +287,13 @@ impl Watched for core::Endpoints {
         }
         converter.endpoints(self).map(Some)
     }
-    fn one(object: EndpointSlice) -> Change {
+    fn updated(object: EndpointSlice) -> Change {
         Change::Slice(object)
     }
-    fn all(scope: Scope, objects: Vec<EndpointSlice>) -> Change {
+    fn listed(scope: Scope, objects: Vec<EndpointSlice>) -> Change {
         Change::Slices(scope, objects)
     }
-    fn gone(namespace: &str, name: &str) -> Change {
+    fn deleted(namespace: &str, name: &str) -> Change {
         Change::SliceGone { namespace: namespace.into(), name: endpoints_name(name) }
     }
 }

@@ -5,7 +5,7 @@ use kube::{Api, Client};
 
 use super::super::convert::{Converted, Converter, Rejection};
 use super::events::Watched;
-use super::lenient::Lenient;
+use super::lenient_decode::LenientDecode;
 use crate::model::{Change, Node, Scope};
 
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -16,7 +16,7 @@ impl Watched for core::Node {
     type Model = Node;
     const RESOURCE: &'static str = "nodes";
 
-    fn api(client: Client, _: &Scope) -> Api<Lenient<Self>> {
+    fn api(client: Client, _: &Scope) -> Api<LenientDecode<Self>> {
         Api::all(client)
     }
     fn convert(&self, _: &mut Converter) -> Result<Option<Converted<Node>>, Rejection> {
@@ -28,13 +28,13 @@ impl Watched for core::Node {
         let value = Node { name, zone: label(ZONE), region: label(REGION) };
         Ok(Some(Converted { value, flaws: Vec::new(), notes: Vec::new() }))
     }
-    fn one(object: Node) -> Change {
+    fn updated(object: Node) -> Change {
         Change::Node(object)
     }
-    fn all(_: Scope, objects: Vec<Node>) -> Change {
+    fn listed(_: Scope, objects: Vec<Node>) -> Change {
         Change::Nodes(objects)
     }
-    fn gone(_: &str, name: &str) -> Change {
+    fn deleted(_: &str, name: &str) -> Change {
         Change::NodeGone(name.into())
     }
 }
@@ -47,12 +47,12 @@ mod tests {
     use kube::runtime::watcher::Event;
     use serde_json::json;
 
-    use super::super::events::Ingest;
+    use super::super::events::WatchIndex;
     use super::*;
     use crate::model::Model;
     use crate::source::health::Health;
 
-    fn node(name: &str, zone: &str, region: &str) -> Lenient<core::Node> {
+    fn node(name: &str, zone: &str, region: &str) -> LenientDecode<core::Node> {
         serde_json::from_value(json!({ "metadata": {
             "name": name, "labels": { ZONE: zone, REGION: region, "other": "x" } } }))
         .unwrap()
@@ -60,10 +60,10 @@ mod tests {
 
     #[test]
     fn a_list_and_what_follows_tell_the_region_of_each_zone() {
-        let mut ingest = Ingest::<core::Node>::new(Scope::All, Arc::new(Health::default()));
+        let mut index = WatchIndex::<core::Node>::new(Scope::All, Arc::new(Health::default()));
         let (mut model, mut dirty) = (Model::default(), BTreeSet::new());
         let mut regions = |event| {
-            if let Some(change) = ingest.take(event) {
+            if let Some(change) = index.apply(event) {
                 model.apply(change, &mut dirty);
             }
             let known = model.regions().iter();

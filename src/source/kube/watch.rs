@@ -1,5 +1,6 @@
 //! One watch, for as long as the process wants it: its list, its events, its failures.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,9 +15,9 @@ use tracing::{debug, info, warn};
 
 use super::super::health::Health;
 use super::errors;
-use super::events::{Ingest, Watched};
-use super::lenient::Lenient;
-use super::lists::Lists;
+use super::events::{WatchIndex, Watched};
+use super::lenient_decode::LenientDecode;
+use super::list_strategy::ListStrategy;
 use crate::causes::with_causes;
 use crate::model::Change;
 
@@ -24,7 +25,7 @@ use crate::model::Change;
 const RELIST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Grows from a second to half a minute, with jitter; no less than `at_least`.
-pub(super) async fn pause(backoff: &mut DefaultBackoff, at_least: Duration) {
+pub(super) async fn back_off(backoff: &mut DefaultBackoff, at_least: Duration) {
     let next = backoff.next().unwrap_or(Duration::from_secs(30));
     tokio::time::sleep(next.max(at_least)).await;
 }
@@ -33,18 +34,18 @@ pub(super) struct Watch<K: Watched> {
     pub(super) name: Arc<str>,
     /// The server's, for messages.
     pub(super) url: Arc<str>,
-    pub(super) ingest: Ingest<K>,
+    pub(super) index: WatchIndex<K>,
     pub(super) changes: Sender<Change>,
     pub(super) health: Arc<Health>,
     /// Watches that have not listed yet, of all kinds.
     pub(super) unlisted: Arc<AtomicUsize>,
     pub(super) backoff: DefaultBackoff,
-    pub(super) lists: Lists,
+    pub(super) list_strategy: ListStrategy,
     pub(super) last_list: Option<Instant>,
     pub(super) last_warning: Option<String>,
 }
 
-/// What a watch is to tell next.
+/// What a watch has to send next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Awaited {
     List,
@@ -53,11 +54,11 @@ enum Awaited {
 }
 
 impl<K: Watched> Watch<K> {
-    pub(super) async fn run(mut self, api: Api<Lenient<K>>, settings: watcher::Config) {
+    pub(super) async fn run(mut self, api: Api<LenientDecode<K>>, settings: watcher::Config) {
         loop {
-            let lists = self.lists;
-            let streamed = lists == Lists::Streamed;
-            let stream = watcher(api.clone(), lists.settings(&settings));
+            let strategy = self.list_strategy;
+            let streamed = strategy == ListStrategy::Streamed;
+            let stream = watcher(api.clone(), strategy.watcher_config(&settings));
             pin_mut!(stream);
             let mut awaited = Awaited::List;
             while let Some(event) = stream.next().await {
@@ -74,18 +75,18 @@ impl<K: Watched> Watch<K> {
                             Event::Init => awaited = Awaited::EndOfList,
                             Event::InitDone => {
                                 awaited = Awaited::Events;
-                                self.lists = lists.done();
-                                self.health.listed(&self.name, lists.as_str());
+                                self.list_strategy = strategy.after_success();
+                                self.health.listed(&self.name, strategy.as_str());
                             }
                             _ => {}
                         }
-                        if self.take(event).await.is_err() {
+                        if self.process_event(event).await.is_break() {
                             return;
                         }
                     }
                     Err(error) if streamed && awaited != Awaited::Events => {
-                        self.lists = Lists::failed(&error);
-                        if self.lists == Lists::Paged {
+                        self.list_strategy = ListStrategy::after_failure(&error);
+                        if self.list_strategy == ListStrategy::Paged {
                             self.page_from_now_on(&with_causes(&error));
                         } else {
                             self.report(&error);
@@ -107,7 +108,7 @@ impl<K: Watched> Watch<K> {
     }
 
     fn page_from_now_on(&mut self, reason: &str) {
-        self.lists = Lists::Paged;
+        self.list_strategy = ListStrategy::Paged;
         info!(watch = %self.name, reason, "the API server does not stream lists: made in pages");
     }
 
@@ -116,12 +117,12 @@ impl<K: Watched> Watch<K> {
         let soon = errors::is_expired(error)
             && self.last_list.is_none_or(|last| last.elapsed() > RELIST_PAUSE);
         if !soon {
-            pause(&mut self.backoff, errors::retry_after(error)).await;
+            back_off(&mut self.backoff, errors::retry_after(error)).await;
         }
     }
 
-    /// Sends what the event means; waits where the model is behind. Fails when nobody listens.
-    async fn take(&mut self, event: Event<Lenient<K>>) -> Result<(), ()> {
+    /// Sends what the event means; waits where the model is behind. Breaks when nobody receives.
+    async fn process_event(&mut self, event: Event<LenientDecode<K>>) -> ControlFlow<()> {
         let listed = matches!(event, Event::InitDone);
         if listed {
             self.last_list = Some(Instant::now());
@@ -135,21 +136,24 @@ impl<K: Watched> Watch<K> {
         if (listed || watching) && self.last_warning.take().is_some() {
             info!(watch = %self.name, "the watch is well again");
         }
-        if let Some(change) = self.ingest.take(event) {
-            self.changes.send(change).await.map_err(drop)?;
+        if let Some(change) = self.index.apply(event)
+            && self.changes.send(change).await.is_err()
+        {
+            return ControlFlow::Break(());
         }
-        if listed && self.first_list() {
-            self.changes.send(Change::Synced).await.map_err(drop)?;
+        // Only after the list is sent: another watch may count as the last meanwhile.
+        if listed && self.count_first_list() && self.changes.send(Change::Synced).await.is_err() {
+            return ControlFlow::Break(());
         }
         if listed {
             self.health.synced(&self.name);
         }
-        Ok(())
+        ControlFlow::Continue(())
     }
 
     /// Counts this watch's first list; true if every watch has listed now.
-    fn first_list(&mut self) -> bool {
-        let first = self.ingest.is_first_list();
+    fn count_first_list(&mut self) -> bool {
+        let first = self.index.is_first_list();
         first && self.unlisted.fetch_sub(1, Ordering::AcqRel) == 1
     }
 

@@ -166,25 +166,28 @@ fn pods_of_a_headless_service_are_chosen_by_name_or_not_at_all() {
 fn tuning_is_the_clusters_and_all_of_it_is_optional() {
     use std::time::Duration;
 
-    use crate::model::{Limits, Outliers};
+    use crate::model::{CircuitBreakers, OutlierDetection};
 
     let mut one = service("default/a", cluster_ip(&["10.0.0.1"]), &[(Protocol::Tcp, 80)]);
     let of = |one: &Service| of_service(one, DOMAIN).remove(0);
     assert_eq!(of(&one).outlier_detection, None);
     for (balance, policy) in [
-        (Balance::RoundRobin, LbPolicy::RoundRobin),
-        (Balance::Random, LbPolicy::Random),
-        (Balance::ClientIpRing, LbPolicy::RingHash),
-        (Balance::ClientIpMaglev, LbPolicy::Maglev),
+        (LoadBalancing::RoundRobin, LbPolicy::RoundRobin),
+        (LoadBalancing::Random, LbPolicy::Random),
+        (LoadBalancing::ClientIpRing, LbPolicy::RingHash),
+        (LoadBalancing::ClientIpMaglev, LbPolicy::Maglev),
     ] {
-        one.tuning.balance = balance;
+        one.traffic_policy.load_balancing = balance;
         assert_eq!(of(&one).lb_policy(), policy);
     }
-    *one.tuning = Tuning {
+    *one.traffic_policy = TrafficPolicy {
         connect_timeout: Some(Duration::from_millis(1500)),
-        outliers: Some(Outliers { consecutive_errors: Some(3), ..Outliers::default() }),
-        limits: Limits { requests: Some(7), ..Limits::default() },
-        ..Tuning::default()
+        outlier_detection: Some(OutlierDetection {
+            consecutive_errors: Some(3),
+            ..OutlierDetection::default()
+        }),
+        circuit_breakers: CircuitBreakers { requests: Some(7), ..CircuitBreakers::default() },
+        ..TrafficPolicy::default()
     };
     let cluster = of(&one);
     assert_eq!(cluster.connect_timeout, Some(duration(Duration::from_millis(1500))));

@@ -222,7 +222,7 @@ fn an_idle_tcp_connection_has_envoys_limit_or_the_services() {
         (Some(Duration::ZERO), Some(seconds(0))),
         (Some(Duration::from_secs(7200)), Some(seconds(7200))),
     ] {
-        one.tuning.tcp_idle_timeout = idle;
+        one.traffic_policy.tcp_idle_timeout = idle;
         for kind in PER_PORT {
             let [listener] = of_port(&kind, &one, &one.ports[0], DOMAIN).try_into().unwrap();
             assert_eq!(config::<TcpProxy>(&listener.filter_chains[0]).idle_timeout, expected);

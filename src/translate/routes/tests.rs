@@ -125,7 +125,7 @@ fn where_nothing_is_captured_a_headless_service_answers_to_its_pods_names() {
 #[test]
 fn captured_requests_for_pods_go_where_dns_led_them_and_short_names_are_left_alone() {
     let mut headless = service("default/db", ServiceKind::Headless, &[(Http, 80)]);
-    headless.tuning.request_timeout = Some(std::time::Duration::from_secs(3));
+    headless.traffic_policy.request_timeout = Some(std::time::Duration::from_secs(3));
     let [(_, host), (table, pods)] =
         placed(&ProxyKind::Sidecar, Some("default"), &headless).try_into().unwrap();
     assert_eq!(cluster(&host), "outbound|80||db.default.svc.cluster.local");
@@ -141,7 +141,7 @@ fn captured_requests_for_pods_go_where_dns_led_them_and_short_names_are_left_alo
 fn an_alias_has_its_targets_ports_clusters_and_tuning_under_its_own_names() {
     let mut target =
         service("shop/db", ServiceKind::Headless, &[(Http, 80), (Grpc, 81), (Tcp, 82)]);
-    target.tuning.request_timeout = Some(std::time::Duration::from_secs(3));
+    target.traffic_policy.request_timeout = Some(std::time::Duration::from_secs(3));
     let alias = service("default/a", ServiceKind::Alias(target.into()), &[(Http, 9999)]);
     for kind in PER_PORT.into_iter().chain([STANDALONE]) {
         let mut hosts = placed(&kind, Some("default"), &alias);
@@ -180,9 +180,9 @@ fn a_services_tuning_is_in_its_routes() {
     assert_eq!(default.timeout, Some(seconds(0)), "no limit but the client's own");
     assert!(default.hash_policy.is_empty());
 
-    one.tuning.request_timeout = Some(std::time::Duration::from_millis(1500));
-    one.tuning.retries = Some(0);
-    one.tuning.balance = crate::model::Balance::ClientIpRing;
+    one.traffic_policy.request_timeout = Some(std::time::Duration::from_millis(1500));
+    one.traffic_policy.retries = Some(0);
+    one.traffic_policy.load_balancing = crate::model::LoadBalancing::ClientIpRing;
     let tuned = of(&ProxyKind::Sidecar, &one);
     assert_eq!(tuned.timeout, Some(duration(std::time::Duration::from_millis(1500))));
     assert_eq!(tuned.retry_policy, None);
@@ -194,7 +194,7 @@ fn a_services_tuning_is_in_its_routes() {
     assert!(by.source_ip);
     // Every client of a sidecar that is not captured is 127.0.0.1.
     assert!(of(&ProxyKind::BOUND, &one).hash_policy.is_empty());
-    one.tuning.retries = Some(5);
+    one.traffic_policy.retries = Some(5);
     let retries = of(&ProxyKind::Sidecar, &one).retry_policy.unwrap().num_retries;
     assert_eq!(retries, Some(number(5)));
 }

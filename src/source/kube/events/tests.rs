@@ -5,17 +5,17 @@ use serde_json::{Value, json};
 use super::*;
 use crate::model::Model;
 
-fn service(name: &str, port: i32) -> Lenient<core::Service> {
+fn service(name: &str, port: i32) -> LenientDecode<core::Service> {
     parse(json!({"metadata": {"name": name, "namespace": "shop"},
         "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": port}]}}))
 }
 
 /// A service that does not convert.
-fn broken(name: &str) -> Lenient<core::Service> {
+fn broken(name: &str) -> LenientDecode<core::Service> {
     parse(json!({"metadata": {"name": name, "namespace": "shop"}}))
 }
 
-fn slice(name: &str, kind: &str) -> Lenient<discovery::EndpointSlice> {
+fn slice(name: &str, kind: &str) -> LenientDecode<discovery::EndpointSlice> {
     parse(json!({"addressType": kind, "endpoints": [], "metadata":
         {"name": name, "namespace": "shop", "labels": {SERVICE_NAME_LABEL: "reviews"}}}))
 }
@@ -26,7 +26,7 @@ fn parse<T: DeserializeOwned>(value: Value) -> T {
 
 /// Feeds events and returns the names of the services in the model after each change.
 struct Feed {
-    ingest: Ingest<core::Service>,
+    index: WatchIndex<core::Service>,
     model: Model,
     health: Arc<Health>,
 }
@@ -34,13 +34,16 @@ struct Feed {
 impl Feed {
     fn new(scope: Scope) -> Self {
         let health = Arc::new(Health::default());
-        Self { ingest: Ingest::new(scope, health.clone()), model: Model::default(), health }
+        Self { index: WatchIndex::new(scope, health.clone()), model: Model::default(), health }
     }
 
     /// How many changes the events became.
-    fn take(&mut self, events: impl IntoIterator<Item = Event<Lenient<core::Service>>>) -> usize {
+    fn take(
+        &mut self,
+        events: impl IntoIterator<Item = Event<LenientDecode<core::Service>>>,
+    ) -> usize {
         let changes: Vec<_> =
-            events.into_iter().filter_map(|event| self.ingest.take(event)).collect();
+            events.into_iter().filter_map(|event| self.index.apply(event)).collect();
         let count = changes.len();
         for change in changes {
             self.model.apply(change, &mut Set::new());
@@ -59,9 +62,9 @@ fn a_list_is_one_change_at_its_end() {
     let listing =
         [Event::Init, Event::InitApply(service("a", 80)), Event::InitApply(service("b", 80))];
     assert_eq!(feed.take(listing), 0, "nothing may be known before the list is complete");
-    assert!(!feed.ingest.is_first_list());
+    assert!(!feed.index.is_first_list());
     assert_eq!(feed.take([Event::InitDone]), 1);
-    assert!(feed.ingest.is_first_list());
+    assert!(feed.index.is_first_list());
     assert_eq!(feed.names(), ["a", "b"]);
 }
 
@@ -74,7 +77,7 @@ fn a_relist_removes_what_is_gone_and_keeps_the_old_state_until_then() {
     // The list broke off and begins anew: what it had brought does not count.
     feed.take([Event::Init, Event::InitApply(service("c", 80)), Event::InitDone]);
     assert_eq!(feed.names(), ["c"]);
-    assert!(!feed.ingest.is_first_list());
+    assert!(!feed.index.is_first_list());
 }
 
 #[test]
@@ -131,10 +134,10 @@ fn a_bad_annotation_is_noted_as_any_other_flaw() {
 #[test]
 fn slices_go_by_their_own_name_and_also_when_no_longer_for_us() {
     let health = Arc::new(Health::default());
-    let mut ingest = Ingest::new(Scope::All, health.clone());
+    let mut index = WatchIndex::new(Scope::All, health.clone());
     let mut model = Model::default();
     let mut take = |event| {
-        let change = ingest.take(event).expect("a change");
+        let change = index.apply(event).expect("a change");
         model.apply(change, &mut Set::new());
         model.slice_count()
     };
@@ -148,18 +151,18 @@ fn slices_go_by_their_own_name_and_also_when_no_longer_for_us() {
 #[test]
 fn endpoints_objects_serve_and_locks_are_passed_over() {
     let health = Arc::new(Health::default());
-    let mut ingest = Ingest::new(Scope::All, health.clone());
+    let mut index = WatchIndex::new(Scope::All, health.clone());
     let mut model = Model::default();
-    let endpoints = |name: &str| -> Lenient<core::Endpoints> {
+    let endpoints = |name: &str| -> LenientDecode<core::Endpoints> {
         parse(json!({"metadata": {"name": name, "namespace": "shop"}}))
     };
     for name in ["reviews", "k8s.io-lock"] {
-        let change = ingest.take(Event::Apply(endpoints(name))).expect("a change");
+        let change = index.apply(Event::Apply(endpoints(name))).expect("a change");
         model.apply(change, &mut Set::new());
     }
     assert_eq!(model.slice_count(), 1);
     assert!(health.rejections().is_empty());
-    let gone = ingest.take(Event::Delete(endpoints("reviews"))).expect("a change");
+    let gone = index.apply(Event::Delete(endpoints("reviews"))).expect("a change");
     model.apply(gone, &mut Set::new());
     assert_eq!(model.slice_count(), 0);
 }

@@ -50,14 +50,14 @@ impl Source {
         let client = observed(&server.client, health.clone(), "services".into(), lasts);
         health.expect("services");
         let watch = Watch {
-            ingest: Ingest::<Service>::new(Scope::All, health.clone()),
+            index: WatchIndex::<Service>::new(Scope::All, health.clone()),
             name: "services".into(),
             url: server.url,
             changes: sender,
             health: health.clone(),
             unlisted: Arc::new(AtomicUsize::new(1)),
             backoff: DefaultBackoff::default(),
-            lists: Lists::default(),
+            list_strategy: ListStrategy::default(),
             last_list: None,
             last_warning: None,
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Which endpoint a request gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Balance {
+pub enum LoadBalancing {
     /// The less busy of two chosen at random.
     #[default]
     LeastRequest,
@@ -17,7 +17,7 @@ pub enum Balance {
     ClientIpMaglev,
 }
 
-impl Balance {
+impl LoadBalancing {
     /// Whether the client's address decides.
     pub fn is_by_client(self) -> bool {
         matches!(self, Self::ClientIpRing | Self::ClientIpMaglev)
@@ -26,7 +26,7 @@ impl Balance {
 
 /// When an endpoint that answers with errors is left out for a while.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Outliers {
+pub struct OutlierDetection {
     /// After so many failures (5xx, connection failures) in a row.
     pub consecutive_errors: Option<u32>,
     /// How often ejected endpoints are looked at.
@@ -39,7 +39,7 @@ pub struct Outliers {
 
 /// What one proxy may have under way to a service at once; none where not said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
+pub struct CircuitBreakers {
     pub connections: Option<u32>,
     pub pending_requests: Option<u32>,
     pub requests: Option<u32>,
@@ -48,8 +48,8 @@ pub struct Limits {
 
 /// All of it for one service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tuning {
-    pub balance: Balance,
+pub struct TrafficPolicy {
+    pub load_balancing: LoadBalancing,
     pub connect_timeout: Option<Duration>,
     /// For the whole answer to a request; zero for no limit.
     pub request_timeout: Option<Duration>,
@@ -57,11 +57,11 @@ pub struct Tuning {
     pub tcp_idle_timeout: Option<Duration>,
     /// Attempts after the first.
     pub retries: Option<u32>,
-    pub outliers: Option<Outliers>,
-    pub limits: Limits,
+    pub outlier_detection: Option<OutlierDetection>,
+    pub circuit_breakers: CircuitBreakers,
 }
 
-impl Tuning {
+impl TrafficPolicy {
     pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
     /// Attempts after the first.
     pub const RETRIES: u32 = 2;

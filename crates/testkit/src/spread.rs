@@ -4,14 +4,14 @@ use serde::Serialize;
 
 /// Milliseconds until half, nearly all and all have something.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(crate) struct Spread {
-    pub(crate) p50: f64,
-    pub(crate) p99: f64,
-    pub(crate) max: f64,
+pub struct Spread {
+    pub p50: f64,
+    pub p99: f64,
+    pub max: f64,
 }
 
 impl Spread {
-    pub(crate) fn of(took: &[f64]) -> Self {
+    pub fn of(took: &[f64]) -> Self {
         let mut took = took.to_vec();
         took.sort_by(f64::total_cmp);
         let part = |share: f64| {
@@ -22,7 +22,7 @@ impl Spread {
     }
 
     /// Of each of the three figures.
-    pub(crate) fn median(all: &[Self]) -> Self {
+    pub fn median(all: &[Self]) -> Self {
         let of =
             |figure: fn(&Self) -> f64| Self::of(&all.iter().map(figure).collect::<Vec<_>>()).p50;
         Self { p50: of(|one| one.p50), p99: of(|one| one.p99), max: of(|one| one.max) }

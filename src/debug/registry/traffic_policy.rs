@@ -1,16 +1,16 @@
-//! The tuning of a service with the defaults of what it does not say, under the names of the
+//! The traffic policy of a service with the defaults of what it does not say, under the names of the
 //! annotations that change it.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::model::{Balance, Outliers, Service, ServiceKind, Tuning};
+use crate::model::{LoadBalancing, OutlierDetection, Service, ServiceKind, TrafficPolicy};
 
 /// A limit that is not there is none; without `outlier-` fields no endpoint is ever ejected.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) struct InForce {
+pub(super) struct EffectivePolicy {
     load_balancing: &'static str,
     connect_timeout: String,
     /// 0s for no limit.
@@ -39,41 +39,45 @@ struct Ejection {
     outlier_max_ejected_percent: u32,
 }
 
-impl InForce {
+impl EffectivePolicy {
     /// Of a service whose alias is resolved: an alias is tuned as what it stands for.
     pub(super) fn of(service: &Service) -> Self {
-        let tuning = match &service.kind {
-            ServiceKind::Alias(target) => &target.tuning,
-            _ => &service.tuning,
+        let policy = match &service.kind {
+            ServiceKind::Alias(target) => &target.traffic_policy,
+            _ => &service.traffic_policy,
         };
         let duration = |value| humantime::format_duration(value).to_string();
         Self {
-            load_balancing: balance(tuning.balance),
-            connect_timeout: duration(tuning.connect_timeout.unwrap_or(Tuning::CONNECT_TIMEOUT)),
-            request_timeout: duration(tuning.request_timeout.unwrap_or(Duration::ZERO)),
-            retries: tuning.retries.unwrap_or(Tuning::RETRIES),
-            tcp_idle_timeout: duration(tuning.tcp_idle_timeout.unwrap_or(Tuning::TCP_IDLE_TIMEOUT)),
-            outliers: tuning.outliers.map(ejection),
-            max_connections: tuning.limits.connections,
-            max_pending_requests: tuning.limits.pending_requests,
-            max_requests: tuning.limits.requests,
-            max_retries: tuning.limits.retries,
+            load_balancing: load_balancing(policy.load_balancing),
+            connect_timeout: duration(
+                policy.connect_timeout.unwrap_or(TrafficPolicy::CONNECT_TIMEOUT),
+            ),
+            request_timeout: duration(policy.request_timeout.unwrap_or(Duration::ZERO)),
+            retries: policy.retries.unwrap_or(TrafficPolicy::RETRIES),
+            tcp_idle_timeout: duration(
+                policy.tcp_idle_timeout.unwrap_or(TrafficPolicy::TCP_IDLE_TIMEOUT),
+            ),
+            outliers: policy.outlier_detection.map(ejection),
+            max_connections: policy.circuit_breakers.connections,
+            max_pending_requests: policy.circuit_breakers.pending_requests,
+            max_requests: policy.circuit_breakers.requests,
+            max_retries: policy.circuit_breakers.retries,
         }
     }
 }
 
-fn balance(balance: Balance) -> &'static str {
-    match balance {
-        Balance::LeastRequest => "least-request",
-        Balance::RoundRobin => "round-robin",
-        Balance::Random => "random",
-        Balance::ClientIpRing => "ring-hash",
-        Balance::ClientIpMaglev => "maglev",
+fn load_balancing(policy: LoadBalancing) -> &'static str {
+    match policy {
+        LoadBalancing::LeastRequest => "least-request",
+        LoadBalancing::RoundRobin => "round-robin",
+        LoadBalancing::Random => "random",
+        LoadBalancing::ClientIpRing => "ring-hash",
+        LoadBalancing::ClientIpMaglev => "maglev",
     }
 }
 
 /// What is not said is left to Envoy, whose defaults these are.
-fn ejection(outliers: Outliers) -> Ejection {
+fn ejection(outliers: OutlierDetection) -> Ejection {
     let seconds = |value: Option<Duration>, default| {
         humantime::format_duration(value.unwrap_or(Duration::from_secs(default))).to_string()
     };

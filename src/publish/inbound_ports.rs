@@ -1,6 +1,6 @@
 //! Which ports of a workload services lead to.
 //!
-//! An index from addresses to the slices that name them tells for one proxy which services lead
+//! An index from addresses to the slices that name them says for one proxy which services lead
 //! to it, without a walk through the mesh; a change of a slice looks at the addresses that came
 //! or went with it. Costs about 100 bytes an endpoint. Readiness does not matter: a pod that is not
 //! ready yet has its listeners already.
@@ -10,40 +10,37 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::needs::Fact;
-use crate::model::{EndpointSlice, Model, Protocol, Service, ServiceKey, SlicesOfService, Tuning};
+use super::service_index::{ServiceEntry, ServiceIndex};
+use super::view_assigner::Dependency;
+use crate::model::{EndpointSlice, Protocol, Service, ServiceKey, TrafficPolicy};
 use crate::snapshot::{Conflict, ConflictKind};
 use crate::translate::serves_inbound_port;
 use crate::view::{InboundPort, InboundPorts, InboundProtocol};
 
 #[derive(Debug, Default)]
-pub(super) struct Index {
+pub(super) struct InboundPortIndex {
     /// Address, service, and the slice of it that has the address.
     entries: BTreeSet<(IpAddr, ServiceKey, Arc<str>)>,
-    known: BTreeMap<ServiceKey, Indexed>,
 }
 
-/// A service as it stands in the index.
-#[derive(Debug, Default)]
-pub(super) struct Indexed {
-    pub(super) service: Option<Arc<Service>>,
-    pub(super) slices: SlicesOfService,
-}
-
-impl Index {
+impl InboundPortIndex {
     /// The ports of these addresses on which services lead there, and whose word about one was
     /// not the first: services go by their keys, so that all replicas agree.
-    pub(super) fn ports(&self, addresses: &[IpAddr]) -> (InboundPorts, Vec<(Conflict, Arc<str>)>) {
+    pub(super) fn ports(
+        &self,
+        addresses: &[IpAddr],
+        services: &ServiceIndex,
+    ) -> (InboundPorts, Vec<(Conflict, Arc<str>)>) {
         let mut ports: BTreeMap<u16, (InboundPort, &ServiceKey)> = BTreeMap::new();
         let mut lost = Vec::new();
-        let mut named: Vec<_> =
-            addresses.iter().flat_map(|address| self.naming(*address)).collect();
-        named.sort_by_key(|(key, ..)| *key);
-        for (key, address, service, slice) in named {
-            for (port, protocol) in ports_of(service, slice, address) {
+        let mut claims: Vec<_> =
+            addresses.iter().flat_map(|address| self.slices_naming(*address, services)).collect();
+        claims.sort_by_key(|(key, ..)| *key);
+        for (key, address, service, slice) in claims {
+            for (port, protocol) in workload_ports(service, slice, address) {
                 let new = InboundPort {
                     idle_timeout: service
-                        .tuning
+                        .traffic_policy
                         .tcp_idle_timeout
                         .filter(|_| protocol == InboundProtocol::Tcp),
                     ..InboundPort::new(port, protocol)
@@ -51,7 +48,7 @@ impl Index {
                 let (known, owner) = ports.entry(port).or_insert((new, key));
                 let first = known.protocol;
                 if first == protocol {
-                    known.idle_timeout = longer(known.idle_timeout, new.idle_timeout);
+                    known.idle_timeout = longer_timeout(known.idle_timeout, new.idle_timeout);
                 } else {
                     let conflict = Conflict {
                         kind: ConflictKind::Inbound,
@@ -69,29 +66,29 @@ impl Index {
         (ports.into_values().map(|(port, _)| port).collect(), lost)
     }
 
-    fn naming(
+    fn slices_naming<'a>(
         &self,
         address: IpAddr,
-    ) -> impl Iterator<Item = (&ServiceKey, IpAddr, &Service, &EndpointSlice)> {
+        services: &'a ServiceIndex,
+    ) -> impl Iterator<Item = (&ServiceKey, IpAddr, &'a Service, &'a EndpointSlice)> {
         let first = (address, ServiceKey::new("", ""), Arc::from(""));
         let entries = self.entries.range(first..).take_while(move |(one, ..)| *one == address);
         entries.filter_map(move |(_, key, slice)| {
-            let Indexed { service, slices } = self.known.get(key)?;
-            Some((key, address, &**service.as_ref()?, &**slices.get(slice)?))
+            let ServiceEntry { source, slices, .. } = services.entry(key)?;
+            Some((key, address, &**source.as_ref()?, &**slices.get(slice)?))
         })
     }
 
-    /// Brings the index up to date for one service; adds the addresses whose ports may differ. Gives
-    /// the service as it was before.
+    /// Puts what a service is `now` in the place of what it was; adds the addresses whose ports may
+    /// differ.
     pub(super) fn update(
         &mut self,
-        model: &Model,
         key: &ServiceKey,
-        touched: &mut BTreeSet<Fact>,
-    ) -> Indexed {
-        let now = Indexed { service: model.service(key).cloned(), slices: model.slices_of(key) };
-        let before = self.known.remove(key).unwrap_or_default();
-        let same_service = match (&before.service, &now.service) {
+        before: &ServiceEntry,
+        now: &ServiceEntry,
+        touched: &mut BTreeSet<Dependency>,
+    ) {
+        let same_service = match (&before.source, &now.source) {
             (Some(before), Some(now)) => Arc::ptr_eq(before, now),
             (None, None) => true,
             _ => false,
@@ -100,7 +97,7 @@ impl Index {
         for (name, slice) in gone {
             for address in addresses(slice) {
                 self.entries.remove(&(address, key.clone(), name.clone()));
-                touched.insert(Fact::Address(address));
+                touched.insert(Dependency::Address(address));
             }
         }
         for (name, slice) in &now.slices {
@@ -118,20 +115,12 @@ impl Index {
             }
             if same_service && old.is_some_and(|old| same_ports(old, slice)) {
                 let differ = new_addresses.symmetric_difference(&old_addresses);
-                touched.extend(differ.copied().map(Fact::Address));
+                touched.extend(differ.copied().map(Dependency::Address));
             } else {
-                touched.extend(new_addresses.union(&old_addresses).copied().map(Fact::Address));
+                let all = new_addresses.union(&old_addresses);
+                touched.extend(all.copied().map(Dependency::Address));
             }
         }
-        if now.service.is_some() || !now.slices.is_empty() {
-            self.known.insert(key.clone(), now);
-        }
-        before
-    }
-
-    /// A service as it is now; nothing of one that is not known.
-    pub(super) fn get(&self, key: &ServiceKey) -> Option<&Indexed> {
-        self.known.get(key)
     }
 }
 
@@ -149,15 +138,16 @@ fn same_ports(one: &EndpointSlice, other: &EndpointSlice) -> bool {
 }
 
 /// The workload's ports behind those of the service, in the order of the service's.
-fn ports_of(
+fn workload_ports(
     service: &Service,
     slice: &EndpointSlice,
     address: IpAddr,
 ) -> impl Iterator<Item = (u16, InboundProtocol)> {
-    let has_it = move |endpoints: &[crate::model::Endpoint]| {
+    let has_address = move |endpoints: &[crate::model::Endpoint]| {
         endpoints.iter().any(|endpoint| endpoint.address == address)
     };
-    let subsets: Vec<_> = slice.subsets.iter().filter(|subset| has_it(&subset.endpoints)).collect();
+    let subsets: Vec<_> =
+        slice.subsets.iter().filter(|subset| has_address(&subset.endpoints)).collect();
     service.ports.iter().flat_map(move |port| {
         let targets = subsets.clone().into_iter().flat_map(|subset| &subset.ports);
         let own = targets.filter(|target| target.name == port.name);
@@ -168,11 +158,11 @@ fn ports_of(
 
 /// Which service a connection came for cannot be told, so that it may be idle for as long as any of
 /// them allows.
-fn longer(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+fn longer_timeout(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
     let length = |idle: &Option<Duration>| match idle {
         Some(Duration::ZERO) => Duration::MAX,
         Some(idle) => *idle,
-        None => Tuning::TCP_IDLE_TIMEOUT,
+        None => TrafficPolicy::TCP_IDLE_TIMEOUT,
     };
     std::cmp::max_by_key(one, other, length)
 }

@@ -10,16 +10,16 @@ use pilothouse::model::{
 use pilothouse::view::{ProxyKind, ViewKey};
 
 /// All services listen here, as bookinfo's do.
-pub(crate) const PORT: u16 = 9080;
+pub const PORT: u16 = 9080;
 
-pub(crate) fn service(number: usize) -> Service {
+pub fn service(number: usize) -> Service {
     let address = Ipv4Addr::from(0x0a60_0000 + number as u32);
     let port = ServicePort { name: "http".into(), port: PORT, protocol: Protocol::Http };
     Service::new(key(number), ServiceKind::ClusterIp(vec![IpAddr::V4(address)]), vec![port])
 }
 
 /// `variant` changes one endpoint's address.
-pub(crate) fn slice(number: usize, endpoints: usize, variant: usize) -> EndpointSlice {
+pub fn slice(number: usize, endpoints: usize, variant: usize) -> EndpointSlice {
     let zone: Arc<str> = "zone-1".into();
     let endpoints = (0..endpoints).map(|at| {
         let shift = if at == 0 { variant as u32 * 0x0001_0000 } else { 0 };
@@ -39,7 +39,7 @@ pub(crate) fn slice(number: usize, endpoints: usize, variant: usize) -> Endpoint
     }
 }
 
-pub(crate) fn cluster(number: usize) -> String {
+pub fn cluster(number: usize) -> String {
     format!("outbound|{PORT}||svc-{number}.default.svc.cluster.local")
 }
 
@@ -48,6 +48,6 @@ fn key(number: usize) -> ServiceKey {
 }
 
 /// What all sidecars of the benchmark are.
-pub(crate) fn view() -> ViewKey {
+pub fn view() -> ViewKey {
     ViewKey::new(ProxyKind::Sidecar, Some("default"))
 }

@@ -1,9 +1,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::model::Limits;
+use crate::model::CircuitBreakers;
 
-fn tuned(affinity: Option<&str>, annotations: &[(&str, &str)]) -> (Tuning, Vec<String>) {
+fn tuned(affinity: Option<&str>, annotations: &[(&str, &str)]) -> (TrafficPolicy, Vec<String>) {
     let annotations: BTreeMap<String, String> = annotations
         .iter()
         .map(|(name, value)| (format!("{PREFIX}{name}"), (*value).into()))
@@ -12,13 +12,13 @@ fn tuned(affinity: Option<&str>, annotations: &[(&str, &str)]) -> (Tuning, Vec<S
     let spec =
         ServiceSpec { session_affinity: affinity.map(str::to_owned), ..ServiceSpec::default() };
     let mut flaws = Vec::new();
-    let tuning = tuning_of(&metadata, &spec, &mut flaws);
-    (tuning, flaws.iter().map(ToString::to_string).collect())
+    let policy = traffic_policy_of(&metadata, &spec, &mut flaws);
+    (policy, flaws.iter().map(ToString::to_string).collect())
 }
 
 #[test]
 fn every_annotation_has_its_place() {
-    let (tuning, flaws) = tuned(
+    let (policy, flaws) = tuned(
         None,
         &[
             ("load-balancing", "round-robin"),
@@ -38,49 +38,53 @@ fn every_annotation_has_its_place() {
     );
     assert!(flaws.is_empty(), "{flaws:?}");
     let seconds = Duration::from_secs;
-    let expected = Tuning {
-        balance: Balance::RoundRobin,
+    let expected = TrafficPolicy {
+        load_balancing: LoadBalancing::RoundRobin,
         connect_timeout: Some(Duration::from_millis(250)),
         request_timeout: Some(seconds(90)),
         tcp_idle_timeout: Some(Duration::ZERO),
         retries: Some(0),
-        outliers: Some(Outliers {
+        outlier_detection: Some(OutlierDetection {
             consecutive_errors: Some(3),
             interval: Some(seconds(5)),
             ejection_time: Some(seconds(20)),
             max_ejected: Some(50),
         }),
-        limits: Limits {
+        circuit_breakers: CircuitBreakers {
             connections: Some(1),
             pending_requests: Some(2),
             requests: Some(3),
             retries: Some(4),
         },
     };
-    assert_eq!(tuning, expected);
-    assert_eq!(tuned(None, &[]), (Tuning::default(), vec![]));
+    assert_eq!(policy, expected);
+    assert_eq!(tuned(None, &[]), (TrafficPolicy::default(), vec![]));
     assert_eq!(KNOWN.len(), 13, "one of each above");
 }
 
 #[test]
 fn session_affinity_is_a_hash_of_the_clients_address() {
     let balance = |affinity, policy: &str| {
-        let (tuning, flaws) = tuned(affinity, &[("load-balancing", policy)]);
-        (tuning.balance, flaws.len())
+        let (policy, flaws) = tuned(affinity, &[("load-balancing", policy)]);
+        (policy.load_balancing, flaws.len())
     };
     let client = Some("ClientIP");
-    assert_eq!(tuned(client, &[]).0.balance, Balance::ClientIpRing);
-    assert_eq!(tuned(Some("None"), &[]).0.balance, Balance::LeastRequest);
-    assert_eq!(balance(client, "maglev"), (Balance::ClientIpMaglev, 0));
-    assert_eq!(balance(client, "random"), (Balance::ClientIpRing, 1), "it would break the promise");
-    assert_eq!(balance(None, "ring-hash"), (Balance::ClientIpRing, 0));
-    assert_eq!(balance(None, "random"), (Balance::Random, 0));
-    assert_eq!(balance(None, "fair"), (Balance::LeastRequest, 1));
+    assert_eq!(tuned(client, &[]).0.load_balancing, LoadBalancing::ClientIpRing);
+    assert_eq!(tuned(Some("None"), &[]).0.load_balancing, LoadBalancing::LeastRequest);
+    assert_eq!(balance(client, "maglev"), (LoadBalancing::ClientIpMaglev, 0));
+    assert_eq!(
+        balance(client, "random"),
+        (LoadBalancing::ClientIpRing, 1),
+        "it would break the promise"
+    );
+    assert_eq!(balance(None, "ring-hash"), (LoadBalancing::ClientIpRing, 0));
+    assert_eq!(balance(None, "random"), (LoadBalancing::Random, 0));
+    assert_eq!(balance(None, "fair"), (LoadBalancing::LeastRequest, 1));
 }
 
 #[test]
 fn a_bad_value_costs_itself_alone_and_is_named() {
-    let (tuning, flaws) = tuned(
+    let (policy, flaws) = tuned(
         None,
         &[
             ("retries", "11"),
@@ -93,8 +97,8 @@ fn a_bad_value_costs_itself_alone_and_is_named() {
             ("retrys", "1"),
         ],
     );
-    let limits = Limits { connections: Some(7), ..Limits::default() };
-    assert_eq!(tuning, Tuning { limits, ..Tuning::default() });
+    let circuit_breakers = CircuitBreakers { connections: Some(7), ..CircuitBreakers::default() };
+    assert_eq!(policy, TrafficPolicy { circuit_breakers, ..TrafficPolicy::default() });
     assert_eq!(flaws.len(), 7, "{flaws:?}");
     let has = |text: &str| assert!(flaws.iter().any(|flaw| flaw.contains(text)), "{flaws:?}");
     has("metadata.annotations[pilothouse.io/retries]: \"11\" is no number from 0 to 10; not used");

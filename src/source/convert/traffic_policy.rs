@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::ServiceSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::Rejection;
-use crate::model::{Balance, Outliers, Tuning};
+use crate::model::{LoadBalancing, OutlierDetection, TrafficPolicy};
 
 const PREFIX: &str = "pilothouse.io/";
 const KNOWN: [&str; 13] = [
@@ -30,39 +30,40 @@ const KNOWN: [&str; 13] = [
 const MILLISECOND: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What a service says of its tuning; what it says wrong is added to `flaws`.
-pub(super) fn tuning_of(
+/// What a service says of its traffic policy; what it says wrong is added to `flaws`.
+pub(super) fn traffic_policy_of(
     metadata: &ObjectMeta,
     spec: &ServiceSpec,
     flaws: &mut Vec<Rejection>,
-) -> Tuning {
+) -> TrafficPolicy {
     let mut values = Values { metadata, flaws };
     values.complain_about_unknown();
-    let outliers = Outliers {
+    let outlier_detection = OutlierDetection {
         consecutive_errors: values.number("outlier-consecutive-errors", 1..=1_000_000),
         interval: values.duration("outlier-interval", MILLISECOND..=HOUR),
         ejection_time: values.duration("outlier-ejection-time", MILLISECOND..=HOUR),
         max_ejected: values.number("outlier-max-ejected-percent", 0..=100),
     };
-    let mut tuning = Tuning {
-        balance: values.balance(spec.session_affinity.as_deref() == Some("ClientIP")),
+    let mut policy = TrafficPolicy {
+        load_balancing: values.load_balancing(spec.session_affinity.as_deref() == Some("ClientIP")),
         connect_timeout: values.duration("connect-timeout", MILLISECOND..=HOUR),
         request_timeout: values.duration("request-timeout", Duration::ZERO..=24 * HOUR),
         tcp_idle_timeout: values.duration("tcp-idle-timeout", Duration::ZERO..=30 * 24 * HOUR),
         retries: values.number("retries", 0..=10),
         // Any one of them switches it on.
-        outliers: (outliers != Outliers::default()).then_some(outliers),
-        ..Tuning::default()
+        outlier_detection: (outlier_detection != OutlierDetection::default())
+            .then_some(outlier_detection),
+        ..TrafficPolicy::default()
     };
     for (name, limit) in [
-        ("max-connections", &mut tuning.limits.connections),
-        ("max-pending-requests", &mut tuning.limits.pending_requests),
-        ("max-requests", &mut tuning.limits.requests),
-        ("max-retries", &mut tuning.limits.retries),
+        ("max-connections", &mut policy.circuit_breakers.connections),
+        ("max-pending-requests", &mut policy.circuit_breakers.pending_requests),
+        ("max-requests", &mut policy.circuit_breakers.requests),
+        ("max-retries", &mut policy.circuit_breakers.retries),
     ] {
         *limit = values.number(name, 0..=u32::MAX);
     }
-    tuning
+    policy
 }
 
 struct Values<'a> {
@@ -93,15 +94,16 @@ impl<'a> Values<'a> {
         }
     }
 
-    fn balance(&mut self, client_ip: bool) -> Balance {
-        let default = if client_ip { Balance::ClientIpRing } else { Balance::default() };
+    fn load_balancing(&mut self, client_ip: bool) -> LoadBalancing {
+        let default =
+            if client_ip { LoadBalancing::ClientIpRing } else { LoadBalancing::default() };
         let Some(text) = self.get("load-balancing") else { return default };
-        let balance = match text {
-            "least-request" => Balance::LeastRequest,
-            "round-robin" => Balance::RoundRobin,
-            "random" => Balance::Random,
-            "ring-hash" => Balance::ClientIpRing,
-            "maglev" => Balance::ClientIpMaglev,
+        let load_balancing = match text {
+            "least-request" => LoadBalancing::LeastRequest,
+            "round-robin" => LoadBalancing::RoundRobin,
+            "random" => LoadBalancing::Random,
+            "ring-hash" => LoadBalancing::ClientIpRing,
+            "maglev" => LoadBalancing::ClientIpMaglev,
             _ => {
                 let reason = format!(
                     "{text:?} is none of least-request, round-robin, random, ring-hash, maglev; \
@@ -111,12 +113,12 @@ impl<'a> Values<'a> {
                 return default;
             }
         };
-        if client_ip && !balance.is_by_client() {
+        if client_ip && !load_balancing.is_by_client() {
             let reason = format!("{text} cannot keep sessionAffinity: ClientIP; ring-hash is used");
             self.flaw("load-balancing", reason);
             return default;
         }
-        balance
+        load_balancing
     }
 
     fn number(&mut self, name: &str, range: RangeInclusive<u32>) -> Option<u32> {

@@ -1,7 +1,7 @@
 //! What a proxy says of itself counts as far as the mesh knows of it, and has its bounds.
 
-use super::super::needs::Needs;
-use super::inbound::{Followed, HTTP, web};
+use super::super::view_assigner::ViewAssigner;
+use super::inbound_ports::{Followed, HTTP, web};
 use super::*;
 use crate::model::Node;
 use crate::view::{TooManyViews, ViewLimits, ViewRequest};
@@ -11,13 +11,13 @@ fn router(namespace: Option<&str>, zone: Option<&str>) -> ViewRequest {
     ViewRequest { view, addresses: Arc::default(), peer: None }
 }
 
-fn of_peer(need: ViewRequest, peer: &str) -> ViewRequest {
-    ViewRequest { peer: Some(peer.parse().unwrap()), ..need }
+fn of_peer(request: ViewRequest, peer: &str) -> ViewRequest {
+    ViewRequest { peer: Some(peer.parse().unwrap()), ..request }
 }
 
 impl Followed {
-    fn view(&mut self, need: &ViewRequest) -> ViewKey {
-        (*self.needs.add(need, &mut self.conflicts).unwrap()).clone()
+    fn view(&mut self, request: &ViewRequest) -> ViewKey {
+        (*self.add_request(request).unwrap()).clone()
     }
 }
 
@@ -29,15 +29,15 @@ fn proxies_that_make_up_where_they_are_share_the_view_of_those_who_say_nothing()
         let (namespace, zone) = (format!("namespace-{number}"), format!("zone-{number}"));
         assert_eq!(followed.view(&router(Some(&namespace), Some(&zone))), nowhere);
     }
-    assert_eq!(followed.needs.views().count(), 1);
+    assert_eq!(followed.assigner.views().count(), 1);
     assert_eq!(followed.view(&router(Some("one"), None)).namespace.as_deref(), Some("one"));
 }
 
 #[test]
 fn a_namespace_counts_once_a_service_lives_in_it_or_is_exported_to_it_and_no_longer() {
     let mut followed = Followed::of(vec![web(&[HTTP])]);
-    let need = router(Some("two"), None);
-    assert_eq!(followed.view(&need).namespace, None);
+    let request = router(Some("two"), None);
+    assert_eq!(followed.view(&request).namespace, None);
     let of_two = key("two", "web");
     let plain = |key: &ServiceKey| service(key, at(&[]), &[HTTP]);
     let exported = Service {
@@ -53,9 +53,9 @@ fn a_namespace_counts_once_a_service_lives_in_it_or_is_exported_to_it_and_no_lon
     ] {
         let moved = followed.apply(vec![change]);
         let [(who, view)] = moved.as_slice() else { panic!("{moved:?}") };
-        assert_eq!((who, view.namespace.as_deref()), (&need, namespace));
+        assert_eq!((who, view.namespace.as_deref()), (&request, namespace));
     }
-    followed.needs.remove(&need, &mut followed.conflicts);
+    followed.remove_request(&request);
     let back = Change::Service(plain(&key("two", "web")));
     assert!(followed.apply(vec![back]).is_empty(), "nobody asks any more");
 }
@@ -72,8 +72,8 @@ fn a_zone_counts_once_an_endpoint_or_a_node_is_in_it_and_no_longer() {
     };
     let node = Node { name: "n".into(), zone: Some("a".into()), region: Some("r".into()) };
     let mut followed = Followed::of(vec![web(&[HTTP]), in_zone(None, &[])]);
-    let need = router(None, Some("a"));
-    assert_eq!(followed.view(&need).zone, None);
+    let request = router(None, Some("a"));
+    assert_eq!(followed.view(&request).zone, None);
     for (change, zone) in [
         (in_zone(Some("a"), &[]), Some("a")),
         (in_zone(Some("b"), &[]), None),
@@ -84,21 +84,21 @@ fn a_zone_counts_once_an_endpoint_or_a_node_is_in_it_and_no_longer() {
     ] {
         let moved = followed.apply(vec![change]);
         let [(who, view)] = moved.as_slice() else { panic!("{moved:?}") };
-        assert_eq!((who, view.zone.as_deref()), (&need, zone));
+        assert_eq!((who, view.zone.as_deref()), (&request, zone));
     }
 }
 
 #[test]
 fn views_are_counted_in_all_and_for_each_address_and_shared_ones_once() {
     let limits = ViewLimits { views: 3, per_peer: 2 };
-    let mut followed = Followed { needs: Needs::new(limits), ..Followed::default() };
+    let mut followed = Followed { assigner: ViewAssigner::new(limits), ..Followed::default() };
     let places = ["a", "b", "c", "d"];
     let services = places.map(|name| Change::Service(service(&key(name, "web"), at(&[]), &[HTTP])));
     followed.apply(services.into());
     let [a, b, c, d] = places.map(|name| router(Some(name), None));
     let (first, second) = ("10.0.0.1", "10.0.0.2");
-    let mut add = |need: &ViewRequest, peer: &str| {
-        followed.needs.add(&of_peer(need.clone(), peer), &mut followed.conflicts).map(|_| ())
+    let mut add = |request: &ViewRequest, peer: &str| {
+        followed.add_request(&of_peer(request.clone(), peer)).map(|_| ())
     };
     assert_eq!(add(&a, first), Ok(()));
     assert_eq!(add(&b, first), Ok(()));
@@ -108,9 +108,9 @@ fn views_are_counted_in_all_and_for_each_address_and_shared_ones_once() {
     assert_eq!(add(&b, second), Ok(()), "that is there");
     assert_eq!(add(&c, second), Ok(()));
     assert_eq!(add(&d, "10.0.0.3"), Err(TooManyViews::InAll { limit: 3 }));
-    assert_eq!(followed.needs.views().count(), 3);
-    followed.needs.remove(&of_peer(a.clone(), first), &mut followed.conflicts);
-    followed.needs.remove(&of_peer(c.clone(), first), &mut followed.conflicts);
-    assert_eq!(followed.needs.take_unneeded().len(), 1, "a refused one was never needed");
-    followed.needs.add(&of_peer(d, "10.0.0.3"), &mut followed.conflicts).unwrap();
+    assert_eq!(followed.assigner.views().count(), 3);
+    followed.remove_request(&of_peer(a.clone(), first));
+    followed.remove_request(&of_peer(c.clone(), first));
+    assert_eq!(followed.assigner.take_unassigned().len(), 1, "a refused one was never needed");
+    followed.add_request(&of_peer(d, "10.0.0.3")).unwrap();
 }

@@ -1,8 +1,7 @@
 //! What the views of nodes differ in, and which nodes have any.
 
+use super::inbound_ports::Followed;
 use super::*;
-use crate::publish::needs::Needs;
-use crate::snapshot::Conflicts;
 use crate::view::ViewRequest;
 
 const LOCAL: &str = "outbound|80||local.one.svc.cluster.local";
@@ -77,40 +76,37 @@ fn nodes_share_all_but_the_services_that_are_for_their_own_node_alone() {
 #[test]
 fn a_node_without_such_endpoints_has_the_view_of_none() {
     let local = key("one", "local");
-    let (mut model, mut needs, mut conflicts) =
-        (Model::default(), Needs::default(), Conflicts::new());
-    let mut apply = |needs: &mut Needs, conflicts: &mut Conflicts, change| {
-        let mut dirty = BTreeSet::new();
-        model.apply(change, &mut dirty);
-        let moved = needs.update(&model, &dirty, conflicts);
+    let mut followed = Followed::default();
+    let apply = |followed: &mut Followed, change| {
+        let moved = followed.apply(vec![change]);
         moved.iter().map(|(_, view)| view.node.as_deref().map(str::to_owned)).collect::<Vec<_>>()
     };
-    let need = |node: &str| ViewRequest {
+    let request = |node: &str| ViewRequest {
         view: on_node(None, Some(node)),
         addresses: Arc::from([IpAddr::from([10, 9, 9, 9])]),
         peer: None,
     };
-    apply(&mut needs, &mut conflicts, spread(&local, &["n1"]));
-    apply(&mut needs, &mut conflicts, local_service(&local, false));
+    apply(&mut followed, spread(&local, &["n1"]));
+    apply(&mut followed, local_service(&local, false));
     for node in ["n1", "made-up-1", "made-up-2"] {
         assert_eq!(
-            needs.add(&need(node), &mut conflicts).unwrap().node,
+            followed.add_request(&request(node)).unwrap().node,
             None,
             "no service asks for it"
         );
     }
-    assert_eq!(needs.views().count(), 1);
+    assert_eq!(followed.assigner.views().count(), 1);
     let some = |node: &str| Some(node.to_owned());
-    assert_eq!(apply(&mut needs, &mut conflicts, local_service(&local, true)), [some("n1")]);
-    assert_eq!(needs.views().count(), 2);
-    let moved = apply(&mut needs, &mut conflicts, spread(&local, &["n1", "made-up-1"]));
+    assert_eq!(apply(&mut followed, local_service(&local, true)), [some("n1")]);
+    assert_eq!(followed.assigner.views().count(), 2);
+    let moved = apply(&mut followed, spread(&local, &["n1", "made-up-1"]));
     assert_eq!(moved, [some("made-up-1")]);
-    assert!(apply(&mut needs, &mut conflicts, spread(&local, &["made-up-1", "n1"])).is_empty());
-    let moved = apply(&mut needs, &mut conflicts, Change::ServiceGone(local));
+    assert!(apply(&mut followed, spread(&local, &["made-up-1", "n1"])).is_empty());
+    let moved = apply(&mut followed, Change::ServiceGone(local));
     // With the last service its namespace is gone too, which one of them has named.
     assert_eq!(moved, [None, None, None]);
     for node in ["n1", "made-up-1", "made-up-2"] {
-        needs.remove(&need(node), &mut conflicts);
+        followed.remove_request(&request(node));
     }
-    assert_eq!(needs.views().count(), 0);
+    assert_eq!(followed.assigner.views().count(), 0);
 }

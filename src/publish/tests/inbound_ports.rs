@@ -1,17 +1,29 @@
-//! Who needs which view, and what the views of inbound ports share.
+//! Which view each proxy has, and what the views of inbound ports share.
 
-use super::super::needs::Needs;
+use super::super::service_index::ServiceIndex;
+use super::super::view_assigner::ViewAssigner;
 use super::*;
 use crate::model::Scope;
 use crate::snapshot::{ConflictKind, Conflicts};
-use crate::view::ViewRequest;
+use crate::view::{TooManyViews, ViewRequest};
 
-/// A model, and the needs of sidecars that follow it.
-#[derive(Default)]
+/// A model, and the views of sidecars that follow it.
 pub(super) struct Followed {
     pub(super) model: Model,
-    pub(super) needs: Needs,
+    pub(super) services: ServiceIndex,
+    pub(super) assigner: ViewAssigner,
     pub(super) conflicts: Conflicts,
+}
+
+impl Default for Followed {
+    fn default() -> Self {
+        Self {
+            model: Model::default(),
+            services: ServiceIndex::new(DOMAIN.into()),
+            assigner: ViewAssigner::default(),
+            conflicts: Conflicts::new(),
+        }
+    }
 }
 
 impl Followed {
@@ -21,15 +33,27 @@ impl Followed {
         followed
     }
 
-    /// The needs that have another view by it, with that.
+    /// The requests that have another view by it, with that.
     pub(super) fn apply(&mut self, changes: Vec<Change>) -> Vec<(ViewRequest, Arc<ViewKey>)> {
         let mut dirty = BTreeSet::new();
         changes.into_iter().for_each(|change| self.model.apply(change, &mut dirty));
-        self.needs.update(&self.model, &dirty, &mut self.conflicts)
+        let changes = self.services.update(&self.model, &dirty);
+        self.assigner.update(&changes, &self.services, &mut self.conflicts)
     }
 
-    fn add(&mut self, need: &ViewRequest) -> Vec<String> {
-        ports(&self.needs.add(need, &mut self.conflicts).unwrap())
+    pub(super) fn add_request(
+        &mut self,
+        request: &ViewRequest,
+    ) -> Result<Arc<ViewKey>, TooManyViews> {
+        self.assigner.add_request(request, &self.services, &mut self.conflicts)
+    }
+
+    pub(super) fn remove_request(&mut self, request: &ViewRequest) {
+        self.assigner.remove_request(request, &mut self.conflicts);
+    }
+
+    fn inbound_of(&mut self, request: &ViewRequest) -> Vec<String> {
+        ports(&self.add_request(request).unwrap())
     }
 }
 
@@ -61,12 +85,12 @@ fn the_ports_are_those_of_the_pod_behind_every_service_that_names_it() {
         // No Service of this name, no port of it.
         Change::Slice(slice(&key("one", "ghost"), "ghost-1", &[95], &[2])),
     ]);
-    assert_eq!(followed.add(&sidecar_at(&["10.0.0.1"])), ["8080 Http", "8081 Grpc"]);
+    assert_eq!(followed.inbound_of(&sidecar_at(&["10.0.0.1"])), ["8080 Http", "8081 Grpc"]);
     let all = ["8080 Http", "8081 Grpc", "8082 Tcp", "8090 Tcp"];
-    assert_eq!(followed.add(&sidecar_at(&["10.0.0.2"])), all);
-    assert_eq!(followed.add(&sidecar_at(&["10.0.0.1", "10.0.0.2"])), all);
-    assert!(followed.add(&sidecar_at(&["10.0.0.3"])).is_empty());
-    assert!(followed.add(&sidecar_at(&[])).is_empty());
+    assert_eq!(followed.inbound_of(&sidecar_at(&["10.0.0.2"])), all);
+    assert_eq!(followed.inbound_of(&sidecar_at(&["10.0.0.1", "10.0.0.2"])), all);
+    assert!(followed.inbound_of(&sidecar_at(&["10.0.0.3"])).is_empty());
+    assert!(followed.inbound_of(&sidecar_at(&[])).is_empty());
 }
 
 #[test]
@@ -77,7 +101,7 @@ fn the_proxys_own_ports_are_not_the_workloads() {
     own.subsets[0].ports = vec![web_port("p80", 15006), web_port("p81", 8081)];
     let ports = [HTTP, (81, Protocol::Http)];
     let mut followed = Followed::of(vec![web(&ports), Change::Slice(own)]);
-    assert_eq!(followed.add(&sidecar_at(&["10.0.0.1"])), ["8081 Http"]);
+    assert_eq!(followed.inbound_of(&sidecar_at(&["10.0.0.1"])), ["8081 Http"]);
 }
 
 #[test]
@@ -86,12 +110,12 @@ fn a_pod_that_becomes_part_of_a_service_gets_its_ports_and_nobody_else_does() {
     let mut followed =
         Followed::of(vec![web(&[HTTP]), Change::Slice(slice(&web_key, "web-1", &[80], &[1]))]);
     let (here, late) = (sidecar_at(&["10.0.0.1"]), sidecar_at(&["10.0.0.2"]));
-    followed.add(&here);
-    assert!(followed.add(&late).is_empty());
+    followed.inbound_of(&here);
+    assert!(followed.inbound_of(&late).is_empty());
     let moved = followed.apply(vec![Change::Slice(slice(&web_key, "web-1", &[80], &[1, 2]))]);
-    let [(need, view)] = moved.as_slice() else { panic!("{moved:?}") };
-    assert_eq!((need, ports(view)), (&late, vec!["8080 Http".to_owned()]));
-    assert_eq!(followed.needs.views().count(), 1, "both share one");
+    let [(request, view)] = moved.as_slice() else { panic!("{moved:?}") };
+    assert_eq!((request, ports(view)), (&late, vec!["8080 Http".to_owned()]));
+    assert_eq!(followed.assigner.views().count(), 1, "both share one");
 
     // Readiness, zones and other pods change nothing.
     let mut other = slice(&web_key, "web-1", &[80], &[1, 2, 3]);
@@ -120,8 +144,8 @@ fn of_two_words_about_a_port_the_first_counts_and_that_is_seen() {
         ]
     };
     let mut followed = Followed::of(both(Protocol::Tcp));
-    let need = sidecar_at(&["10.0.0.1"]);
-    assert_eq!(followed.add(&need), ["8080 Http"]);
+    let request = sidecar_at(&["10.0.0.1"]);
+    assert_eq!(followed.inbound_of(&request), ["8080 Http"]);
     let noted: Vec<_> = followed.conflicts.iter().collect();
     let [(conflict, text)] = noted.as_slice() else { panic!("{noted:?}") };
     assert_eq!(
@@ -132,9 +156,9 @@ fn of_two_words_about_a_port_the_first_counts_and_that_is_seen() {
     followed.apply(both(Protocol::Http));
     assert!(followed.conflicts.is_empty(), "they agree");
     followed.apply(both(Protocol::Tcp));
-    followed.needs.remove(&need, &mut followed.conflicts);
+    followed.remove_request(&request);
     assert!(followed.conflicts.is_empty(), "nobody is concerned");
-    assert_eq!(followed.needs.views().count(), 0);
+    assert_eq!(followed.assigner.views().count(), 0);
 }
 
 /// istio#24387: which service a connection came for, the pod's proxy cannot tell.
@@ -145,7 +169,7 @@ fn a_port_may_be_idle_for_as_long_as_any_service_allows() {
     let (a, b) = (key("one", "a"), key("one", "b"));
     let tuned = |key: &ServiceKey, protocol, seconds: Option<u64>| {
         let mut one = service(key, at(&[]), &[(80, protocol)]);
-        one.tuning.tcp_idle_timeout = seconds.map(Duration::from_secs);
+        one.traffic_policy.tcp_idle_timeout = seconds.map(Duration::from_secs);
         Change::Service(one)
     };
     let mut followed = Followed::of(vec![
@@ -154,12 +178,12 @@ fn a_port_may_be_idle_for_as_long_as_any_service_allows() {
         tuned(&a, Protocol::Tcp, None),
         tuned(&b, Protocol::Tcp, None),
     ]);
-    let need = sidecar_at(&["10.0.0.1"]);
-    followed.add(&need);
+    let request = sidecar_at(&["10.0.0.1"]);
+    followed.inbound_of(&request);
     let mut idle = |a_seconds, b_seconds| {
         followed
             .apply(vec![tuned(&a, Protocol::Tcp, a_seconds), tuned(&b, Protocol::Tcp, b_seconds)]);
-        let [view] = followed.needs.views().collect::<Vec<_>>()[..] else { panic!() };
+        let [view] = followed.assigner.views().collect::<Vec<_>>()[..] else { panic!() };
         let [port] = view.inbound[..] else { panic!("{view}") };
         port.idle_timeout.map(|idle| idle.as_secs())
     };
@@ -177,7 +201,7 @@ fn a_port_may_be_idle_for_as_long_as_any_service_allows() {
     assert!(followed.conflicts.is_empty());
     // It says nothing of HTTP.
     followed.apply(vec![Change::ServiceGone(b.clone()), tuned(&a, Protocol::Http, Some(0))]);
-    let [view] = followed.needs.views().collect::<Vec<_>>()[..] else { panic!() };
+    let [view] = followed.assigner.views().collect::<Vec<_>>()[..] else { panic!() };
     assert_eq!(view.inbound[0].idle_timeout, None);
 }
 

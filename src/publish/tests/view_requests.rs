@@ -5,9 +5,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::super::newcomers::KEEP;
+use super::super::built_views::KEEP_UNUSED;
 use super::super::{Publisher, Timing};
-use super::inbound::{HTTP, ports, sidecar_at, web};
+use super::inbound_ports::{HTTP, ports, sidecar_at, web};
 use super::*;
 use crate::metrics::Metrics;
 use crate::view::{TooManyViews, ViewLease, ViewLimits, ViewRegistry, ViewRequest};
@@ -46,8 +46,8 @@ impl Running {
     }
 
     /// Waits until this lease has a view that is in the newest snapshot; gives the view's ports.
-    async fn seated(&mut self, lease: &ViewLease) -> Vec<String> {
-        let mut seat = lease.watch();
+    async fn assigned(&mut self, lease: &ViewLease) -> Vec<String> {
+        let mut watch = lease.watch();
         loop {
             let snapshot = self.snapshots.borrow_and_update().clone().unwrap();
             if let Some(view) = lease.view().filter(|view| snapshot.views.contains_key(&**view)) {
@@ -56,7 +56,7 @@ impl Running {
             soon(async {
                 tokio::select! {
                     changed = self.snapshots.changed() => changed.unwrap(),
-                    () = seat.reassigned() => {}
+                    () = watch.reassigned() => {}
                 }
             })
             .await;
@@ -90,20 +90,20 @@ async fn a_newcomer_whose_view_is_there_makes_no_snapshot() {
     let mut running = Running::on(vec![web(&[HTTP]), slice]).await;
     let sidecar = |host: u8| sidecar_at(&[&format!("10.0.0.{host}")]);
     let first = running.view_registry.lease(sidecar(1));
-    assert_eq!(running.seated(&first).await, ["8080 Http"]);
+    assert_eq!(running.assigned(&first).await, ["8080 Http"]);
     let generation = running.snapshots.borrow().as_ref().unwrap().generation;
     let mut others = Vec::new();
     for host in 2..=100 {
         others.push(running.view_registry.lease(sidecar(host)));
     }
     for lease in &others {
-        assert_eq!(running.seated(lease).await, ["8080 Http"]);
+        assert_eq!(running.assigned(lease).await, ["8080 Http"]);
     }
     assert_eq!(running.snapshots.borrow().as_ref().unwrap().generation, generation);
 
     // One with other ports does, by one view more; it goes when nobody needs it.
     let stranger = running.view_registry.lease(sidecar(200));
-    assert!(running.seated(&stranger).await.is_empty());
+    assert!(running.assigned(&stranger).await.is_empty());
     assert_eq!(running.views(), 2);
     drop(stranger);
     running.has_views(1).await;
@@ -122,14 +122,14 @@ async fn a_pod_that_joins_is_told_even_if_no_snapshot_comes_of_it() {
     let mut running = Running::on(vec![web(&[HTTP]), with(&[1])]).await;
     let (there, late) = (sidecar_at(&["10.0.0.1"]), sidecar_at(&["10.0.0.2"]));
     let (there, late) = (running.view_registry.lease(there), running.view_registry.lease(late));
-    assert_eq!(running.seated(&there).await, ["8080 Http"]);
-    assert!(running.seated(&late).await.is_empty());
+    assert_eq!(running.assigned(&there).await, ["8080 Http"]);
+    assert!(running.assigned(&late).await.is_empty());
     running.changes.send(with(&[1, 2])).await.unwrap();
-    let mut seat = late.watch();
-    while running.seated(&late).await.is_empty() {
-        soon(seat.reassigned()).await;
+    let mut watch = late.watch();
+    while running.assigned(&late).await.is_empty() {
+        soon(watch.reassigned()).await;
     }
-    assert_eq!(running.seated(&late).await, ["8080 Http"]);
+    assert_eq!(running.assigned(&late).await, ["8080 Http"]);
 }
 
 fn standalone_at(port: u16) -> ViewRequest {
@@ -142,8 +142,8 @@ async fn a_view_that_nobody_needs_goes_without_a_change_and_without_waking_anybo
     let mut running = Running::on(vec![web(&[HTTP])]).await;
     let (stays, leaves) = (standalone_at(1), standalone_at(2));
     let (stays, leaves) = (running.view_registry.lease(stays), running.view_registry.lease(leaves));
-    running.seated(&stays).await;
-    running.seated(&leaves).await;
+    running.assigned(&stays).await;
+    running.assigned(&leaves).await;
     running.snapshots.mark_unchanged();
     let before = running.snapshot();
     assert_eq!(before.views.len(), 2);
@@ -151,10 +151,10 @@ async fn a_view_that_nobody_needs_goes_without_a_change_and_without_waking_anybo
     // One that comes back in time finds its view.
     let view = leaves.view().unwrap();
     drop(leaves);
-    tokio::time::sleep(KEEP / 2).await;
+    tokio::time::sleep(KEEP_UNUSED / 2).await;
     let back = running.view_registry.lease(standalone_at(2));
-    running.seated(&back).await;
-    tokio::time::sleep(2 * KEEP).await;
+    running.assigned(&back).await;
+    tokio::time::sleep(2 * KEEP_UNUSED).await;
     assert!(Arc::ptr_eq(&running.snapshot().views[&*view], &before.views[&*view]));
 
     drop(back);
@@ -171,15 +171,15 @@ async fn one_view_too_many_is_refused_and_another_may_have_its_place() {
     let mut running = Running::with(limits, vec![web(&[HTTP])]).await;
     let first = running.view_registry.lease(standalone_at(1));
     let second = running.view_registry.lease(standalone_at(2));
-    running.seated(&first).await;
-    running.seated(&second).await;
+    running.assigned(&first).await;
+    running.assigned(&second).await;
     let third = running.view_registry.lease(standalone_at(3));
     soon(third.watch().reassigned()).await;
     assert_eq!((third.view(), third.refusal()), (None, Some(TooManyViews::InAll { limit: 2 })));
     drop((second, third));
     // What is kept for those who may come back has no place of its own.
     let third = running.view_registry.lease(standalone_at(3));
-    running.seated(&third).await;
+    running.assigned(&third).await;
     assert_eq!(running.views(), 2);
 }
 
@@ -195,7 +195,7 @@ async fn a_change_goes_before_newcomers_whose_views_are_not_built() {
         running.view_registry.lease(ViewRequest { view, addresses: Arc::default(), peer: None })
     };
     let there = lease(&running, "n0");
-    running.seated(&there).await;
+    running.assigned(&there).await;
     running.snapshots.mark_unchanged();
     let newcomers: Vec<_> = (1..namespaces).map(|number| lease(&running, &name(number))).collect();
     let new = Change::Service(service(&key("n0", "new"), at(&[]), &[HTTP]));
@@ -206,7 +206,7 @@ async fn a_change_goes_before_newcomers_whose_views_are_not_built() {
     let waiting = newcomers.iter().filter(|one| one.view().is_none()).count();
     assert!(waiting > 0, "the change has waited for all of them");
     for one in &newcomers {
-        running.seated(one).await;
+        running.assigned(one).await;
     }
     assert_eq!(running.views(), namespaces);
 }

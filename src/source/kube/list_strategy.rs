@@ -11,7 +11,7 @@ use super::errors;
 
 /// How the next list is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Lists {
+pub(super) enum ListStrategy {
     #[default]
     Streamed,
     /// In pages this time, as the last one could not be streamed, or not to its end.
@@ -20,8 +20,8 @@ pub(super) enum Lists {
     Paged,
 }
 
-impl Lists {
-    pub(super) fn settings(self, base: &watcher::Config) -> watcher::Config {
+impl ListStrategy {
+    pub(super) fn watcher_config(self, base: &watcher::Config) -> watcher::Config {
         let initial_list_strategy = match self {
             Self::Streamed => InitialListStrategy::StreamingList,
             Self::PagedOnce | Self::Paged => InitialListStrategy::ListWatch,
@@ -38,7 +38,7 @@ impl Lists {
     }
 
     /// After a list that is complete.
-    pub(super) fn done(self) -> Self {
+    pub(super) fn after_success(self) -> Self {
         match self {
             Self::Streamed | Self::PagedOnce => Self::Streamed,
             Self::Paged => Self::Paged,
@@ -46,7 +46,7 @@ impl Lists {
     }
 
     /// After a streamed list that failed.
-    pub(super) fn failed(error: &watcher::Error) -> Self {
+    pub(super) fn after_failure(error: &watcher::Error) -> Self {
         match error {
             watcher::Error::WatchStartFailed(kube::Error::Api(status)) => match status.code {
                 // What servers say to a parameter that they do not know, or that is switched off
@@ -80,18 +80,25 @@ mod tests {
     #[test]
     fn a_server_that_does_not_know_of_it_is_asked_for_pages_from_then_on() {
         for code in [400, 404, 406, 415, 422, 501] {
-            let lists = Lists::failed(&refused(code));
-            assert_eq!(lists, Lists::Paged, "{code}");
-            assert_eq!(lists.done(), Lists::Paged, "{code}");
+            let strategy = ListStrategy::after_failure(&refused(code));
+            assert_eq!(strategy, ListStrategy::Paged, "{code}");
+            assert_eq!(strategy.after_success(), ListStrategy::Paged, "{code}");
         }
     }
 
     #[test]
     fn a_refusal_that_would_meet_pages_too_changes_nothing() {
         for code in [401, 403, 410, 429] {
-            assert_eq!(Lists::failed(&refused(code)), Lists::Streamed, "{code}");
+            assert_eq!(
+                ListStrategy::after_failure(&refused(code)),
+                ListStrategy::Streamed,
+                "{code}"
+            );
         }
-        assert_eq!(Lists::failed(&watcher::Error::WatchError(status(410))), Lists::Streamed);
+        assert_eq!(
+            ListStrategy::after_failure(&watcher::Error::WatchError(status(410))),
+            ListStrategy::Streamed
+        );
     }
 
     #[test]
@@ -103,9 +110,9 @@ mod tests {
             watcher::Error::WatchStartFailed(kube::Error::Service("closed".into())),
             refused(502),
         ] {
-            let lists = Lists::failed(&error);
-            assert_eq!(lists, Lists::PagedOnce, "{error}");
-            assert_eq!(lists.done(), Lists::Streamed, "{error}");
+            let strategy = ListStrategy::after_failure(&error);
+            assert_eq!(strategy, ListStrategy::PagedOnce, "{error}");
+            assert_eq!(strategy.after_success(), ListStrategy::Streamed, "{error}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The body of an answer, with whoever is interested told of each piece, and a watch held to its
-//! word.
+//! The body of a response, of which each piece is recorded as contact with the API server, and
+//! which ends with an error where a watch breaks off or stays silent past its end.
 //!
 //! kube's watcher takes a watch that breaks off, or falls silent, for one that has ended, and
 //! resumes. Both are how a server goes that then comes back with another history, so here they are
@@ -21,37 +21,38 @@ use crate::causes::with_causes;
 
 /// What a server may be late with the end of a watch; less than kube's own five seconds, after
 /// which it would resume.
-const LATE: Duration = Duration::from_secs(4);
+const MAX_DELAY: Duration = Duration::from_secs(4);
 
-/// How a watch went that was not ended by the server.
+/// How a watch ended that was not ended by the server.
 #[derive(Debug, Error)]
-pub(super) enum Broken {
+pub(super) enum BodyError {
     #[error(
         "it hangs: neither an end nor anything else came for {} s after it was due, so the \
          connection is dead (a firewall, a load balancer, or the server)",
-        LATE.as_secs()
+        MAX_DELAY.as_secs()
     )]
     Silent,
     #[error("it ended in the middle of an event")]
-    HalfAnEvent,
+    TruncatedEvent,
     /// With the cause as text: kube would take some causes for the ordinary end.
     #[error("the connection broke: {0}")]
-    Cut(String),
+    ConnectionLost(String),
     #[error(transparent)]
     Other(kube::Error),
 }
 
-/// Tells `health` of each piece. With a deadline if it is a watch's.
-pub(super) struct Heard {
+/// Records each piece in `health`. Has a deadline if it is a watch's.
+pub(super) struct ObservedBody {
     body: Body,
     /// Nobody, if the answer is a refusal.
     health: Option<Arc<Health>>,
     name: Arc<str>,
-    watch: Option<Pin<Box<Sleep>>>,
+    /// When a watch must have ended.
+    deadline: Option<Pin<Box<Sleep>>>,
     in_event: bool,
 }
 
-impl Heard {
+impl ObservedBody {
     /// `watch` is how long the server said it would keep it open, if it is the body of a watch.
     pub(super) fn new(
         body: Body,
@@ -59,11 +60,11 @@ impl Heard {
         name: Arc<str>,
         watch: Option<Duration>,
     ) -> Self {
-        let watch = watch.map(|lasts| Box::pin(sleep(lasts + LATE)));
-        Self { body, health, name, watch, in_event: false }
+        let deadline = watch.map(|lasts| Box::pin(sleep(lasts + MAX_DELAY)));
+        Self { body, health, name, deadline, in_event: false }
     }
 
-    fn note(&mut self, frame: &Frame<Bytes>) {
+    fn record_frame(&mut self, frame: &Frame<Bytes>) {
         if let Some(health) = &self.health {
             health.contact(&self.name);
         }
@@ -73,41 +74,41 @@ impl Heard {
     }
 }
 
-impl HttpBody for Heard {
+impl HttpBody for ObservedBody {
     type Data = Bytes;
-    type Error = Broken;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         // What has come is taken first, however late we are in looking.
         let polled = Pin::new(&mut self.body).poll_frame(context);
         let in_event = self.in_event;
-        let Some(deadline) = self.watch.as_mut() else {
+        let Some(deadline) = self.deadline.as_mut() else {
             if let Poll::Ready(Some(Ok(frame))) = &polled {
-                self.note(frame);
+                self.record_frame(frame);
             }
-            return polled.map_err(Broken::Other);
+            return polled.map_err(BodyError::Other);
         };
         match polled {
             Poll::Ready(Some(Ok(frame))) => {
-                self.note(&frame);
+                self.record_frame(&frame);
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
                 // kube looks for these words too.
                 let text = with_causes(&error).replace("unexpected EOF", "unexpected end");
-                Poll::Ready(Some(Err(Broken::Cut(text))))
+                Poll::Ready(Some(Err(BodyError::ConnectionLost(text))))
             }
-            Poll::Ready(None) if in_event => Poll::Ready(Some(Err(Broken::HalfAnEvent))),
+            Poll::Ready(None) if in_event => Poll::Ready(Some(Err(BodyError::TruncatedEvent))),
             Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending => deadline.as_mut().poll(context).map(|()| Some(Err(Broken::Silent))),
+            Poll::Pending => deadline.as_mut().poll(context).map(|()| Some(Err(BodyError::Silent))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.watch.is_none() && self.body.is_end_stream()
+        self.deadline.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -3,6 +3,7 @@ use std::net::Ipv4Addr;
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::{EndpointState, Protocol, Scope, ServicePort, SlicePort, Subset};
 
 fn key(namespace: &str, name: &str) -> ServiceKey {
     ServiceKey::new(namespace, name)

@@ -13,9 +13,10 @@ use serde::de::{DeserializeOwned, Deserializer};
 use serde_json::Value;
 
 #[derive(Clone, Debug)]
-pub(super) enum Lenient<K> {
-    Whole(K),
-    Broken {
+pub(super) enum LenientDecode<K> {
+    Decoded(K),
+    /// This object alone is left out.
+    Undecodable {
         /// Name, namespace and version; what there is of them.
         metadata: Box<ObjectMeta>,
         /// Where it cannot be read, and why.
@@ -23,31 +24,31 @@ pub(super) enum Lenient<K> {
     },
 }
 
-impl<'de, K: DeserializeOwned> Deserialize<'de> for Lenient<K> {
+impl<'de, K: DeserializeOwned> Deserialize<'de> for LenientDecode<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // By way of a tree, since only then is there something left to read the name from. A
         // slice is at most 1,000 endpoints, and one tree lives at a time.
         let tree = Value::deserialize(deserializer)?;
         match serde_path_to_error::deserialize(&tree) {
-            Ok(object) => Ok(Self::Whole(object)),
+            Ok(object) => Ok(Self::Decoded(object)),
             Err(error) => {
-                let said = |field: &str| {
+                let text = |field: &str| {
                     tree.pointer(&format!("/metadata/{field}"))?.as_str().map(str::to_owned)
                 };
                 let metadata = Box::new(ObjectMeta {
-                    name: said("name"),
-                    namespace: said("namespace"),
-                    resource_version: said("resourceVersion"),
+                    name: text("name"),
+                    namespace: text("namespace"),
+                    resource_version: text("resourceVersion"),
                     ..Default::default()
                 });
                 let reason = format!("cannot be read, so it is left out: {error}");
-                Ok(Self::Broken { metadata, reason })
+                Ok(Self::Undecodable { metadata, reason })
             }
         }
     }
 }
 
-impl<K: kube::Resource<DynamicType = ()>> kube::Resource for Lenient<K> {
+impl<K: kube::Resource<DynamicType = ()>> kube::Resource for LenientDecode<K> {
     type DynamicType = ();
     type Scope = K::Scope;
 
@@ -65,14 +66,14 @@ impl<K: kube::Resource<DynamicType = ()>> kube::Resource for Lenient<K> {
     }
     fn meta(&self) -> &ObjectMeta {
         match self {
-            Self::Whole(object) => object.meta(),
-            Self::Broken { metadata, .. } => metadata,
+            Self::Decoded(object) => object.meta(),
+            Self::Undecodable { metadata, .. } => metadata,
         }
     }
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         match self {
-            Self::Whole(object) => object.meta_mut(),
-            Self::Broken { metadata, .. } => metadata,
+            Self::Decoded(object) => object.meta_mut(),
+            Self::Undecodable { metadata, .. } => metadata,
         }
     }
 }
