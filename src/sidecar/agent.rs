@@ -39,7 +39,7 @@ mod reap;
 mod status;
 pub mod template;
 
-pub use app_probes::{APP_HEALTH, APP_PROBERS};
+pub use app_probes::{APP_HEALTH, APP_LIFECYCLE, APP_PROBERS};
 pub use args::{AgentArgs, ProxyType, Xds};
 pub use envoy::{ParentDeathExec, check_component_log_levels, check_log_level};
 pub use proxy_config::{ProxyConfig, ProxyConfigError};

@@ -16,6 +16,7 @@ mod capture;
 mod connect;
 mod deadline;
 mod dns;
+mod endpoint_probe;
 mod endpoints;
 mod envoy;
 mod explain;

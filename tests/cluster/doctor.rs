@@ -14,17 +14,17 @@ use crate::common::{Process, until};
 
 const PILOT: &str = "istio-pilot.istio-system:15010";
 
-struct Said(Value, Option<i32>);
+pub(crate) struct Said(pub(crate) Value, pub(crate) Option<i32>);
 
 impl Said {
-    fn of(output: &Output) -> Self {
+    pub(crate) fn of(output: &Output) -> Self {
         let text = String::from_utf8_lossy(&output.stdout);
         let json = serde_json::from_str(&text)
             .unwrap_or_else(|error| panic!("{error}: {text} {output:?}"));
         Self(json, output.status.code())
     }
 
-    fn is(&self, code: &str, exit: i32, words: &[&str]) {
+    pub(crate) fn is(&self, code: &str, exit: i32, words: &[&str]) {
         assert_eq!((self.0["code"].as_str(), self.1), (Some(code), Some(exit)), "{:#}", self.0);
         let cause = self.0["cause"].as_str().unwrap_or_default();
         for word in words {

@@ -1,6 +1,6 @@
 //! kubectl.
 
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
@@ -32,9 +32,14 @@ impl Kubectl {
         command
     }
 
+    /// How kubectl ended, and all that it printed.
+    pub(crate) async fn output(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().await.expect("kubectl is installed")
+    }
+
     /// What kubectl prints, or what it says went wrong.
     pub(crate) async fn attempt(&self, arguments: &[&str]) -> Result<String, String> {
-        let output = self.command(arguments).output().await.expect("kubectl is installed");
+        let output = self.output(arguments).await;
         let said = String::from_utf8_lossy(if output.status.success() {
             &output.stdout
         } else {

@@ -11,6 +11,7 @@ use pilothouse_testkit as common;
 mod api_server;
 mod deployed;
 mod doctor;
+mod faults;
 mod half_live;
 mod harness;
 mod node;

@@ -1,5 +1,6 @@
 //! The application's probes, asked on behalf of the kubelet as by Istio's agent: injection turns them
-//! into `GET :15020/app-health/CONTAINER/livez` and says in `ISTIO_KUBE_APP_PROBERS` what they were.
+//! into `GET :15020/app-health/CONTAINER/livez` and says in `ISTIO_KUBE_APP_PROBERS` what they were. So too
+//! the hooks of its life cycle, `GET :15020/app-lifecycle/CONTAINER/prestopz`.
 //!
 //! They are answered from the agent's start to its end, whatever Envoy and the control plane do, so that
 //! an outage of theirs restarts no application. The application is asked at the pod's own address, from
@@ -23,17 +24,27 @@ pub const APP_PROBERS: &str = "ISTIO_KUBE_APP_PROBERS";
 /// How the paths begin.
 pub const APP_HEALTH: &str = "/app-health";
 
+/// How the paths of hooks begin.
+pub const APP_LIFECYCLE: &str = "/app-lifecycle";
+
 /// The kubelet's own for a probe that says none.
 const DEFAULT_TIMEOUT: u64 = 1;
+/// A hook has no timeout: the kubelet hangs up when the pod's grace period is over, which ends it here too.
+const HOOK_TIMEOUT: u64 = 24 * 3600;
 /// Whoever reaches the pod can ask for a probe. More wait, within the probe's timeout.
 const MAX_CONCURRENT: usize = 64;
+/// Hooks may take long, and must not keep probes waiting.
+const MAX_CONCURRENT_HOOKS: usize = 8;
 
 /// What is wrong with [`APP_PROBERS`].
 #[derive(Debug, Error)]
 pub enum ProbersError {
     #[error("it cannot be read: {0}")]
     Syntax(#[from] serde_json::Error),
-    #[error("{path:?} is not {APP_HEALTH}/CONTAINER/livez, readyz or startupz")]
+    #[error(
+        "{path:?} is neither {APP_HEALTH}/CONTAINER/livez, readyz or startupz nor \
+         {APP_LIFECYCLE}/CONTAINER/poststartz or prestopz"
+    )]
     Path { path: String },
     #[error("{path} must have exactly one of httpGet, tcpSocket and grpc")]
     Action { path: String },
@@ -116,25 +127,27 @@ impl Probers {
             return Ok(Self::default());
         }
         let all: BTreeMap<String, Fields> = serde_json::from_str(json)?;
-        all.into_iter().map(|(path, fields)| {
-            let parts: Vec<&str> = path.split('/').collect();
-            let known = matches!(
-                parts.as_slice(),
-                ["", "app-health", container, "livez" | "readyz" | "startupz"] if !container.is_empty()
-            );
-            if !known {
-                return Err(ProbersError::Path { path });
-            }
-            let action = match (fields.http_get, fields.tcp_socket, fields.grpc) {
-                (Some(get), None, None) => Action::HttpGet(get),
-                (None, Some(socket), None) => Action::TcpSocket(socket),
-                (None, None, Some(grpc)) => Action::Grpc(grpc),
-                _ => return Err(ProbersError::Action { path }),
-            };
-            let seconds = fields.timeout_seconds.filter(|seconds| *seconds > 0);
-            let timeout = Duration::from_secs(seconds.unwrap_or(DEFAULT_TIMEOUT));
-            Ok((path, Prober { action, timeout }))
-        }).collect::<Result<_, _>>().map(Self)
+        all.into_iter()
+            .map(|(path, fields)| {
+                let parts: Vec<&str> = path.split('/').collect();
+                let default = match parts.as_slice() {
+                    ["", _, "", _] => return Err(ProbersError::Path { path }),
+                    ["", "app-health", _, "livez" | "readyz" | "startupz"] => DEFAULT_TIMEOUT,
+                    ["", "app-lifecycle", _, "poststartz" | "prestopz"] => HOOK_TIMEOUT,
+                    _ => return Err(ProbersError::Path { path }),
+                };
+                let action = match (fields.http_get, fields.tcp_socket, fields.grpc) {
+                    (Some(get), None, None) => Action::HttpGet(get),
+                    (None, Some(socket), None) => Action::TcpSocket(socket),
+                    (None, None, Some(grpc)) => Action::Grpc(grpc),
+                    _ => return Err(ProbersError::Action { path }),
+                };
+                let seconds = fields.timeout_seconds.filter(|seconds| *seconds > 0);
+                let timeout = Duration::from_secs(seconds.unwrap_or(default));
+                Ok((path, Prober { action, timeout }))
+            })
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 }
 
@@ -147,6 +160,7 @@ pub(super) struct AppProbes {
     probers: Probers,
     pod: IpAddr,
     permits: Semaphore,
+    hook_permits: Semaphore,
     tls: Arc<rustls::ClientConfig>,
 }
 
@@ -154,7 +168,9 @@ impl AppProbes {
     /// `pod` is the address at which the kubelet would have asked.
     pub(super) fn new(probers: Probers, pod: IpAddr) -> Result<Self, rustls::Error> {
         let tls = client::accept_any_certificate()?;
-        Ok(Self { probers, pod, permits: Semaphore::new(MAX_CONCURRENT), tls })
+        let permits = Semaphore::new(MAX_CONCURRENT);
+        let hook_permits = Semaphore::new(MAX_CONCURRENT_HOOKS);
+        Ok(Self { probers, pod, permits, hook_permits, tls })
     }
 
     /// The answer to a probe, and always one within its timeout. `headers` are those of the kubelet.
@@ -164,7 +180,9 @@ impl AppProbes {
             return (StatusCode::NOT_FOUND, said.into_bytes());
         };
         let asked = async {
-            let _permit = self.permits.acquire().await.map_err(|error| error.to_string())?;
+            let is_hook = path.starts_with(APP_LIFECYCLE);
+            let permits = if is_hook { &self.hook_permits } else { &self.permits };
+            let _permit = permits.acquire().await.map_err(|error| error.to_string())?;
             match &prober.action {
                 Action::HttpGet(get) => client::http(self.pod, get, headers, &self.tls).await,
                 Action::TcpSocket(socket) => {

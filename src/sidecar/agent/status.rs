@@ -17,7 +17,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::app_probes::{APP_HEALTH, AppProbes, ProbeResponse};
+use super::app_probes::{APP_HEALTH, APP_LIFECYCLE, AppProbes, ProbeResponse};
 use super::drain::{self, NotDraining};
 use super::readiness::{NotReady, ProbeConditions};
 use crate::readiness::Conditions;
@@ -47,6 +47,7 @@ pub(super) fn router(pages: Arc<Pages>) -> Router {
         .route("/healthz/ready", get(ready))
         .route("/healthz/live", get(live))
         .route(&format!("{APP_HEALTH}/{{*probe}}"), get(application))
+        .route(&format!("{APP_LIFECYCLE}/{{*hook}}"), get(application))
         .route("/stats/prometheus", get(statistics))
         .route("/metrics", get(statistics))
         .merge(of_the_pod)

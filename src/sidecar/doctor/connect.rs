@@ -75,7 +75,7 @@ pub(super) enum Protocol {
 }
 
 impl Protocol {
-    fn of(bytes: &[u8]) -> Self {
+    pub(super) fn of(bytes: &[u8]) -> Self {
         match bytes {
             [_, _, _, SETTINGS, _, 0, 0, 0, 0, ..] => Self::Http2,
             [b'H', b'T', b'T', b'P', ..] => Self::Http1,

@@ -1,33 +1,14 @@
-//! What is behind a service's port that has endpoints: whether they take connections, who speaks first,
-//! and what became of Envoy's own requests. Kubernetes knows none of that.
+//! What is behind a service's port that has endpoints, by what they do with connections and by what became
+//! of Envoy's own requests: Kubernetes knows none of that. Pure.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::net::SocketAddr;
 
 use serde_json::Value;
-use tokio::io::AsyncReadExt as _;
-use tokio::time::timeout;
 
-use super::connect::{self, ConnectError};
+use super::endpoint_probe::ProbeResult;
 use super::finding::{Code, Finding};
+
 use crate::names::{ClusterName, Spoken};
-
-/// Endpoints of a port that are tried: if all of these have the same fault, so have the others.
-const MAX_PROBED: usize = 3;
-/// How long a server that speaks first may take to begin.
-const FIRST_BYTES_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// What an endpoint does with a connection on which nothing is said.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum ProbeResult {
-    /// It waits, as a server of HTTP does.
-    Waits,
-    Refused,
-    /// From here it cannot be reached, which says nothing about it.
-    Unreachable,
-    /// It speaks first.
-    SpeaksFirst(String),
-}
 
 /// One port of a service.
 #[derive(Clone, Debug)]
@@ -74,42 +55,6 @@ impl ClusterCounters {
     }
 }
 
-/// Tries some endpoints. Those of this pod itself are asked past its Envoy, which would take every
-/// connection and say nothing.
-pub(super) async fn probe_endpoints(
-    addresses: &[SocketAddr],
-    own: &[IpAddr],
-    limit: Duration,
-) -> Vec<(SocketAddr, ProbeResult)> {
-    let tried = addresses.iter().take(MAX_PROBED).map(async |place| {
-        let address = match (own.contains(&place.ip()), place) {
-            (true, SocketAddr::V4(_)) => (Ipv4Addr::LOCALHOST, place.port()).into(),
-            (true, SocketAddr::V6(_)) => (Ipv6Addr::LOCALHOST, place.port()).into(),
-            (false, _) => *place,
-        };
-        (*place, probe_endpoint(address, limit).await)
-    });
-    futures::future::join_all(tried).await
-}
-
-async fn probe_endpoint(address: SocketAddr, limit: Duration) -> ProbeResult {
-    let mut stream = match connect::tcp(address, limit.saturating_sub(FIRST_BYTES_TIMEOUT)).await {
-        Ok(stream) => stream,
-        Err(ConnectError::Refused) => return ProbeResult::Refused,
-        Err(ConnectError::Unreachable(_) | ConnectError::Timeout) => {
-            return ProbeResult::Unreachable;
-        }
-    };
-    let mut heard = [0; 64];
-    match timeout(FIRST_BYTES_TIMEOUT, stream.read(&mut heard)).await {
-        Ok(Ok(length @ 1..)) => {
-            ProbeResult::SpeaksFirst(connect::printable(heard.get(..length).unwrap_or_default()))
-        }
-        // Whoever hangs up at once may just not like strangers.
-        Ok(_) | Err(_) => ProbeResult::Waits,
-    }
-}
-
 /// What is wrong with a port of the service `name`, if anything.
 pub(super) fn port_fault(
     name: &str,
@@ -117,30 +62,21 @@ pub(super) fn port_fault(
     probes: &[(SocketAddr, ProbeResult)],
     counts: ClusterCounters,
 ) -> Option<Finding> {
-    let spoke = probes.iter().find_map(|(place, probe)| match probe {
-        ProbeResult::SpeaksFirst(words) => Some((place, words)),
-        _ => None,
-    });
-    let number = port.port;
-    if let (Some((place, words)), true) = (spoke, port.spoken.is_http()) {
-        return Some(Finding::new(
-            Code::ServiceSpeaksFirst,
-            format!(
-                "port {number} of service {name} is spoken to as HTTP, by its name or appProtocol, \
-                 but its server speaks first, which no HTTP server does: {place} says {words:?}; so \
-                 client and server wait for each other"
-            ),
-            "rename the Service's port (tcp-db, mysql), or set its appProtocol to tcp",
-        ));
+    let not_http = probes.iter().find_map(|(place, probe)| not_http(name, port, *place, probe));
+    if not_http.is_some() {
+        return not_http;
     }
-    let refused =
-        !probes.is_empty() && probes.iter().all(|(_, probe)| *probe == ProbeResult::Refused);
+    let number = port.port;
+    let nobody =
+        |probe: &ProbeResult| matches!(probe, ProbeResult::Refused | ProbeResult::NobodyBehind(_));
+    let refused = !probes.is_empty() && probes.iter().all(|(_, probe)| nobody(probe));
     let unconnected =
         counts.failed_connections > 0 && counts.failed_connections >= counts.connections;
     let unanswered = counts.errors > 0 && counts.successes == 0;
     let (code, seen) = if refused {
-        let addresses: Vec<String> = probes.iter().map(|(place, _)| place.to_string()).collect();
-        let seen = format!("nobody listens there: {} refuse connections", addresses.join(", "));
+        let addresses: Vec<String> =
+            probes.iter().map(|(place, probe)| nobody_listens(*place, probe)).collect();
+        let seen = format!("nobody listens there: {}", addresses.join(", "));
         (Code::ServiceConnectionsFail, seen)
     } else if unconnected {
         let seen = format!("Envoy's {} attempts to connect all failed", counts.failed_connections);
@@ -164,6 +100,65 @@ pub(super) fn port_fault(
     };
     let cause = format!("port {number} of service {name} has endpoints, but {seen}{why}");
     Some(Finding::new(code, cause, fix))
+}
+
+/// A port of HTTP whose server speaks something else.
+fn not_http(
+    name: &str,
+    port: &PortToProbe,
+    place: SocketAddr,
+    probe: &ProbeResult,
+) -> Option<Finding> {
+    if !port.spoken.is_http() {
+        return None;
+    }
+    let (code, but) = match probe {
+        ProbeResult::SpeaksFirst(words) => (
+            Code::ServiceSpeaksFirst,
+            format!(
+                "its server speaks first, which no HTTP server does: {place} says {words:?}; so \
+                 client and server wait for each other"
+            ),
+        ),
+        ProbeResult::NotHttp(words) => {
+            (Code::ServiceNotHttp, format!("asked for a page {place} answers {words:?}"))
+        }
+        ProbeResult::NotHttpBehind(words) => (
+            Code::ServiceNotHttp,
+            format!(
+                "its server speaks something else: asked for a page the Envoy of {place} answers \
+                 {words:?}. A server that speaks first, as those of databases do, shows itself so \
+                 behind a sidecar, and its clients wait for ever"
+            ),
+        ),
+        ProbeResult::Http2Only => (
+            Code::ServiceNotHttp,
+            format!("{place} speaks HTTP/2 alone, while Envoy speaks HTTP/1 to it"),
+        ),
+        ProbeResult::Waits
+        | ProbeResult::Refused
+        | ProbeResult::Unreachable
+        | ProbeResult::NobodyBehind(_) => return None,
+    };
+    let fix = match probe {
+        ProbeResult::Http2Only => {
+            "rename the Service's port (http2-web, grpc-api), or set its appProtocol"
+        }
+        _ => "rename the Service's port (tcp-db, mysql), or set its appProtocol to tcp",
+    };
+    let cause = format!(
+        "port {} of service {name} is spoken to as HTTP, by its name or appProtocol, but {but}",
+        port.port
+    );
+    Some(Finding::new(code, cause, fix))
+}
+
+/// How it shows that nobody listens at an endpoint.
+fn nobody_listens(place: SocketAddr, probe: &ProbeResult) -> String {
+    match probe {
+        ProbeResult::NobodyBehind(words) => format!("the Envoy of {place} answers {words:?}"),
+        _ => format!("{place} refuses the connection"),
+    }
 }
 
 /// What is worth knowing of a port without being a fault.
@@ -209,6 +204,23 @@ mod tests {
             assert_eq!(code(&port(spoken), spoke.clone(), none), None, "{spoken:?}");
         }
         assert_eq!(code(&port(Spoken::Http), ProbeResult::Waits, none), None);
+    }
+
+    #[test]
+    fn a_server_behind_an_envoy_that_speaks_no_http_is_told() {
+        let none = ClusterCounters::default();
+        for probe in [
+            ProbeResult::NotHttp("-ERR".to_owned()),
+            ProbeResult::NotHttpBehind("reset reason: protocol error".to_owned()),
+            ProbeResult::Http2Only,
+        ] {
+            let http = code(&port(Spoken::Http), probe.clone(), none);
+            assert_eq!(http, Some(Code::ServiceNotHttp), "{probe:?}");
+            assert_eq!(code(&port(Spoken::Tcp), probe, none), None);
+        }
+        let nobody = ProbeResult::NobodyBehind("remote connection failure".to_owned());
+        let found = code(&port(Spoken::Http), nobody, none);
+        assert_eq!(found, Some(Code::ServiceConnectionsFail));
     }
 
     #[test]

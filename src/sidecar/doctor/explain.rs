@@ -23,6 +23,11 @@ pub(super) fn explain(found: Finding, kubernetes: &Kubernetes, seen: &Observatio
         | Code::PacketsDropped
         | Code::AddressUnreachable
         | Code::PilotSilent => explain_connection(&found, kubernetes, seen),
+        // What keeps a new replica from being ready makes the old ones stale.
+        Code::PilotStale => replica_not_ready(kubernetes).map(|replica| Finding {
+            cause: format!("{}; {}", found.cause, replica.cause),
+            ..replica
+        }),
         _ => None,
     };
     better.unwrap_or(found)
@@ -172,17 +177,15 @@ pub(super) fn replica_not_ready(kubernetes: &Kubernetes) -> Option<Finding> {
     }
     Some(Finding::new(
         Code::PilotReplicaNotReady,
-        format!(
-            "the path is sound, but not every replica of Pilot is ready: {}",
-            quoted(&kubernetes.unready_pilots)
-        ),
+        format!("not every replica of Pilot is ready: {}", quoted(&kubernetes.unready_pilots)),
         "give it what it waits for: that is the API server, and the rights to list Services and \
          EndpointSlices (kubectl apply -k manifests)",
     ))
 }
 
 fn quoted(pods: &[(String, String)]) -> String {
-    let all: Vec<String> = pods.iter().map(|(pod, said)| format!("{pod} says {said:?}")).collect();
+    let all: Vec<String> =
+        pods.iter().map(|(pod, said)| format!("{pod} says \"{said}\"")).collect();
     all.join(", ")
 }
 
@@ -326,6 +329,18 @@ mod tests {
         assert_eq!(found.code, Code::PilotReplicaNotReady);
         assert!(found.cause.contains("istio-pilot-1") && found.cause.contains("cannot list"));
         assert!(replica_not_ready(&kubernetes()).is_none());
+    }
+
+    #[test]
+    fn a_replica_that_lacks_a_right_is_why_the_others_are_stale() {
+        let why = "not ready: services: forbidden: cannot list resource \"services\"";
+        let unready_pilots = vec![("istio-pilot-1".to_owned(), why.to_owned())];
+        let pilot = Ok(Some(running(true)));
+        let one_left = Kubernetes { pilot, unready_pilots, ..kubernetes() };
+        let found = explained(Code::PilotStale, &one_left);
+        assert_eq!(found.code, Code::PilotReplicaNotReady);
+        assert!(found.cause.contains("symptom") && found.cause.contains(why), "{}", found.cause);
+        assert_eq!(explained(Code::PilotStale, &kubernetes()).code, Code::PilotStale);
     }
 
     #[test]

@@ -103,6 +103,8 @@ codes! {
     ServiceRequestsFail = "service_requests_fail" Broken,
     /// An HTTP port whose server speaks before it is asked.
     ServiceSpeaksFirst = "service_speaks_first" Broken,
+    /// An HTTP port whose server answers with something else, or whose Envoy says so.
+    ServiceNotHttp = "service_not_http" Broken,
 }
 
 impl Serialize for Code {

@@ -191,6 +191,16 @@ fn rewrite_probes(
                 container.text(&["name"])
             )
         }));
+        let hooked =
+            containers(pod, "containers").iter().filter(|one| probes::asks_after_start(one));
+        warnings.extend(hooked.map(|container| {
+            format!(
+                "the postStart hook of its container {} fails until the proxy runs, which starts after \
+                 it, so that the kubelet restarts the container; with --native-sidecar the proxy starts \
+                 before",
+                container.text(&["name"])
+            )
+        }));
     }
     probers.to_json()
 }

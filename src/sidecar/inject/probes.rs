@@ -1,17 +1,19 @@
-//! The application's probes, led to the agent as Istio does it: the kubelet asks
-//! `:15020/app-health/CONTAINER/livez`, the agent asks the application. Straight to the pod they would
-//! meet Envoy, which accepts every connection whether or not anybody listens behind it, and which
-//! accepts none before the control plane has answered.
+//! The application's probes and the hooks of its life cycle, led to the agent as Istio does it: the kubelet
+//! asks `:15020/app-health/CONTAINER/livez` or `:15020/app-lifecycle/CONTAINER/prestopz`, the agent asks
+//! the application. Straight to the pod they would meet Envoy, which accepts every connection whether or
+//! not anybody listens behind it, and which accepts none before the control plane has answered.
 
 use serde::Serialize;
 
 use super::containers::PROXY_CONTAINER;
 use super::node::{Map, Node};
-use crate::sidecar::agent::APP_HEALTH;
+use crate::sidecar::agent::{APP_HEALTH, APP_LIFECYCLE};
 use crate::well_known::AGENT_STATUS_PORT;
 
 const KINDS: [(&str, &str); 3] =
     [("readinessProbe", "readyz"), ("livenessProbe", "livez"), ("startupProbe", "startupz")];
+/// Under `lifecycle`.
+const HOOKS: [(&str, &str); 2] = [("postStart", "poststartz"), ("preStop", "prestopz")];
 
 /// What the agent is to ask, as `ISTIO_KUBE_APP_PROBERS` says it to Istio's agent too.
 #[derive(Debug, Default)]
@@ -29,7 +31,7 @@ impl Probers {
         String::from_utf8(json).map(Some).map_err(|error| error.to_string())
     }
 
-    /// Rewrites the probes of these containers. Left as they are: commands, and probes that ask
+    /// Rewrites the probes and hooks of these containers. Left as they are: commands, and probes that ask
     /// somebody else than the pod, that the agent answers already, or that name a port which the
     /// container does not have.
     pub(super) fn rewrite(&mut self, containers: &mut [Node]) {
@@ -48,8 +50,24 @@ impl Probers {
                     self.0.insert(path, prober);
                 }
             }
+            let Some(Node::Map(lifecycle)) = container.get_mut("lifecycle") else { continue };
+            for (field, kind) in HOOKS {
+                let path = format!("{APP_LIFECYCLE}/{name}/{kind}");
+                if let Some(Node::Map(hook)) = lifecycle.get_mut(field)
+                    && let Some(prober) = rewrite(hook, &path, &ports)
+                {
+                    self.0.insert(path, prober);
+                }
+            }
         }
     }
+}
+
+/// Whether a container has a hook that asks the agent when it has started.
+pub(super) fn asks_after_start(container: &Node) -> bool {
+    container
+        .text(&["lifecycle", "postStart", "httpGet", "path"])
+        .starts_with(&format!("{APP_LIFECYCLE}/"))
 }
 
 /// Whether a container has a probe that [`Probers::rewrite`] might be for.
@@ -77,7 +95,7 @@ fn number(node: Option<&Node>) -> Option<u16> {
     }
 }
 
-/// The probe becomes one of the agent; what it was comes back.
+/// The probe, or the hook, becomes one of the agent; what it was comes back.
 fn rewrite(probe: &mut Map, path: &str, ports: &[(String, u16)]) -> Option<Node> {
     let at =
         probe.keys().position(|key| matches!(key.as_str(), "httpGet" | "tcpSocket" | "grpc"))?;

@@ -2,11 +2,12 @@
 
 use super::doctor;
 use super::proxy::examine;
-use crate::harness::backends::Backend;
-use crate::harness::envoy::{Sample, Wire};
+use crate::harness::backends::{Backend, target_port};
+use crate::harness::control_plane::ControlPlane;
+use crate::harness::envoy::{Envoy, Sample, Wire};
 use crate::harness::lab::Lab;
-use crate::harness::manifests::Service;
-use crate::harness::places;
+use crate::harness::manifests::{Manifests, Service};
+use crate::harness::{namespace, places};
 
 #[tokio::test]
 async fn each_reason_is_told_apart() {
@@ -150,4 +151,72 @@ async fn a_service_whose_every_request_fails_is_told_by_envoys_own_count() {
     let said = examine(&lab.envoy, &lab.control, &["--service", "broken"]).await;
     said.is("service_requests_fail", 1);
     said.names(&["requests to it failed", &port.to_string()]);
+}
+
+/// From another pod, which reaches the application through the Envoy beside it: that one takes every
+/// connection, and waits for a request before it looks what is behind it.
+#[tokio::test]
+async fn what_is_behind_another_pods_sidecar_shows_in_its_answer() {
+    let test = "doctor::service::what_is_behind_another_pods_sidecar_shows_in_its_answer";
+    if !namespace::entered(test) {
+        return;
+    }
+    let workload = Backend::http("workload").await;
+    let own = workload.address;
+    let mut databases = Vec::new();
+    for name in ["db", "right"] {
+        databases.push(Backend::tcp_at(name, own, places::port()).await);
+    }
+    namespace::capture_inbound(own);
+    let manifests = Manifests::new(&[]);
+    let nobody = places::port();
+    for (name, port_name, target) in [
+        ("web", "http", target_port()),
+        ("db", "http-db", databases[0].port),
+        ("right", "tcp-db", databases[1].port),
+        ("shut", "http", nobody),
+    ] {
+        let port = serde_json::json!({ "name": port_name, "port": target });
+        manifests.put_raw(
+            &format!("{name}.json"),
+            &serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": [
+                {
+                    "apiVersion": "v1", "kind": "Service", "metadata": { "name": name, "namespace": "default" },
+                    "spec": { "ports": [port] },
+                },
+                {
+                    "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+                    "metadata": { "name": format!("{name}-1"), "namespace": "default",
+                        "labels": { "kubernetes.io/service-name": name } },
+                    "ports": [port], "endpoints": [{ "addresses": [own] }],
+                },
+            ]})
+            .to_string(),
+        );
+    }
+    let control = ControlPlane::start(manifests.path()).await;
+    let id = format!("sidecar~{own}~sample-0.default~default.svc.cluster.local");
+    let sample = "sidecar~10.244.0.10~sample-0.default~default.svc.cluster.local";
+    let envoy =
+        Envoy::start_with(Sample::Sidecar, Wire::Delta, control.grpc, &[(sample, &id)]).await;
+    crate::harness::eventually(crate::harness::DEADLINE, "the Envoy to serve", async || {
+        let at = std::net::SocketAddr::new(own, target_port());
+        crate::harness::same(envoy.fetch_at(at, "web").await?.status, 200)
+    })
+    .await;
+
+    let (discovery, monitoring) = (control.grpc.to_string(), control.monitoring.to_string());
+    let debug = control.http.to_string();
+    let places = ["--discovery-address", &discovery, "--monitoring-address", &monitoring];
+    let caller = [&["--no-envoy"], &places[..], &["--debug-address", &debug, "--service"]].concat();
+    for (service, code, exit, words) in [
+        ("web", "all_well", 0, ""),
+        ("db", "service_not_http", 1, "protocol error"),
+        ("right", "all_well", 0, ""),
+        ("shut", "service_connections_fail", 1, "connection failure"),
+    ] {
+        let said = doctor(&[&caller[..], &[service]].concat()).await;
+        said.is(code, exit);
+        said.names(&[words]);
+    }
 }

@@ -73,6 +73,54 @@ fn every_probe_that_goes_over_the_network_is_led_to_the_agent() {
 }
 
 #[test]
+fn hooks_that_go_over_the_network_are_led_to_the_agent() {
+    let spec = json!({
+        "containers": [
+            {
+                "name": "web", "image": "a",
+                "ports": [{ "name": "http", "containerPort": 8080 }],
+                "lifecycle": {
+                    "stopSignal": "SIGUSR1",
+                    "postStart": { "httpGet": { "path": "/warm", "port": "http" } },
+                    "preStop": { "tcpSocket": { "port": 8081 } },
+                },
+            },
+            {
+                "name": "aside", "image": "a",
+                "lifecycle": {
+                    "postStart": { "exec": { "command": ["true"] } },
+                    "preStop": { "sleep": { "seconds": 5 } },
+                },
+            },
+        ],
+    });
+    let (with, notes) = injected(&pod(json!({}), spec.clone()), &["--native-sidecar"]);
+    assert_eq!(notes, "");
+    let get = |path: &str| json!({ "httpGet": { "path": path, "port": 15020 } });
+    assert_eq!(
+        container(&with, "web")["lifecycle"],
+        json!({
+            "stopSignal": "SIGUSR1",
+            "postStart": get("/app-lifecycle/web/poststartz"),
+            "preStop": get("/app-lifecycle/web/prestopz"),
+        })
+    );
+    assert_eq!(*container(&with, "aside"), spec["containers"][1]);
+    let probers = env(container(&with, "istio-proxy"), "ISTIO_KUBE_APP_PROBERS").concat();
+    assert_eq!(
+        serde_json::from_str::<Value>(&probers).unwrap(),
+        json!({
+            "/app-lifecycle/web/poststartz": { "httpGet": { "path": "/warm", "port": 8080 } },
+            "/app-lifecycle/web/prestopz": { "tcpSocket": { "port": 8081 } },
+        })
+    );
+    // The kubelet starts the proxy after this container.
+    let (_, notes) = injected(&pod(json!({}), spec), &[]);
+    assert!(notes.contains("postStart hook of its container web fails until"), "{notes}");
+    assert!(!notes.contains("aside"), "{notes}");
+}
+
+#[test]
 fn init_containers_are_probed_by_the_agent_where_it_runs_before_them() {
     let helper = json!({
         "name": "helper", "image": "a", "restartPolicy": "Always",

@@ -147,14 +147,28 @@ async fn grpc_probes_ask_the_health_service() {
 }
 
 #[test]
+fn a_hook_may_take_longer_than_a_probe() {
+    let timeout = |path: &str| {
+        let all = json!({ path: { "httpGet": { "port": 1 } } });
+        Probers::parse(&all.to_string()).unwrap().0[path].timeout
+    };
+    assert_eq!(timeout("/app-health/a/livez"), Duration::from_secs(DEFAULT_TIMEOUT));
+    for hook in ["/app-lifecycle/a/poststartz", "/app-lifecycle/a/prestopz"] {
+        assert_eq!(timeout(hook), Duration::from_secs(HOOK_TIMEOUT));
+    }
+}
+
+#[test]
 fn what_the_variable_says_is_checked() {
     let parse = |path: &str, prober: Value| Probers::parse(&json!({ path: prober }).to_string());
     let port = json!({ "port": 1 });
     assert!(parse("/app-health/a/livez", json!({ "grpc": port })).is_ok());
     assert_eq!(Probers::parse("").unwrap(), Probers::default());
     for (path, prober, said) in [
-        ("/healthz", json!({ "grpc": port }), "is not /app-health/CONTAINER/livez"),
-        ("/app-health//livez", json!({ "grpc": port }), "is not /app-health/CONTAINER/livez"),
+        ("/healthz", json!({ "grpc": port }), "is neither /app-health/CONTAINER/livez"),
+        ("/app-health//livez", json!({ "grpc": port }), "is neither /app-health/CONTAINER/livez"),
+        ("/app-health/a/prestopz", json!({ "grpc": port }), "/app-lifecycle/CONTAINER/poststartz"),
+        ("/app-lifecycle/a/livez", json!({ "grpc": port }), "/app-lifecycle/CONTAINER/poststartz"),
         ("/app-health/a/livez", json!({}), "exactly one of httpGet, tcpSocket and grpc"),
         ("/app-health/a/livez", json!({ "grpc": port, "tcpSocket": port }), "exactly one"),
         ("/app-health/a/livez", json!({ "grpc": { "port": 0 } }), "cannot be read"),

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::Walk;
 use crate::names::{self, Spoken};
 use crate::sidecar::doctor::ServiceName;
+use crate::sidecar::doctor::endpoint_probe::probe_endpoints;
 use crate::sidecar::doctor::endpoints::{self, ClusterCounters};
 use crate::sidecar::doctor::finding::{Code, Finding};
 use crate::sidecar::doctor::kubernetes::{ApiResult, Kubernetes};
@@ -160,8 +161,9 @@ impl Walk<'_> {
         seen: &Observations,
     ) -> Result<(), Finding> {
         let (own, limit) = (seen.own_addresses(), self.deadline.optional_step());
-        let probes =
-            ports.iter().map(|(port, _)| endpoints::probe_endpoints(&port.addresses, &own, limit));
+        let probes = ports
+            .iter()
+            .map(|(port, _)| probe_endpoints(&port.addresses, &own, (port.spoken, host), limit));
         let probes = futures::future::join_all(probes).await;
         for ((port, port_name), probes) in ports.iter().zip(probes) {
             let counts = clusters.map(|page| ClusterCounters::read(page, host, port.port));
