@@ -10,18 +10,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
-use pilothouse::ads::discovery_request::DiscoveryRequest as Request;
-use pilothouse::ads::session::{Session, SessionLimits};
 use pilothouse::model::{Change, Model, Scope};
 use pilothouse::names::ResourceType;
 use pilothouse::publish::SnapshotBuilder;
 use pilothouse::snapshot::View;
-use pilothouse::snapshot::encode::FrameBuilder;
-use pilothouse::subscription::Interner;
 use pilothouse::translate::clusters;
 use pilothouse::translate::endpoints::{self, Place};
 use pilothouse::wire::DeltaDiscoveryRequest;
 use pilothouse_testkit::model_mesh as mesh;
+use pilothouse_xds::FrameBuilder;
+use pilothouse_xds::Interner;
+use pilothouse_xds::discovery_request::DiscoveryRequest as Request;
+use pilothouse_xds::session::{Session, SessionLimits};
 use prost::Message;
 
 const SERVICES: [usize; 3] = [100, 1000, 10_000];
@@ -119,13 +119,21 @@ fn session_step(criterion: &mut Criterion) {
         let mut mesh = Mesh::new(services);
         let frames = Arc::new(FrameBuilder::new("bench"));
         let interner = Arc::new(Interner::default());
-        let mut session = Session::new(true, None, SessionLimits::default(), interner, frames, 1);
+        let mut session = Session::new(
+            true,
+            ResourceType::TABLE,
+            None,
+            SessionLimits::default(),
+            interner,
+            frames,
+            1,
+        );
         let step = |session: &mut Session, view: &View, first: Option<&Request>| {
             if let Some(request) = first {
                 session.handle_request(request, view).ok();
             }
             while let Some(response) = session.next_response(view) {
-                let of = response.resource_type.unwrap_or(ResourceType::Endpoint);
+                let of = response.resource_type.map_or(ResourceType::Endpoint, ResourceType::from);
                 let nonce = format!("{:016x}", response.nonce);
                 session.handle_request(&request(of, 0, &nonce), view).ok();
             }

@@ -4,21 +4,18 @@
 //! - `http`: one task for one TCP connection, the streams on it, and the handle by which others wake
 //!   or close it.
 //! - `grpc`: what a call is, its messages and its status, below tonic's codec.
-//! - `discovery_request` decodes requests, `session` is the protocol, `stream` runs a session: the
-//!   handshake, the responses, the status that the debug pages show.
+//! - `stream` runs a session of [`pilothouse_xds`], which is the protocol: the handshake, the responses,
+//!   the status that the debug pages show.
 //! - `admission`: rate limits, the order in which streams start, and how much memory peers may hold.
 //! - `node` reads what a proxy says of itself.
 //!
-//! Uses `pilothouse_http2`, `door`, `snapshot`, `subscription`, `view`, `proxies`, `metrics` and `names`; knows
+//! Uses `pilothouse_http2`, `pilothouse_xds`, `door`, `snapshot`, `view`, `proxies`, `metrics` and `names`; knows
 //! neither the model nor Kubernetes.
 
 mod admission;
 mod atomic_timestamp;
-pub mod discovery_request;
 pub mod grpc;
 mod http;
 pub mod node;
-mod peer_text;
 pub mod server;
-pub mod session;
 pub mod stream;

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use pilothouse_xds::FrameBuilder;
+use pilothouse_xds::Interner;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
@@ -32,10 +34,8 @@ use crate::parts::{Failure, Parts};
 use crate::proxies::Proxies;
 use crate::publish::{Publisher, Timing};
 use crate::readiness::{Conditions, Guard};
-use crate::snapshot::encode::FrameBuilder;
 use crate::source::health::Health;
 use crate::source::{files, kube};
-use crate::subscription::Interner;
 use crate::view::ViewRegistry;
 
 pub mod memory;

@@ -33,7 +33,6 @@ pub mod model;
 pub mod translate;
 
 pub mod snapshot;
-pub mod subscription;
 
 pub mod publish;
 

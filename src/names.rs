@@ -8,6 +8,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use pilothouse_xds::{ServedType, TypeIndex};
 use thiserror::Error;
 
 mod spoken;
@@ -34,13 +35,18 @@ impl ResourceType {
         self as usize
     }
 
+    /// The types as the protocol knows them, in the order of [`Self::IN_ORDER`].
+    pub const TABLE: &[ServedType; Self::COUNT] =
+        &[ServedType::CLUSTER, ServedType::ENDPOINT, ServedType::LISTENER, ServedType::ROUTE];
+
     pub fn type_url(self) -> &'static str {
-        match self {
-            Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
-            Self::Endpoint => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
-            Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
-            Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
-        }
+        Self::TABLE[self.index()].type_url
+    }
+
+    /// Whether a state-of-the-world response must carry the whole set because absence deletes
+    /// (`docs/protocol.md`, rule 7). Only these types have the wildcard (rule 6).
+    pub fn is_full_state(self) -> bool {
+        Self::TABLE[self.index()].full_state
     }
 
     pub fn from_type_url(url: &str) -> Option<Self> {
@@ -56,11 +62,25 @@ impl ResourceType {
             Self::Route => "rds",
         }
     }
+}
 
-    /// Whether a state-of-the-world response must carry the whole set because absence deletes
-    /// (`docs/protocol.md`, rule 7). Only these types know the wildcard (rule 6).
-    pub fn is_full_state(self) -> bool {
-        matches!(self, Self::Cluster | Self::Listener)
+impl From<ResourceType> for TypeIndex {
+    fn from(resource_type: ResourceType) -> Self {
+        Self(resource_type.index())
+    }
+}
+
+impl From<TypeIndex> for ResourceType {
+    /// The index must be one of [`ResourceType::TABLE`].
+    fn from(index: TypeIndex) -> Self {
+        Self::IN_ORDER[index.0]
+    }
+}
+
+/// The type's URL.
+impl AsRef<str> for ResourceType {
+    fn as_ref(&self) -> &str {
+        self.type_url()
     }
 }
 

@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use dashmap::DashMap;
+use pilothouse_xds::Subscription;
 use thiserror::Error;
 
 use crate::names::ResourceType;
 use crate::snapshot::{TypeSet, Version};
-use crate::subscription::Subscription;
 use crate::view::{ViewKey, ViewWatch};
 
 /// Keys and values, by key.

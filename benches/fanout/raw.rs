@@ -11,9 +11,9 @@ use bytes::Bytes;
 use pilothouse::model::{Change, Model, Scope};
 use pilothouse::names::ResourceType;
 use pilothouse::publish::SnapshotBuilder;
-use pilothouse::snapshot::encode::FrameBuilder;
 use pilothouse::snapshot::{Resource, TypeSet, View};
 use pilothouse::view::ViewKey;
+use pilothouse_xds::FrameBuilder;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::broadcast;
@@ -136,7 +136,7 @@ impl Mesh {
         let mut mesh = Self {
             model: Model::default(),
             builder: SnapshotBuilder::new("cluster.local"),
-            view: Arc::new(View::new(std::array::from_fn(|_| Arc::default()))),
+            view: Arc::new(View::new(std::array::from_fn::<_, 4, _>(|_| Arc::default()))),
             frames: FrameBuilder::new("bench"),
             delta: options.delta,
             services: options.services,

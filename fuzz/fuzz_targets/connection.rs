@@ -22,9 +22,9 @@ use http::{HeaderMap, HeaderValue, Response};
 use input::Input;
 use libfuzzer_sys::fuzz_target;
 use pilothouse::ads::grpc::messages::{MessageFeed, MessageReceiver, grpc_messages};
-use pilothouse::ads::session::{Session, SessionLimits};
+use pilothouse_xds::session::{Session, SessionLimits};
 use pilothouse::names::ResourceType;
-use pilothouse::snapshot::encode::FrameBuilder;
+use pilothouse_xds::FrameBuilder;
 use pilothouse::snapshot::{TypeSet, View};
 use pilothouse_http2::{Connection, ErrorCode, Event};
 
@@ -61,7 +61,7 @@ impl Served {
         let delta = stream / 2 % 2 == 1;
         let (feed, requests) = grpc_messages(MAX_MESSAGE);
         let limits = SessionLimits { names: 8, types: 6 };
-        let session = Session::new(delta, None, limits, Arc::default(), frames.clone(), 0);
+        let session = Session::new(delta, ResourceType::TABLE, None, limits, Arc::default(), frames.clone(), 0);
         Self { delta, feed, requests, session, unsent: Vec::new(), came: 0, taken: 0 }
     }
 
@@ -84,7 +84,7 @@ impl Served {
         for responses in 0.. {
             let Some(response) = self.session.next_response(view) else { break };
             assert!(responses < 32, "no end of responses");
-            if let Some(of) = response.resource_type {
+            if let Some(of) = response.resource_type.map(ResourceType::from) {
                 let before = awaited[of.index()].replace(response.nonce);
                 assert_eq!(before, None, "two unanswered responses");
             }

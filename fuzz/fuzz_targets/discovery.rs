@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 use envoy_types::pb::google::rpc;
-use pilothouse::ads::session::{Response, Session};
+use pilothouse_xds::session::{Response, Session};
 use pilothouse::names::ResourceType;
 use pilothouse::snapshot::Resource;
 use prost::Message;

@@ -16,10 +16,10 @@ use bytes::Bytes;
 use discovery::{NAMES, check, resource, well_formed};
 use input::Input;
 use libfuzzer_sys::fuzz_target;
-use pilothouse::ads::discovery_request::DiscoveryRequest as Request;
-use pilothouse::ads::session::{Session, SessionLimits};
+use pilothouse_xds::discovery_request::DiscoveryRequest as Request;
+use pilothouse_xds::session::{Session, SessionLimits};
 use pilothouse::names::ResourceType;
-use pilothouse::snapshot::encode::FrameBuilder;
+use pilothouse_xds::FrameBuilder;
 use pilothouse::snapshot::{TypeSet, View};
 
 fuzz_target!(|data: &[u8]| {
@@ -29,7 +29,7 @@ fuzz_target!(|data: &[u8]| {
     let only = (how & 2 != 0).then(|| input.of());
     let limits = SessionLimits { names: 8, types: 6 };
     let frames = Arc::new(FrameBuilder::new("fuzz"));
-    let mut session = Session::new(delta, only, limits, Arc::default(), frames, 0);
+    let mut session = Session::new(delta, ResourceType::TABLE, only.map(Into::into), limits, Arc::default(), frames, 0);
     let mut sets: [Arc<TypeSet>; ResourceType::COUNT] = std::array::from_fn(|_| Arc::default());
     while !input.0.is_empty() {
         match input.byte() % 8 {
@@ -70,7 +70,7 @@ fuzz_target!(|data: &[u8]| {
         while let Some(response) = session.next_response(&view) {
             responses += 1;
             assert!(responses < 32, "no end of responses");
-            if let Some(of) = response.resource_type {
+            if let Some(of) = response.resource_type.map(ResourceType::from) {
                 let before = awaited[of.index()].replace(response.nonce);
                 assert_eq!(before, None, "two unanswered responses");
             }

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use pilothouse_xds::discovery_request::MalformedRequest;
+use pilothouse_xds::peer_text;
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::ads::discovery_request::MalformedRequest;
-use crate::ads::peer_text;
 use crate::names::{NodeId, NodeIdError, NodeType, PROBE_METADATA};
 use crate::proxies::{Labels, ProxyIdentity};
 use crate::view::{ProxyKind, Spared, ViewKey, ViewRequest};

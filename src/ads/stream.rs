@@ -14,6 +14,10 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures::Stream;
+use pilothouse_xds::discovery_request::MalformedRequest;
+use pilothouse_xds::peer_text;
+use pilothouse_xds::session::{self, RequestError, Session};
+use pilothouse_xds::{FramePiece, FramePieces};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
@@ -22,15 +26,11 @@ use tracing::{debug, warn};
 use crate::ads::admission::memory_account::ConnectionAccount;
 use crate::ads::admission::rate_limiter::RateLimiter;
 use crate::ads::admission::{AdmissionPermit, IN_SYNC_AFTER, work_meter};
-use crate::ads::discovery_request::MalformedRequest;
 use crate::ads::grpc::messages::MessageReceiver;
 use crate::ads::http::connection_handle::ConnectionHandle;
-use crate::ads::peer_text;
-use crate::ads::session::{self, RequestError, Session};
 use crate::metrics::Metrics;
 use crate::names::ResourceType;
 use crate::proxies::{Registration, XdsStream};
-use crate::snapshot::encode::{FramePiece, FramePieces};
 use crate::snapshot::{Snapshot, View};
 use crate::view::{ViewLease, ViewWatch};
 
@@ -418,7 +418,12 @@ impl AdsStream {
         }
         let handled = self.session.handle_request(&request, &self.view);
         let (resource_type, kind) = handled.map_err(|error| {
-            let text = error.to_string();
+            // The flags are this program's, not the protocol's.
+            let text = match error {
+                RequestError::TooManyNames { .. } => format!("{error} (--max-names)"),
+                RequestError::TooManyTypes { .. } => format!("{error} (--max-types)"),
+                _ => error.to_string(),
+            };
             match error {
                 RequestError::NoType
                 | RequestError::BadType(_)
@@ -429,7 +434,7 @@ impl AdsStream {
             }
         })?;
         match resource_type {
-            Some(resource_type) => self.record_request(resource_type, kind),
+            Some(index) => self.record_request(index.into(), kind),
             None => debug!(
                 proxy = self.stream.connection_id(),
                 type_url = request.common().type_url,

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
+use pilothouse_xds::session::SessionLimits;
 
 use super::{Cli, Serve, Source};
-use crate::ads::session::SessionLimits;
 use crate::ads::stream::ServerLimits;
 use crate::app::{self, memory};
 use crate::flags::{or_any, or_forever};

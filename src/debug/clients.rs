@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use pilothouse_xds::Subscription;
 use serde::{Serialize, Serializer};
 
 use super::output::Each;
@@ -11,7 +12,6 @@ use super::syncz::protocol;
 use super::{DebugState, Output, Parameters, Problem, find, rfc3339};
 use crate::names::ResourceType;
 use crate::proxies::{Labels, ProxyStatus, XdsStream};
-use crate::subscription::Subscription;
 
 /// Istio's AdsClients.
 #[derive(Serialize)]

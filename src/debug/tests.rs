@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use http_body_util::BodyExt;
+use pilothouse_xds::Interner;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -24,7 +25,6 @@ use crate::model::{
 use crate::names::ResourceType;
 use crate::proxies::{ProxyIdentity, Registration, XdsStream};
 use crate::snapshot::{Resource, TypeSet, View};
-use crate::subscription::Interner;
 use crate::version::VERSION;
 use crate::view::{ProxyKind, ViewKey};
 
@@ -57,7 +57,7 @@ impl Fixture {
             health: health.clone(),
             model: model_seen.clone(),
             snapshot: snapshot_seen.clone(),
-            frames: Arc::new(crate::snapshot::encode::FrameBuilder::new("test")),
+            frames: Arc::new(pilothouse_xds::FrameBuilder::new("test")),
             domain: "cluster.local".into(),
             started,
             doors: Vec::new(),

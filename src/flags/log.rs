@@ -30,7 +30,6 @@ const PARTS: &[&str] = &[
     "signals",
     "snapshot",
     "source",
-    "subscription",
     "translate",
     "version",
     "view",

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use pilothouse_xds::FrameBuilder;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
@@ -18,7 +19,6 @@ use crate::logging;
 use crate::model::Model;
 use crate::names::ResourceType;
 use crate::proxies::{Proxies, SyncState};
-use crate::snapshot::encode::FrameBuilder;
 use crate::snapshot::{ConflictKind, Snapshot};
 use crate::source::health::{Health, WatchHealth};
 use crate::version::VERSION;

@@ -129,7 +129,7 @@ fn registry_of(proxies: Arc<Proxies>) -> Registry {
         health,
         model: watch::channel(Model::default()).1,
         snapshot: watch::channel(None).1,
-        frames: Arc::new(crate::snapshot::encode::FrameBuilder::new("test")),
+        frames: Arc::new(pilothouse_xds::FrameBuilder::new("test")),
         domain: crate::names::DEFAULT_DOMAIN.into(),
         started: SystemTime::now(),
         doors: Vec::new(),

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use futures::Stream;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request, Response, StatusCode};
+use pilothouse_xds::FramePiece;
 use pin_project_lite::pin_project;
 use tonic::{Code, Status};
 
@@ -20,7 +21,6 @@ use crate::ads::grpc::status;
 use crate::ads::http::http_stream::{GRPC_CONTENT_TYPE, HttpStream, ResponsePart};
 use crate::ads::stream::{Method, Peer, ResponseStream, StreamContext};
 use crate::names::ResourceType;
-use crate::snapshot::encode::FramePiece;
 
 /// The aggregated service's name, which health checks may ask for.
 pub(in crate::ads) const AGGREGATED: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";

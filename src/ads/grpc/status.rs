@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use http::{HeaderMap, HeaderValue};
 use tonic::Status;
 
-use crate::ads::peer_text::cut;
+use pilothouse_xds::peer_text::cut;
 
 /// Bytes of a message before it is encoded. A proxy keeps and logs it, and a peer's own limit for headers
 /// may be as low as 8 KiB.

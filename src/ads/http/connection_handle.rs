@@ -1,5 +1,5 @@
-//! A handle to a connection for everybody but its own task: it wakes the connection, closes it, and
-//! tells how long the connection has been idle or its socket full.
+//! A handle to a connection for the rest of the server: it wakes the connection, closes it, and says how
+//! long the connection has been idle or its socket full.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -154,7 +154,7 @@ impl ConnectionHandle {
         self.wake();
     }
 
-    /// Drops every stream of a connection that holds too much memory, and tells the peer why.
+    /// Drops every stream of a connection that holds too much memory, and sends the peer the reason.
     pub(in crate::ads) fn evict(&self) {
         let evicted = |state| (state < EVICTED).then_some(EVICTED);
         let _ = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, evicted);

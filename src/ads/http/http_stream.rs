@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use pilothouse_http2::{Connection, ErrorCode, WriteBatch};
+use pilothouse_xds::FramePiece;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,7 +25,6 @@ use tower::Service as _;
 use crate::ads::grpc::call::CallError;
 use crate::ads::grpc::messages::{BodyState, MessageFeed};
 use crate::ads::grpc::{not_grpc, status};
-use crate::snapshot::encode::FramePiece;
 
 /// Chunks of a request's body that may wait for one of tonic's services.
 const FORWARDED_CHUNKS: usize = 64;

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 
 use prost::encoding::{WireType, decode_key, decode_varint, skip_field};
 
-use crate::ads::discovery_request::MalformedRequest;
-use crate::ads::discovery_request::fields::{delimited, utf8};
+use pilothouse_xds::discovery_request::MalformedRequest;
+use pilothouse_xds::discovery_request::fields::{delimited, utf8};
 
 /// What a node says, still in its bytes.
 #[derive(Debug, Default)]

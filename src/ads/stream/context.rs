@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pilothouse_xds::FrameBuilder;
+use pilothouse_xds::Interner;
+use pilothouse_xds::session::SessionLimits;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -12,12 +15,9 @@ use super::stall_detector::StallDetector;
 use crate::ads::admission::Admission;
 use crate::ads::admission::memory_account::{ConnectionAccount, MemoryAccounts};
 use crate::ads::http::connection_handle::ConnectionHandle;
-use crate::ads::session::SessionLimits;
 use crate::metrics::Metrics;
 use crate::proxies::Proxies;
 use crate::snapshot::Snapshot;
-use crate::snapshot::encode::FrameBuilder;
-use crate::subscription::Interner;
 use crate::view::{ViewLimits, ViewRegistry};
 
 /// What one peer may do, each with a flag.

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use pilothouse_xds::discovery_request::DiscoveryRequest;
+use pilothouse_xds::session::Session;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
@@ -16,10 +18,9 @@ use super::{
 };
 use crate::ads::admission::PermitHolder;
 use crate::ads::admission::rate_limiter::RateLimiter;
-use crate::ads::discovery_request::DiscoveryRequest;
 use crate::ads::grpc::messages::MessageReceiver;
 use crate::ads::node;
-use crate::ads::session::Session;
+use crate::names::ResourceType;
 use crate::proxies::{ProxyIdentity, XdsStream};
 use crate::snapshot::View;
 use crate::view::{ViewLease, ViewRequest};
@@ -78,7 +79,8 @@ pub(super) async fn handshake(
     static STREAMS: AtomicU64 = AtomicU64::new(0);
     let session = Session::new(
         method.delta,
-        method.only,
+        ResourceType::TABLE,
+        method.only.map(Into::into),
         server.limits.session,
         server.interner.clone(),
         server.frames.clone(),

@@ -2,12 +2,12 @@
 
 use std::time::SystemTime;
 
+use pilothouse_xds::session::{RequestKind, Response};
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::AdsStream;
 use crate::ads::admission::work_meter;
-use crate::ads::session::{RequestKind, Response};
 use crate::names::ResourceType;
 
 impl AdsStream {
@@ -67,7 +67,7 @@ impl AdsStream {
     }
 
     pub(super) fn record_response(&mut self, response: &Response) {
-        let Some(resource_type) = response.resource_type else { return };
+        let Some(resource_type) = response.resource_type.map(ResourceType::from) else { return };
         let (metrics, now) = (&self.context.server.metrics, Instant::now());
         metrics.push(resource_type, response.frame.len());
         metrics.push_time(resource_type, now.saturating_duration_since(self.last_event));

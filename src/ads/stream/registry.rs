@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use pilothouse_xds::Frame;
+
 use super::stall_detector::SendProgress;
 use crate::ads::admission::memory_account::{Charge, ConnectionAccount, STREAM_BYTES};
 use crate::ads::admission::{Admission, AdmissionPermit};
 use crate::ads::http::connection_handle::ConnectionHandle;
 use crate::metrics::Metrics;
 use crate::proxies::{ProxyStatus, XdsStream};
-use crate::snapshot::encode::Frame;
 
 /// A stream that reads nothing for so long, while others wait for a permit, is not being brought into
 /// sync.

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use pilothouse_xds::Frame;
 use tracing::warn;
 
 use super::registry::StreamEntry;
 use crate::ads::atomic_timestamp::AtomicTimestamp;
 use crate::metrics::Metrics;
-use crate::snapshot::encode::Frame;
 
 /// How long a request message may take from its first byte to its last.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,10 +1,10 @@
 use prometheus_client::registry::Registry;
 
+use pilothouse_xds::FrameBuilder;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::metrics::Metrics;
-use crate::snapshot::encode::FrameBuilder;
 
 /// Ten thousand of them are open at once; whoever adds to them should know.
 #[test]

@@ -1,0 +1,12 @@
+//! The rules of `docs/protocol.md`, each with at least one test that bears its number.
+
+mod delta;
+mod harness;
+mod model;
+mod nack;
+mod order;
+mod requests;
+mod sotw;
+mod table;
+mod types;
+mod warming;
