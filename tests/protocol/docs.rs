@@ -19,7 +19,7 @@ fn every_test_that_the_table_names_exists_and_every_rule_has_one() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let table = fs::read_to_string(root.join("docs/protocol.md")).unwrap();
     let mut sources = String::new();
-    for folder in ["src", "tests/protocol", "tests/envoy"] {
+    for folder in ["src", "crates", "tests/protocol", "tests/envoy"] {
         read(&root.join(folder), &mut sources);
     }
     let is_there = |name: &str| {
