@@ -38,9 +38,9 @@ struct Mesh {
 impl Mesh {
     fn new(services: usize) -> Self {
         let (mut model, mut dirty) = (Model::default(), BTreeSet::new());
-        let all = (0..services).map(mesh::service).collect();
+        let all = (0..services).map(mesh::service).map(Arc::new).collect();
         model.apply(Change::Services(Scope::All, all), &mut dirty);
-        let all = (0..services).map(|number| mesh::slice(number, ENDPOINTS, 0)).collect();
+        let all = (0..services).map(|number| Arc::new(mesh::slice(number, ENDPOINTS, 0))).collect();
         model.apply(Change::Slices(Scope::All, all), &mut dirty);
         let mut builder = SnapshotBuilder::new("cluster.local");
         builder.update(&model, &dirty);

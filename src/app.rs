@@ -65,6 +65,9 @@ pub fn runtime() -> io::Result<Runtime> {
 /// of single ones; the source waits when it is full.
 const CHANGES: usize = 1024;
 
+/// The parts that watch over the listening sockets, in the order of the doors.
+const LISTENERS: [&str; 3] = ["gRPC listener", "debug listener", "monitoring listener"];
+
 /// Where the mesh comes from.
 #[derive(Clone, Debug)]
 pub enum Source {
@@ -128,9 +131,10 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let (grpc, grpc_addr) = bind("--grpc-addr", config.grpc_addr).await?;
     let (http, http_addr) = bind("--http-addr", config.http_addr).await?;
     let (monitoring, monitoring_addr) = bind("--monitoring-addr", config.monitoring_addr).await?;
-    let grpc = Door::new("gRPC", grpc, descriptors::room(config.limits.connections));
-    let http = Door::new("debug", http, http_server::ROOM);
-    let monitoring = Door::new("monitoring", monitoring, http_server::ROOM);
+    let rooms = descriptors::rooms(config.limits.connections);
+    let grpc = Door::new("gRPC", grpc, rooms.grpc);
+    let http = Door::new("debug", http, rooms.http);
+    let monitoring = Door::new("monitoring", monitoring, rooms.http);
     if let Source::Files(files) = &config.source {
         files::check(files)?;
     }
@@ -173,6 +177,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         domain: config.domain.as_str().into(),
         address: config.http_addr.ip(),
     };
+    let doors = [&grpc, &http, &monitoring].map(Door::stats);
     let started = SystemTime::now();
     registry.register_collector(Box::new(Scrape {
         proxies,
@@ -182,7 +187,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         frames,
         domain: config.domain.as_str().into(),
         started,
-        doors: [&grpc, &http, &monitoring].map(Door::stats).into(),
+        doors: doors.clone().into(),
     }));
     let monitored = MonitoringState { readiness, registry: Arc::new(registry), started };
 
@@ -206,6 +211,11 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         let _stop = stop.drop_guard();
         ended.await
     });
+    for (name, door) in LISTENERS.into_iter().zip(doors) {
+        parts.add(name, CancellationToken::new(), |stop| async move {
+            stop.run_until_cancelled(door.broken()).await;
+        });
+    }
     // Last to end, since its conditions are lost then.
     parts.add("readiness", CancellationToken::new(), follow_startup);
     all_parts_run.meet();

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
-use tracing::warn;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
 
 mod bind;
 pub mod descriptors;
@@ -65,12 +66,19 @@ pub struct DoorStats {
     pub name: &'static str,
     pub counts: Arc<Counts>,
     table: Arc<Mutex<Table>>,
+    broken: CancellationToken,
 }
 
 impl DoorStats {
     /// Connections open now.
     pub fn open(&self) -> usize {
         lock(&self.table).open()
+    }
+
+    /// Completes if the listening socket is one no longer. Nobody gets in any more then, while those who
+    /// are in are served: somebody has to end the process.
+    pub async fn broken(&self) {
+        self.broken.cancelled().await;
     }
 }
 
@@ -96,7 +104,8 @@ impl Door {
     /// `name` is for log and metrics.
     pub fn new(name: &'static str, listener: TcpListener, room: Room) -> Self {
         let table = Arc::new(Mutex::new(Table::new(room)));
-        let stats = DoorStats { name, counts: Arc::default(), table };
+        let stats =
+            DoorStats { name, counts: Arc::default(), table, broken: CancellationToken::new() };
         Self { listener, stats, room, said: None, unsaid: Unsaid::default() }
     }
 
@@ -118,6 +127,11 @@ impl Door {
             match self.listener.accept().await {
                 Ok(accepted) => return accepted,
                 Err(error) if is_of_the_connection(&error) => {}
+                Err(error) if is_of_the_listener(&error) => {
+                    error!(door = self.stats.name, %error, "the listening socket is lost");
+                    self.stats.broken.cancel();
+                    return std::future::pending().await;
+                }
                 Err(error) => {
                     self.unsaid.failed += 1;
                     if self.is_due() {
@@ -197,6 +211,14 @@ impl Moving {
 fn is_of_the_connection(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, TimedOut};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | TimedOut)
+}
+
+/// Whether nothing will ever be accepted again (accept(2)): the socket does not listen, or is none. Seen
+/// where somebody shuts it down from outside (`ss -K`, a debugger). Everything else passes.
+fn is_of_the_listener(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = Errno::from_io_error(error);
+    errno.is_some_and(|errno| matches!(errno, Errno::INVAL | Errno::BADF | Errno::NOTSOCK))
 }
 
 /// A connection's place; dropped with it.

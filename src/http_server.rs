@@ -21,10 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::{debug, error};
 
-use crate::door::{Counts, Door, Room};
-
-/// For a door that probes, Prometheus and people share.
-pub const ROOM: Room = Room { connections: 128, of_one_address: 96 };
+use crate::door::{Counts, Door};
 
 /// Until the head of a request is there: the first, or the next on a connection that is kept.
 const HEAD: Duration = Duration::from_secs(10);

@@ -61,3 +61,4 @@ pub mod app;
 pub mod sidecar;
 
 pub mod cli;
+pub mod program;

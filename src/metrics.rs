@@ -186,7 +186,7 @@ impl Metrics {
     }
 
     /// A snapshot was published, and building it took this long.
-    pub fn snapshot_cut(&self, took: Duration) {
+    pub fn snapshot_published(&self, took: Duration) {
         self.snapshots.inc();
         self.snapshot_seconds.observe(took.as_secs_f64());
     }

@@ -1,7 +1,7 @@
 //! Decides when a new snapshot is published; the one writer of the model and of snapshots.
 //!
-//! When is the pace's to say ([`pace`]); what is in a snapshot, the builder's ([`snapshot_builder`]),
-//! through which a change passes once; which view a proxy has, the assigner's ([`view_assigner`]).
+//! When is the pace's to say (`pace`); what is in a snapshot, the builder's (`snapshot_builder`),
+//! through which a change passes once; which view a proxy has, the assigner's (`view_assigner`).
 //! All of them are pure: here are the channels and the clock.
 //!
 //! A change goes before new proxies: it is published for the views that are there, and views that
@@ -220,7 +220,7 @@ impl Publisher {
         });
         if published {
             let took = started.elapsed();
-            self.metrics.snapshot_cut(took);
+            self.metrics.snapshot_published(took);
             debug!(generation, services = dirty.len(), ?took, "snapshot");
         }
     }

@@ -122,7 +122,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
 /// Of a program that has listed this much.
 async fn memory_of(options: &Options) -> u64 {
     let mesh = Mesh::start(options).await;
-    memory(&listed(&mesh, options).await.process())
+    memory(listed(&mesh, options).await.process())
 }
 
 /// A program that has listed the mesh.

@@ -142,9 +142,9 @@ impl Mesh {
             services: options.services,
             endpoints: options.endpoints,
         };
-        let services = (0..options.services).map(mesh::service).collect();
+        let services = (0..options.services).map(mesh::service).map(Arc::new).collect();
         let slices = (0..options.services).map(|at| mesh::slice(at, options.endpoints, 0));
-        let slices = slices.collect();
+        let slices = slices.map(Arc::new).collect();
         mesh.apply([Change::Services(Scope::All, services), Change::Slices(Scope::All, slices)]);
         mesh
     }

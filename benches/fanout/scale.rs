@@ -89,8 +89,9 @@ async fn measure(options: &Options) -> anyhow::Result<Scale> {
     let (changes, from_source) = mpsc::channel(64);
     tokio::spawn(publisher.run(from_source, CancellationToken::new()));
 
-    let services = (0..options.services).map(mesh::service).collect();
-    let slices = (0..options.services).map(|at| mesh::slice(at, options.endpoints, 0)).collect();
+    let services = (0..options.services).map(mesh::service).map(Arc::new).collect();
+    let slices = (0..options.services).map(|at| mesh::slice(at, options.endpoints, 0));
+    let slices = slices.map(Arc::new).collect();
     let begun = Instant::now();
     changes.send(Change::Services(Scope::All, services)).await?;
     changes.send(Change::Slices(Scope::All, slices)).await?;

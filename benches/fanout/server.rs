@@ -57,8 +57,9 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
     runtime.spawn(server.run(Door::new("gRPC", listener, room), shutdown.clone()));
     runtime.spawn(publisher.run(from_source, shutdown));
 
-    let services = (0..options.services).map(mesh::service).collect();
-    let slices = (0..options.services).map(|at| mesh::slice(at, options.endpoints, 0)).collect();
+    let services = (0..options.services).map(mesh::service).map(Arc::new).collect();
+    let slices = (0..options.services).map(|at| mesh::slice(at, options.endpoints, 0));
+    let slices = slices.map(Arc::new).collect();
     changes.blocking_send(Change::Services(Scope::All, services))?;
     changes.blocking_send(Change::Slices(Scope::All, slices))?;
     changes.blocking_send(Change::Synced)?;

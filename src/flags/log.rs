@@ -22,6 +22,7 @@ const PARTS: &[&str] = &[
     "names",
     "output",
     "parts",
+    "program",
     "proxies",
     "publish",
     "readiness",

@@ -35,7 +35,7 @@ fn counts_under_istios_names() {
     metrics.stream_opened();
     metrics.stream_opened();
     metrics.stream_closed();
-    metrics.snapshot_cut(Duration::from_millis(3));
+    metrics.snapshot_published(Duration::from_millis(3));
     metrics.convergence(Duration::from_millis(300));
     metrics.inbound(&Change::ServiceGone(ServiceKey::new("a", "b")));
     metrics.inbound(&Change::Slices(Scope::All, Vec::new()));

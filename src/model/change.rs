@@ -39,9 +39,10 @@ pub enum Change {
         namespace: Arc<str>,
         name: Arc<str>,
     },
-    /// The complete list within a scope: what is not in it is gone, in one step.
-    Services(Scope, Vec<Service>),
-    Slices(Scope, Vec<EndpointSlice>),
+    /// The complete list within a scope: what is not in it is gone, in one step. Shared with a
+    /// source that keeps what it has read.
+    Services(Scope, Vec<Arc<Service>>),
+    Slices(Scope, Vec<Arc<EndpointSlice>>),
     /// Nodes, if they are watched at all.
     Node(Node),
     NodeGone(Arc<str>),

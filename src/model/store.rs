@@ -30,9 +30,9 @@ impl Model {
     /// repetition must not wake ten thousand proxies.
     pub fn apply(&mut self, change: Change, dirty: &mut BTreeSet<ServiceKey>) {
         match change {
-            Change::Service(service) => self.put_service(service, dirty),
+            Change::Service(service) => self.put_service(Arc::new(service), dirty),
             Change::ServiceGone(key) => self.remove_service(&key, dirty),
-            Change::Slice(slice) => self.put_slice(slice, dirty),
+            Change::Slice(slice) => self.put_slice(Arc::new(slice), dirty),
             Change::SliceGone { namespace, name } => self.remove_slice(&(namespace, name), dirty),
             Change::Services(scope, list) => {
                 let kept: BTreeSet<_> = list.iter().map(|service| service.key.clone()).collect();
@@ -162,12 +162,12 @@ impl Model {
         self.owners.len()
     }
 
-    fn put_service(&mut self, service: Service, dirty: &mut BTreeSet<ServiceKey>) {
+    fn put_service(&mut self, service: Arc<Service>, dirty: &mut BTreeSet<ServiceKey>) {
         match self.services.get(&service.key) {
             Some(known) if known.same_meaning(&service) => return,
             _ => dirty.insert(service.key.clone()),
         };
-        self.services.insert(service.key.clone(), Arc::new(service));
+        self.services.insert(service.key.clone(), service);
     }
 
     fn remove_service(&mut self, key: &ServiceKey, dirty: &mut BTreeSet<ServiceKey>) {
@@ -176,19 +176,19 @@ impl Model {
         }
     }
 
-    fn put_slice(&mut self, slice: EndpointSlice, dirty: &mut BTreeSet<ServiceKey>) {
+    fn put_slice(&mut self, slice: Arc<EndpointSlice>, dirty: &mut BTreeSet<ServiceKey>) {
         let id = (slice.service.namespace.clone(), slice.name.clone());
         if self.owners.get(&id).is_some_and(|owner| *owner != slice.service) {
             self.remove_slice(&id, dirty);
         }
         let mut siblings = self.slices.get(&slice.service).cloned().unwrap_or_default();
-        if siblings.get(&slice.name).is_some_and(|known| **known == slice) {
+        if siblings.get(&slice.name).is_some_and(|known| *known == slice) {
             return;
         }
         dirty.insert(slice.service.clone());
         self.owners.insert(id, slice.service.clone());
         let service = slice.service.clone();
-        siblings.insert(slice.name.clone(), Arc::new(slice));
+        siblings.insert(slice.name.clone(), slice);
         self.slices.insert(service, siblings);
     }
 

@@ -41,7 +41,7 @@ struct ListenerClaims {
 
 /// What decides who gets a listener beside the claims: which tables there are, and who sees whom.
 #[derive(Clone, Copy)]
-struct Visible<'a> {
+struct Visibility<'a> {
     tables: &'a RouteTables,
     restricted: &'a RestrictedServices,
 }
@@ -77,29 +77,30 @@ impl Listeners {
         }
         let http = changed_tables.iter();
         names.extend(http.filter_map(|table| self.claims.update_http(table, tables)));
-        let (claims, visible) =
-            (&self.claims, Visible { tables, restricted: services.restricted() });
-        let changes = names.iter().map(|name| (name.clone(), claims.winner(None, name, visible)));
+        let (claims, visibility) =
+            (&self.claims, Visibility { tables, restricted: services.restricted() });
+        let changes =
+            names.iter().map(|name| (name.clone(), claims.winner(None, name, visibility)));
         self.layers.apply_changes(
             changes.collect(),
-            |namespace, name| claims.listener_override(namespace, name, visible),
+            |namespace, name| claims.listener_override(namespace, name, visibility),
             // `virtualInbound` is no service's.
             |_, _, _| Override::Inherit,
         );
         for name in names {
-            let (winner, losers) = self.claims.public_conflict(&name, visible);
+            let (winner, losers) = self.claims.public_conflict(&name, visibility);
             self.conflicts.replace(&name, winner, losers, conflicts);
         }
     }
 
     /// Makes what this view has of its own, where it is not there.
     pub(super) fn open(&mut self, key: &ViewKey, tables: &RouteTables, services: &ServiceIndex) {
-        let (claims, visible) =
-            (&self.claims, Visible { tables, restricted: services.restricted() });
+        let (claims, visibility) =
+            (&self.claims, Visibility { tables, restricted: services.restricted() });
         self.layers.open(
             key.namespace.as_ref(),
             inbound_variant(key),
-            |namespace| claims.listener_overrides(namespace, visible),
+            |namespace| claims.listener_overrides(namespace, visibility),
             |_, ports| inbound_listener(ports),
         );
     }
@@ -178,10 +179,10 @@ impl ListenerClaims {
         &self,
         namespace: Option<&str>,
         name: &str,
-        visible: Visible<'_>,
+        visibility: Visibility<'_>,
     ) -> Option<&Arc<Resource>> {
         let (table, resource) = self.http.get(name)?;
-        let is_visible = visible.tables.is_visible(namespace, table, visible.restricted);
+        let is_visible = visibility.tables.is_visible(namespace, table, visibility.restricted);
         is_visible.then_some(resource)
     }
 
@@ -190,34 +191,39 @@ impl ListenerClaims {
         &self,
         namespace: Option<&str>,
         name: &str,
-        visible: Visible<'_>,
+        visibility: Visibility<'_>,
     ) -> Option<Arc<Resource>> {
         let tcp = || {
             let mut claims = self.tcp.get(name)?.iter();
-            let first = claims.find(|(key, _)| visible.restricted.is_visible(namespace, key));
+            let first = claims.find(|(key, _)| visibility.restricted.is_visible(namespace, key));
             first.map(|(_, resource)| resource)
         };
-        self.http_listener(namespace, name, visible).or_else(tcp).cloned()
+        self.http_listener(namespace, name, visibility).or_else(tcp).cloned()
     }
 
-    fn listener_override(&self, namespace: &str, name: &str, visible: Visible<'_>) -> Override {
-        let own = self.winner(Some(namespace), name, visible);
-        if own == self.winner(None, name, visible) {
+    fn listener_override(
+        &self,
+        namespace: &str,
+        name: &str,
+        visibility: Visibility<'_>,
+    ) -> Override {
+        let own = self.winner(Some(namespace), name, visibility);
+        if own == self.winner(None, name, visibility) {
             return Override::Inherit;
         }
         own.map_or(Override::Hide, Override::Replace)
     }
 
-    fn listener_overrides(&self, namespace: &str, visible: Visible<'_>) -> ResourceChanges {
+    fn listener_overrides(&self, namespace: &str, visibility: Visibility<'_>) -> ResourceChanges {
         let mut names = BTreeSet::<Arc<str>>::new();
-        for key in visible.restricted.visible_in(namespace) {
+        for key in visibility.restricted.visible_in(namespace) {
             names.extend(self.contributions.get(key).into_iter().flatten().cloned());
-            let ports = visible.tables.tables_of(key).filter_map(|table| table.parse().ok());
+            let ports = visibility.tables.tables_of(key).filter_map(|table| table.parse().ok());
             let http = ports.filter_map(|port| listeners::http_port(&self.kind, port));
             names.extend(http.map(|listener| listener.name.into()));
         }
         let listener =
-            |name: Arc<str>| self.listener_override(namespace, &name, visible).into_change(name);
+            |name: Arc<str>| self.listener_override(namespace, &name, visibility).into_change(name);
         names.into_iter().filter_map(listener).collect()
     }
 
@@ -226,11 +232,11 @@ impl ListenerClaims {
     fn public_conflict(
         &self,
         name: &str,
-        visible: Visible<'_>,
+        visibility: Visibility<'_>,
     ) -> (Option<&ServiceKey>, Vec<ServiceKey>) {
         let claims = self.tcp.get(name).into_iter().flat_map(BTreeMap::keys);
-        let mut tcp = claims.filter(|key| visible.restricted.is_visible(None, key));
-        let is_http = self.http_listener(None, name, visible).is_some();
+        let mut tcp = claims.filter(|key| visibility.restricted.is_visible(None, key));
+        let is_http = self.http_listener(None, name, visibility).is_some();
         let winner = if is_http { None } else { tcp.next() };
         (winner, tcp.cloned().collect())
     }

@@ -14,14 +14,14 @@ use crate::view::{ProxyKind, ViewKey};
 #[derive(Debug)]
 pub(super) struct ListenersAndRoutes {
     domain: Arc<str>,
-    by_kind: BTreeMap<ProxyKind, OfKind>,
+    by_kind: BTreeMap<ProxyKind, ProxyKindIndex>,
     /// The listeners of standalone proxies, by where they listen.
     standalone: BTreeMap<ProxyKind, Arc<TypeSet>>,
 }
 
 /// What all proxies of one kind have in common.
 #[derive(Debug)]
-struct OfKind {
+struct ProxyKindIndex {
     tables: RouteTables,
     listeners: Listeners,
 }
@@ -58,16 +58,16 @@ impl ListenersAndRoutes {
             self.standalone.insert(key.kind.clone(), fixed_listeners(&key.kind));
         }
         let kind = shared_kind(&key.kind);
-        let of_kind = self.by_kind.entry(kind.clone()).or_insert_with(|| {
-            let mut of_kind = OfKind {
+        let index = self.by_kind.entry(kind.clone()).or_insert_with(|| {
+            let mut index = ProxyKindIndex {
                 tables: RouteTables::new(kind.clone(), self.domain.clone(), services),
                 listeners: Listeners::new(kind, self.domain.clone()),
             };
-            of_kind.update(services.keys(), services, conflicts);
-            of_kind
+            index.update(services.keys(), services, conflicts);
+            index
         });
-        of_kind.tables.open(key.namespace.as_ref(), services);
-        of_kind.listeners.open(key, &of_kind.tables, services);
+        index.tables.open(key.namespace.as_ref(), services);
+        index.listeners.open(key, &index.tables, services);
     }
 
     /// Drops what none of these views has.
@@ -78,28 +78,28 @@ impl ListenersAndRoutes {
         for key in needed {
             by_kind.entry(shared_kind(&key.kind)).or_default().push(key);
         }
-        let is_unused = |kind: &ProxyKind, _: &mut OfKind| !by_kind.contains_key(kind);
-        for (_, mut of_kind) in self.by_kind.extract_if(.., is_unused) {
-            of_kind.listeners.clear_conflicts(conflicts);
+        let is_unused = |kind: &ProxyKind, _: &mut ProxyKindIndex| !by_kind.contains_key(kind);
+        for (_, mut index) in self.by_kind.extract_if(.., is_unused) {
+            index.listeners.clear_conflicts(conflicts);
         }
         for (kind, needed) in &by_kind {
-            if let Some(of_kind) = self.by_kind.get_mut(kind) {
-                of_kind.tables.retain(&needed.iter().map(|key| key.namespace.as_ref()).collect());
-                of_kind.listeners.retain(needed);
+            if let Some(index) = self.by_kind.get_mut(kind) {
+                index.tables.retain(&needed.iter().map(|key| key.namespace.as_ref()).collect());
+                index.listeners.retain(needed);
             }
         }
     }
 
     /// The sets of listeners and of tables of a view that was opened.
     pub(super) fn sets(&self, key: &ViewKey) -> Option<(&Arc<TypeSet>, &Arc<TypeSet>)> {
-        let of_kind = self.by_kind.get(&shared_kind(&key.kind))?;
+        let index = self.by_kind.get(&shared_kind(&key.kind))?;
         let standalone = self.standalone.get(&key.kind);
-        let listeners = standalone.unwrap_or_else(|| of_kind.listeners.set(key));
-        Some((listeners, of_kind.tables.set(key.namespace.as_ref())))
+        let listeners = standalone.unwrap_or_else(|| index.listeners.set(key));
+        Some((listeners, index.tables.set(key.namespace.as_ref())))
     }
 }
 
-impl OfKind {
+impl ProxyKindIndex {
     fn update<'a>(
         &mut self,
         changed: impl IntoIterator<Item = &'a ServiceKey> + Clone,

@@ -1,10 +1,11 @@
 //! What changed: the first stop of the one pass, and the only part that compares with the model.
 //!
 //! [`ServiceIndex`] holds every service as it was last published, with its alias resolved, its
-//! slices, its claims of addresses and its visibility. [`MeshChanges`] says, for each kind of resource, for which services it must be made
-//! anew. What comes after looks at those sets alone and never asks why a service is in one, so
-//! another input than services (a route, a policy) takes an index of its own that adds the services
-//! it applies to to the sets of the resources that depend on it.
+//! slices, its claims of addresses and its visibility. [`MeshChanges`] says, for each kind of
+//! resource, for which services it must be made anew. What comes after looks at those sets alone and
+//! never asks why a service is in one. So another input than services (a route, a policy) takes an
+//! index of its own, which says to which services it applies and adds those to the sets of the
+//! resources that depend on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -165,3 +166,6 @@ impl ServiceEntry {
         self.resolved.as_ref().map(|service| service.cluster_ips()).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,11 +54,16 @@ impl SnapshotBuilder {
     /// The same, and gives what changed.
     pub(super) fn apply(&mut self, model: &Model, dirty: &BTreeSet<ServiceKey>) -> MeshChanges {
         let changes = self.services.update(model, dirty);
-        let clusters = self.clusters.update(&changes, &self.services);
-        self.endpoints.update(&changes, &self.services, &self.clusters);
-        self.listeners_and_routes.update(&changes, &self.services, &mut self.conflicts);
-        self.removals.update(clusters, self.generation + 1);
+        self.make_resources(&changes);
         changes
+    }
+
+    /// Makes anew what depends on what changed, whatever that is.
+    pub(super) fn make_resources(&mut self, changes: &MeshChanges) {
+        let clusters = self.clusters.update(changes, &self.services);
+        self.endpoints.update(changes, &self.services, &self.clusters);
+        self.listeners_and_routes.update(changes, &self.services, &mut self.conflicts);
+        self.removals.update(clusters, self.generation + 1);
     }
 
     /// Removes the clusters whose time has come, with their endpoints.

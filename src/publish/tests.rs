@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use prost::Message;
 
 use super::SnapshotBuilder;
+use super::service_index::MeshChanges;
 use crate::model::{
     Change, Endpoint, EndpointSlice, EndpointState, ExportTo, Model, Protocol, Service, ServiceKey,
     ServiceKind, ServicePort, SlicePort, Subset,
@@ -361,4 +362,25 @@ fn a_change_of_endpoints_touches_nothing_else() {
     }
     let (before, after) = (before.set(ResourceType::Endpoint), after.set(ResourceType::Endpoint));
     assert_eq!(after.diff_from(before).changed.len(), 1);
+}
+
+#[test]
+fn resources_can_be_made_anew_though_no_service_has_changed() {
+    let services = ["a", "b", "c"].map(|name| {
+        Change::Service(service(&key("one", name), at(&["10.1.0.1"]), &[(80, Protocol::Http)]))
+    });
+    let mut mesh = Mesh::of(services.into());
+    let before = mesh.snapshot(&views());
+    let some: BTreeSet<_> = [key("one", "a"), key("one", "b")].into();
+    let nothing = MeshChanges::default;
+    for changes in [
+        MeshChanges { clusters: some.clone(), ..nothing() },
+        MeshChanges { endpoints: some.clone(), ..nothing() },
+        MeshChanges { listeners_and_routes: some, ..nothing() },
+    ] {
+        mesh.builder.make_resources(&changes);
+        let after = mesh.snapshot(&views());
+        assert_eq!(content(&after), content(&before));
+        assert!(!mesh.builder.removals.is_waiting(after.generation));
+    }
 }

@@ -117,7 +117,7 @@ pub async fn run(args: AgentArgs) -> Result<u8, AgentError> {
     let conditions = ProbeConditions::default();
     let not_draining = Arc::new(NotDraining::new(&conditions.ready));
     let shutdown = Shutdown { not_draining, quit: CancellationToken::new() };
-    let door = Door::new("status", listener, http_server::ROOM);
+    let door = Door::new("status", listener, door::descriptors::room_of_agent());
     let mut parts = start_parts(door, probes, &config, &admin, conditions, &shutdown, envoy.pid());
     supervise(&mut envoy, &admin, &config, &mut signals, &shutdown, &mut parts).await
 }
@@ -153,6 +153,10 @@ fn start_parts(
     };
     let pages = status::router(Arc::new(pages));
     let mut parts = Parts::default();
+    let stats = door.stats();
+    parts.add("status listener", CancellationToken::new(), |stop| async move {
+        stop.run_until_cancelled(stats.broken()).await;
+    });
     parts.add("status pages", CancellationToken::new(), |stop| {
         http_server::serve(door, pages, stop)
     });

@@ -29,7 +29,6 @@ mod protocol;
 mod traffic_policy;
 
 use intern::Strings;
-pub(super) use names::is_dns_label;
 use names::{require_dns_label, require_dns_name};
 use protocol::protocol_of;
 use traffic_policy::traffic_policy_of;
@@ -69,6 +68,11 @@ pub struct Converter {
 }
 
 impl Converter {
+    /// The text, as one allocation with all equal ones.
+    pub(super) fn intern(&mut self, text: &str) -> Arc<str> {
+        self.strings.get(text)
+    }
+
     /// UDP and SCTP ports are left out without a word: a proxy of ours has no business with them.
     pub fn service(&mut self, from: &core::Service) -> Result<Converted<Service>, Rejection> {
         let key = self.key(&from.metadata)?;

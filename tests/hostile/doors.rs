@@ -137,6 +137,56 @@ async fn silent_connections_on_the_grpc_door_keep_no_proxy_out() {
     drop(victim.folder);
 }
 
+/// The limit is too low for what each door would take by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_few_descriptors_all_doors_together_keep_nobody_out() {
+    let victim = Victim::start(128).await;
+    pilothouse::door::descriptors::raise();
+    let doors = [victim.grpc, victim.http, victim.monitoring];
+    let held = doors.map(|door| half(door, 400, b""));
+    assert!(held.iter().all(|of| of.len() > 300), "the attack came about");
+    for page in ["ready", "live", "ready", "live"] {
+        victim.probe(page).await.unwrap();
+    }
+    victim.serves_a_new_proxy().await;
+    let log = victim.process.log();
+    // What is cut is open for another moment, so descriptors may be out for as long.
+    let words = ["too many connections", "cannot take a connection"];
+    let warnings = log.lines().filter(|line| words.iter().any(|word| line.contains(word))).count();
+    assert!((3..=10).contains(&warnings), "one a door and period: {warnings} in {log}");
+    drop(held);
+}
+
+/// The limit is lowered below what is open already, as an operator may do (`prlimit`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn descriptors_that_are_taken_away_are_waited_for() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let victim = Victim::start(1024).await;
+    let id = victim.process.id();
+    let files = std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count() as u64;
+    let pid = Pid::from_raw(id.try_into().unwrap());
+    let limit = |current| Rlimit { current: Some(current), maximum: Some(1024) };
+    prlimit(pid, Resource::Nofile, limit(files.saturating_sub(5))).unwrap();
+    let held = half(victim.grpc, 100, b"");
+    assert_eq!(held.len(), 100, "the kernel takes them for it");
+    until("it to say what it lacks", async || {
+        let log = victim.process.log();
+        if log.contains("Too many open files") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    // No less than ten failures of each door that is asked.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let log = victim.process.log();
+    let lines = log.lines().filter(|line| line.contains("cannot take a connection")).count();
+    assert!((1..=3).contains(&lines), "one a door and period: {lines} in {log}");
+
+    prlimit(pid, Resource::Nofile, limit(1024)).unwrap();
+    until("probes to be answered", async || victim.probe("live").await).await;
+    victim.probe("ready").await.unwrap();
+    victim.serves_a_new_proxy().await;
+    drop(held);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_agents_probes_get_in_as_well() {
     let folder = TempDir::new().unwrap();

@@ -8,4 +8,6 @@ mod ends;
 mod flags_page;
 mod harness;
 mod levels;
+mod memory;
 mod output;
+mod parts;

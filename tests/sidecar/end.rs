@@ -1,18 +1,19 @@
 //! How it ends: with Envoy, by a signal, by a request.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::agent::Agent;
 use crate::harness::control_plane::ControlPlane;
 use crate::harness::load::Load;
 use crate::harness::manifests::Manifests;
 use crate::harness::process::Process;
-use crate::harness::{DEADLINE, eventually, http, places, same};
+use crate::harness::{DEADLINE, eventually, http, listener, places, same};
 
 /// For agents that need no control plane.
 const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
@@ -113,8 +114,17 @@ impl Inbound {
             tokio::time::sleep(SLOW).await;
             "slow"
         };
-        let router =
-            axum::Router::new().route("/slow", axum::routing::get(slow)).fallback(async || "quick");
+        let endless = async || {
+            let bytes = futures::stream::unfold((), async |()| {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                Some((Ok::<_, std::io::Error>("more"), ()))
+            });
+            axum::body::Body::from_stream(bytes)
+        };
+        let router = axum::Router::new()
+            .route("/slow", axum::routing::get(slow))
+            .route("/endless", axum::routing::get(endless))
+            .fallback(async || "quick");
         tokio::spawn(async move { axum::serve(workload, router).await });
         let listener = SocketAddr::new(places::address(), 15006);
         let folder = TempDir::new().unwrap();
@@ -204,6 +214,66 @@ async fn sigterm_cuts_no_request_that_fits_the_drain_time() {
     let answer = slow.await.unwrap().expect("it is answered");
     assert_eq!((answer.status, &*answer.body), (200, "slow"));
     assert_eq!(agent.process.end(DEADLINE).await.code(), Some(0));
+}
+
+/// By default, with nothing said about how long: README, `docs/agent.md`.
+#[tokio::test]
+async fn the_drain_lasts_five_seconds_and_takes_new_connections_for_four() {
+    let manifests = Manifests::new(&[]);
+    let control = ControlPlane::start(manifests.path()).await;
+    let inbound = Inbound::new().await;
+    let mut agent = Agent::start(control.grpc, &[&inbound.template]);
+    agent.becomes_ready().await;
+    inbound.is_served().await;
+    let address = inbound.listener;
+    let mut endless = TcpStream::connect(address).await.unwrap();
+    endless.write_all(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    endless.read_u8().await.expect("the answer begins");
+
+    let begun = Instant::now();
+    agent.process.signal(Signal::TERM);
+    let cut = tokio::spawn(async move {
+        let mut buffer = [0; 1024];
+        while endless.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+        begun.elapsed()
+    });
+    let refused = tokio::spawn(async move {
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        begun.elapsed()
+    });
+    let refused = refused.await.unwrap();
+    assert!(refused >= Duration::from_secs(4), "new connections were refused after {refused:?}");
+    let cut = cut.await.unwrap();
+    assert!(cut >= Duration::from_secs(5), "an answer was cut after {cut:?}");
+    assert_eq!(agent.process.end(DEADLINE).await.code(), Some(0));
+}
+
+/// The real Envoy hears of it, drains, and is ended.
+#[tokio::test]
+async fn an_agent_that_loses_its_port_drains_and_ends_envoy() {
+    let manifests = Manifests::new(&[]);
+    let control = ControlPlane::start(manifests.path()).await;
+    let inbound = Inbound::new().await;
+    let drain = "--termination-drain-duration=4s";
+    let mut agent = Agent::start(control.grpc, &[&inbound.template, drain]);
+    agent.becomes_ready().await;
+    inbound.is_served().await;
+    let envoy = agent.envoy().await;
+    let url = format!("http://{}/slow", inbound.listener);
+    let slow = tokio::spawn(async move { http::get(&url, None).await });
+    eventually(DEADLINE, "the slow request to be under way", async || {
+        same(agent.stat("cluster.workload.upstream_rq_active").await?, 1)
+    })
+    .await;
+    listener::lose(agent.process.id(), SocketAddr::new(agent.address, 15020));
+    assert_eq!(slow.await.unwrap().map(|answer| answer.body).as_deref(), Ok("slow"));
+    assert_eq!(agent.process.end(DEADLINE).await.code(), Some(1));
+    envoy.is_gone().await;
+    let log = agent.process.log();
+    assert!(log.contains("the part \"status listener\" ended"), "{log}");
+    assert!(log.contains("draining, to end with exit code 1"), "{log}");
 }
 
 #[tokio::test]

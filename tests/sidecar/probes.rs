@@ -59,5 +59,5 @@ async fn probers_that_make_no_sense_are_refused_at_the_start() {
     let mut agent = Agent::start_with_env(NOBODY, &[], &[("ISTIO_KUBE_APP_PROBERS", &probers)]);
     assert_eq!(agent.process.end(DEADLINE).await.code(), Some(1));
     let log = agent.process.log();
-    assert!(log.contains("ISTIO_KUBE_APP_PROBERS: \"/healthz\" is not /app-health/"), "{log}");
+    assert!(log.contains("ISTIO_KUBE_APP_PROBERS: \"/healthz\" is neither /app-health/"), "{log}");
 }

@@ -13,6 +13,7 @@
 //! | [`load`], [`loaded_envoy`] | requests that go on meanwhile, every answer counted |
 //! | [`lab`] | manifests, control plane and Envoy together |
 //! | [`backends`], [`balancer`], [`relay`] | workloads, a TCP balancer, an xDS stream that can be held and cut |
+//! | [`listener`] | a fault from outside: a process loses a listening socket |
 //! | [`namespace`] | a network namespace of a test's own |
 //! | [`xds_client`], [`raw_http2`] | proxies without an Envoy: by tonic's client; as cheap as can be |
 //! | [`model_mesh`], [`spread`] | of benchmarks: a mesh as a source says it; how a figure is spread |
@@ -34,6 +35,7 @@ pub mod fake_api_server;
 pub mod http;
 pub mod kube_control_plane;
 pub mod lab;
+pub mod listener;
 pub mod load;
 pub mod loaded_envoy;
 pub mod manifests;

@@ -113,12 +113,12 @@ fn a_relist_removes_what_is_not_in_it_and_touches_only_what_differs() {
         apply(&mut model, Change::Service(service("shop", name, 80)));
         apply(&mut model, Change::Slice(slice("shop", name, name, &["10.0.0.1"])));
     }
-    let services =
-        vec![service("shop", "b", 80), service("shop", "c", 81), service("shop", "d", 80)];
+    let services = [service("shop", "b", 80), service("shop", "c", 81), service("shop", "d", 80)];
+    let services = services.map(Arc::new).to_vec();
     let touched = apply(&mut model, Change::Services(Scope::All, services));
     assert_eq!(touched, ["shop/a", "shop/c", "shop/d"]);
-    let slices =
-        vec![slice("shop", "b", "b", &["10.0.0.1"]), slice("shop", "c", "d", &["10.0.0.1"])];
+    let slices = [slice("shop", "b", "b", &["10.0.0.1"]), slice("shop", "c", "d", &["10.0.0.1"])];
+    let slices = slices.map(Arc::new).to_vec();
     let touched = apply(&mut model, Change::Slices(Scope::All, slices));
     assert_eq!(touched, ["shop/a", "shop/c", "shop/d"]);
     assert_eq!((model.service_count(), model.slice_count()), (3, 2));
@@ -177,12 +177,13 @@ fn any_change() -> impl Strategy<Value = Change> {
             name: slice.name
         }),
         (any_scope(), prop::collection::vec(any_service(), 0..4)).prop_map(|(scope, list)| {
-            let inside = list.into_iter().filter(|one| scope.covers(&one.key.namespace)).collect();
+            let inside = list.into_iter().filter(|one| scope.covers(&one.key.namespace));
+            let inside = inside.map(Arc::new).collect();
             Change::Services(scope, inside)
         }),
         (any_scope(), prop::collection::vec(any_slice(), 0..4)).prop_map(|(scope, list)| {
-            let inside =
-                list.into_iter().filter(|one| scope.covers(&one.service.namespace)).collect();
+            let inside = list.into_iter().filter(|one| scope.covers(&one.service.namespace));
+            let inside = inside.map(Arc::new).collect();
             Change::Slices(scope, inside)
         }),
     ]

@@ -122,8 +122,8 @@ fn a_pod_that_becomes_part_of_a_service_gets_its_ports_and_nobody_else_does() {
     other.subsets[0].endpoints[0].state = EndpointState::NotReady;
     assert!(followed.apply(vec![Change::Slice(other)]).is_empty());
     // A move to another slice is no change.
-    let moved = followed
-        .apply(vec![Change::Slices(Scope::All, vec![slice(&web_key, "web-2", &[80], &[1, 2])])]);
+    let all = vec![Arc::new(slice(&web_key, "web-2", &[80], &[1, 2]))];
+    let moved = followed.apply(vec![Change::Slices(Scope::All, all)]);
     assert!(moved.is_empty(), "{moved:?}");
 
     let moved = followed.apply(vec![web(&[(80, Protocol::Tcp)])]);

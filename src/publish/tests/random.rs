@@ -182,10 +182,9 @@ proptest! {
         for change in changes.chain(slices.into_iter().map(Change::Slice)) {
             model.apply(change, &mut dirty);
         }
-        let services: Vec<_> = model.services().map(|one| (**one).clone()).collect();
+        let services: Vec<_> = model.services().cloned().collect();
         let keys: Vec<_> = model.sliced_services().cloned().collect();
-        let slices: Vec<EndpointSlice> =
-            keys.iter().flat_map(|key| model.slices(key)).map(|one| (**one).clone()).collect();
+        let slices: Vec<_> = keys.iter().flat_map(|key| model.slices(key)).cloned().collect();
 
         // One replica lists it in one go, the other has seen other times and gets it piece by piece.
         let everything = Scope::All;
@@ -193,8 +192,8 @@ proptest! {
             Change::Services(everything.clone(), services.clone()),
             Change::Slices(everything.clone(), slices.clone()),
         ]);
-        let mut pieces: Vec<Change> = services.iter().cloned().map(Change::Service).collect();
-        pieces.extend(slices.iter().cloned().map(Change::Slice));
+        let mut pieces: Vec<Change> = services.iter().map(|one| Change::Service((**one).clone())).collect();
+        pieces.extend(slices.iter().map(|one| Change::Slice((**one).clone())));
         let mut seed = shuffled;
         for at in (1..pieces.len()).rev() {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

@@ -101,7 +101,7 @@ fn a_region_that_becomes_known_shows_in_its_zones_and_is_no_news_twice() {
     assert_eq!(text(&mesh.view(ProxyKind::Sidecar, None)), text(&after));
     // A relist of slices keeps it.
     let Change::Slice(slice) = zoned_slice(&plain, &[3]) else { unreachable!() };
-    mesh.apply(Change::Slices(Scope::All, vec![slice]));
+    mesh.apply(Change::Slices(Scope::All, vec![Arc::new(slice)]));
     assert!(text(&mesh.view(ProxyKind::Sidecar, None)).contains("r1"));
 }
 

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 
 use super::about;
-use super::names::{require_dns_label, require_subdomain};
+use super::names::{is_dns_label, require_dns_label, require_subdomain};
 use super::{
     Converted, Converter, Rejection, SERVICE_NAME_LABEL, check_port, endpoints_name, parse_host,
 };
@@ -95,11 +95,17 @@ impl Converter {
         Ok(Some(Converted { value, flaws, notes }))
     }
 
-    /// A core/v1 Endpoints object, which belongs to the service of its own name.
+    /// A core/v1 Endpoints object, which belongs to the service of its own name. `None` where no
+    /// service can have that name: one with dots is a lock of an old leader election, say.
     pub fn endpoints(
         &mut self,
         from: &core::Endpoints,
-    ) -> Result<Converted<EndpointSlice>, Rejection> {
+    ) -> Result<Option<Converted<EndpointSlice>>, Rejection> {
+        let name = from.metadata.name.as_deref().unwrap_or_default();
+        require_subdomain("metadata.name", name)?;
+        if !is_dns_label(name) {
+            return Ok(None);
+        }
         let service = self.key(&from.metadata)?;
         let mut flaws = Vec::new();
         let mut subsets = Vec::new();
@@ -142,7 +148,8 @@ impl Converter {
             subsets.push(self.subset(ports, endpoints));
         }
         let name = endpoints_name(&service.name);
-        Ok(Converted { value: EndpointSlice { name, service, subsets }, flaws, notes: Vec::new() })
+        let value = EndpointSlice { name, service, subsets };
+        Ok(Some(Converted { value, flaws, notes: Vec::new() }))
     }
 
     fn slice_port(

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | Service | `IsDNS1035Label`, `IsDNS1123Label` with `RelaxedServiceNameValidation` | the latter |
 //! | namespace; port names of Services, slices and Endpoints; an endpoint's hostname | `IsDNS1123Label` | the same |
-//! | EndpointSlice, node | `IsDNS1123Subdomain` | the same |
+//! | EndpointSlice, Endpoints, node | `IsDNS1123Subdomain` | the same |
 //! | externalName | `IsDNS1123Subdomain`, maybe a dot at its end | the same, and what DNS can carry |
 //! | appProtocol | `IsQualifiedName` | none: what is unknown is TCP |
 

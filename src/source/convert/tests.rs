@@ -307,7 +307,7 @@ fn endpoints_objects_have_subsets_and_two_states() {
          "notReadyAddresses": [{"ip": "10.0.0.2", "hostname": "h"}, {"ip": "nonsense"}],
          "ports": [{"name": "http", "port": 9080}]},
         {"addresses": [{"ip": "10.0.0.3"}], "ports": [{"port": 0}]}]});
-    let converted = Converter::default().endpoints(&parse(object)).unwrap();
+    let converted = Converter::default().endpoints(&parse(object)).unwrap().unwrap();
     let slice = converted.value;
     assert_eq!(&*slice.name, "endpoints/reviews");
     assert_eq!(slice.service, ServiceKey::new("shop", "reviews"));

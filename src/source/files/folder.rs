@@ -2,25 +2,44 @@
 //!
 //! `listing` says which files there are, `file` what becomes of one that has changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZero;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
 use super::super::convert::Converter;
 use super::Config;
-use super::parse::{self, Id, Object};
+use super::parse::{self, Document, Id, Job, Object};
 use crate::model::{EndpointSlice, Service, ServiceKey};
 
 mod file;
 mod listing;
+mod told;
 
 use file::{File, News, STILL_SERVED};
+use told::Told;
 
 /// More would not help: the rest of a start takes as long.
 const MAX_THREADS: usize = 8;
+
+/// How much is read. What a mesh needs is proportional to its text (some 15 bytes for one), and 100,000
+/// Services of one port are 26 MiB of text.
+const LIMITS: Limits = Limits { file: 64 << 20, all: 256 << 20 };
+/// What a file counts at least, so that their number has a limit as well.
+const SMALLEST: u64 = 4096;
+/// How much text is held at once, and one file more.
+const BATCH: usize = 16 << 20;
+
+/// Bytes of text.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    file: u64,
+    all: u64,
+}
 
 /// The files of all paths, as they were when they were last good.
 #[derive(Debug)]
@@ -30,6 +49,7 @@ pub(super) struct Folder {
     namespaces: Vec<String>,
     /// By absolute path, so that one that is given twice is read once.
     files: BTreeMap<PathBuf, File>,
+    limits: Limits,
     /// One for each thread that parses.
     converters: Vec<Converter>,
     /// Paths that were read at least once.
@@ -42,8 +62,8 @@ pub(super) struct Folder {
 /// What all files say together.
 #[derive(Debug, Default)]
 pub(super) struct Lists {
-    pub(super) services: Vec<Service>,
-    pub(super) slices: Vec<EndpointSlice>,
+    pub(super) services: Vec<Arc<Service>>,
+    pub(super) slices: Vec<Arc<EndpointSlice>>,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +96,7 @@ impl Folder {
             paths,
             namespaces,
             files: BTreeMap::new(),
+            limits: LIMITS,
             converters: std::iter::repeat_with(Converter::default).take(threads).collect(),
             read_once: BTreeSet::new(),
             warned: BTreeMap::new(),
@@ -94,6 +115,7 @@ impl Folder {
         let mut outcome =
             Outcome { changed: std::mem::take(&mut self.first), ..Outcome::default() };
         let (mut seen, mut lost, mut jobs) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+        let mut length = 0;
         for root in self.paths.clone() {
             let listed = listing::list(&root);
             match &listed {
@@ -108,9 +130,12 @@ impl Folder {
                         }
                         let file = self.files.entry(key.clone()).or_default();
                         (file.shown, file.root) = (path.display().to_string(), root.clone());
-                        let news = match usable {
-                            Ok(()) => file.read(key, path, now, &mut jobs),
-                            Err(trouble) => file.cannot_be_read(trouble.clone()),
+                        let news = match usable
+                            .clone()
+                            .and_then(|own| self.limits.add(&mut length, own))
+                        {
+                            Ok(()) => file.read(key, path, self.limits.file, now, &mut jobs),
+                            Err(trouble) => file.cannot_be_read(trouble),
                         };
                         match news {
                             News::Some => outcome.changed = true,
@@ -119,6 +144,9 @@ impl Folder {
                                 outcome.again =
                                     Some(outcome.again.map_or(at, |other| other.min(at)));
                             }
+                        }
+                        if jobs.iter().map(|job| job.bytes.len()).sum::<usize>() > BATCH {
+                            self.parse(std::mem::take(&mut jobs));
                         }
                     }
                 }
@@ -131,16 +159,7 @@ impl Folder {
             });
             outcome.paths.push((root.display().to_string(), read));
         }
-        for (key, parsed) in parse::parse_all(jobs, &mut self.converters) {
-            let file = self.files.entry(key).or_default();
-            match parsed {
-                Ok(mut parsed) => {
-                    parsed.keep(&self.namespaces);
-                    file.take(parsed);
-                }
-                Err(error) => file.trouble = Some(error),
-            }
-        }
+        self.parse(jobs);
         let before = self.files.len();
         self.files.retain(|key, file| seen.contains(key) || lost.contains(&file.root));
         outcome.changed |= self.files.len() != before || self.warned != outcome.warnings;
@@ -152,64 +171,113 @@ impl Folder {
         outcome
     }
 
+    fn parse(&mut self, jobs: Vec<Job>) {
+        for (key, parsed) in parse::parse_all(jobs, &mut self.converters) {
+            let file = self.files.entry(key).or_default();
+            match parsed {
+                Ok(mut parsed) => {
+                    parsed.keep(&self.namespaces);
+                    file.take(parsed);
+                }
+                Err(error) => file.trouble = Some(error),
+            }
+        }
+    }
+
     /// What all files say together, in the order of their paths: of two that contradict each
     /// other, the first wins.
     fn assemble(&self, outcome: &mut Outcome) {
-        let mut seen: BTreeMap<&Id, &str> = BTreeMap::new();
-        let mut addresses: BTreeMap<IpAddr, &str> = BTreeMap::new();
+        let (mut rejected, mut notes) = (Told::default(), Told::default());
+        let mut seen: BTreeMap<&Id, At<'_>> = BTreeMap::new();
+        let mut addresses: HashMap<IpAddr, At<'_>> = HashMap::new();
         let mut fallback = Vec::new();
         for file in self.files.values() {
             if let Some(trouble) = &file.trouble {
                 let kept = if file.documents.is_empty() { "" } else { STILL_SERVED };
-                outcome.rejected.insert(file.shown.clone(), format!("{trouble}{kept}"));
+                rejected.say(|| file.shown.clone(), || format!("{trouble}{kept}"));
             }
             for (kind, count) in &file.skipped {
                 *outcome.skipped.entry(kind.clone()).or_default() += count;
             }
             for document in &file.documents {
-                let place = document.place.as_str();
-                let mut reject =
-                    |why: String| _ = outcome.rejected.insert(place.to_owned(), why.clone());
+                let at = At(file, document);
                 if let Some(error) = &document.error {
                     let kept = if document.object.is_some() { STILL_SERVED } else { "" };
-                    reject(format!("{error}{kept}"));
+                    rejected.say(|| at.to_string(), || format!("{error}{kept}"));
                 }
                 let (Some(object), Some(id)) = (&document.object, &document.id) else { continue };
                 if let Some(earlier) = seen.get(id) {
-                    reject(format!("{id} is defined already in {earlier}; remove one of the two"));
+                    rejected.say(
+                        || at.to_string(),
+                        || format!("{id} is defined already in {earlier}; remove one of the two"),
+                    );
                     continue;
                 }
                 if let Object::Service(service) = object {
                     let mut ips = service.cluster_ips().iter();
                     let taken = ips.find_map(|ip| addresses.get(ip).map(|owner| (ip, owner)));
                     if let Some((ip, owner)) = taken {
-                        reject(format!("spec.clusterIP: {ip} belongs already to {owner}"));
+                        rejected.say(
+                            || at.to_string(),
+                            || format!("spec.clusterIP: {ip} belongs already to {owner}"),
+                        );
                         continue;
                     }
-                    addresses.extend(service.cluster_ips().iter().map(|ip| (*ip, place)));
+                    addresses.extend(service.cluster_ips().iter().map(|ip| (*ip, at)));
                 }
-                seen.insert(id, place);
+                seen.insert(id, at);
                 if let Some(note) = &document.note {
-                    outcome.notes.insert(place.to_owned(), note.clone());
+                    notes.say(|| at.to_string(), || note.to_string());
                 }
                 match object {
                     Object::Service(service) => outcome.lists.services.push(service.clone()),
                     Object::Slice(slice) => outcome.lists.slices.push(slice.clone()),
-                    Object::Endpoints(slice) => fallback.push((place, slice)),
+                    Object::Endpoints(slice) => fallback.push((at, slice)),
                     Object::Unused => {}
                 }
             }
+            rejected.more(file.untold);
         }
         let sliced: BTreeSet<ServiceKey> =
             outcome.lists.slices.iter().map(|slice| slice.service.clone()).collect();
-        for (place, slice) in fallback {
+        for (at, slice) in fallback {
             if sliced.contains(&slice.service) {
                 let note = "not used: EndpointSlices of the same service are there and win";
-                outcome.notes.insert(place.to_owned(), note.to_owned());
+                notes.say(|| at.to_string(), || note.to_owned());
             } else {
                 outcome.lists.slices.push(slice.clone());
             }
         }
+        (outcome.rejected, outcome.notes) = (rejected.all(), notes.all());
+    }
+}
+
+impl Limits {
+    /// Whether a file of so many bytes is read after files of `length` bytes, which it is then added to.
+    fn add(self, length: &mut u64, own: u64) -> Result<(), String> {
+        let Limits { file, all } = self;
+        if own > file {
+            return Err(format!("not read: it has {own} bytes, more than {file}; divide it"));
+        }
+        if *length + own.max(SMALLEST) > all {
+            return Err(format!(
+                "not read: all manifests together, in the order of their paths and each counted as \
+                 {SMALLEST} bytes at least, have more than {all} bytes up to this one"
+            ));
+        }
+        *length += own.max(SMALLEST);
+        Ok(())
+    }
+}
+
+/// A place to look for an object.
+#[derive(Clone, Copy, Debug)]
+struct At<'a>(&'a File, &'a Document);
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}", self.0.shown, self.1.place)?;
+        self.1.id.iter().try_for_each(|id| write!(f, ", {id}"))
     }
 }
 

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tracing::warn;
 
 use super::super::convert::{
-    Converted, Converter, Rejection, SERVICE_NAME_LABEL, endpoints_name, is_dns_label, namespace_of,
+    Converted, Converter, Rejection, SERVICE_NAME_LABEL, endpoints_name, namespace_of,
 };
 use super::super::health::Health;
 use super::lenient_decode::LenientDecode;
@@ -234,7 +234,7 @@ impl Watched for core::Service {
         Change::Service(object)
     }
     fn listed(scope: Scope, objects: Vec<Service>) -> Change {
-        Change::Services(scope, objects)
+        Change::Services(scope, objects.into_iter().map(Arc::new).collect())
     }
     fn deleted(namespace: &str, name: &str) -> Change {
         Change::ServiceGone(ServiceKey::new(namespace, name))
@@ -262,7 +262,7 @@ impl Watched for discovery::EndpointSlice {
         Change::Slice(object)
     }
     fn listed(scope: Scope, objects: Vec<EndpointSlice>) -> Change {
-        Change::Slices(scope, objects)
+        Change::Slices(scope, objects.into_iter().map(Arc::new).collect())
     }
     fn deleted(namespace: &str, name: &str) -> Change {
         Change::SliceGone { namespace: namespace.into(), name: name.into() }
@@ -281,17 +281,13 @@ impl Watched for core::Endpoints {
         &self,
         converter: &mut Converter,
     ) -> Result<Option<Converted<EndpointSlice>>, Rejection> {
-        // A name with dots is no service's: a lock of an old leader election, say.
-        if self.metadata.name.as_deref().is_some_and(|name| !is_dns_label(name)) {
-            return Ok(None);
-        }
-        converter.endpoints(self).map(Some)
+        converter.endpoints(self)
     }
     fn updated(object: EndpointSlice) -> Change {
         Change::Slice(object)
     }
     fn listed(scope: Scope, objects: Vec<EndpointSlice>) -> Change {
-        Change::Slices(scope, objects)
+        Change::Slices(scope, objects.into_iter().map(Arc::new).collect())
     }
     fn deleted(namespace: &str, name: &str) -> Change {
         Change::SliceGone { namespace: namespace.into(), name: endpoints_name(name) }

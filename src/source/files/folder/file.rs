@@ -1,15 +1,17 @@
 //! One file: what it said when it was last good, and what becomes of it when it changes.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
-use std::{fs, io};
 
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::super::parse::{Id, Job, Object, Parsed};
+use super::super::parse::{Document, Id, Job, Parsed};
 
 /// A file that became shorter in its place may be one that is being written: it is taken when it has
 /// not changed for this long. A file that was renamed into its place is whole.
@@ -27,6 +29,8 @@ pub(super) struct File {
     /// Why the file as a whole could not be read.
     pub(super) trouble: Option<String>,
     pub(super) documents: Vec<Document>,
+    /// How many documents with errors are not among them.
+    pub(super) untold: u64,
     pub(super) skipped: BTreeMap<String, u64>,
     /// Which file it was when it was looked at last: another one is no half of the one before.
     identity: Option<Identity>,
@@ -37,19 +41,8 @@ pub(super) struct File {
     held: Option<(u64, Instant)>,
 }
 
-#[derive(Debug)]
-pub(super) struct Document {
-    /// `mesh.yaml, document 2 (line 14), Service default/reviews`.
-    pub(super) place: String,
-    pub(super) id: Option<Id>,
-    /// What is served for it: its own content, or its last good one.
-    pub(super) object: Option<Object>,
-    pub(super) error: Option<String>,
-    pub(super) note: Option<String>,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity {
+pub(super) struct Identity {
     device: u64,
     inode: u64,
 }
@@ -64,15 +57,16 @@ pub(super) enum News {
 }
 
 impl File {
-    /// What has to be parsed is added to `jobs`.
+    /// What has to be parsed is added to `jobs`. A file of more than `limit` bytes is not.
     pub(super) fn read(
         &mut self,
         key: PathBuf,
         path: &Path,
+        limit: u64,
         now: Instant,
         jobs: &mut Vec<Job>,
     ) -> News {
-        let (bytes, identity) = match read(path) {
+        let (bytes, identity) = match read(path, limit) {
             Ok(read) => read,
             Err(error) => return self.cannot_be_read(error.to_string()),
         };
@@ -128,40 +122,40 @@ impl File {
                 before.entry(id).or_insert(document);
             }
         }
-        let mut nameless = false;
-        for new in parsed.documents {
-            let mut place = format!("{}, {}", self.shown, new.place);
-            if let Some(id) = &new.id {
-                place = format!("{place}, {id}");
+        self.documents = parsed.documents;
+        for new in &mut self.documents {
+            let last =
+                new.id.as_ref().and_then(|id| before.remove(id)).and_then(|last| last.object);
+            // What is the same stays the one that the model has.
+            if new.object.is_none() || new.object == last {
+                new.object = last;
             }
-            let last = new.id.as_ref().and_then(|id| before.remove(id));
-            let (object, error) = match new.object {
-                Ok(object) => (Some(object), None),
-                Err(error) => {
-                    nameless |= new.id.is_none() || error.field.starts_with("metadata");
-                    (last.and_then(|last| last.object), Some(error.to_string()))
-                }
-            };
-            self.documents.push(Document { place, id: new.id, object, error, note: new.note });
         }
-        if nameless {
+        if parsed.unclear {
+            let note: Arc<str> =
+                "not in the file any more, but kept until its errors are gone".into();
             self.documents.extend(before.into_values().map(|mut left| {
-                left.note =
-                    Some("not in the file any more, but kept until its errors are gone".into());
+                left.note = Some(note.clone());
                 left
             }));
-        }
-        self.skipped = parsed.skipped;
-        self.trouble = None;
-        if !nameless {
+        } else {
             self.good = self.length;
         }
+        self.documents.shrink_to_fit();
+        (self.skipped, self.untold) = (parsed.skipped, parsed.untold);
+        self.trouble = None;
     }
 }
 
-fn read(path: &Path) -> io::Result<(Vec<u8>, Identity)> {
-    let found = fs::metadata(path)?;
-    let bytes = fs::read(path)?;
+pub(super) fn read(path: &Path, limit: u64) -> io::Result<(Vec<u8>, Identity)> {
+    let file = fs::File::open(path)?;
+    let found = file.metadata()?;
+    let mut bytes = Vec::with_capacity(usize::try_from(found.len().min(limit) + 1).unwrap_or(0));
+    // It was short enough when it was listed, but may be growing.
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::other(format!("not read: it has more than {limit} bytes")));
+    }
     Ok((bytes, Identity { device: found.dev(), inode: found.ino() }))
 }
 

@@ -8,8 +8,8 @@ const NAMED: usize = 3;
 
 #[derive(Debug, Default)]
 pub(super) struct Listing {
-    /// The manifests, or why one cannot be read.
-    pub(super) files: Vec<(PathBuf, Result<(), String>)>,
+    /// The manifests in the order of their paths, with their lengths in bytes or why one cannot be read.
+    pub(super) files: Vec<(PathBuf, Result<u64, String>)>,
     /// Names of subfolders, which are not read.
     folders: Vec<String>,
     is_folder: bool,
@@ -38,7 +38,10 @@ impl Listing {
 pub(super) fn list(path: &Path) -> io::Result<Listing> {
     let found = fs::metadata(path)?;
     if found.is_file() {
-        return Ok(Listing { files: vec![(path.to_owned(), Ok(()))], ..Listing::default() });
+        return Ok(Listing {
+            files: vec![(path.to_owned(), Ok(found.len()))],
+            ..Listing::default()
+        });
     }
     if !found.is_dir() {
         return Err(io::Error::other("neither a file nor a folder"));
@@ -56,7 +59,7 @@ pub(super) fn list(path: &Path) -> io::Result<Listing> {
                 listing.folders.push(name.to_string_lossy().into_owned());
                 continue;
             }
-            Ok(found) if found.is_file() => Ok(()),
+            Ok(found) if found.is_file() => Ok(found.len()),
             // A pipe would block whoever reads it.
             Ok(_) => {
                 Err("it is no file but a pipe, a socket or a device, which is not read".into())
@@ -69,6 +72,7 @@ pub(super) fn list(path: &Path) -> io::Result<Listing> {
         }
     }
     listing.folders.sort();
+    listing.files.sort();
     Ok(listing)
 }
 

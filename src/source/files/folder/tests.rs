@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::super::parse::TOLD;
 use super::file::HALF_WRITTEN;
 use super::*;
 
@@ -524,4 +525,91 @@ fn a_helm_template_is_told_from_a_mistake() {
         let seen = Bed::new(&[("x.yaml", &text)]).read();
         assert!(seen.rejected[0].contains("helm template CHART"), "{seen:?}");
     }
+}
+
+/// The longest names that the API server admits (apimachinery's `IsDNS1123Subdomain`), and a lock of a
+/// leader election.
+#[test]
+fn names_with_dots_and_long_ones_are_legal() {
+    let long = format!("{0}.{0}.{0}.{1}", "a".repeat(63), "b".repeat(61));
+    for name in [&*long, &"c".repeat(253), "kube-scheduler.v1"] {
+        let objects = slice(name, "web", "10.0.0.1") + "---\n" + &endpoints(name);
+        let seen = Bed::new(&[("x.yaml", &objects)]).read();
+        assert_eq!((seen.slices(), seen.rejected.len()), (vec![name.to_owned()], 0), "{seen:?}");
+        let note = seen.notes.first().expect("nobody uses the Endpoints");
+        assert!(note.ends_with("not used: no Service can have this name"), "{note}");
+    }
+    for bad in ["a..b", "-a.b", "A.b", &"d".repeat(254)] {
+        let seen = Bed::new(&[("x.yaml", &endpoints(bad))]).read();
+        assert!(seen.rejected[0].contains("is no DNS subdomain"), "{seen:?}");
+    }
+}
+
+#[test]
+fn a_file_or_a_folder_that_is_too_large_keeps_its_state_and_says_so() {
+    let small = service("a", "10.96.0.1", "80");
+    let mut bed = Bed::new(&[("a.yaml", &small), ("b.yaml", &service("b", "10.96.0.2", "80"))]);
+    bed.folder.limits = Limits { file: small.len() as u64, all: 2 * SMALLEST };
+    assert_eq!(bed.read().services(), ["a:80", "b:80"]);
+    bed.write("a.yaml", &service("a", "10.96.0.1", "8080"));
+    let seen = bed.read();
+    assert_eq!(seen.services(), ["a:80", "b:80"]);
+    let expected = format!(
+        "a.yaml: not read: it has {} bytes, more than {}; divide it (the last good version is still served)",
+        small.len() + 2,
+        small.len()
+    );
+    assert_eq!(seen.rejected, [expected]);
+    assert!(!bed.read().outcome.changed, "it is said once");
+    bed.write("a.yaml", &service("a", "10.96.0.1", "81"));
+    bed.write("c.yaml", &service("c", "10.96.0.3", "80"));
+    let seen = bed.read();
+    assert_eq!(seen.services(), ["a:81", "b:80"]);
+    assert!(seen.rejected[0].starts_with("c.yaml: not read: all manifests together"), "{seen:?}");
+    bed.remove("a.yaml");
+    let seen = bed.read();
+    assert_eq!((seen.services(), seen.rejected.len()), (vec!["b:80".into(), "c:80".into()], 0));
+}
+
+/// As one that grows while it is read.
+#[test]
+fn a_file_that_is_longer_than_it_says_is_read_up_to_the_limit() {
+    let error = file::read(std::path::Path::new("/dev/zero"), 1000).unwrap_err().to_string();
+    assert_eq!(error, "not read: it has more than 1000 bytes");
+}
+
+#[test]
+fn what_is_read_again_and_has_not_changed_is_kept_once() {
+    let both = |port| service("a", "10.96.0.1", "80") + "---\n" + &service("b", "10.96.0.2", port);
+    let mut bed = Bed::new(&[("x.yaml", &both("80"))]);
+    let before = bed.read().outcome.lists.services;
+    bed.write("x.yaml", &both("81"));
+    let seen = bed.read();
+    let after = &seen.outcome.lists.services;
+    assert!(Arc::ptr_eq(&before[0], &after[0]) && !Arc::ptr_eq(&before[1], &after[1]), "{seen:?}");
+}
+
+#[test]
+fn of_many_errors_the_first_are_told_and_all_are_counted() {
+    let good = service("good", "10.96.0.7", "80");
+    let bad = |n| service(&format!("bad-{n}"), "None", "0");
+    let nameless = "- x\n".to_owned();
+    let documents: Vec<_> = (0..3 * TOLD).map(|_| nameless.clone()).chain([good.clone()]).collect();
+    let mut bed = Bed::new(&[("x.yaml", &documents.join("---\n"))]);
+    let seen = bed.read();
+    assert_eq!(seen.services(), ["good:80"]);
+    assert_eq!(seen.rejected.len(), TOLD + 1);
+    let more = format!("and: {} in other places, which are not listed", 2 * TOLD);
+    assert!(seen.rejected.contains(&more), "{:?}", seen.rejected.last());
+    let kept: usize = bed.folder.files.values().map(|file| file.documents.len()).sum();
+    assert_eq!(kept, TOLD + 1, "a document of four bytes must not take more than that for ever");
+
+    // Those that say what they are keep their last good version, however many there are.
+    let documents: Vec<_> = (0..2 * TOLD).map(bad).chain([good]).collect();
+    let text = documents.join("---\n");
+    bed.write("x.yaml", &text.replace("port: 0", "port: 80"));
+    assert_eq!(bed.read().services().len(), 2 * TOLD + 1);
+    bed.write("x.yaml", &text);
+    let seen = bed.read();
+    assert_eq!((seen.services().len(), seen.rejected.len()), (2 * TOLD + 1, TOLD + 1));
 }
