@@ -1,6 +1,6 @@
 //! One discovery stream: runs its session, hands out the responses, keeps its status.
 //!
-//! [`ResponseStream`] is the body of the response, and polling it is all that runs a stream: HTTP/2 polls
+//! `ResponseStream` is the body of the response, and polling it is all that runs a stream: HTTP/2 polls
 //! it when it has sent the previous piece, or when the connection was woken. So a peer that does not read
 //! holds the response in flight and nothing else, and no channel stands between a snapshot and the
 //! socket. The session decides what is sent; `handshake` is the start of a stream, `registry` and
