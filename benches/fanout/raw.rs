@@ -136,7 +136,7 @@ impl Mesh {
         let mut mesh = Self {
             model: Model::default(),
             builder: SnapshotBuilder::new("cluster.local"),
-            view: Arc::new(View::new(std::array::from_fn::<_, 4, _>(|_| Arc::default()))),
+            view: Arc::new(View::new(ResourceType::IN_ORDER.map(|_| Arc::default()))),
             frames: FrameBuilder::new("bench"),
             delta: options.delta,
             services: options.services,

@@ -75,10 +75,13 @@ pub(in crate::ads) struct ResponseStream {
     peer: Peer,
 }
 
+/// `None` if the client ended the stream without a request.
+type HandshakeFuture = Pin<Box<dyn Future<Output = Result<Option<Box<AdsStream>>, Status>> + Send>>;
+
 /// How far a stream is.
 enum State {
     Opened(MessageReceiver),
-    Handshake(Pin<Box<dyn Future<Output = Result<Option<Box<AdsStream>>, Status>> + Send>>),
+    Handshake(HandshakeFuture),
     Serving(Box<AdsStream>),
     Ended,
 }
