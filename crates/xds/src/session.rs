@@ -226,9 +226,27 @@ impl Session {
     /// reconnected with what it had, and never if it starts: Envoy then requests them when its clusters
     /// are warm.
     pub fn next_response(&mut self, view: &View) -> Option<Response> {
-        let referrers_behind = self
-            .with_role(Role::Referrer)
-            .any(|index| self.is_behind(index, view) || self.types[index.0].is_catching_up());
+        let behind = self.referrers_are_behind(view);
+        if let Some(response) = self.next_served(view, behind) {
+            return Some(response);
+        }
+        // A referrer of which there was nothing to send has caught up without a response: what waited
+        // for it goes now.
+        if behind
+            && !self.referrers_are_behind(view)
+            && let Some(response) = self.next_served(view, false)
+        {
+            return Some(response);
+        }
+        self.poll_unserved()
+    }
+
+    fn referrers_are_behind(&self, view: &View) -> bool {
+        self.with_role(Role::Referrer)
+            .any(|index| self.is_behind(index, view) || self.types[index.0].is_catching_up())
+    }
+
+    fn next_served(&mut self, view: &View, referrers_behind: bool) -> Option<Response> {
         if !referrers_behind {
             self.rounds_waited = 0;
         }
@@ -263,7 +281,7 @@ impl Session {
                 }
             }
         }
-        self.poll_unserved()
+        None
     }
 
     /// Stops waiting for the ACK of a response, so that newer content can be sent: a withheld ACK may never

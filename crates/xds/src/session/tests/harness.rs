@@ -38,7 +38,7 @@ pub(super) struct Peer {
     last: [Option<Got>; ResourceType::COUNT],
     /// SotW: what the client wants, and the version it accepted.
     names: [Vec<String>; ResourceType::COUNT],
-    accepted: [String; ResourceType::COUNT],
+    pub(super) accepted: [String; ResourceType::COUNT],
     /// Delta: versions of what the client has.
     pub(super) has: [BTreeMap<String, String>; ResourceType::COUNT],
 }

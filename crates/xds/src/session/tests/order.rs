@@ -74,6 +74,18 @@ fn rule_18_clusters_that_only_vanish_go_after_what_refers_to_them() {
 }
 
 #[test]
+fn rule_18_routes_of_which_there_are_none_hold_no_removal_back() {
+    // The client reconnects with routes of an earlier stream, of which none is left: they wait for the
+    // ACK of the clusters, and then there is nothing to send of them.
+    let mut peer = Peer::sotw("cds a=1 b=1");
+    peer.accepted = std::array::from_fn(|_| "of an earlier stream".to_owned());
+    assert_eq!(peer.open("cds"), ["cds a=1 b=1"]);
+    assert_eq!(peer.publish("cds -b"), SILENCE, "the clusters are not acknowledged");
+    assert_eq!(peer.open("rds r"), SILENCE);
+    assert_eq!(peer.ack("cds"), ["cds a=1"]);
+}
+
+#[test]
 fn rule_18_endpoints_never_wait_for_the_ack_of_clusters() {
     for mut peer in both() {
         peer.publish("cds a=2");
