@@ -9,10 +9,13 @@
 //!                                                            debug, metrics, CLI ┘
 //! ```
 //!
+//! What has no business with Kubernetes or Istio is in crates: the xDS protocol in `crates/xds`, HTTP/2 in
+//! `crates/http2`. `ARCHITECTURE.md` walks with a change through all of it.
+//!
 //! The sidecar's wing is `sidecar`: what runs beside an Envoy, and what puts it there. It meets the
 //! control plane over the network only.
 //!
-//! Each state has one writer: `publish` owns the model and cuts snapshots, a stream owns its
+//! Each state has one writer: `publish` owns the model and publishes snapshots, a stream owns its
 //! session. `tests/architecture.rs` holds who may use whom.
 
 // They panic where nobody reads; see `output`.
