@@ -148,7 +148,7 @@ fn values_that_a_pod_could_not_run_with_are_refused() {
         (
             "proxy.istio.io/config",
             "discoveryAddress: x",
-            "discoveryAddress: \"x\" is not HOST:PORT",
+            "discoveryAddress is \"x\", which is no HOST:PORT",
         ),
         (
             "pilothouse.io/termination-drain-duration",
