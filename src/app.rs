@@ -70,15 +70,15 @@ const LISTENERS: [&str; 3] = ["gRPC listener", "debug listener", "monitoring lis
 
 /// Where the mesh comes from.
 #[derive(Clone, Debug)]
-pub enum Source {
-    Kube(kube::Config),
-    Files(files::Config),
+pub enum SourceConfig {
+    Kube(kube::KubeSourceConfig),
+    Files(files::FileSourceConfig),
 }
 
 /// Everything that can be chosen.
 #[derive(Clone, Debug)]
-pub struct Config {
-    pub source: Source,
+pub struct ControlPlaneConfig {
+    pub source: SourceConfig,
     pub domain: String,
     pub grpc_addr: SocketAddr,
     pub http_addr: SocketAddr,
@@ -97,14 +97,14 @@ pub enum StartError {
     #[error("cannot start the thread for the monitoring port: {0}")]
     Thread(io::Error),
     #[error(transparent)]
-    Manifests(#[from] files::Unusable),
+    Manifests(#[from] files::UnusablePath),
     #[error("cannot serve reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
 /// A running control plane.
 #[derive(Debug)]
-pub struct Running {
+pub struct ControlPlane {
     /// The addresses really bound (port 0 asks for a free one).
     pub grpc: SocketAddr,
     pub http: SocketAddr,
@@ -120,7 +120,7 @@ pub struct Running {
 /// # Errors
 /// A port is taken, or a manifest path cannot be read. An API server that is away is no error: it
 /// is waited for, and `/ready` says so.
-pub async fn start(config: Config) -> Result<Running, StartError> {
+pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartError> {
     let mut taken = Vec::new();
     let mut bind = async |flag, address| {
         let listener = door::bind(flag, address, &taken).await?;
@@ -135,8 +135,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let grpc = Door::new("gRPC", grpc, rooms.grpc);
     let http = Door::new("debug", http, rooms.http);
     let monitoring = Door::new("monitoring", monitoring, rooms.http);
-    if let Source::Files(files) = &config.source {
-        files::check(files)?;
+    if let SourceConfig::Files(files) = &config.source {
+        files::check_paths(files)?;
     }
 
     let mut registry = Registry::default();
@@ -196,8 +196,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     parts.add("gRPC", stop_streams, |stop| server.run(grpc, stop));
     parts.add("source", CancellationToken::new(), |stop| async move {
         match config.source {
-            Source::Kube(kube) => kube::run(kube, changes, health, stop).await,
-            Source::Files(files) => files::run(files, changes, health, stop).await,
+            SourceConfig::Kube(kube) => kube::run(kube, changes, health, stop).await,
+            SourceConfig::Files(files) => files::run(files, changes, health, stop).await,
         }
     });
     parts.add("publisher", CancellationToken::new(), |stop| publisher.run(from_source, stop));
@@ -222,7 +222,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     info!(
         grpc = %grpc_addr, http = %http_addr, monitoring = %monitoring_addr, "listening"
     );
-    Ok(Running {
+    Ok(ControlPlane {
         grpc: grpc_addr,
         http: http_addr,
         monitoring: monitoring_addr,
@@ -263,7 +263,7 @@ fn monitor(
     })
 }
 
-impl Running {
+impl ControlPlane {
     /// Waits until a part ends that nobody has asked to. From then on `/live` and `/ready` fail, and all
     /// that is left to do is [`Self::shutdown`].
     pub async fn failed(&mut self) -> Failure {

@@ -100,7 +100,7 @@ fn warn_of_unread_variables() {
 }
 
 /// Serves until a signal asks for the end, or a part fails; a second signal ends the process at once.
-async fn run(config: app::Config) -> anyhow::Result<()> {
+async fn run(config: app::ControlPlaneConfig) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let mut running = app::start(config).await?;
     let failure = tokio::select! {
