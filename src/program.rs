@@ -62,7 +62,7 @@ fn serve(serve: Serve) -> ExitCode {
     };
     info!(target: TARGET, version = crate::version::VERSION, "pilothouse serve {serve}");
     warn_of_unread_variables();
-    descriptors::raise();
+    descriptors::raise_limit();
     let ended = said(runtime.block_on(run(config)));
     // What has not ended by now was given up.
     runtime.shutdown_background();
