@@ -15,7 +15,7 @@ use pilothouse::names::ResourceType;
 use pilothouse::publish::SnapshotBuilder;
 use pilothouse::snapshot::View;
 use pilothouse::translate::clusters;
-use pilothouse::translate::endpoints::{self, Place};
+use pilothouse::translate::endpoints::{self, ProxyLocation};
 use pilothouse::wire::DeltaDiscoveryRequest;
 use pilothouse_testkit::model_mesh as mesh;
 use pilothouse_xds::FrameBuilder;
@@ -83,9 +83,10 @@ fn one_change(criterion: &mut Criterion) {
             let Some(service) = mesh.model.service(key) else { return };
             bencher.iter(|| {
                 let slices = mesh.model.slices(key).map(|slice| &**slice);
-                let clusters = clusters::of_service(service, "cluster.local");
-                let place = Place { zone: None, node: None, regions: mesh.model.regions() };
-                let endpoints = endpoints::of_service(service, slices, "cluster.local", place);
+                let clusters = clusters::service_clusters(service, "cluster.local");
+                let place = ProxyLocation { zone: None, node: None, regions: mesh.model.regions() };
+                let endpoints =
+                    endpoints::service_endpoints(service, slices, "cluster.local", place);
                 black_box((clusters, endpoints))
             });
         });

@@ -1,8 +1,8 @@
 //! The one wiring function: what is started, in which order, and how it ends.
 //!
-//! Addresses are bound before anything else, so that a taken port is said at once. At shutdown
-//! proxies are told first (their streams end, they go to another replica), then the source and the
-//! publisher stop, then the pages for people; what has not ended by the deadline is dropped.
+//! Addresses are bound before anything else, so that a port in use is reported at once. At shutdown the
+//! streams end first, so that proxies connect to another replica, then the source and the publisher,
+//! then the debug pages; what has not ended by the deadline is dropped.
 //!
 //! The monitoring port has a thread and a runtime of its own: however busy the data path is, the kubelet
 //! gets its answer and does not restart a replica that serves.
@@ -26,11 +26,11 @@ use crate::ads::server::AdsServer;
 use crate::ads::stream::{ServerContext, ServerLimits};
 use crate::debug::DebugState;
 use crate::debug::monitoring::{self, MonitoringState};
-use crate::door::{self, Door, descriptors};
+use crate::door::{self, LimitedListener, descriptors};
 use crate::http_server;
 use crate::metrics::Metrics;
 use crate::metrics::scrape::Scrape;
-use crate::parts::{Failure, Parts};
+use crate::parts::{PartFailure, Parts};
 use crate::proxies::Proxies;
 use crate::publish::{Publisher, Timing};
 use crate::readiness::{Conditions, Guard};
@@ -43,16 +43,17 @@ mod startup;
 
 use startup::StartupConditions;
 
-/// Task polls between two looks at sockets and timers, and between two at the queue that threads
-/// share. A push wakes thousands of streams, and each is ready in some ten microseconds: with tokio's
-/// 61 the first ones' ACKs would be read before the last ones are told, half of them 20 % later.
+/// How many tasks are polled between two polls of sockets and timers, and between two of the queue that
+/// the threads share. A push wakes thousands of streams, and each needs some ten microseconds: with
+/// tokio's 61 the first proxies' ACKs would be read before the last proxies are sent the push, half of
+/// them 20 % later.
 const EVENT_INTERVAL: u32 = 1024;
 const GLOBAL_QUEUE_INTERVAL: u32 = 31;
 
-/// What the control plane runs on.
+/// The runtime of the control plane.
 ///
 /// # Errors
-/// The system gives no threads, or no epoll.
+/// The system refuses threads or epoll.
 pub fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread()
         .enable_all()
@@ -61,24 +62,24 @@ pub fn runtime() -> io::Result<Runtime> {
         .build()
 }
 
-/// Changes between the source and the publisher. A relist is one change, so this is about bursts
-/// of single ones; the source waits when it is full.
-const CHANGES: usize = 1024;
+/// Changes between the source and the publisher. A relist is one change, so this bounds bursts
+/// of single changes; the source waits when the channel is full.
+const MAX_QUEUED_CHANGES: usize = 1024;
 
-/// The parts that watch over the listening sockets, in the order of the doors.
-const LISTENERS: [&str; 3] = ["gRPC listener", "debug listener", "monitoring listener"];
+/// The parts that end when a listening socket is lost, in the order of the listeners.
+const LISTENER_PARTS: [&str; 3] = ["gRPC listener", "debug listener", "monitoring listener"];
 
 /// Where the mesh comes from.
 #[derive(Clone, Debug)]
-pub enum Source {
-    Kube(kube::Config),
-    Files(files::Config),
+pub enum SourceConfig {
+    Kube(kube::KubeSourceConfig),
+    Files(files::FileSourceConfig),
 }
 
-/// Everything that can be chosen.
+/// The configuration of a control plane.
 #[derive(Clone, Debug)]
-pub struct Config {
-    pub source: Source,
+pub struct ControlPlaneConfig {
+    pub source: SourceConfig,
     pub domain: String,
     pub grpc_addr: SocketAddr,
     pub http_addr: SocketAddr,
@@ -89,7 +90,7 @@ pub struct Config {
     pub shutdown_timeout: Duration,
 }
 
-/// Why it does not start.
+/// Why the control plane does not start.
 #[derive(Debug, Error)]
 pub enum StartError {
     #[error(transparent)]
@@ -97,30 +98,30 @@ pub enum StartError {
     #[error("cannot start the thread for the monitoring port: {0}")]
     Thread(io::Error),
     #[error(transparent)]
-    Manifests(#[from] files::Unusable),
+    Manifests(#[from] files::UnusablePath),
     #[error("cannot serve reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
 /// A running control plane.
 #[derive(Debug)]
-pub struct Running {
-    /// The addresses really bound (port 0 asks for a free one).
+pub struct ControlPlane {
+    /// The addresses that are bound (port 0 asks for a free port).
     pub grpc: SocketAddr,
     pub http: SocketAddr,
     pub monitoring: SocketAddr,
-    timeout: Duration,
+    shutdown_timeout: Duration,
     parts: Parts,
-    /// Held as long as this is: lost when one of the parts ends.
+    /// A condition of readiness and liveness: lost when one of the parts ends.
     all_parts_run: Guard,
 }
 
-/// Starts everything.
+/// Starts all parts of the control plane.
 ///
 /// # Errors
-/// A port is taken, or a manifest path cannot be read. An API server that is away is no error: it
-/// is waited for, and `/ready` says so.
-pub async fn start(config: Config) -> Result<Running, StartError> {
+/// A port is taken, or a manifest path cannot be read. An API server that cannot be reached is no
+/// error: it is waited for, and `/ready` says so.
+pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartError> {
     let mut taken = Vec::new();
     let mut bind = async |flag, address| {
         let listener = door::bind(flag, address, &taken).await?;
@@ -131,12 +132,12 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let (grpc, grpc_addr) = bind("--grpc-addr", config.grpc_addr).await?;
     let (http, http_addr) = bind("--http-addr", config.http_addr).await?;
     let (monitoring, monitoring_addr) = bind("--monitoring-addr", config.monitoring_addr).await?;
-    let rooms = descriptors::rooms(config.limits.connections);
-    let grpc = Door::new("gRPC", grpc, rooms.grpc);
-    let http = Door::new("debug", http, rooms.http);
-    let monitoring = Door::new("monitoring", monitoring, rooms.http);
-    if let Source::Files(files) = &config.source {
-        files::check(files)?;
+    let listener_limits = descriptors::listener_limits(config.limits.connections);
+    let grpc = LimitedListener::new("gRPC", grpc, listener_limits.grpc);
+    let http = LimitedListener::new("debug", http, listener_limits.http);
+    let monitoring = LimitedListener::new("monitoring", monitoring, listener_limits.http);
+    if let SourceConfig::Files(files) = &config.source {
+        files::check_paths(files)?;
     }
 
     let mut registry = Registry::default();
@@ -147,11 +148,11 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
 
     let (publisher, models, snapshots) =
         Publisher::new(&config.domain, config.timing, view_registry.clone(), metrics.clone());
-    let (changes, from_source) = mpsc::channel(CHANGES);
+    let (changes, queued_changes) = mpsc::channel(MAX_QUEUED_CHANGES);
 
     let stop_streams = CancellationToken::new();
     let frames = Arc::new(FrameBuilder::new(&crate::version::control_plane_identifier()));
-    let shared = Arc::new(ServerContext {
+    let context = Arc::new(ServerContext {
         snapshots: snapshots.clone(),
         view_registry,
         interner: Arc::new(Interner::default()),
@@ -164,9 +165,9 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let readiness = Conditions::default();
     let startup = StartupConditions::new(&readiness);
     let all_parts_run = readiness.condition("all parts run", "the process is being started");
-    let follow_startup = {
+    let watch_startup = {
         let (health, snapshots) = (health.clone(), snapshots.clone());
-        |stop| startup.follow(health, snapshots, stop)
+        |stop| startup.watch(health, snapshots, stop)
     };
     let debug = DebugState {
         proxies: proxies.clone(),
@@ -177,7 +178,7 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         domain: config.domain.as_str().into(),
         address: config.http_addr.ip(),
     };
-    let doors = [&grpc, &http, &monitoring].map(Door::stats);
+    let listeners = [&grpc, &http, &monitoring].map(LimitedListener::stats);
     let started = SystemTime::now();
     registry.register_collector(Box::new(Scrape {
         proxies,
@@ -187,70 +188,70 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
         frames,
         domain: config.domain.as_str().into(),
         started,
-        doors: doors.clone().into(),
+        listeners: listeners.clone().into(),
     }));
-    let monitored = MonitoringState { readiness, registry: Arc::new(registry), started };
+    let monitoring_state = MonitoringState { readiness, registry: Arc::new(registry), started };
 
-    let server = AdsServer::new(shared, crate::descriptors::encoded(), config.keepalive)?;
+    let server = AdsServer::new(context, crate::descriptors::encoded(), config.keepalive)?;
     let mut parts = Parts::default();
     parts.add("gRPC", stop_streams, |stop| server.run(grpc, stop));
     parts.add("source", CancellationToken::new(), |stop| async move {
         match config.source {
-            Source::Kube(kube) => kube::run(kube, changes, health, stop).await,
-            Source::Files(files) => files::run(files, changes, health, stop).await,
+            SourceConfig::Kube(kube) => kube::run(kube, changes, health, stop).await,
+            SourceConfig::Files(files) => files::run(files, changes, health, stop).await,
         }
     });
-    parts.add("publisher", CancellationToken::new(), |stop| publisher.run(from_source, stop));
+    parts.add("publisher", CancellationToken::new(), |stop| publisher.run(queued_changes, stop));
     parts.add("debug pages", CancellationToken::new(), |stop| {
         http_server::serve(http, crate::debug::router(debug), stop)
     });
     let stop_monitoring = CancellationToken::new();
-    let ended = monitor(monitoring, monitored, stop_monitoring.clone())?;
+    let ended = serve_monitoring(monitoring, monitoring_state, stop_monitoring.clone())?;
     parts.add("monitoring", stop_monitoring, |stop| async move {
-        // Whoever drops this part ends the thread.
+        // Dropping this part ends the thread.
         let _stop = stop.drop_guard();
         ended.await
     });
-    for (name, door) in LISTENERS.into_iter().zip(doors) {
+    for (name, listener) in LISTENER_PARTS.into_iter().zip(listeners) {
         parts.add(name, CancellationToken::new(), |stop| async move {
-            stop.run_until_cancelled(door.broken()).await;
+            stop.run_until_cancelled(listener.lost()).await;
         });
     }
     // Last to end, since its conditions are lost then.
-    parts.add("readiness", CancellationToken::new(), follow_startup);
+    parts.add("readiness", CancellationToken::new(), watch_startup);
     all_parts_run.meet();
     info!(
         grpc = %grpc_addr, http = %http_addr, monitoring = %monitoring_addr, "listening"
     );
-    Ok(Running {
+    Ok(ControlPlane {
         grpc: grpc_addr,
         http: http_addr,
         monitoring: monitoring_addr,
-        timeout: config.shutdown_timeout,
+        shutdown_timeout: config.shutdown_timeout,
         parts,
         all_parts_run,
     })
 }
 
 /// Serves the monitoring port on a thread of its own; the future ends as the thread does.
-fn monitor(
-    door: Door,
+fn serve_monitoring(
+    listener: LimitedListener,
     state: MonitoringState,
     stop: CancellationToken,
 ) -> Result<impl Future<Output = ()> + Send + use<>, StartError> {
     let runtime = Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
-    let door = door.into_std().map_err(StartError::Thread)?;
+    let listener = listener.into_std().map_err(StartError::Thread)?;
     let (ending, ended) = oneshot::channel::<()>();
     let serve = move || {
         // Dropped when the thread ends, however it does.
         let _ending = ending;
         runtime.block_on(async {
-            match door.into_tokio() {
-                Ok(door) => http_server::serve(door, monitoring::router(state), stop).await,
+            match listener.into_tokio() {
+                Ok(listener) => http_server::serve(listener, monitoring::router(state), stop).await,
                 Err(error) => error!(%error, "cannot serve the monitoring port"),
             }
         });
-        // A page that is still being made is for nobody.
+        // A page that is still being made has no reader any more.
         runtime.shutdown_background();
     };
     let thread = thread::Builder::new().name("monitoring".to_owned()).spawn(serve);
@@ -263,18 +264,18 @@ fn monitor(
     })
 }
 
-impl Running {
-    /// Waits until a part ends that nobody has asked to. From then on `/live` and `/ready` fail, and all
-    /// that is left to do is [`Self::shutdown`].
-    pub async fn failed(&mut self) -> Failure {
+impl ControlPlane {
+    /// Waits until a part ends without having been asked to. From then on `/live` and `/ready` fail, and
+    /// the only thing left to do is [`Self::shutdown`].
+    pub async fn failed(&mut self) -> PartFailure {
         let failure = self.parts.failed().await;
         self.all_parts_run.lose(failure.to_string());
         failure
     }
 
-    /// Ends every part in its order, then drops what is left at the deadline.
+    /// Ends every part in order, and drops what has not ended at the deadline.
     pub async fn shutdown(self) {
-        self.parts.end(self.timeout).await;
+        self.parts.shutdown(self.shutdown_timeout).await;
         info!("ended");
     }
 }

@@ -1,10 +1,11 @@
-//! A listener with a bound on its connections: nobody outside can use up the descriptors, and whoever
-//! has business here gets in.
+//! A listener with a limit on its connections (a *door* in metrics and log), so that peers can neither
+//! exhaust the file descriptors nor keep proxies and probes out.
 //!
-//! A connection is a stranger until it has shown what it is for ([`Place::settle`]; on an HTTP door it
-//! never is asked to). When a door is full, or an address has as many as one address may have, the
-//! oldest stranger of the address with the most of them is cut, and the newcomer gets in: a probe, or a
-//! new proxy, speaks at once and is not the oldest. Only where all are settled newcomers are refused.
+//! A connection is a *stranger* until it is established by a first request that makes sense
+//! ([`ConnectionSlot::mark_established`]; a connection of an HTTP listener stays a stranger). When the
+//! limit of the listener or of one address is reached, the oldest stranger of the address with the most
+//! of them is evicted for the new connection: a probe, or a new proxy, sends its request at once and is
+//! not the oldest. A new connection is refused only if all others are established.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,30 +22,30 @@ pub mod descriptors;
 mod table;
 
 pub use bind::{BindError, bind};
-pub use table::Room;
-use table::Table;
+pub use table::ConnectionLimits;
+use table::ConnectionTable;
 
-/// A line about what a door refuses is said again after this long, with a count.
-const REPEAT: Duration = Duration::from_secs(30);
+/// Refusals are logged at most this often, with their number.
+const LOG_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long nothing is accepted when there is no descriptor for it.
-const PAUSE: Duration = Duration::from_millis(100);
+/// How long to wait before the next accept when there is no file descriptor for a connection.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// What a door has done, for metrics.
+/// What a listener has done with connections, for metrics.
 #[derive(Debug, Default)]
-pub struct Counts {
+pub struct ConnectionCounters {
     refused: AtomicU64,
     cut: AtomicU64,
     panicked: AtomicU64,
 }
 
-impl Counts {
-    /// Connections that were closed at once, because the door was full of settled ones.
+impl ConnectionCounters {
+    /// Connections that were refused, because all others were established.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Strangers that were cut to let somebody else in.
+    /// Strangers that were evicted for a new connection.
     pub fn cut(&self) -> u64 {
         self.cut.load(Ordering::Relaxed)
     }
@@ -54,71 +55,75 @@ impl Counts {
         self.panicked.load(Ordering::Relaxed)
     }
 
-    /// A connection's task has panicked.
-    pub fn note_panic(&self) {
+    /// Counts a panic of a connection's task.
+    pub fn count_panic(&self) {
         self.panicked.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// What metrics see of a door.
+/// What metrics read of a listener.
 #[derive(Clone, Debug)]
-pub struct DoorStats {
+pub struct ListenerStats {
     pub name: &'static str,
-    pub counts: Arc<Counts>,
-    table: Arc<Mutex<Table>>,
-    broken: CancellationToken,
+    pub counts: Arc<ConnectionCounters>,
+    table: Arc<Mutex<ConnectionTable>>,
+    lost: CancellationToken,
 }
 
-impl DoorStats {
+impl ListenerStats {
     /// Connections open now.
-    pub fn open(&self) -> usize {
-        lock(&self.table).open()
+    pub fn open_connections(&self) -> usize {
+        lock(&self.table).open_connections()
     }
 
-    /// Completes if the listening socket is one no longer. Nobody gets in any more then, while those who
-    /// are in are served: somebody has to end the process.
-    pub async fn broken(&self) {
-        self.broken.cancelled().await;
+    /// Completes when the listening socket is lost. No connection is accepted any more then, while the
+    /// others are still served, so the process has to end.
+    pub async fn lost(&self) {
+        self.lost.cancelled().await;
     }
 }
 
-/// A listener, and who is in.
+/// A listener, and its connections.
 #[derive(Debug)]
-pub struct Door {
+pub struct LimitedListener {
     listener: TcpListener,
-    stats: DoorStats,
-    room: Room,
-    /// When something was last said, and what has happened since.
-    said: Option<Instant>,
-    unsaid: Unsaid,
+    stats: ListenerStats,
+    limits: ConnectionLimits,
+    /// When refusals were last logged, and what has happened since.
+    last_logged: Option<Instant>,
+    unlogged: UnloggedCounts,
 }
 
 #[derive(Debug, Default)]
-struct Unsaid {
+struct UnloggedCounts {
     refused: u64,
     cut: u64,
     failed: u64,
 }
 
-impl Door {
+impl LimitedListener {
     /// `name` is for log and metrics.
-    pub fn new(name: &'static str, listener: TcpListener, room: Room) -> Self {
-        let table = Arc::new(Mutex::new(Table::new(room)));
+    pub fn new(name: &'static str, listener: TcpListener, limits: ConnectionLimits) -> Self {
+        let table = Arc::new(Mutex::new(ConnectionTable::new(limits)));
         let stats =
-            DoorStats { name, counts: Arc::default(), table, broken: CancellationToken::new() };
-        Self { listener, stats, room, said: None, unsaid: Unsaid::default() }
+            ListenerStats { name, counts: Arc::default(), table, lost: CancellationToken::new() };
+        Self { listener, stats, limits, last_logged: None, unlogged: UnloggedCounts::default() }
     }
 
-    pub fn stats(&self) -> DoorStats {
+    pub fn stats(&self) -> ListenerStats {
         self.stats.clone()
     }
 
-    /// To be taken to another runtime.
+    /// Detaches the listener from this runtime, to be used in another.
     ///
     /// # Errors
     /// The system refuses.
-    pub fn into_std(self) -> std::io::Result<Moving> {
-        Ok(Moving { listener: self.listener.into_std()?, stats: self.stats, room: self.room })
+    pub fn into_std(self) -> std::io::Result<DetachedListener> {
+        Ok(DetachedListener {
+            listener: self.listener.into_std()?,
+            stats: self.stats,
+            limits: self.limits,
+        })
     }
 
     /// The next connection, to be admitted. May be dropped at any time.
@@ -126,122 +131,132 @@ impl Door {
         loop {
             match self.listener.accept().await {
                 Ok(accepted) => return accepted,
-                Err(error) if is_of_the_connection(&error) => {}
-                Err(error) if is_of_the_listener(&error) => {
+                Err(error) if is_connection_error(&error) => {}
+                Err(error) if is_listener_lost(&error) => {
                     error!(door = self.stats.name, %error, "the listening socket is lost");
-                    self.stats.broken.cancel();
+                    self.stats.lost.cancel();
                     return std::future::pending().await;
                 }
                 Err(error) => {
-                    self.unsaid.failed += 1;
-                    if self.is_due() {
-                        let failed = std::mem::take(&mut self.unsaid.failed);
+                    self.unlogged.failed += 1;
+                    if self.is_log_due() {
+                        let failed = std::mem::take(&mut self.unlogged.failed);
                         warn!(
                             door = self.stats.name, %error, times = failed,
                             "cannot take a connection (too many open files? see ulimit -Hn)"
                         );
                     }
-                    sleep(PAUSE).await;
+                    sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
         }
     }
 
-    /// A place for a connection from `address`, for as long as it is kept. `cut` must end the
-    /// connection soon; it may be called from any thread. `None` if it must go.
-    pub fn admit(&mut self, address: IpAddr, cut: impl Fn() + Send + 'static) -> Option<Place> {
+    /// Admits a connection from `address`, which counts until its slot is dropped. `evict` must end the
+    /// connection soon; it may be called from any thread. `None` if the connection is refused.
+    pub fn admit(
+        &mut self,
+        address: IpAddr,
+        evict: impl Fn() + Send + 'static,
+    ) -> Option<ConnectionSlot> {
         let address = address.to_canonical();
-        let admitted = lock(&self.stats.table).admit(address, Box::new(cut));
-        let place = match admitted {
-            Ok((number, victim)) => {
-                if let Some(cut) = victim {
-                    cut();
+        let admitted = lock(&self.stats.table).admit(address, Box::new(evict));
+        let slot = match admitted {
+            Ok((number, evicted)) => {
+                if let Some(evict) = evicted {
+                    evict();
                     self.stats.counts.cut.fetch_add(1, Ordering::Relaxed);
-                    self.unsaid.cut += 1;
+                    self.unlogged.cut += 1;
                 }
-                Some(Place { table: self.stats.table.clone(), address, number })
+                Some(ConnectionSlot { table: self.stats.table.clone(), address, number })
             }
-            Err(table::Full) => {
+            Err(table::LimitReached) => {
                 self.stats.counts.refused.fetch_add(1, Ordering::Relaxed);
-                self.unsaid.refused += 1;
+                self.unlogged.refused += 1;
                 None
             }
         };
-        if (self.unsaid.cut > 0 || self.unsaid.refused > 0) && self.is_due() {
-            let Unsaid { refused, cut, .. } = std::mem::take(&mut self.unsaid);
+        if (self.unlogged.cut > 0 || self.unlogged.refused > 0) && self.is_log_due() {
+            let UnloggedCounts { refused, cut, .. } = std::mem::take(&mut self.unlogged);
             warn!(
                 door = self.stats.name, last = %address, refused, cut,
                 "too many connections: there is room for {}, of which one address may have {}",
-                self.room.connections, self.room.of_one_address,
+                self.limits.total, self.limits.per_address,
             );
         }
-        place
+        slot
     }
 
-    fn is_due(&mut self) -> bool {
-        let due = self.said.is_none_or(|said| said.elapsed() >= REPEAT);
+    fn is_log_due(&mut self) -> bool {
+        let due = self.last_logged.is_none_or(|last| last.elapsed() >= LOG_INTERVAL);
         if due {
-            self.said = Some(Instant::now());
+            self.last_logged = Some(Instant::now());
         }
         due
     }
 }
 
-/// A door between two runtimes: a listener belongs to the one that it was made in.
+/// A listener between two runtimes, since a socket of tokio belongs to the runtime that it was made in.
 #[derive(Debug)]
-pub struct Moving {
+pub struct DetachedListener {
     listener: std::net::TcpListener,
-    stats: DoorStats,
-    room: Room,
+    stats: ListenerStats,
+    limits: ConnectionLimits,
 }
 
-impl Moving {
-    /// In the runtime that calls.
+impl DetachedListener {
+    /// Attaches the listener to the calling runtime.
     ///
     /// # Errors
     /// The system refuses.
-    pub fn into_tokio(self) -> std::io::Result<Door> {
-        let Self { listener, stats, room } = self;
+    pub fn into_tokio(self) -> std::io::Result<LimitedListener> {
+        let Self { listener, stats, limits } = self;
         let listener = TcpListener::from_std(listener)?;
-        Ok(Door { listener, stats, room, said: None, unsaid: Unsaid::default() })
+        Ok(LimitedListener {
+            listener,
+            stats,
+            limits,
+            last_logged: None,
+            unlogged: UnloggedCounts::default(),
+        })
     }
 }
 
-/// Whether only this connection failed, before it was taken.
-fn is_of_the_connection(error: &std::io::Error) -> bool {
+/// Whether only this connection failed, before it was accepted.
+fn is_connection_error(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, TimedOut};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | TimedOut)
 }
 
 /// Whether nothing will ever be accepted again (accept(2)): the socket does not listen, or is none. Seen
 /// where somebody shuts it down from outside (`ss -K`, a debugger). Everything else passes.
-fn is_of_the_listener(error: &std::io::Error) -> bool {
+fn is_listener_lost(error: &std::io::Error) -> bool {
     use rustix::io::Errno;
     let errno = Errno::from_io_error(error);
     errno.is_some_and(|errno| matches!(errno, Errno::INVAL | Errno::BADF | Errno::NOTSOCK))
 }
 
-/// A connection's place; dropped with it.
+/// One connection of a listener, counted until it is dropped.
 #[derive(Debug)]
-pub struct Place {
-    table: Arc<Mutex<Table>>,
+pub struct ConnectionSlot {
+    table: Arc<Mutex<ConnectionTable>>,
     address: IpAddr,
     number: u64,
 }
 
-impl Place {
-    /// It has shown what it is for: nobody gets its place while it wants it.
-    pub fn settle(&self) {
-        lock(&self.table).settle(self.address, self.number);
+impl ConnectionSlot {
+    /// Marks the connection as established: it is not evicted any more.
+    pub fn mark_established(&self) {
+        lock(&self.table).mark_established(self.address, self.number);
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        lock(&self.table).leave(self.address, self.number);
+        lock(&self.table).release(self.address, self.number);
     }
 }
 
-fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+fn lock(table: &Mutex<ConnectionTable>) -> MutexGuard<'_, ConnectionTable> {
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }

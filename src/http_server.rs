@@ -1,5 +1,5 @@
-//! HTTP/1.1 for probes and people, with a deadline for everything that a peer may drag out and a bound
-//! on connections (`door`). axum's own server has neither.
+//! HTTP/1.1 for probes and people, with a deadline for everything that a peer can delay and a limit of
+//! connections (`door`). axum's own server has neither.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -21,75 +21,80 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::{debug, error};
 
-use crate::door::{Counts, Door};
+use crate::door::{ConnectionCounters, LimitedListener};
 
-/// Until the head of a request is there: the first, or the next on a connection that is kept.
-const HEAD: Duration = Duration::from_secs(10);
+/// How long a peer may take for the head of a request, from the connection's begin or the last response.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection is kept for further requests.
-const KEPT: Duration = Duration::from_secs(60);
-/// A connection's whole life, the last answer included.
-const WHOLE: Duration = Duration::from_secs(180);
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// How long a connection lasts at most, the last response included.
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(180);
 /// A request's head, at most; also what is read at a time.
-const BUFFER: usize = 16 << 10;
+const MAX_HEAD_BYTES: usize = 16 << 10;
 
-/// Serves until `stop`; then no new connection is taken, and it returns when the requests that are
-/// under way are answered.
-pub async fn serve(mut door: Door, router: Router, stop: CancellationToken) {
+/// Serves until `stop`; then no new connection is accepted, and it returns when the requests that are
+/// in progress are answered.
+pub async fn serve(mut listener: LimitedListener, router: Router, stop: CancellationToken) {
     let mut connections = JoinSet::new();
-    let counts = door.stats().counts;
+    let counts = listener.stats().counts;
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            (socket, peer) = door.accept() => {
-                let cut = CancellationToken::new();
-                let place = door.admit(peer.ip(), { let cut = cut.clone(); move || cut.cancel() });
-                let Some(place) = place else { continue };
-                let served = connection(socket, peer, router.clone(), stop.clone());
+            (socket, peer) = listener.accept() => {
+                let evicted = CancellationToken::new();
+                let slot = listener.admit(peer.ip(), { let evicted = evicted.clone(); move || evicted.cancel() });
+                let Some(slot) = slot else { continue };
+                let served = serve_connection(socket, peer, router.clone(), stop.clone());
                 connections.spawn(async move {
-                    cut.run_until_cancelled(served).await;
-                    drop(place);
+                    evicted.run_until_cancelled(served).await;
+                    drop(slot);
                 });
             }
-            Some(ended) = connections.join_next() => note(ended, &counts),
+            Some(ended) = connections.join_next() => count_panic(ended, &counts),
         }
     }
-    drop(door);
+    drop(listener);
     while let Some(ended) = connections.join_next().await {
-        note(ended, &counts);
+        count_panic(ended, &counts);
     }
 }
 
-/// A panic ends its own connection only.
-fn note(ended: Result<(), JoinError>, counts: &Counts) {
+/// Logs and counts a panic, which ends its own connection only.
+fn count_panic(ended: Result<(), JoinError>, counts: &ConnectionCounters) {
     if let Err(ended) = ended
         && ended.is_panic()
     {
-        counts.note_panic();
+        counts.count_panic();
         error!("an HTTP connection was dropped: {ended}");
     }
 }
 
-async fn connection(socket: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
+async fn serve_connection(
+    socket: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    stop: CancellationToken,
+) {
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
-        let answer = router.clone().oneshot(request.map(Body::new));
-        async { answer.await as Result<Response, Infallible> }
+        let response = router.clone().oneshot(request.map(Body::new));
+        async { response.await as Result<Response, Infallible> }
     });
     let mut http1 = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD)
-            .max_buf_size(BUFFER)
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(socket), service)
     );
-    let mut last = pin!(async {
+    let mut drain = pin!(async {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = sleep(KEPT) => {}
+            () = sleep(KEEP_ALIVE) => {}
         }
     });
-    let mut whole = pin!(sleep(WHOLE));
-    let mut keeps = true;
+    let mut deadline = pin!(sleep(MAX_CONNECTION_AGE));
+    let mut keeps_alive = true;
     loop {
         tokio::select! {
             ended = http1.as_mut() => {
@@ -98,11 +103,11 @@ async fn connection(socket: TcpStream, peer: SocketAddr, router: Router, stop: C
                 }
                 return;
             }
-            () = &mut last, if keeps => {
-                keeps = false;
+            () = &mut drain, if keeps_alive => {
+                keeps_alive = false;
                 http1.as_mut().graceful_shutdown();
             }
-            () = &mut whole => return debug!(%peer, "HTTP connection cut after {WHOLE:?}"),
+            () = &mut deadline => return debug!(%peer, "HTTP connection cut after {MAX_CONNECTION_AGE:?}"),
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::output;
 mod rate;
 mod sink;
 
-use rate::Rate;
+use rate::RateLimiter;
 use sink::{LOST, Writing};
 
 /// How a line looks.
@@ -62,7 +62,7 @@ pub struct Logging {
 /// The filter makes no sense.
 pub fn start(filter: &str, format: Format) -> Result<Logging, ParseError> {
     let filter = EnvFilter::try_new(filter)?;
-    let rate = Rate::default();
+    let rate = RateLimiter::default();
     let escapes = match format {
         Format::Text { .. } => sink::Escapes::Done,
         Format::Json => sink::Escapes::OfJson,

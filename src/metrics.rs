@@ -1,8 +1,8 @@
-//! What is counted while working, for Prometheus.
+//! Counters and histograms for Prometheus, updated as events happen.
 //!
 //! Injected, never global: [`Metrics::new`] adds itself to a registry that `app` owns. What can be
-//! read off the state of things when asked (who is connected, how old a watch is) is not kept
-//! here; [`scrape`] computes it. `docs/metrics.md` lists all; a test holds it to what is served.
+//! computed from the current state (who is connected, how old a watch is) is not kept here;
+//! [`scrape`] computes it. `docs/metrics.md` lists all metrics; a test compares it with what is served.
 //!
 //! Names are Istio's where Istio has one, to the letter, so that its dashboards work. Istio's
 //! counters have no `_total`, which OpenMetrics demands of a counter, so they are shown with the
@@ -29,7 +29,7 @@ pub mod scrape;
 /// All counters and histograms. Every method is a few atomic operations or one short lock.
 #[derive(Debug)]
 pub struct Metrics {
-    by_type: [OfType; ResourceType::COUNT],
+    by_type: [TypeMetrics; ResourceType::COUNT],
     services: Counter,
     services_gone: Counter,
     endpoints: Counter,
@@ -39,17 +39,17 @@ pub struct Metrics {
     streams_opened: Counter,
     streams_closed: Counter,
     probes: Counter,
-    waiting: Gauge,
+    waiting_streams: Gauge,
     send_timeouts: Counter,
-    refused_views: Counter,
-    aged_connections: Counter,
-    admissions_overdue: Counter,
+    views_refused: Counter,
+    connections_aged: Counter,
+    admission_timeouts: Counter,
     connections_evicted: Counter,
     peer_bytes: Gauge,
 }
 
 #[derive(Debug)]
-struct OfType {
+struct TypeMetrics {
     pushes: Counter,
     rejects: Counter,
     expired_nonces: Counter,
@@ -60,34 +60,34 @@ struct OfType {
 }
 
 impl Metrics {
-    /// Everything at zero, so that a rate over the first event is right.
+    /// All metrics at zero, so that a rate over the first event is right.
     pub fn new(registry: &mut Registry) -> Arc<Self> {
-        let by_type = ResourceType::IN_ORDER.map(|_| OfType {
+        let by_type = ResourceType::IN_ORDER.map(|_| TypeMetrics {
             pushes: Counter::default(),
             rejects: Counter::default(),
             expired_nonces: Counter::default(),
             requests: Counter::default(),
             // Istio's boundaries, with what a small mesh needs below them.
             push_bytes: Histogram::new([1e2, 1e3, 1e4, 1e5, 1e6, 4e6, 1e7, 4e7]),
-            push_seconds: seconds(),
-            ack_seconds: seconds(),
+            push_seconds: latency_histogram(),
+            ack_seconds: latency_histogram(),
         });
         let metrics = Arc::new(Self {
             by_type,
             services: Counter::default(),
             services_gone: Counter::default(),
             endpoints: Counter::default(),
-            convergence: seconds(),
+            convergence: latency_histogram(),
             snapshots: Counter::default(),
-            snapshot_seconds: seconds(),
+            snapshot_seconds: latency_histogram(),
             streams_opened: Counter::default(),
             streams_closed: Counter::default(),
             probes: Counter::default(),
-            waiting: Gauge::default(),
+            waiting_streams: Gauge::default(),
             send_timeouts: Counter::default(),
-            refused_views: Counter::default(),
-            aged_connections: Counter::default(),
-            admissions_overdue: Counter::default(),
+            views_refused: Counter::default(),
+            connections_aged: Counter::default(),
+            admission_timeouts: Counter::default(),
             connections_evicted: Counter::default(),
             peer_bytes: Gauge::default(),
         });
@@ -96,35 +96,35 @@ impl Metrics {
     }
 
     /// A response of `bytes` (as encoded on the stream) was sent.
-    pub fn push(&self, of: ResourceType, bytes: usize) {
-        let metrics = self.of(of);
+    pub fn push_sent(&self, resource_type: ResourceType, bytes: usize) {
+        let metrics = self.type_metrics(resource_type);
         metrics.pushes.inc();
         metrics.push_bytes.observe(bytes as f64);
     }
 
     /// How long a response took from its cause (a snapshot or a request) to the connection.
-    pub fn push_time(&self, of: ResourceType, took: Duration) {
-        self.of(of).push_seconds.observe(took.as_secs_f64());
+    pub fn observe_push_time(&self, resource_type: ResourceType, took: Duration) {
+        self.type_metrics(resource_type).push_seconds.observe(took.as_secs_f64());
     }
 
     /// A response was acknowledged, this long after it was handed to the connection.
-    pub fn ack_time(&self, of: ResourceType, took: Duration) {
-        self.of(of).ack_seconds.observe(took.as_secs_f64());
+    pub fn observe_ack_time(&self, resource_type: ResourceType, took: Duration) {
+        self.type_metrics(resource_type).ack_seconds.observe(took.as_secs_f64());
     }
 
     /// A request arrived, whatever it means.
-    pub fn request(&self, of: ResourceType) {
-        self.of(of).requests.inc();
+    pub fn request_received(&self, resource_type: ResourceType) {
+        self.type_metrics(resource_type).requests.inc();
     }
 
     /// A request was a NACK.
-    pub fn reject(&self, of: ResourceType) {
-        self.of(of).rejects.inc();
+    pub fn nack_received(&self, resource_type: ResourceType) {
+        self.type_metrics(resource_type).rejects.inc();
     }
 
     /// A request carried the nonce of another response than the last.
-    pub fn expired_nonce(&self, of: ResourceType) {
-        self.of(of).expired_nonces.inc();
+    pub fn stale_nonce_received(&self, resource_type: ResourceType) {
+        self.type_metrics(resource_type).expired_nonces.inc();
     }
 
     pub fn stream_opened(&self) {
@@ -135,44 +135,44 @@ impl Metrics {
         self.streams_closed.inc();
     }
 
-    /// A stream is no proxy's but a probe's.
-    pub fn probe(&self) {
+    /// A stream was opened by a probe, not by a proxy.
+    pub fn probe_opened(&self) {
         self.probes.inc();
     }
 
-    /// A stream waits for its turn to be brought into sync.
-    pub fn turn_awaited(&self) {
-        self.waiting.inc();
+    /// A stream waits to be admitted.
+    pub fn admission_queued(&self) {
+        self.waiting_streams.inc();
     }
 
-    /// It has it, or has gone.
-    pub fn turn_awaited_no_more(&self) {
-        self.waiting.dec();
+    /// A stream that waited has been admitted, or has ended.
+    pub fn admission_dequeued(&self) {
+        self.waiting_streams.dec();
     }
 
-    /// How many streams wait for their turn.
-    pub fn turns_awaited(&self) -> i64 {
-        self.waiting.get()
+    /// How many streams wait to be admitted.
+    pub fn waiting_streams(&self) -> i64 {
+        self.waiting_streams.get()
     }
 
-    /// A reader that had stopped was disconnected.
-    pub fn send_timeout(&self) {
+    /// A proxy that had stopped reading was disconnected.
+    pub fn send_timed_out(&self) {
         self.send_timeouts.inc();
     }
 
     /// A connection was ended because of its age.
     pub fn connection_aged(&self) {
-        self.aged_connections.inc();
+        self.connections_aged.inc();
     }
 
     /// A proxy needed one view more than there may be.
     pub fn view_refused(&self) {
-        self.refused_views.inc();
+        self.views_refused.inc();
     }
 
-    /// A stream has waited for its turn for as long as anybody may, and goes on without.
-    pub fn admission_overdue(&self) {
-        self.admissions_overdue.inc();
+    /// A stream was admitted without a permit, because it had waited for the longest allowed time.
+    pub fn admission_timed_out(&self) {
+        self.admission_timeouts.inc();
     }
 
     /// A connection was ended because it, or all of them, held too much memory.
@@ -180,8 +180,8 @@ impl Metrics {
         self.connections_evicted.inc();
     }
 
-    /// What all peers hold together now, bytes.
-    pub fn peer_bytes(&self, bytes: usize) {
+    /// The memory charged to all peers now, bytes.
+    pub fn set_peer_bytes(&self, bytes: usize) {
         self.peer_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
@@ -191,13 +191,13 @@ impl Metrics {
         self.snapshot_seconds.observe(took.as_secs_f64());
     }
 
-    /// A proxy's connection has been given what a change of the source led to, this long after it.
-    pub fn convergence(&self, took: Duration) {
+    /// The response to a change of the source was handed to a proxy's connection, this long after the change.
+    pub fn observe_convergence(&self, took: Duration) {
         self.convergence.observe(took.as_secs_f64());
     }
 
-    /// The source said something; a complete list counts once for each of its objects.
-    pub fn inbound(&self, change: &Change) {
+    /// A change of the source was received; a complete list counts once for each of its objects.
+    pub fn change_received(&self, change: &Change) {
         let (counter, times) = match change {
             Change::Service(_) => (&self.services, 1),
             Change::Services(_, list) => (&self.services, list.len()),
@@ -209,49 +209,52 @@ impl Metrics {
         counter.inc_by(times as u64);
     }
 
-    fn of(&self, of: ResourceType) -> &OfType {
-        &self.by_type[of.index()]
+    fn type_metrics(&self, resource_type: ResourceType) -> &TypeMetrics {
+        &self.by_type[resource_type.index()]
     }
 }
 
 impl Collector for Metrics {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut families = Families(encoder);
-        let by_type = || ResourceType::IN_ORDER.map(|of| (of.short(), self.of(of)));
+        let by_type = || {
+            ResourceType::IN_ORDER
+                .map(|resource_type| (resource_type.short(), self.type_metrics(resource_type)))
+        };
         families.labelled(
             "pilot_xds_pushes",
             "Responses sent",
             MetricType::Unknown,
             "type",
-            by_type().map(|(short, of)| (short, bare(&of.pushes))),
+            by_type().map(|(short, metrics)| (short, counter_value(&metrics.pushes))),
         )?;
         families.labelled(
             "pilot_total_xds_rejects",
             "NACKs received",
             MetricType::Unknown,
             "type",
-            by_type().map(|(short, of)| (short, bare(&of.rejects))),
+            by_type().map(|(short, metrics)| (short, counter_value(&metrics.rejects))),
         )?;
         families.labelled(
             "pilot_xds_expired_nonce",
             "Requests that were about another response than the last one",
             MetricType::Unknown,
             "type",
-            by_type().map(|(short, of)| (short, bare(&of.expired_nonces))),
+            by_type().map(|(short, metrics)| (short, counter_value(&metrics.expired_nonces))),
         )?;
         families.labelled(
             "pilothouse_xds_requests",
             "Requests received, ACKs and NACKs included",
             MetricType::Counter,
             "type",
-            by_type().map(|(short, of)| (short, of.requests.clone())),
+            by_type().map(|(short, metrics)| (short, metrics.requests.clone())),
         )?;
         families.labelled(
             "pilot_xds_config_size_bytes",
             "Encoded size of a response",
             MetricType::Histogram,
             "type",
-            by_type().map(|(short, of)| (short, of.push_bytes.clone())),
+            by_type().map(|(short, metrics)| (short, metrics.push_bytes.clone())),
         )?;
         families.labelled(
             "pilot_xds_push_time",
@@ -259,16 +262,16 @@ impl Collector for Metrics {
              connection",
             MetricType::Histogram,
             "type",
-            by_type().map(|(short, of)| (short, of.push_seconds.clone())),
+            by_type().map(|(short, metrics)| (short, metrics.push_seconds.clone())),
         )?;
         families.labelled(
             "pilothouse_ack_seconds",
             "Seconds from a response being handed to the connection to its ACK",
             MetricType::Histogram,
             "type",
-            by_type().map(|(short, of)| (short, of.ack_seconds.clone())),
+            by_type().map(|(short, metrics)| (short, metrics.ack_seconds.clone())),
         )?;
-        families.one(
+        families.single(
             "pilot_proxy_convergence_time",
             "Seconds from a change in the source to its response being handed to a proxy's \
              connection",
@@ -280,68 +283,68 @@ impl Collector for Metrics {
             MetricType::Unknown,
             "type",
             [
-                ("eds", bare(&self.endpoints)),
-                ("svc", bare(&self.services)),
-                ("svcdelete", bare(&self.services_gone)),
+                ("eds", counter_value(&self.endpoints)),
+                ("svc", counter_value(&self.services)),
+                ("svcdelete", counter_value(&self.services_gone)),
             ],
         )?;
-        families.one(
+        families.single(
             "pilothouse_snapshots",
             "Snapshots cut, that is, changes published",
             self.snapshots.clone(),
         )?;
-        families.one(
+        families.single(
             "pilothouse_snapshot_seconds",
             "Seconds that building a snapshot took",
             self.snapshot_seconds.clone(),
         )?;
-        families.one(
+        families.single(
             "pilothouse_streams_opened",
             "xDS streams opened",
             self.streams_opened.clone(),
         )?;
-        families.one(
+        families.single(
             "pilothouse_streams_closed",
             "xDS streams ended, for whatever reason",
             self.streams_closed.clone(),
         )?;
-        families.one(
+        families.single(
             "pilothouse_probes",
             "xDS streams opened by probes: pilothouse doctor, and agents of sidecars that are not \
              ready",
             self.probes.clone(),
         )?;
-        families.one(
+        families.single(
             "pilothouse_waiting_streams",
             "xDS streams that wait for their turn to be brought into sync",
-            self.waiting.clone(),
+            self.waiting_streams.clone(),
         )?;
-        families.one(
+        families.single(
             "pilothouse_send_timeouts",
             "Proxies disconnected because they had stopped reading",
             self.send_timeouts.clone(),
         )?;
-        families.one(
+        families.single(
             "pilothouse_refused_views",
             "Proxies refused because they need one view more than there may be",
-            self.refused_views.clone(),
+            self.views_refused.clone(),
         )?;
-        families.one(
+        families.single(
             "pilothouse_aged_connections",
             "Connections ended because of their age, so that proxies spread over the replicas",
-            self.aged_connections.clone(),
+            self.connections_aged.clone(),
         )?;
-        families.one(
+        families.single(
             "pilothouse_admissions_overdue",
             "Streams brought into sync without a turn because they had waited for 4 s",
-            self.admissions_overdue.clone(),
+            self.admission_timeouts.clone(),
         )?;
-        families.one(
+        families.single(
             "pilothouse_connections_evicted",
             "Connections ended because they held too much memory",
             self.connections_evicted.clone(),
         )?;
-        families.one(
+        families.single(
             "pilothouse_peer_memory_bytes",
             "Memory charged to connected peers: requests, subscriptions, unsent answers",
             self.peer_bytes.clone(),
@@ -349,23 +352,23 @@ impl Collector for Metrics {
     }
 }
 
-/// From half a millisecond to Istio's thirty seconds.
-fn seconds() -> Histogram {
+/// From half a millisecond to Istio's thirty latency_histogram.
+fn latency_histogram() -> Histogram {
     Histogram::new([
         0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 5.0, 10.0, 30.0,
     ])
 }
 
-/// A counter's number under its bare name: a gauge's line has nothing else.
-fn bare(counter: &Counter) -> ConstGauge<u64> {
+/// A counter's number under its counter_value name: a gauge's line has nothing else.
+fn counter_value(counter: &Counter) -> ConstGauge<u64> {
     ConstGauge::new(counter.get())
 }
 
-/// Writes families one after the other.
+/// Writes metric families one after the other.
 struct Families<'a>(DescriptorEncoder<'a>);
 
 impl Families<'_> {
-    fn one(&mut self, name: &str, help: &str, sample: impl EncodeMetric) -> fmt::Result {
+    fn single(&mut self, name: &str, help: &str, sample: impl EncodeMetric) -> fmt::Result {
         sample.encode(self.0.encode_descriptor(name, help, None, sample.metric_type())?)
     }
 

@@ -13,7 +13,7 @@ use thiserror::Error;
 
 mod spoken;
 
-pub use spoken::Spoken;
+pub use spoken::PortProtocol;
 
 /// The resource types that Pilothouse serves, in the order in which they must be sent
 /// (`docs/protocol.md`, rule 18: make before break).

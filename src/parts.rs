@@ -1,5 +1,5 @@
-//! The parts of a process: tasks that run until they are asked to end. One that ends unasked, or
-//! panics, leaves a process that looks alive and does not do its work, so somebody waits for that
+//! The parts of a process: tasks that run until they are asked to end. A part that ends before, or
+//! panics, leaves a process that looks alive and does not work, so the program waits for that
 //! ([`Parts::failed`]) and ends the process.
 
 use std::any::Any;
@@ -14,9 +14,9 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-/// A part has ended that nobody had asked to.
+/// A part has ended without having been asked to.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum Failure {
+pub enum PartFailure {
     #[error("the part {part:?} ended although nobody had asked it to")]
     Ended { part: &'static str },
     #[error("the part {part:?} panicked: {message}")]
@@ -31,7 +31,7 @@ struct Part {
     task: Option<JoinHandle<()>>,
 }
 
-/// In the order in which they are ended.
+/// All parts, in the order in which they are shut down.
 #[derive(Debug, Default)]
 pub struct Parts(Vec<Part>);
 
@@ -48,13 +48,13 @@ impl Parts {
     }
 
     /// Waits until a part ends without having been asked to.
-    pub async fn failed(&mut self) -> Failure {
+    pub async fn failed(&mut self) -> PartFailure {
         poll_fn(|context| {
             for part in &mut self.0 {
                 let Some(task) = &mut part.task else { continue };
                 if let Poll::Ready(ended) = Pin::new(task).poll(context) {
                     part.task = None;
-                    return Poll::Ready(failure(part.name, ended));
+                    return Poll::Ready(part_failure(part.name, ended));
                 }
             }
             Poll::Pending
@@ -62,17 +62,17 @@ impl Parts {
         .await
     }
 
-    /// Ends every part in its order, then drops what is left at the deadline.
-    pub async fn end(self, within: Duration) {
-        let deadline = Instant::now() + within;
+    /// Ends every part in order, and drops what has not ended at the deadline.
+    pub async fn shutdown(self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
         for part in self.0 {
             part.stop.cancel();
             let Some(mut task) = part.task else { continue };
             match timeout_at(deadline, &mut task).await {
                 Ok(Ok(())) => {}
-                Ok(Err(ended)) => error!("{}", failure(part.name, Err(ended))),
+                Ok(Err(ended)) => error!("{}", part_failure(part.name, Err(ended))),
                 Err(_) => {
-                    warn!(part = part.name, "has not ended in {within:?}, dropped");
+                    warn!(part = part.name, "has not ended in {timeout:?}, dropped");
                     task.abort();
                 }
             }
@@ -80,15 +80,15 @@ impl Parts {
     }
 }
 
-fn failure(part: &'static str, ended: Result<(), JoinError>) -> Failure {
+fn part_failure(part: &'static str, ended: Result<(), JoinError>) -> PartFailure {
     match ended.map_err(JoinError::try_into_panic) {
-        Err(Ok(panic)) => Failure::Panicked { part, message: panic_message(&*panic) },
-        // Cancelled is ended.
-        Ok(()) | Err(Err(_)) => Failure::Ended { part },
+        Err(Ok(panic)) => PartFailure::Panicked { part, message: panic_message(&*panic) },
+        // A cancelled task has ended.
+        Ok(()) | Err(Err(_)) => PartFailure::Ended { part },
     }
 }
 
-/// What a panic said.
+/// The message of a panic.
 #[must_use]
 pub fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -123,13 +123,13 @@ mod tests {
         parts.add("idle", CancellationToken::new(), |_| async {});
         obedient(&mut parts, "last", &ended);
         let mut seen = [parts.failed().await, parts.failed().await];
-        seen.sort_by_key(Failure::to_string);
+        seen.sort_by_key(PartFailure::to_string);
         let message = "at 7".to_owned();
-        let broken = Failure::Panicked { part: "broken", message };
-        assert_eq!(seen, [broken, Failure::Ended { part: "idle" }]);
+        let broken = PartFailure::Panicked { part: "broken", message };
+        assert_eq!(seen, [broken, PartFailure::Ended { part: "idle" }]);
         assert!(ends.try_recv().is_err(), "those that work go on");
         // What has been seen is not waited for again.
-        parts.end(Duration::from_secs(60)).await;
+        parts.shutdown(Duration::from_secs(60)).await;
         assert_eq!((ends.recv().await, ends.recv().await), (Some("first"), Some("last")));
     }
 
@@ -148,7 +148,7 @@ mod tests {
             let _guard = guard;
             std::future::pending().await
         });
-        parts.end(Duration::from_secs(5)).await;
+        parts.shutdown(Duration::from_secs(5)).await;
         dropped.recv().await.unwrap();
     }
 

@@ -62,7 +62,7 @@ fn serve(serve: Serve) -> ExitCode {
     };
     info!(target: TARGET, version = crate::version::VERSION, "pilothouse serve {serve}");
     warn_of_unread_variables();
-    descriptors::raise();
+    descriptors::raise_limit();
     let ended = said(runtime.block_on(run(config)));
     // What has not ended by now was given up.
     runtime.shutdown_background();
@@ -100,7 +100,7 @@ fn warn_of_unread_variables() {
 }
 
 /// Serves until a signal asks for the end, or a part fails; a second signal ends the process at once.
-async fn run(config: app::Config) -> anyhow::Result<()> {
+async fn run(config: app::ControlPlaneConfig) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let mut running = app::start(config).await?;
     let failure = tokio::select! {

@@ -161,7 +161,7 @@ impl Publisher {
     }
 
     fn apply_change(&mut self, change: Change) {
-        self.metrics.inbound(&change);
+        self.metrics.change_received(&change);
         if matches!(change, Change::Synced) && self.pace.all_listed(Instant::now()) {
             info!(
                 services = self.model.service_count(),

@@ -1,8 +1,8 @@
 //! From the model to Envoy's messages: pure functions, no state.
 //!
 //! Every function takes one service (or nothing but a port) and gives the resources that follow
-//! from it alone, so that a change of one service costs work for that service. What the resources
-//! of two services may fight over is said where it can happen; who wins is `publish`'s to decide.
+//! from it alone, so that a change of one service costs work for that service. Where the
+//! resources of two services can conflict, the function says so; `publish` decides which is served.
 //!
 //! Uses `model`, `names` and `view`. Shapes and defaults are Istio's without what only its own
 //! Envoy build has, so that people and tools recognise them. Versions are hashes of the encoding,
@@ -26,28 +26,30 @@ pub mod endpoints;
 pub mod listeners;
 pub mod routes;
 
-/// How a standalone proxy's listener tells the table its port's number: the table is everybody's, and
-/// a request is routed before any filter sees it. Whatever a client puts there is overwritten, and the
-/// table takes it away.
+/// The request header by which the listener of a standalone proxy gives its port to the route table: all
+/// such listeners share the table, and a request is routed before any filter sees it. A client's value is
+/// overwritten, and the table removes the header.
 const LISTENER_PORT_HEADER: &str = "x-pilothouse-listener-port";
 
-/// Under this key endpoints of a headless service carry their pod's name and requests the one they
-/// are for, both in the namespace that Envoy's subsets go by. Captured requests go without: DNS has
-/// chosen the pod.
+/// The metadata key, in the namespace of Envoy's subset load balancer, for the pod's name of a headless
+/// service's endpoint and of a request. Captured requests do not have it: DNS has chosen the pod.
 const HOSTNAME_KEY: &str = "hostname";
 const SUBSET_NAMESPACE: &str = "envoy.lb";
-/// Takes a pod's name out of the Host, where a route says so.
+/// The filter that extracts a pod's name from the Host, where a virtual host configures it.
 const POD_NAME_FILTER: &str = "envoy.filters.http.header_to_metadata";
 
 /// The port numbers for which `service` needs an HTTP listener and a route table on proxies of
 /// this kind; none for a standalone Envoy, which has one of each for all.
 pub fn http_ports(kind: &ProxyKind, service: &Service) -> impl Iterator<Item = u16> {
-    let by_address = *kind == ProxyKind::Sidecar && !behind(service).cluster_ips().is_empty();
+    let by_address =
+        *kind == ProxyKind::Sidecar && !target_service(service).cluster_ips().is_empty();
     served_http_ports(service).filter(move |port| by_address || serves_http_port(kind, *port))
 }
 
 fn served_http_ports(service: &Service) -> impl Iterator<Item = u16> {
-    served_ports(behind(service)).filter(|port| port.protocol.is_http()).map(|port| port.port)
+    served_ports(target_service(service))
+        .filter(|port| port.protocol.is_http())
+        .map(|port| port.port)
 }
 
 /// Whether proxies of this kind have a common HTTP listener for all services with this port number,
@@ -84,8 +86,8 @@ fn served_ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
     })
 }
 
-/// The service whose clusters requests for `service` go to: that which an alias stands for.
-fn behind(service: &Service) -> &Service {
+/// The service whose clusters requests for `service` go to: an alias's target, or `service` itself.
+fn target_service(service: &Service) -> &Service {
     match &service.kind {
         ServiceKind::Alias(target) => target,
         _ => service,
@@ -98,13 +100,13 @@ fn hashes_clients(kind: &ProxyKind, policy: &TrafficPolicy) -> bool {
     policy.load_balancing.is_by_client() && !matches!(kind, ProxyKind::BoundSidecar(_))
 }
 
-fn any<M: Message + Name>(message: &M) -> Any {
+fn to_any<M: Message + Name>(message: &M) -> Any {
     Any { type_url: M::type_url(), value: message.encode_to_vec() }
 }
 
-/// This very stream. No fetch timeout: the control plane always answers, and a slow start must
+/// The ADS stream. Without a fetch timeout: the control plane always responds, and a slow start must
 /// not end in an empty cluster or table.
-fn over_ads() -> ConfigSource {
+fn ads_config_source() -> ConfigSource {
     ConfigSource {
         resource_api_version: ApiVersion::V3.into(),
         initial_fetch_timeout: Some(seconds(0)),
@@ -131,15 +133,15 @@ fn seconds(seconds: i64) -> Duration {
     Duration { seconds, nanos: 0 }
 }
 
-/// Longer than any proxy runs where it would not fit.
-fn duration(value: std::time::Duration) -> Duration {
+/// A value out of range becomes the largest one, which is longer than any proxy runs.
+fn proto_duration(value: std::time::Duration) -> Duration {
     Duration {
         seconds: i64::try_from(value.as_secs()).unwrap_or(i64::MAX),
         nanos: i32::try_from(value.subsec_nanos()).unwrap_or_default(),
     }
 }
 
-fn number(value: u32) -> UInt32Value {
+fn uint32_value(value: u32) -> UInt32Value {
     UInt32Value { value }
 }
 

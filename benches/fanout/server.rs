@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use pilothouse::ads::server::AdsServer;
 use pilothouse::ads::stream::{ServerContext, ServerLimits};
-use pilothouse::door::{Door, Room};
+use pilothouse::door::{ConnectionLimits, LimitedListener};
 use pilothouse::metrics::Metrics;
 use pilothouse::model::{Change, Scope};
 use pilothouse::names::ResourceType;
@@ -53,8 +53,8 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
         let port = listener.local_addr()?.port();
         anyhow::Ok((listener, port))
     })?;
-    let room = Room { connections: usize::MAX, of_one_address: usize::MAX };
-    runtime.spawn(server.run(Door::new("gRPC", listener, room), shutdown.clone()));
+    let room = ConnectionLimits { total: usize::MAX, per_address: usize::MAX };
+    runtime.spawn(server.run(LimitedListener::new("gRPC", listener, room), shutdown.clone()));
     runtime.spawn(publisher.run(from_source, shutdown));
 
     let services = (0..options.services).map(mesh::service).map(Arc::new).collect();

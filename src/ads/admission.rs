@@ -87,7 +87,7 @@ impl Admission {
         let _waiting = WaitingGauge::new(&self.metrics);
         if timeout_at(now + MAX_WAIT, granted).await.is_err() {
             // The stream starts without a permit.
-            self.metrics.admission_overdue();
+            self.metrics.admission_timed_out();
             self.reclaim(id);
         }
         permit
@@ -128,14 +128,14 @@ struct WaitingGauge<'a>(&'a Metrics);
 
 impl<'a> WaitingGauge<'a> {
     fn new(metrics: &'a Metrics) -> Self {
-        metrics.turn_awaited();
+        metrics.admission_queued();
         Self(metrics)
     }
 }
 
 impl Drop for WaitingGauge<'_> {
     fn drop(&mut self) {
-        self.0.turn_awaited_no_more();
+        self.0.admission_dequeued();
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a proxy says of itself in its first request, and what it therefore gets.
+//! The node of a proxy's first request: its identity, and the view that it needs.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ mod fields;
 
 use fields::Fields;
 
-/// Metadata of a node that changes what it gets.
+/// Metadata of a node that its view depends on.
 const INTERCEPTION_MODE: &str = "INTERCEPTION_MODE";
 const UNPRIVILEGED_POD: &str = "UNPRIVILEGED_POD";
 const POD_PORTS: &str = "POD_PORTS";
@@ -34,9 +34,9 @@ const LABEL_BYTES: usize = 4 << 10;
 
 /// Addresses that are taken from the metadata: a pod has one of each family, and few have more.
 const MOST_ADDRESSES: usize = 16;
-/// Ports of the workload that are taken from there.
+/// Ports of the workload that are taken from the metadata.
 const MOST_PORTS: usize = 64;
-/// For a list that a hundred of them fit into, with what else is said of each.
+/// Bytes of the list of ports: enough for a hundred, with their other fields.
 const MAX_PORTS_TEXT: usize = 16 << 10;
 
 /// Bytes of a whole node. Those of Istio's agents have up to 20 KiB (labels and annotations).
@@ -70,10 +70,11 @@ pub enum NodeError {
     Metadata { key: &'static str, found: String, expected: &'static str },
 }
 
-/// Reads the encoded node of a stream's first request (rule 15): who it is, and what it needs.
+/// Reads the encoded node of a stream's first request (rule 15): the proxy's identity and the view that it
+/// needs.
 ///
 /// # Errors
-/// If there is none, it contradicts itself, or it says more than anybody would.
+/// There is no node, it is invalid, or a field is too long.
 pub fn identify(node: Option<&[u8]>) -> Result<(ProxyIdentity, ViewRequest), NodeError> {
     let node = node.ok_or(NodeError::Missing)?;
     check_len("information", node.len(), MAX_NODE)?;
@@ -127,7 +128,7 @@ fn check_len(what: &'static str, len: usize, limit: usize) -> Result<(), NodeErr
 }
 
 /// The addresses of the workload, sorted: the id's, and those of another family from the
-/// metadata, where what is no address is no harm either.
+/// metadata, where invalid ones are ignored.
 fn own_addresses(node: &Fields<'_>, of_id: IpAddr) -> Result<Arc<[IpAddr]>, NodeError> {
     let listed = text(node, INSTANCE_IPS)?.unwrap_or_default();
     let listed = listed.split(',').filter_map(|one| one.trim().parse().ok());
@@ -139,7 +140,7 @@ fn own_addresses(node: &Fields<'_>, of_id: IpAddr) -> Result<Arc<[IpAddr]>, Node
 }
 
 /// The ports that a sidecar without capture cannot bind, as Istio's agent says them: the text of a list
-/// of container ports. What is no such list says nothing.
+/// of container ports. Anything else counts as no ports.
 fn spared(node: &Fields<'_>) -> Result<Spared, NodeError> {
     let privileged = text(node, UNPRIVILEGED_POD)?.as_deref() == Some("true");
     let ports = node.metadata(POD_PORTS)?.unwrap_or_default();
@@ -187,7 +188,7 @@ fn text(node: &Fields<'_>, key: &'static str) -> Result<Option<String>, NodeErro
     Ok(Some(text.into_owned()))
 }
 
-/// The first of them by key.
+/// The first labels by key, as many as fit into [`LABEL_BYTES`].
 fn labels(node: &Fields<'_>) -> Result<Labels, MalformedRequest> {
     let mut bytes = 0;
     let fits = |(key, value): &(&str, &str)| {

@@ -19,7 +19,7 @@ use crate::ads::grpc::service::{AGGREGATED, AdsService};
 use crate::ads::http::connection_handle::ConnectionHandle;
 use crate::ads::http::connection_task::serve_connection;
 use crate::ads::stream::{Peer, ServerContext, SnapshotSignal, StreamContext};
-use crate::door::{Counts, Door};
+use crate::door::{ConnectionCounters, LimitedListener};
 
 /// How often connections, streams and caches are swept, at most.
 const SWEEP_PERIOD: Duration = Duration::from_millis(500);
@@ -72,12 +72,12 @@ impl AdsServer {
 
     /// Serves until `stop`; then it accepts no new connection, and returns when the last stream has
     /// ended.
-    pub async fn run(self, door: Door, stop: CancellationToken) {
+    pub async fn run(self, listener: LimitedListener, stop: CancellationToken) {
         let (signal, receiver) = watch::channel(SnapshotSignal::default());
         let streams = Arc::new(StreamContext::new(self.context.clone(), receiver));
         let health = stop.run_until_cancelled(report_health(self.health, &self.context));
         let swept = stop.run_until_cancelled(sweep(&streams));
-        let accepted = accept(door, &stop, |socket, peer, handle: Arc<ConnectionHandle>| {
+        let accepted = accept(listener, &stop, |socket, peer, handle: Arc<ConnectionHandle>| {
             let account = streams.open_account(peer, &handle);
             let peer = Peer { address: peer, handle, account };
             let context = streams.clone();
@@ -90,7 +90,7 @@ impl AdsServer {
 
 /// Accepts connections until `stop`, then waits until the last one has ended.
 async fn accept<F>(
-    mut door: Door,
+    mut listener: LimitedListener,
     stop: &CancellationToken,
     serve: impl Fn(TcpStream, SocketAddr, Arc<ConnectionHandle>) -> F,
 ) where
@@ -98,18 +98,18 @@ async fn accept<F>(
 {
     let mut connections = JoinSet::new();
     let mut handles: HashMap<Id, (SocketAddr, Arc<ConnectionHandle>)> = HashMap::new();
-    let counts = door.stats().counts;
+    let counts = listener.stats().counts;
     let mut sweeps = every(SWEEP_PERIOD);
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            (socket, peer) = door.accept() => {
+            (socket, peer) = listener.accept() => {
                 let handle = Arc::new(ConnectionHandle::new());
-                // Weak, so that the connection's own place does not keep it alive.
+                // Weak, so that the connection's own slot does not keep it alive.
                 let weak = Arc::downgrade(&handle);
                 let abort = move || { weak.upgrade().inspect(|handle| handle.abort()); };
-                let Some(place) = door.admit(peer.ip(), abort) else { continue };
-                handle.set_place(place);
+                let Some(slot) = listener.admit(peer.ip(), abort) else { continue };
+                handle.set_slot(slot);
                 let task = connections.spawn(serve(socket, peer, handle.clone()));
                 handles.insert(task.id(), (peer, handle));
             }
@@ -121,7 +121,7 @@ async fn accept<F>(
             _ = sweeps.tick() => close_idle(handles.values()),
         }
     }
-    drop(door);
+    drop(listener);
     handles.values().for_each(|(_, handle)| handle.drain());
     while let Some(ended) = connections.join_next().await {
         log_panic(ended.err(), None, &counts);
@@ -129,9 +129,9 @@ async fn accept<F>(
 }
 
 /// Logs and counts a panic, which ends its own connection only.
-fn log_panic(ended: Option<JoinError>, peer: Option<SocketAddr>, counts: &Counts) {
+fn log_panic(ended: Option<JoinError>, peer: Option<SocketAddr>, counts: &ConnectionCounters) {
     if let Some(ended) = ended.filter(JoinError::is_panic) {
-        counts.note_panic();
+        counts.count_panic();
         error!(?peer, "a proxy's connection was dropped: {ended}");
     }
 }

@@ -137,7 +137,7 @@ impl Stream for ResponseStream {
                 }
                 State::Handshake(handshake) => match ready!(handshake.as_mut().poll(context)) {
                     Ok(Some(stream)) => {
-                        this.peer.handle.settle();
+                        this.peer.handle.mark_established();
                         this.state = State::Serving(stream);
                     }
                     Ok(None) => this.state = State::Ended,

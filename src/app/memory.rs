@@ -1,23 +1,23 @@
-//! How much memory the process may use: a default for what peers may hold follows from it.
+//! How much memory the process may use; the default limit of peers' memory follows from it.
 
 use std::fs;
 
-/// Where the limit of the process' own control group stands, in a container: version 2, version 1.
+/// The files with the limit of the process's own control group, in a container: version 2, version 1.
 const GROUP_LIMITS: [&str; 2] =
     ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
 
 /// Half of the memory that the process may use, bytes: of its control group's limit, else of what
 /// the machine has. Never zero.
-pub fn half() -> usize {
+pub fn half_of_limit() -> usize {
     let machine = rustix::system::sysinfo();
     let machine = machine.totalram as u64 * u64::from(machine.mem_unit);
-    let group = GROUP_LIMITS.iter().filter_map(|path| limit(&fs::read_to_string(path).ok()?));
+    let group = GROUP_LIMITS.iter().filter_map(|path| parse_limit(&fs::read_to_string(path).ok()?));
     let all = group.chain([machine]).min().unwrap_or(machine);
     usize::try_from(all / 2).unwrap_or(usize::MAX).max(1)
 }
 
-/// `max` and nonsense are no limit.
-fn limit(text: &str) -> Option<u64> {
+/// `None` for `max` and for what is no number.
+fn parse_limit(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|limit| *limit > 0)
 }
 
@@ -27,9 +27,9 @@ mod tests {
 
     #[test]
     fn the_groups_limit_counts_if_it_has_one() {
-        assert_eq!(limit("536870912\n"), Some(512 << 20));
-        assert_eq!(limit("max\n"), None);
-        assert_eq!(limit(""), None);
-        assert!(half() > 1 << 20, "{}", half());
+        assert_eq!(parse_limit("536870912\n"), Some(512 << 20));
+        assert_eq!(parse_limit("max\n"), None);
+        assert_eq!(parse_limit(""), None);
+        assert!(half_of_limit() > 1 << 20, "{}", half_of_limit());
     }
 }

@@ -1,8 +1,8 @@
 //! The conditions under which the control plane is ready: every watch of the source has listed once,
 //! and a first snapshot is published.
 //!
-//! Each is met for good: what is known stays served when the source is lost, and a pod that took itself
-//! out of the Service then would only take configuration away from new proxies.
+//! Neither is lost again: the last state stays served when the source fails, and a pod that became
+//! unready then would only keep configuration from new proxies.
 
 use std::sync::Arc;
 
@@ -32,14 +32,14 @@ impl StartupConditions {
     }
 
     /// Meets the conditions as they come true, and holds them until `stop`.
-    pub(super) async fn follow(
+    pub(super) async fn watch(
         self,
         health: Arc<Health>,
         mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
         stop: CancellationToken,
     ) {
         let mut changes = health.changes();
-        let come_true = async {
+        let meet_all = async {
             while let Some(reason) = health.waiting_for() {
                 self.source_listed.fail(reason);
                 if changes.changed().await.is_err() {
@@ -51,7 +51,7 @@ impl StartupConditions {
                 self.snapshot_published.meet();
             }
         };
-        stop.run_until_cancelled(come_true).await;
+        stop.run_until_cancelled(meet_all).await;
         stop.cancelled().await;
     }
 }
@@ -82,7 +82,7 @@ mod tests {
         let (snapshot, snapshots) = watch::channel(None);
         let (conditions, stop) = (StartupConditions::new(&readiness), CancellationToken::new());
         waits_for(&readiness, Some("the source has not started")).await;
-        let follow = tokio::spawn(conditions.follow(health.clone(), snapshots, stop.clone()));
+        let watch = tokio::spawn(conditions.watch(health.clone(), snapshots, stop.clone()));
         health.expect("Service");
         health.expect("EndpointSlice");
         health.synced("EndpointSlice");
@@ -97,7 +97,7 @@ mod tests {
         health.expect("Endpoints");
         assert_eq!(readiness.waiting_for(), None);
         stop.cancel();
-        follow.await.unwrap();
+        watch.await.unwrap();
         assert!(readiness.lost().is_some(), "nobody holds the conditions any more");
     }
 }

@@ -24,7 +24,7 @@ impl Serve {
     ///
     /// # Errors
     /// Neither kind of source or both, or a flag that this kind cannot honour: a usage error.
-    pub fn config(&self) -> Result<app::Config, clap::Error> {
+    pub fn config(&self) -> Result<app::ControlPlaneConfig, clap::Error> {
         let source = match (self.source, self.manifests.as_slice()) {
             (None, []) => {
                 return Err(usage(
@@ -39,7 +39,7 @@ impl Serve {
                      each other: the mesh comes from one place only",
                 ));
             }
-            (Some(Source::Kube), []) => app::Source::Kube(kube::Config {
+            (Some(Source::Kube), []) => app::SourceConfig::Kube(kube::KubeSourceConfig {
                 context: self.context.clone(),
                 namespaces: self.namespace.clone(),
                 endpoints: self.endpoints(),
@@ -49,10 +49,10 @@ impl Serve {
             (None, paths) => {
                 self.refuse_flags_of_a_cluster()?;
                 let (paths, namespaces) = (paths.to_vec(), self.namespace.clone());
-                app::Source::Files(files::Config { paths, namespaces })
+                app::SourceConfig::Files(files::FileSourceConfig { paths, namespaces })
             }
         };
-        Ok(app::Config {
+        Ok(app::ControlPlaneConfig {
             source,
             domain: self.domain.clone(),
             grpc_addr: self.grpc_addr,
@@ -78,7 +78,7 @@ impl Serve {
                 views: ViewLimits { views: self.max_views, per_peer: self.max_views_per_peer },
                 connections: or_any(self.max_connections),
                 connection_memory: self.max_connection_memory,
-                peer_memory: self.max_peer_memory.unwrap_or_else(memory::half),
+                peer_memory: self.max_peer_memory.unwrap_or_else(memory::half_of_limit),
             },
             keepalive: self.keepalive,
             shutdown_timeout: self.shutdown_timeout,
@@ -163,7 +163,7 @@ impl fmt::Display for Serve {
             self.max_views_per_peer,
             self.max_connection_age,
             self.max_connection_memory,
-            self.max_peer_memory.unwrap_or_else(memory::half),
+            self.max_peer_memory.unwrap_or_else(memory::half_of_limit),
             self.max_starting,
             self.max_connections,
             self.first_request_timeout,

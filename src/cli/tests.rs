@@ -9,7 +9,7 @@ fn read(arguments: &[&str]) -> Result<Cli, clap::Error> {
     environment::read(&all.collect::<Vec<_>>())
 }
 
-fn serve(arguments: &[&str]) -> Result<app::Config, clap::Error> {
+fn serve(arguments: &[&str]) -> Result<app::ControlPlaneConfig, clap::Error> {
     let arguments: Vec<&str> = ["serve"].iter().chain(arguments).copied().collect();
     let Command::Serve(serve) = read(&arguments)?.command else {
         panic!("these are the arguments of serve");
@@ -48,7 +48,7 @@ fn flags_of_a_cluster_are_refused_with_manifests() {
 #[test]
 fn a_path_may_have_a_comma_and_namespaces_may_have_commas_between_them() {
     let config = serve(&["--manifests", "a,b", "--namespace", "shop,bank"]).unwrap();
-    let app::Source::Files(files) = config.source else { panic!("files were given") };
+    let app::SourceConfig::Files(files) = config.source else { panic!("files were given") };
     assert_eq!(files.paths, [PathBuf::from("a,b")]);
     assert_eq!(files.namespaces, ["shop", "bank"]);
     for wrong in ["", "Bad Name", "a/b", "a,,b"] {

@@ -99,7 +99,7 @@ fn write(
     output: &mut Output,
     client: impl Fn(&XdsStream) -> Client,
 ) -> Result<(), Problem> {
-    let mut all = find::all(state, parameters)?;
+    let mut all = find::matching_streams(state, parameters)?;
     all.sort_by_cached_key(|connection| connection.connection_id());
     let total_clients = all.len();
     let clients = Each(all, |connection: &Arc<XdsStream>| client(connection));

@@ -1,7 +1,7 @@
 //! `/debug/config_dump`: what one proxy was really sent, as an `envoy.admin.v3.ConfigDump`; and
 //! `/debug/edsz`, the endpoints of it alone.
 //!
-//! Made from the encoded resources that went out, not from what the mesh looks like now. Written
+//! Made from the encoded resources that were sent, not from the current state of the mesh. Written
 //! resource by resource: at no time is the page there both as objects and as text.
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -24,13 +24,13 @@ pub(super) fn config_dump(
     output: &mut Output,
 ) -> Result<(), Problem> {
     let wanted = wanted(parameters)?;
-    let ProxyStatus { identity, mut types, .. } = find::one(state, parameters)?.status();
+    let ProxyStatus { identity, mut types, .. } = find::one_stream(state, parameters)?.status();
     let is_whole = parameters.get("types").is_none();
     let mut configs: Vec<_> =
-        identity.filter(|_| is_whole).iter().map(bootstrap).map(Config::Bootstrap).collect();
+        identity.filter(|_| is_whole).iter().map(bootstrap).map(DumpEntry::Bootstrap).collect();
     let section = |of: ResourceType| Section { of, status: std::mem::take(&mut types[of.index()]) };
     let chosen = SECTIONS.into_iter().filter(|of| wanted.contains(of));
-    configs.extend(chosen.map(section).map(Config::Section));
+    configs.extend(chosen.map(section).map(DumpEntry::Section));
     output.json(&Dump { configs })
 }
 
@@ -41,8 +41,8 @@ pub(super) fn edsz(
     output: &mut Output,
 ) -> Result<(), Problem> {
     let of = ResourceType::Endpoint;
-    let [_, status, ..] = find::one(state, parameters)?.status().types;
-    output.json(&Dump { configs: Bare(&Section { of, status }) })
+    let [_, status, ..] = find::one_stream(state, parameters)?.status().types;
+    output.json(&Dump { configs: ResourcesOnly(&Section { of, status }) })
 }
 
 /// The place for what Envoy was started with. Of that its node is known here, which says whose
@@ -81,7 +81,7 @@ struct Dump<C> {
 
 #[derive(Debug, serde::Serialize)]
 #[serde(untagged)]
-enum Config {
+enum DumpEntry {
     Bootstrap(Value),
     Section(Section),
 }
@@ -122,9 +122,9 @@ impl Serialize for Entries<'_> {
 }
 
 /// Its resources and nothing else.
-struct Bare<'a>(&'a Section);
+struct ResourcesOnly<'a>(&'a Section);
 
-impl Serialize for Bare<'_> {
+impl Serialize for ResourcesOnly<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let url = self.0.of.type_url();
         serializer.collect_seq(self.0.sent().map(|resource| to_json(url, resource.value())))

@@ -1,18 +1,18 @@
-//! Which proxies `?proxyID=` and `?namespace=` mean.
+//! The streams that `?proxyID=` and `?namespace=` select.
 
 use std::sync::Arc;
 
 use super::{DebugState, Parameters, Problem};
 use crate::proxies::XdsStream;
 
-/// Connections that are named where there are more than one may mean.
-const EXAMPLES: usize = 10;
+/// How many connections an error names when `proxyID` is ambiguous.
+const MAX_EXAMPLES: usize = 10;
 
-/// Those that fit both, by connection id; everybody if neither is given.
+/// The streams that match both, by connection id; all streams if neither is given.
 ///
 /// A `proxyID` that is a whole connection id means that one, a whole name all streams of that
 /// name, and anything else a part of a connection id.
-pub(super) fn all(
+pub(super) fn matching_streams(
     state: &DebugState,
     parameters: &Parameters,
 ) -> Result<Vec<Arc<XdsStream>>, Problem> {
@@ -27,12 +27,12 @@ pub(super) fn all(
     let mut best = 1;
     let mut found = Vec::new();
     for connection in all {
-        let fit = fit(&connection.connection_id(), wanted);
-        if fit > best {
+        let match_rank = match_rank(&connection.connection_id(), wanted);
+        if match_rank > best {
             found.clear();
-            best = fit;
+            best = match_rank;
         }
-        if fit == best {
+        if match_rank == best {
             found.push(connection);
         }
     }
@@ -42,8 +42,8 @@ pub(super) fn all(
     }
 }
 
-/// Zero if not at all.
-fn fit(id: &str, wanted: &str) -> u8 {
+/// How well an id matches; zero if it does not.
+fn match_rank(id: &str, wanted: &str) -> u8 {
     let name = id.rsplit_once('-').map_or(id, |(name, _)| name);
     match () {
         () if id == wanted => 3,
@@ -53,11 +53,14 @@ fn fit(id: &str, wanted: &str) -> u8 {
     }
 }
 
-/// The one that is meant. Of several streams of one proxy that is the youngest, since the others
+/// The selected stream. Of several streams of one proxy that is the youngest, since the others
 /// are most likely on their way out; of several proxies it is none.
-pub(super) fn one(state: &DebugState, parameters: &Parameters) -> Result<Arc<XdsStream>, Problem> {
+pub(super) fn one_stream(
+    state: &DebugState,
+    parameters: &Parameters,
+) -> Result<Arc<XdsStream>, Problem> {
     let wanted = parameters.get("proxyID").ok_or(Problem::NoProxyId)?;
-    let found = all(state, parameters)?;
+    let found = matching_streams(state, parameters)?;
     let Some(youngest) = found.last() else {
         return Err(Problem::NotConnected(wanted.to_owned()));
     };
@@ -68,9 +71,9 @@ pub(super) fn one(state: &DebugState, parameters: &Parameters) -> Result<Arc<Xds
     if found.iter().all(|other| proxy(other) == proxy(youngest)) {
         return Ok(youngest.clone());
     }
-    let ids = found.iter().take(EXAMPLES).map(|one| format!("{:?}", one.connection_id()));
+    let ids = found.iter().take(MAX_EXAMPLES).map(|one| format!("{:?}", one.connection_id()));
     let mut examples = ids.collect::<Vec<_>>().join(", ");
-    if found.len() > EXAMPLES {
+    if found.len() > MAX_EXAMPLES {
         examples.push_str(", …");
     }
     Err(Problem::Ambiguous { wanted: wanted.to_owned(), count: found.len(), examples })

@@ -22,19 +22,19 @@ use tokio::time::timeout;
 use super::parameters::Parameters;
 use super::{DebugState, Make, Problem};
 
-/// Pages in the making at the same time.
+/// Pages that are made at the same time.
 const PAGES_AT_ONCE: usize = 2;
-/// How long a request waits for its turn, and how long a client may take no piece of its page.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Bytes of a piece; a page that fits into one has a length and no pieces.
-const PIECE: usize = 64 << 10;
-/// Pieces that wait for the client.
-const WAITING: usize = 2;
+/// How long a request waits for a slot, and how long a client may take no chunk of its page.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of a chunk; a page that fits into one is sent with its length.
+const CHUNK_BYTES: usize = 64 << 10;
+/// Chunks that wait for the client.
+const QUEUED_CHUNKS: usize = 2;
 
-type Sent = Result<Piece, Problem>;
+type ChunkResult = Result<Chunk, Problem>;
 
 #[derive(Debug)]
-struct Piece {
+struct Chunk {
     bytes: Bytes,
     is_last: bool,
 }
@@ -57,13 +57,13 @@ impl Pages {
         make: Make,
     ) -> Result<Response, Problem> {
         let pretty = parameters.pretty()?;
-        let turn = timeout(PATIENCE, self.slots.acquire_owned()).await;
+        let turn = timeout(CLIENT_TIMEOUT, self.slots.acquire_owned()).await;
         let slot = turn.map_err(|_| Problem::Busy)?.map_err(Problem::failed)?;
-        let (sender, mut pieces) = mpsc::channel(WAITING);
+        let (sender, mut pieces) = mpsc::channel(QUEUED_CHUNKS);
         let (state, runtime) = (self.state, Handle::current());
         tokio::task::spawn_blocking(move || {
             let _slot = slot;
-            let buffer = Vec::with_capacity(PIECE);
+            let buffer = Vec::with_capacity(CHUNK_BYTES);
             let mut output = Output { pretty, buffer, sender: sender.clone(), runtime };
             if let Err(problem) = make(&state, &parameters, &mut output) {
                 // Of no use to a client that has gone; it need not be waited for.
@@ -79,7 +79,10 @@ impl Pages {
     }
 }
 
-fn all(first: Piece, mut pieces: mpsc::Receiver<Sent>) -> impl Stream<Item = io::Result<Bytes>> {
+fn all(
+    first: Chunk,
+    mut pieces: mpsc::Receiver<ChunkResult>,
+) -> impl Stream<Item = io::Result<Bytes>> {
     async_stream::try_stream! {
         let mut piece = first;
         loop {
@@ -98,7 +101,7 @@ fn all(first: Piece, mut pieces: mpsc::Receiver<Sent>) -> impl Stream<Item = io:
 pub(super) struct Output {
     pretty: bool,
     buffer: Vec<u8>,
-    sender: mpsc::Sender<Sent>,
+    sender: mpsc::Sender<ChunkResult>,
     runtime: Handle,
 }
 
@@ -117,8 +120,8 @@ impl Output {
     fn send(&mut self, is_last: bool) -> io::Result<()> {
         let bytes = Bytes::copy_from_slice(&self.buffer);
         self.buffer.clear();
-        let sent = self.sender.send(Ok(Piece { bytes, is_last }));
-        match self.runtime.block_on(timeout(PATIENCE, sent)) {
+        let sent = self.sender.send(Ok(Chunk { bytes, is_last }));
+        match self.runtime.block_on(timeout(CLIENT_TIMEOUT, sent)) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(io::Error::other("the client has gone")),
             Err(_) => Err(io::Error::other("the client has stopped reading")),
@@ -148,7 +151,7 @@ impl Write for Output {
             rest = from.get(length..).unwrap_or_default();
         }
         self.buffer.extend_from_slice(rest);
-        if self.buffer.len() >= PIECE {
+        if self.buffer.len() >= CHUNK_BYTES {
             self.send(false)?;
         }
         Ok(text.len())

@@ -1,5 +1,5 @@
-//! What stands behind the question mark. A parameter that the page does not know is refused: a
-//! misspelt filter would otherwise show everything, as if that were the answer.
+//! Query parameters. A parameter that the page does not have is refused: a misspelt filter would
+//! otherwise show everything.
 
 use std::collections::BTreeMap;
 

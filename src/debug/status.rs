@@ -75,11 +75,11 @@ pub(super) fn push_status(
 /// This page is ours alone.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Source {
+struct SourceStatus {
     ready: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting_for: Option<String>,
-    watches: Vec<Watch>,
+    watches: Vec<WatchStatus>,
     /// Objects left out, with the reason.
     rejected: BTreeMap<String, String>,
     /// Objects that are used but for a part, with what was left out and why.
@@ -94,7 +94,7 @@ struct Source {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Watch {
+struct WatchStatus {
     name: String,
     synced: bool,
     /// How the last list was made.
@@ -132,7 +132,7 @@ pub(super) fn sourcez(
     _: &Parameters,
     output: &mut Output,
 ) -> Result<(), Problem> {
-    let watches = state.health.watches().into_iter().map(|(name, health)| Watch {
+    let watches = state.health.watches().into_iter().map(|(name, health)| WatchStatus {
         name,
         synced: health.synced,
         listed: health.listed,
@@ -143,7 +143,7 @@ pub(super) fn sourcez(
     });
     let waiting_for = state.readiness.waiting_for();
     let model = state.model();
-    output.json(&Source {
+    output.json(&SourceStatus {
         ready: waiting_for.is_none(),
         waiting_for,
         watches: watches.collect(),

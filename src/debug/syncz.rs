@@ -83,7 +83,8 @@ pub(super) fn syncz(
         let name = connection.status().identity?.name;
         Some((name, connection))
     };
-    let mut all: Vec<_> = find::all(state, parameters)?.into_iter().filter_map(known).collect();
+    let mut all: Vec<_> =
+        find::matching_streams(state, parameters)?.into_iter().filter_map(known).collect();
     all.sort_by(|(a, one), (b, other)| a.cmp(b).then(one.id.cmp(&other.id)));
     output.json(&Each(all, |(_, connection): &(_, Arc<XdsStream>)| {
         let ProxyStatus { identity, types, assigned } = connection.status();

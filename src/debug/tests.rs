@@ -60,7 +60,7 @@ impl Fixture {
             frames: Arc::new(pilothouse_xds::FrameBuilder::new("test")),
             domain: "cluster.local".into(),
             started,
-            doors: Vec::new(),
+            listeners: Vec::new(),
         }));
         let state = DebugState {
             proxies,
@@ -275,7 +275,7 @@ async fn metrics_are_those_of_the_state_shown() {
     let mut fixture = Fixture::new();
     fixture.fill_model();
     fixture.state.health.synced("Service");
-    fixture.metrics.push(ResourceType::Cluster, 1234);
+    fixture.metrics.push_sent(ResourceType::Cluster, 1234);
     send(fixture.connect("reviews.default", false));
     let (status, page) = get_from(&fixture.monitoring, "/metrics", "10.0.0.7:15014").await;
     assert_eq!(status, StatusCode::OK);

@@ -1,4 +1,4 @@
-//! Listening, and why that may not be had.
+//! Binding a listening socket, and why it may fail.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use thiserror::Error;
 use tokio::net::TcpListener;
 
-/// Why an address cannot be listened on, and what to do.
+/// Why an address cannot be bound, and what to do.
 #[derive(Debug, Error)]
 #[error("cannot listen on {address} ({flag}): {error}. {advice}")]
 pub struct BindError {
@@ -16,10 +16,11 @@ pub struct BindError {
     advice: String,
 }
 
-/// Listens. `taken` is what this process listens on already, by the flags that said so.
+/// Binds a listening socket. `taken` has the addresses that this process listens on already, with their
+/// flags.
 ///
 /// # Errors
-/// The address cannot be had.
+/// The address cannot be bound.
 pub async fn bind(
     flag: &'static str,
     address: SocketAddr,

@@ -1,101 +1,115 @@
-//! Who is in: connections by address, and which of them are strangers.
+//! The connections of a listener by address, and which of them are strangers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 
-/// How many connections there may be.
+/// How many connections a listener may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
-    pub connections: usize,
-    pub of_one_address: usize,
+pub struct ConnectionLimits {
+    /// Of all addresses together.
+    pub total: usize,
+    pub per_address: usize,
 }
 
-/// Nobody can be cut for the newcomer.
+/// There is no stranger to evict for the new connection.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Full;
+pub(super) struct LimitReached;
 
 /// Ends a connection.
-pub(super) type Cut = Box<dyn Fn() + Send>;
+pub(super) type Evict = Box<dyn Fn() + Send>;
 
-pub(super) struct Table {
-    room: Room,
+pub(super) struct ConnectionTable {
+    limits: ConnectionLimits,
     next: u64,
     open: usize,
-    addresses: HashMap<IpAddr, Connections>,
+    addresses: HashMap<IpAddr, AddressConnections>,
     /// Addresses that have strangers, by how many.
     by_strangers: BTreeSet<(usize, IpAddr)>,
 }
 
 #[derive(Default)]
-struct Connections {
+struct AddressConnections {
     /// By age.
-    strangers: BTreeMap<u64, Cut>,
-    settled: HashSet<u64>,
+    strangers: BTreeMap<u64, Evict>,
+    established: HashSet<u64>,
 }
 
-impl Connections {
-    fn open(&self) -> usize {
-        self.strangers.len() + self.settled.len()
+impl AddressConnections {
+    fn count(&self) -> usize {
+        self.strangers.len() + self.established.len()
     }
 }
 
-impl Table {
-    pub(super) fn new(room: Room) -> Self {
-        Self { room, next: 0, open: 0, addresses: HashMap::new(), by_strangers: BTreeSet::new() }
+impl ConnectionTable {
+    pub(super) fn new(limits: ConnectionLimits) -> Self {
+        Self { limits, next: 0, open: 0, addresses: HashMap::new(), by_strangers: BTreeSet::new() }
     }
 
-    pub(super) fn open(&self) -> usize {
+    pub(super) fn open_connections(&self) -> usize {
         self.open
     }
 
-    /// The newcomer's number, and what ends the connection that it is in the place of.
-    pub(super) fn admit(&mut self, address: IpAddr, cut: Cut) -> Result<(u64, Option<Cut>), Full> {
-        let of_address = self.addresses.get(&address).map_or(0, Connections::open);
-        let victim = if of_address >= self.room.of_one_address {
-            Some(self.take_oldest(address).ok_or(Full)?)
-        } else if self.open >= self.room.connections {
+    /// Adds a connection and returns its number, and what ends the stranger that is evicted for it.
+    pub(super) fn admit(
+        &mut self,
+        address: IpAddr,
+        evict: Evict,
+    ) -> Result<(u64, Option<Evict>), LimitReached> {
+        let of_address = self.addresses.get(&address).map_or(0, AddressConnections::count);
+        let evicted = if of_address >= self.limits.per_address {
+            Some(self.remove_oldest_stranger(address).ok_or(LimitReached)?)
+        } else if self.open >= self.limits.total {
             let busiest = self.by_strangers.last().map(|(_, address)| *address);
-            Some(busiest.and_then(|busiest| self.take_oldest(busiest)).ok_or(Full)?)
+            Some(
+                busiest
+                    .and_then(|busiest| self.remove_oldest_stranger(busiest))
+                    .ok_or(LimitReached)?,
+            )
         } else {
             None
         };
         let number = self.next;
         self.next += 1;
         self.open += 1;
-        self.change(address, |connections| connections.strangers.insert(number, cut));
-        Ok((number, victim))
+        self.update(address, |connections| connections.strangers.insert(number, evict));
+        Ok((number, evicted))
     }
 
-    pub(super) fn settle(&mut self, address: IpAddr, number: u64) {
-        self.change(address, |connections| {
+    pub(super) fn mark_established(&mut self, address: IpAddr, number: u64) {
+        self.update(address, |connections| {
             if connections.strangers.remove(&number).is_some() {
-                connections.settled.insert(number);
+                connections.established.insert(number);
             }
         });
     }
 
-    /// A connection that was cut has left already.
-    pub(super) fn leave(&mut self, address: IpAddr, number: u64) {
-        let left = self.change(address, |connections| {
-            connections.strangers.remove(&number).is_some() || connections.settled.remove(&number)
+    /// Removes a connection. One that was evicted is removed already.
+    pub(super) fn release(&mut self, address: IpAddr, number: u64) {
+        let removed = self.update(address, |connections| {
+            connections.strangers.remove(&number).is_some()
+                || connections.established.remove(&number)
         });
-        self.open -= usize::from(left);
+        self.open -= usize::from(removed);
     }
 
-    fn take_oldest(&mut self, address: IpAddr) -> Option<Cut> {
-        let oldest = self.change(address, |connections| connections.strangers.pop_first());
+    fn remove_oldest_stranger(&mut self, address: IpAddr) -> Option<Evict> {
+        let oldest = self.update(address, |connections| connections.strangers.pop_first());
         self.open -= usize::from(oldest.is_some());
-        oldest.map(|(_, cut)| cut)
+        oldest.map(|(_, evict)| evict)
     }
 
-    /// Keeps the order of addresses, and forgets those that have none left.
-    fn change<T>(&mut self, address: IpAddr, change: impl FnOnce(&mut Connections) -> T) -> T {
+    /// Updates the connections of an address and `by_strangers`; an address without connections is dropped.
+    fn update<T>(
+        &mut self,
+        address: IpAddr,
+        update: impl FnOnce(&mut AddressConnections) -> T,
+    ) -> T {
         let connections = self.addresses.entry(address).or_default();
         let before = connections.strangers.len();
-        let result = change(connections);
+        let result = update(connections);
         let after = connections.strangers.len();
-        if connections.open() == 0 {
+        if connections.count() == 0 {
             self.addresses.remove(&address);
         }
         if before != after {
@@ -108,9 +122,12 @@ impl Table {
     }
 }
 
-impl fmt::Debug for Table {
+impl fmt::Debug for ConnectionTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Table").field("room", &self.room).field("open", &self.open).finish()
+        f.debug_struct("ConnectionTable")
+            .field("limits", &self.limits)
+            .field("open", &self.open)
+            .finish()
     }
 }
 
@@ -120,88 +137,88 @@ mod tests {
 
     use super::*;
 
-    /// A table that notes who is cut.
-    struct Noted {
-        table: Table,
-        cut: Arc<Mutex<Vec<u64>>>,
+    /// A table that records what is evicted.
+    struct RecordingTable {
+        table: ConnectionTable,
+        evicted: Arc<Mutex<Vec<u64>>>,
     }
 
-    impl Noted {
-        fn new(connections: usize, of_one_address: usize) -> Self {
-            let table = Table::new(Room { connections, of_one_address });
-            Self { table, cut: Arc::default() }
+    impl RecordingTable {
+        fn new(total: usize, per_address: usize) -> Self {
+            let table = ConnectionTable::new(ConnectionLimits { total, per_address });
+            Self { table, evicted: Arc::default() }
         }
 
-        fn admit(&mut self, address: u8) -> Result<u64, Full> {
-            let (cut, number) = (self.cut.clone(), self.table.next);
-            let note = Box::new(move || cut.lock().unwrap().push(number));
-            let (number, victim) = self.table.admit(of(address), note)?;
-            victim.inspect(|cut| cut());
+        fn admit(&mut self, address: u8) -> Result<u64, LimitReached> {
+            let (evicted, number) = (self.evicted.clone(), self.table.next);
+            let evict = Box::new(move || evicted.lock().unwrap().push(number));
+            let (number, stranger) = self.table.admit(address_of(address), evict)?;
+            stranger.inspect(|evict| evict());
             Ok(number)
         }
 
-        fn cut(&self) -> Vec<u64> {
-            std::mem::take(&mut self.cut.lock().unwrap())
+        fn take_evicted(&self) -> Vec<u64> {
+            std::mem::take(&mut self.evicted.lock().unwrap())
         }
     }
 
-    fn of(address: u8) -> IpAddr {
+    fn address_of(address: u8) -> IpAddr {
         [10, 0, 0, address].into()
     }
 
     #[test]
     fn the_oldest_stranger_of_the_busiest_address_makes_room() {
-        let mut noted = Noted::new(4, 4);
+        let mut recording = RecordingTable::new(4, 4);
         for address in [1, 2, 2, 2] {
-            noted.admit(address).unwrap();
+            recording.admit(address).unwrap();
         }
-        assert_eq!(noted.cut(), [] as [u64; 0]);
-        assert_eq!(noted.admit(3), Ok(4));
-        assert_eq!(noted.cut(), [1]);
+        assert_eq!(recording.take_evicted(), [] as [u64; 0]);
+        assert_eq!(recording.admit(3), Ok(4));
+        assert_eq!(recording.take_evicted(), [1]);
         // The busiest is asked first although another's is older.
-        assert_eq!(noted.admit(3), Ok(5));
-        assert_eq!(noted.cut(), [2]);
-        assert_eq!(noted.table.open(), 4);
+        assert_eq!(recording.admit(3), Ok(5));
+        assert_eq!(recording.take_evicted(), [2]);
+        assert_eq!(recording.table.open_connections(), 4);
     }
 
     #[test]
     fn one_address_makes_room_for_itself_only() {
-        let mut noted = Noted::new(100, 2);
+        let mut recording = RecordingTable::new(100, 2);
         for address in [1, 2, 1, 1] {
-            noted.admit(address).unwrap();
+            recording.admit(address).unwrap();
         }
-        assert_eq!(noted.cut(), [0]);
-        assert_eq!(noted.table.open(), 3);
+        assert_eq!(recording.take_evicted(), [0]);
+        assert_eq!(recording.table.open_connections(), 3);
     }
 
     #[test]
     fn the_settled_stay_and_a_newcomer_is_refused_where_all_are() {
-        let mut noted = Noted::new(2, 2);
+        let mut recording = RecordingTable::new(2, 2);
         for address in [1, 2] {
-            let number = noted.admit(address).unwrap();
-            noted.table.settle(of(address), number);
+            let number = recording.admit(address).unwrap();
+            recording.table.mark_established(address_of(address), number);
         }
-        assert_eq!(noted.admit(3), Err(Full));
-        assert_eq!(noted.cut(), [] as [u64; 0]);
-        noted.table.leave(of(1), 0);
-        noted.admit(3).unwrap();
-        // A stranger again has to go, not the settled one.
-        noted.admit(4).unwrap();
-        assert_eq!(noted.cut(), [2]);
+        assert_eq!(recording.admit(3), Err(LimitReached));
+        assert_eq!(recording.take_evicted(), [] as [u64; 0]);
+        recording.table.release(address_of(1), 0);
+        recording.admit(3).unwrap();
+        // A stranger again has to go, not the established one.
+        recording.admit(4).unwrap();
+        assert_eq!(recording.take_evicted(), [2]);
     }
 
     #[test]
     fn nothing_is_kept_of_those_who_left_and_cutting_counts_once() {
-        let mut noted = Noted::new(1, 1);
-        let first = noted.admit(1).unwrap();
-        let second = noted.admit(2).unwrap();
-        assert_eq!(noted.cut(), [first]);
+        let mut recording = RecordingTable::new(1, 1);
+        let first = recording.admit(1).unwrap();
+        let second = recording.admit(2).unwrap();
+        assert_eq!(recording.take_evicted(), [first]);
         // Its task ends later than it was cut.
-        noted.table.leave(of(1), first);
-        noted.table.settle(of(1), first);
-        assert_eq!(noted.table.open(), 1);
-        noted.table.leave(of(2), second);
-        assert_eq!(noted.table.open(), 0);
-        assert!(noted.table.addresses.is_empty() && noted.table.by_strangers.is_empty());
+        recording.table.release(address_of(1), first);
+        recording.table.mark_established(address_of(1), first);
+        assert_eq!(recording.table.open_connections(), 1);
+        recording.table.release(address_of(2), second);
+        assert_eq!(recording.table.open_connections(), 0);
+        assert!(recording.table.addresses.is_empty() && recording.table.by_strangers.is_empty());
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tracing::{Metadata, warn};
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::rate::{PERIOD, Rate};
+use super::rate::{RateLimiter, SUMMARY_INTERVAL};
 use crate::escape;
 
 /// What waits to be written, at most.
@@ -54,7 +54,7 @@ pub(super) struct Sink {
 pub(super) fn start(
     out: impl Write + Send + 'static,
     escapes: Escapes,
-    rate: Rate,
+    rate: RateLimiter,
     lost: &'static AtomicU64,
 ) -> (Sink, Writing) {
     let (queue, orders) = sync_channel(LINES);
@@ -100,7 +100,7 @@ impl<'a> MakeWriter<'a> for Sink {
 struct Writer<W> {
     out: W,
     queued: Arc<AtomicUsize>,
-    rate: Rate,
+    rate: RateLimiter,
     lost: &'static AtomicU64,
     lost_said: u64,
     /// Whether the last line was written.
@@ -111,7 +111,7 @@ impl<W: Write> Writer<W> {
     fn run(&mut self, orders: &Receiver<Order>) {
         let mut said = Instant::now();
         loop {
-            match orders.recv_timeout(PERIOD) {
+            match orders.recv_timeout(SUMMARY_INTERVAL) {
                 Ok(Order::Line(line)) => self.line(&line),
                 Ok(Order::End(done)) => {
                     self.sum_up();
@@ -124,7 +124,7 @@ impl<W: Write> Writer<W> {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if said.elapsed() >= PERIOD {
+            if said.elapsed() >= SUMMARY_INTERVAL {
                 self.sum_up();
                 said = Instant::now();
             }
@@ -216,7 +216,7 @@ mod tests {
             let (answers, scripted) = channel();
             let lost: &AtomicU64 = Box::leak(Box::default());
             let out = Scripted { written, answers: scripted };
-            let (sink, writing) = start(out, escapes, Rate::default(), lost);
+            let (sink, writing) = start(out, escapes, RateLimiter::default(), lost);
             Self { sink, writing, written: lines, answers, lost }
         }
 

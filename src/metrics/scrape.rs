@@ -1,4 +1,4 @@
-//! What is read off the state of things at the moment of a scrape.
+//! Metrics that are computed from the current state at each scrape.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::sync::watch;
 
 use super::Families;
-use crate::door::{Counts, DoorStats};
+use crate::door::{ConnectionCounters, ListenerStats};
 use crate::logging;
 use crate::model::Model;
 use crate::names::ResourceType;
@@ -23,10 +23,10 @@ use crate::snapshot::{ConflictKind, Snapshot};
 use crate::source::health::{Health, WatchHealth};
 use crate::version::VERSION;
 
-/// Proxies say their version themselves, so the number of label values is limited here.
-const VERSIONS: usize = 16;
+/// A proxy may report any version, so the number of label values is limited here.
+const MAX_VERSIONS: usize = 16;
 
-/// The state that is looked at; register it with
+/// The state that the metrics are computed from; register it with
 /// [`register_collector`](prometheus_client::registry::Registry::register_collector).
 #[derive(Debug)]
 pub struct Scrape {
@@ -39,12 +39,12 @@ pub struct Scrape {
     pub domain: Arc<str>,
     /// When the process started.
     pub started: SystemTime,
-    pub doors: Vec<DoorStats>,
+    pub listeners: Vec<ListenerStats>,
 }
 
-/// How the streams stand with one type.
+/// The sums over all streams for one type.
 #[derive(Clone, Copy, Debug, Default)]
-struct Standing {
+struct TypeTotals {
     unacked: usize,
     oldest: Duration,
     rejecting: usize,
@@ -62,22 +62,22 @@ impl Collector for Scrape {
             [(VERSION, ConstGauge::new(1))],
         )?;
         let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default();
-        families.one(
+        families.single(
             "process_start_time_seconds",
             "When the process started, seconds since 1970",
             ConstGauge::new(started.as_secs_f64()),
         )?;
-        families.one(
+        families.single(
             "pilothouse_log_lines_lost",
             "Lines of the log that could not be written, or not in time",
             ConstCounter::new(logging::lost()),
         )?;
-        families.one(
+        families.single(
             "pilothouse_log_lines_left_out",
             "Lines of the log that were left out because too many of their kind came at once",
             ConstCounter::new(logging::left_out()),
         )?;
-        self.encode_doors(&mut families)?;
+        self.encode_listeners(&mut families)?;
         self.encode_proxies(&mut families, now)?;
         self.encode_mesh(&mut families)?;
         self.encode_source(&mut families)
@@ -85,35 +85,39 @@ impl Collector for Scrape {
 }
 
 impl Scrape {
-    fn encode_doors(&self, families: &mut Families<'_>) -> fmt::Result {
+    fn encode_listeners(&self, families: &mut Families<'_>) -> fmt::Result {
         families.labelled(
             "pilothouse_connections",
             "Connections open now",
             MetricType::Gauge,
             "door",
-            self.doors.iter().map(|door| (door.name, ConstGauge::new(door.open()))),
+            self.listeners
+                .iter()
+                .map(|listener| (listener.name, ConstGauge::new(listener.open_connections()))),
         )?;
-        type Count = fn(&Counts) -> u64;
+        type Count = fn(&ConnectionCounters) -> u64;
         let counted: [(&str, &str, Count); 3] = [
             (
                 "pilothouse_connections_refused",
                 "Connections refused because there was no room and no stranger to cut",
-                Counts::refused,
+                ConnectionCounters::refused,
             ),
             (
                 "pilothouse_connections_cut",
                 "Connections of strangers cut to make room for others",
-                Counts::cut,
+                ConnectionCounters::cut,
             ),
             (
                 "pilothouse_connection_panics",
                 "Connections dropped because the code that serves them panicked",
-                Counts::panicked,
+                ConnectionCounters::panicked,
             ),
         ];
         for (name, help, count) in counted {
-            let samples =
-                self.doors.iter().map(|door| (door.name, ConstCounter::new(count(&door.counts))));
+            let samples = self
+                .listeners
+                .iter()
+                .map(|listener| (listener.name, ConstCounter::new(count(&listener.counts))));
             families.labelled(name, help, MetricType::Counter, "door", samples)?;
         }
         Ok(())
@@ -123,7 +127,7 @@ impl Scrape {
         let mut versions: BTreeMap<Arc<str>, i64> = BTreeMap::new();
         let mut kinds =
             BTreeMap::from(["probe", "router", "sidecar", "standalone", "unknown"].map(|k| (k, 0)));
-        let mut standing = [Standing::default(); ResourceType::COUNT];
+        let mut totals = [TypeTotals::default(); ResourceType::COUNT];
         for connection in self.proxies.all() {
             let status = connection.status();
             let (version, kind) = match &status.identity {
@@ -132,17 +136,17 @@ impl Scrape {
                 None => (Arc::from(""), "unknown"),
             };
             let version = if version.is_empty() { "unknown".into() } else { version };
-            let known = versions.len() < VERSIONS || versions.contains_key(&version);
+            let known = versions.len() < MAX_VERSIONS || versions.contains_key(&version);
             *versions.entry(if known { version } else { "other".into() }).or_default() += 1;
             *kinds.entry(kind).or_default() += 1;
-            for (status, standing) in status.types.iter().zip(&mut standing) {
+            for (status, totals) in status.types.iter().zip(&mut totals) {
                 match status.state() {
                     SyncState::Stale => {
                         let age = status.last_sent.map_or(Duration::ZERO, |sent| age(sent, now));
-                        standing.unacked += 1;
-                        standing.oldest = standing.oldest.max(age);
+                        totals.unacked += 1;
+                        totals.oldest = totals.oldest.max(age);
                     }
-                    SyncState::Error => standing.rejecting += 1,
+                    SyncState::Error => totals.rejecting += 1,
                     SyncState::NotSent | SyncState::Synced => {}
                 }
             }
@@ -161,27 +165,30 @@ impl Scrape {
             "kind",
             kinds.into_iter().map(|(kind, count): (_, i64)| (kind, ConstGauge::new(count))),
         )?;
-        let by_type = || ResourceType::IN_ORDER.map(|of| (of.short(), standing[of.index()]));
+        let by_type = || {
+            ResourceType::IN_ORDER
+                .map(|resource_type| (resource_type.short(), totals[resource_type.index()]))
+        };
         families.labelled(
             "pilothouse_unacked_streams",
             "Streams that have not answered the last response yet",
             MetricType::Gauge,
             "type",
-            by_type().map(|(short, of)| (short, ConstGauge::new(of.unacked))),
+            by_type().map(|(short, totals)| (short, ConstGauge::new(totals.unacked))),
         )?;
         families.labelled(
             "pilothouse_oldest_unacked_seconds",
             "Seconds since the oldest response without an answer was sent, 0 if there is none",
             MetricType::Gauge,
             "type",
-            by_type().map(|(short, of)| (short, ConstGauge::new(of.oldest.as_secs_f64()))),
+            by_type().map(|(short, totals)| (short, ConstGauge::new(totals.oldest.as_secs_f64()))),
         )?;
         families.labelled(
             "pilothouse_rejecting_streams",
             "Streams whose last answer was a NACK",
             MetricType::Gauge,
             "type",
-            by_type().map(|(short, of)| (short, ConstGauge::new(of.rejecting))),
+            by_type().map(|(short, totals)| (short, ConstGauge::new(totals.rejecting))),
         )
     }
 
@@ -189,37 +196,41 @@ impl Scrape {
         // Cloned out (a pointer or two): a held borrow would stop the writer.
         let model = self.model.borrow().clone();
         let snapshot = self.snapshot.borrow().clone().unwrap_or_default();
-        families.one("pilot_services", "Services known", ConstGauge::new(model.service_count()))?;
-        families.one(
+        families.single(
+            "pilot_services",
+            "Services known",
+            ConstGauge::new(model.service_count()),
+        )?;
+        families.single(
             "pilot_eds_no_instances",
             "Ports of services behind which nothing is ready or draining",
             ConstGauge::new(model.ports_without_endpoints().count()),
         )?;
-        families.one(
+        families.single(
             "pilothouse_service_flaws",
             "Parts of services that are wrong and not honoured (/debug/registryz says why)",
             ConstGauge::new(model.flaws(&self.domain).count()),
         )?;
         for kind in ConflictKind::ALL {
             let count = snapshot.conflicts.keys().filter(|one| one.kind == kind).count();
-            families.one(kind.metric(), kind.help(), ConstGauge::new(count))?;
+            families.single(kind.metric(), kind.help(), ConstGauge::new(count))?;
         }
-        families.one(
+        families.single(
             "pilothouse_endpoint_slices",
             "EndpointSlices (or Endpoints objects) known",
             ConstGauge::new(model.slice_count()),
         )?;
-        families.one(
+        families.single(
             "pilothouse_snapshot_generation",
             "Number of the newest snapshot, 0 before the first",
             ConstGauge::new(snapshot.generation),
         )?;
-        families.one(
+        families.single(
             "pilothouse_snapshot_views",
             "Views (sorts of proxies) in the newest snapshot",
             ConstGauge::new(snapshot.views.len()),
         )?;
-        families.one(
+        families.single(
             "pilothouse_frames_kept_bytes",
             "Bytes of encoded responses that are kept for streams that need the same",
             ConstGauge::new(self.frames.cached_bytes()),
@@ -228,22 +239,22 @@ impl Scrape {
 
     fn encode_source(&self, families: &mut Families<'_>) -> fmt::Result {
         let watches = self.health.watches();
-        let each = |of: fn(&WatchHealth) -> f64| {
-            watches.iter().map(move |(name, watch)| (name, ConstGauge::new(of(watch))))
+        let gauge_of_each = |value: fn(&WatchHealth) -> f64| {
+            watches.iter().map(move |(name, watch)| (name, ConstGauge::new(value(watch))))
         };
         families.labelled(
             "pilothouse_watch_synced",
             "1 once the watch has listed everything",
             MetricType::Gauge,
             "watch",
-            each(|watch| f64::from(watch.synced)),
+            gauge_of_each(|watch| f64::from(watch.synced)),
         )?;
         families.labelled(
             "pilothouse_watch_age_seconds",
             "Seconds since the source last heard from the other side, NaN if never",
             MetricType::Gauge,
             "watch",
-            each(|watch| watch.age().map_or(f64::NAN, |age| age.as_secs_f64())),
+            gauge_of_each(|watch| watch.age().map_or(f64::NAN, |age| age.as_secs_f64())),
         )?;
         let limits = watches.iter().filter_map(|(name, watch)| Some((name, watch.lasts?)));
         families.labelled(
@@ -260,17 +271,17 @@ impl Scrape {
             "watch",
             watches.iter().map(|(name, watch)| (name, ConstCounter::new(watch.errors))),
         )?;
-        families.one(
+        families.single(
             "pilothouse_source_rejected_objects",
             "Objects left out because they cannot be used (/debug/sourcez says why)",
             ConstGauge::new(self.health.rejections().len()),
         )?;
-        families.one(
+        families.single(
             "pilothouse_source_noted_objects",
             "Objects of which a part is left out (/debug/sourcez says which and why)",
             ConstGauge::new(self.health.notes().len()),
         )?;
-        families.one(
+        families.single(
             "pilothouse_source_skipped_objects",
             "Objects passed over because nothing is done with their kind",
             ConstGauge::new(self.health.skipped().values().sum::<u64>()),

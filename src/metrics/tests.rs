@@ -26,20 +26,20 @@ fn counts_under_istios_names() {
     let metrics = Metrics::new(&mut registry);
     has(&page(&registry), "pilot_xds_pushes{type=\"rds\"} 0");
 
-    metrics.push(ResourceType::Endpoint, 20_000);
-    metrics.push_time(ResourceType::Endpoint, Duration::from_millis(2));
-    metrics.ack_time(ResourceType::Cluster, Duration::from_millis(20));
-    metrics.reject(ResourceType::Listener);
-    metrics.expired_nonce(ResourceType::Route);
-    metrics.request(ResourceType::Cluster);
+    metrics.push_sent(ResourceType::Endpoint, 20_000);
+    metrics.observe_push_time(ResourceType::Endpoint, Duration::from_millis(2));
+    metrics.observe_ack_time(ResourceType::Cluster, Duration::from_millis(20));
+    metrics.nack_received(ResourceType::Listener);
+    metrics.stale_nonce_received(ResourceType::Route);
+    metrics.request_received(ResourceType::Cluster);
     metrics.stream_opened();
     metrics.stream_opened();
     metrics.stream_closed();
     metrics.snapshot_published(Duration::from_millis(3));
-    metrics.convergence(Duration::from_millis(300));
-    metrics.inbound(&Change::ServiceGone(ServiceKey::new("a", "b")));
-    metrics.inbound(&Change::Slices(Scope::All, Vec::new()));
-    metrics.inbound(&Change::Synced);
+    metrics.observe_convergence(Duration::from_millis(300));
+    metrics.change_received(&Change::ServiceGone(ServiceKey::new("a", "b")));
+    metrics.change_received(&Change::Slices(Scope::All, Vec::new()));
+    metrics.change_received(&Change::Synced);
 
     let page = page(&registry);
     for line in [
@@ -132,7 +132,7 @@ fn registry_of(proxies: Arc<Proxies>) -> Registry {
         frames: Arc::new(pilothouse_xds::FrameBuilder::new("test")),
         domain: crate::names::DEFAULT_DOMAIN.into(),
         started: SystemTime::now(),
-        doors: Vec::new(),
+        listeners: Vec::new(),
     }));
     registry
 }

@@ -1,22 +1,22 @@
-//! What a Service's port says that it speaks.
+//! The protocol that a Service declares for a port.
 
-/// The protocols that names tell apart.
+/// The protocols that `appProtocol` and port names distinguish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spoken {
+pub enum PortProtocol {
     Http,
     Http2,
     Grpc,
     Tls,
     /// TCP, or something that is carried as TCP: mongo, mysql, redis.
     Tcp,
-    /// Nothing that is known: it is carried as TCP, which is not always meant.
-    Unsaid,
+    /// None that is known: it is carried as TCP, which is not always intended.
+    Unknown,
 }
 
-impl Spoken {
+impl PortProtocol {
     /// Istio's rule (pkg/config/kube/conversion.go): `appProtocol` decides alone where it is set,
     /// else the port's name up to the first '-'.
-    pub fn by(app_protocol: Option<&str>, port_name: &str) -> Self {
+    pub fn from_port(app_protocol: Option<&str>, port_name: &str) -> Self {
         let hint = match app_protocol {
             None | Some("") => port_name,
             Some("kubernetes.io/h2c") => return Self::Http2,
@@ -32,7 +32,7 @@ impl Spoken {
             "grpc" => Self::Grpc,
             "https" | "tls" => Self::Tls,
             "tcp" | "udp" | "mongo" | "mysql" | "redis" => Self::Tcp,
-            _ => Self::Unsaid,
+            _ => Self::Unknown,
         }
     }
 

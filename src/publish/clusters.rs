@@ -31,7 +31,7 @@ pub(super) struct ClusterChanges {
 
 impl Clusters {
     pub(super) fn new(domain: Arc<str>) -> Self {
-        let fixed = clusters::fixed().into_iter().map(|cluster| {
+        let fixed = clusters::fixed_clusters().into_iter().map(|cluster| {
             let name: Arc<str> = cluster.name.as_str().into();
             (name.clone(), Some(Resource::new(ResourceType::Cluster, name, &cluster)))
         });
@@ -56,7 +56,7 @@ impl Clusters {
         for key in &changes.clusters {
             let mut names = Vec::new();
             if let Some(service) = services.resolved(key) {
-                for cluster in clusters::of_service(service, &self.domain) {
+                for cluster in clusters::service_clusters(service, &self.domain) {
                     let name: Arc<str> = cluster.name.as_str().into();
                     let resource = Resource::new(ResourceType::Cluster, name.clone(), &cluster);
                     resources.push(self.restricted.separate(&service.export_to, resource));
@@ -99,7 +99,7 @@ impl Clusters {
     pub(super) fn open(&mut self, key: &ViewKey) {
         for port in key.inbound.iter() {
             self.inbound.entry(*port).or_insert_with(|| {
-                let cluster = clusters::inbound(port);
+                let cluster = clusters::inbound_cluster(port);
                 let name = cluster.name.as_str().into();
                 Resource::new(ResourceType::Cluster, name, &cluster)
             });

@@ -13,7 +13,7 @@ use super::visibility::RestrictedResources;
 use crate::model::{Service, ServiceKey, SlicesOfService};
 use crate::names::ResourceType;
 use crate::snapshot::{Resource, TypeSet};
-use crate::translate::endpoints::{self, Place};
+use crate::translate::endpoints::{self, ProxyLocation};
 use crate::view::ViewKey;
 
 #[derive(Debug)]
@@ -124,13 +124,13 @@ impl Endpoints {
         location: Option<&Location>,
     ) -> Vec<Arc<Resource>> {
         let slices = slices.values().map(|slice| &**slice);
-        let mut place = Place { zone: None, node: None, regions: services.regions() };
+        let mut place = ProxyLocation { zone: None, node: None, regions: services.regions() };
         match location {
             Some(Location::Zone(zone)) => place.zone = Some(zone),
             Some(Location::Node(node)) => place.node = Some(node),
             None => {}
         }
-        let assignments = endpoints::of_service(service, slices, &self.domain, place);
+        let assignments = endpoints::service_endpoints(service, slices, &self.domain, place);
         let encoded = assignments.into_iter().map(|one| {
             Resource::new(ResourceType::Endpoint, one.cluster_name.as_str().into(), &one)
         });

@@ -153,7 +153,7 @@ impl ListenerClaims {
     /// Has the listener that leads to this table exactly while the table has services, whoever
     /// sees them; gives its name.
     fn update_http(&mut self, table: &Arc<str>, tables: &RouteTables) -> Option<Arc<str>> {
-        let listener = listeners::http_port(&self.kind, table.parse().ok()?)?;
+        let listener = listeners::http_port_listener(&self.kind, table.parse().ok()?)?;
         let name: Arc<str> = listener.name.as_str().into();
         if !tables.has_services(table) {
             self.http.remove(&name);
@@ -167,8 +167,8 @@ impl ListenerClaims {
     /// The listeners that a service wants for itself.
     fn encode(&self, service: &Service) -> Vec<Arc<Resource>> {
         let ports = service.ports.iter();
-        let listeners =
-            ports.flat_map(|port| listeners::of_port(&self.kind, service, port, &self.domain));
+        let listeners = ports
+            .flat_map(|port| listeners::port_listeners(&self.kind, service, port, &self.domain));
         listeners
             .map(|one| Resource::new(ResourceType::Listener, one.name.as_str().into(), &one))
             .collect()
@@ -219,7 +219,7 @@ impl ListenerClaims {
         for key in visibility.restricted.visible_in(namespace) {
             names.extend(self.contributions.get(key).into_iter().flatten().cloned());
             let ports = visibility.tables.tables_of(key).filter_map(|table| table.parse().ok());
-            let http = ports.filter_map(|port| listeners::http_port(&self.kind, port));
+            let http = ports.filter_map(|port| listeners::http_port_listener(&self.kind, port));
             names.extend(http.map(|listener| listener.name.into()));
         }
         let listener =
@@ -244,7 +244,7 @@ impl ListenerClaims {
 
 /// The listeners that do not depend on the mesh.
 pub(super) fn fixed_listeners(kind: &ProxyKind) -> Arc<TypeSet> {
-    let fixed = listeners::fixed(kind).into_iter().map(|listener| {
+    let fixed = listeners::fixed_listeners(kind).into_iter().map(|listener| {
         let name: Arc<str> = listener.name.as_str().into();
         (name.clone(), Some(Resource::new(ResourceType::Listener, name, &listener)))
     });

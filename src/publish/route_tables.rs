@@ -253,7 +253,7 @@ impl VirtualHostIndex {
         let local = namespace.and_then(|namespace| self.local.get(namespace)?.get(name));
         // The skeleton's catch-all stands before the services' virtual hosts; Envoy matches by
         // domain, not by order.
-        let mut table = routes::table(&self.kind, name).encode_to_vec();
+        let mut table = routes::table_without_services(&self.kind, name).encode_to_vec();
         for (key, public) in hosts.filter(|(key, _)| restricted.is_visible(namespace, key)) {
             table.extend_from_slice(local.and_then(|local| local.get(key)).unwrap_or(public));
         }

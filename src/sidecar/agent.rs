@@ -50,7 +50,7 @@ use drain::NotDraining;
 use envoy::Envoy;
 use readiness::{EnvoyConditions, ProbeConditions};
 
-use crate::door::{self, BindError, Door};
+use crate::door::{self, BindError, LimitedListener};
 use crate::http_server;
 use crate::output::{self, Unwritten};
 use crate::parts::Parts;
@@ -117,7 +117,7 @@ pub async fn run(args: AgentArgs) -> Result<u8, AgentError> {
     let conditions = ProbeConditions::default();
     let not_draining = Arc::new(NotDraining::new(&conditions.ready));
     let shutdown = Shutdown { not_draining, quit: CancellationToken::new() };
-    let door = Door::new("status", listener, door::descriptors::room_of_agent());
+    let door = LimitedListener::new("status", listener, door::descriptors::agent_limits());
     let mut parts = start_parts(door, probes, &config, &admin, conditions, &shutdown, envoy.pid());
     supervise(&mut envoy, &admin, &config, &mut signals, &shutdown, &mut parts).await
 }
@@ -132,7 +132,7 @@ struct Shutdown {
 
 /// What works beside Envoy. It ends with the runtime: Envoy ends first, in its own order.
 fn start_parts(
-    door: Door,
+    door: LimitedListener,
     probes: AppProbes,
     config: &AgentConfig,
     admin: &EnvoyAdmin,
@@ -155,7 +155,7 @@ fn start_parts(
     let mut parts = Parts::default();
     let stats = door.stats();
     parts.add("status listener", CancellationToken::new(), |stop| async move {
-        stop.run_until_cancelled(stats.broken()).await;
+        stop.run_until_cancelled(stats.lost()).await;
     });
     parts.add("status pages", CancellationToken::new(), |stop| {
         http_server::serve(door, pages, stop)

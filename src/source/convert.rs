@@ -1,9 +1,9 @@
 //! The one place where a Kubernetes object becomes ours, so that a manifest and a watch event mean
 //! the same.
 //!
-//! What is wrong with a part of an object (a port, an endpoint) is collected beside the result: an
-//! object from the API server loses that part alone, a manifest is refused with the field's path.
-//! What is wrong with the whole is a [`Rejection`]. Everything is checked again even though an API
+//! Errors of a part of an object (a port, an endpoint) are collected beside the result: an object from
+//! the API server loses that part alone, a manifest is refused with the field's path. An error of the
+//! whole object is returned, as a [`Rejection`]. Everything is checked again even though an API
 //! server has checked it: a dotted service name would forge the host of another namespace.
 //!
 //! Semantics of absent fields follow the API's documentation (discovery/v1 and core/v1). Repeated
@@ -28,7 +28,7 @@ mod names;
 mod protocol;
 mod traffic_policy;
 
-use intern::Strings;
+use intern::StringInterner;
 use names::{require_dns_label, require_dns_name};
 use protocol::protocol_of;
 use traffic_policy::traffic_policy_of;
@@ -36,7 +36,7 @@ use traffic_policy::traffic_policy_of;
 /// The label that says whose endpoints a slice holds.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
-/// What is wrong, and where.
+/// Why an object, or a part of it, is not used, and which field is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {reason}")]
 pub struct Rejection {
@@ -61,21 +61,21 @@ pub struct Converted<T> {
     pub notes: Vec<Rejection>,
 }
 
-/// Turns Kubernetes' objects into the model's. Keeps the strings that objects have in common.
+/// Converts Kubernetes objects to the model's. Interns the strings that objects share.
 #[derive(Debug, Default)]
 pub struct Converter {
-    strings: Strings,
+    strings: StringInterner,
 }
 
 impl Converter {
-    /// The text, as one allocation with all equal ones.
+    /// Interns a string.
     pub(super) fn intern(&mut self, text: &str) -> Arc<str> {
-        self.strings.get(text)
+        self.strings.intern(text)
     }
 
-    /// UDP and SCTP ports are left out without a word: a proxy of ours has no business with them.
+    /// UDP and SCTP ports are skipped without a note: proxies do not serve them.
     pub fn service(&mut self, from: &core::Service) -> Result<Converted<Service>, Rejection> {
-        let key = self.key(&from.metadata)?;
+        let key = self.key_from_name(&from.metadata)?;
         let Some(spec) = &from.spec else {
             return Err(Rejection::new("spec", "missing"));
         };
@@ -86,16 +86,13 @@ impl Converter {
         if portless && matches!(kind, ServiceKind::ClusterIp(_)) {
             flaws.push(Rejection::new("spec.ports", "a service needs at least one port"));
         }
-        // Not among the flaws that a manifest is refused for: a bad value costs nothing but itself.
-        let mut values = Vec::new();
-        let traffic_policy = traffic_policy_of(&from.metadata, spec, &mut values);
-        let export_to = self.export_to(&from.metadata, &key, &mut values);
-        let mut all: Vec<_> = flaws
-            .iter()
-            .chain(&values)
-            .map(|flaw| Flaw::new(&*flaw.field, &*flaw.reason))
-            .collect();
-        // What an ExternalName stands for is not known yet.
+        // Not among the flaws that a manifest is refused for: only the bad value itself is ignored.
+        let mut notes = Vec::new();
+        let traffic_policy = traffic_policy_of(&from.metadata, spec, &mut notes);
+        let export_to = self.export_to(&from.metadata, &key, &mut notes);
+        let mut all: Vec<_> =
+            flaws.iter().chain(&notes).map(|flaw| Flaw::new(&*flaw.field, &*flaw.reason)).collect();
+        // The target of an ExternalName is not resolved yet.
         if !matches!(kind, ServiceKind::ExternalName(_)) {
             all.extend(unserved_ports(&kind, &ports));
         }
@@ -115,20 +112,23 @@ impl Converter {
             about: Box::new(about::about(&from.metadata, spec, &mut self.strings)),
             ..Service::new(key, kind, ports)
         };
-        Ok(Converted { value, flaws, notes: values })
+        Ok(Converted { value, flaws, notes })
     }
 
     /// Namespace and name of an object that is, or is named like, a service.
-    fn key(&mut self, metadata: &ObjectMeta) -> Result<ServiceKey, Rejection> {
+    fn key_from_name(&mut self, metadata: &ObjectMeta) -> Result<ServiceKey, Rejection> {
         let name = metadata.name.as_deref().unwrap_or_default();
         require_dns_label("metadata.name", name)?;
-        self.key_of(metadata, name)
+        self.service_key(metadata, name)
     }
 
-    fn key_of(&mut self, metadata: &ObjectMeta, name: &str) -> Result<ServiceKey, Rejection> {
+    fn service_key(&mut self, metadata: &ObjectMeta, name: &str) -> Result<ServiceKey, Rejection> {
         let namespace = namespace_of(metadata);
         require_dns_label("metadata.namespace", namespace)?;
-        Ok(ServiceKey { namespace: self.strings.get(namespace), name: self.strings.get(name) })
+        Ok(ServiceKey {
+            namespace: self.strings.intern(namespace),
+            name: self.strings.intern(name),
+        })
     }
 
     fn export_to(
@@ -156,7 +156,7 @@ impl Converter {
             "ClusterIP" | "NodePort" | "LoadBalancer" => {}
             "ExternalName" => {
                 let target = spec.external_name.as_ref().map(|name| name.to_ascii_lowercase());
-                // With the dot at its end it says no more: a CNAME is absolute either way.
+                // The trailing dot is optional: a CNAME is absolute either way.
                 let target = target.as_deref().map(|name| name.strip_suffix('.').unwrap_or(name));
                 let name = target.unwrap_or_default();
                 require_dns_name("spec.externalName", name)?;
@@ -223,15 +223,15 @@ impl Converter {
                 continue;
             }
             let protocol = protocol_of(port.app_protocol.as_deref(), name);
-            ports.push(ServicePort { name: self.strings.get(name), port: number, protocol });
+            ports.push(ServicePort { name: self.strings.intern(name), port: number, protocol });
         }
         ports.shrink_to_fit();
         ports
     }
 }
 
-/// The model's name for the Endpoints of a service. No slice can be called so, because of the
-/// slash, which lets both kinds stand in one folder of manifests.
+/// The model's name for the Endpoints of a service. No slice can have this name, because of
+/// the slash, so that both kinds may be in one folder of manifests.
 pub(super) fn endpoints_name(service: &str) -> Arc<str> {
     format!("endpoints/{service}").into()
 }

@@ -1,10 +1,9 @@
 //! Files of Kubernetes manifests as a source: the default that needs no cluster.
 //!
-//! Whatever happens to the files, everything is read again as a whole (`folder`) and sent as two
-//! complete lists, of which the model takes what really differs; files with the same content are
-//! not parsed again. What cannot be read or is wrong keeps its last good state, and so does a file
-//! that seems to be half-written. `watch` says when to look. Reading is blocking work and done off
-//! the async workers.
+//! After any change of a file all files are read again (`manifest_set`) and sent as two complete
+//! lists, like a relist; the model applies the differences, and files with the same content are not
+//! parsed again. A file that cannot be read, is wrong or seems to be half-written keeps its last good
+//! state. `watch` reports changes. Reading blocks, so it runs outside the async workers.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,50 +19,50 @@ use tracing::{debug, error, info, warn};
 use super::health::Health;
 use crate::model::{Change, Scope};
 
-mod folder;
+mod manifest_set;
 mod parse;
 mod watch;
 
-use folder::{Folder, Outcome};
-use watch::Watch;
+use manifest_set::{ManifestSet, ReadOutcome};
+use watch::FileWatch;
 
-/// Writers need a moment from the first to the last byte: read only once it is quiet this long,
-const QUIET: Duration = Duration::from_millis(50);
-/// but wait no longer than this for a writer that never pauses.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// How often to look without being told, since some file systems tell nothing.
-const SAFETY: Duration = Duration::from_secs(30);
-/// The same where the kernel cannot watch (out of inotify watches, say).
-const POLL: Duration = Duration::from_millis(500);
-/// How many new errors are logged one by one; all stand in the health.
-const LOGGED: usize = 5;
+/// Files are read once nothing has changed for this long, since a writer needs a moment for a file,
+const QUIET_PERIOD: Duration = Duration::from_millis(50);
+/// but no later than this after the first change, since a writer may never pause.
+const MAX_DEBOUNCE: Duration = Duration::from_millis(500);
+/// How often the files are read without an event, since some file systems report none.
+const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
+/// The same where the files cannot be watched (out of inotify watches, for example).
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// How many new errors are logged one by one; all are recorded in the health.
+const MAX_LOGGED_ERRORS: usize = 5;
 
 #[derive(Clone, Debug)]
-pub struct Config {
+pub struct FileSourceConfig {
     /// Files, and folders of `.yaml`, `.yml` and `.json` files (not their subfolders).
     pub paths: Vec<PathBuf>,
-    /// Whose objects count; those of all if empty.
+    /// The namespaces whose objects are read; all if empty.
     pub namespaces: Vec<String>,
 }
 
-/// A path that cannot be meant.
+/// A path of `--manifests` that does not exist or cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("--manifests {}: {reason}", path.display())]
-pub struct Unusable {
+pub struct UnusablePath {
     pub path: PathBuf,
     pub reason: String,
 }
 
 /// Refuses paths that do not exist or cannot be read, for the start of the program: then it is a
-/// typing error. Later, a path that vanishes keeps its last state, as it may come back.
-pub fn check(config: &Config) -> Result<(), Unusable> {
+/// typing error. A path that vanishes later keeps its last state, as it may come back.
+pub fn check_paths(config: &FileSourceConfig) -> Result<(), UnusablePath> {
     for path in &config.paths {
-        let tried = fs::metadata(path).and_then(|found| match found {
+        let usable = fs::metadata(path).and_then(|found| match found {
             found if found.is_dir() => fs::read_dir(path).map(|_| true),
             found if found.is_file() => fs::File::open(path).map(|_| true),
             _ => Ok(false),
         });
-        let reason = match tried {
+        let reason = match usable {
             Ok(true) => continue,
             Ok(false) => "neither a file nor a folder".to_owned(),
             Err(error) if path.as_os_str().as_encoded_bytes().contains(&b',') => format!(
@@ -72,14 +71,14 @@ pub fn check(config: &Config) -> Result<(), Unusable> {
             ),
             Err(error) => format!("{error}; give a file or folder of Kubernetes manifests"),
         };
-        return Err(Unusable { path: path.clone(), reason });
+        return Err(UnusablePath { path: path.clone(), reason });
     }
     Ok(())
 }
 
-/// Follows the files until `shutdown` fires or nobody takes the changes any more.
+/// Reads the files and their changes until `shutdown` fires or the receiver of `changes` is dropped.
 pub async fn run(
-    config: Config,
+    config: FileSourceConfig,
     changes: Sender<Change>,
     health: Arc<Health>,
     shutdown: CancellationToken,
@@ -87,22 +86,22 @@ pub async fn run(
     for path in &config.paths {
         health.expect(&path.display().to_string());
     }
-    shutdown.run_until_cancelled(follow(config, changes, health)).await;
+    shutdown.run_until_cancelled(read_until_closed(config, changes, health)).await;
 }
 
-async fn follow(config: Config, changes: Sender<Change>, health: Arc<Health>) {
-    let mut reading = (Folder::new(config), Watch::new());
+async fn read_until_closed(config: FileSourceConfig, changes: Sender<Change>, health: Arc<Health>) {
+    let mut state = (ManifestSet::new(config), FileWatch::new());
     let mut reporter = Reporter::new(health.clone());
     let mut synced = false;
     loop {
         let read = tokio::task::spawn_blocking(move || {
-            let (mut folder, mut watch) = reading;
-            // First the watches: what changes after this wakes us, what changed before is read.
-            watch.follow(folder.paths());
-            let outcome = folder.read(Instant::now());
-            (outcome, folder, watch)
+            let (mut manifests, mut watch) = state;
+            // The watches come first: what changes after them is an event, what changed before is read.
+            watch.rewatch(manifests.paths());
+            let outcome = manifests.read(Instant::now());
+            (outcome, manifests, watch)
         });
-        let (outcome, folder, watch) = match read.await {
+        let (outcome, manifests, watch) = match read.await {
             Ok(done) => done,
             Err(error) => {
                 error!(%error, "reading the manifests broke off; the last known state is kept");
@@ -111,12 +110,12 @@ async fn follow(config: Config, changes: Sender<Change>, health: Arc<Health>) {
             }
         };
         if outcome.changed {
-            reporter.report(&outcome);
+            reporter.report_objects(&outcome);
         }
-        reporter.warn(outcome.warnings);
-        reporter.report_watch(watch.trouble());
+        reporter.report_warnings(outcome.warnings);
+        reporter.report_watch(watch.error());
         reporter.report_paths(&outcome.paths);
-        if outcome.changed && send(outcome.lists, &changes).await.is_err() {
+        if outcome.changed && send_lists(outcome.lists, &changes).await.is_err() {
             return;
         }
         if !synced && outcome.complete {
@@ -128,52 +127,53 @@ async fn follow(config: Config, changes: Sender<Change>, health: Arc<Health>) {
                 return;
             }
         }
-        let pause = if watch.trouble().is_some() { POLL } else { SAFETY };
-        let again = outcome.again.map_or(pause, |at| pause.min(at - Instant::now()));
+        let interval = if watch.error().is_some() { POLL_INTERVAL } else { RESYNC_INTERVAL };
+        let delay = outcome.read_again_at.map_or(interval, |at| interval.min(at - Instant::now()));
         tokio::select! {
-            () = watch.woken() => settle(&watch).await,
-            () = sleep(again) => {}
+            () = watch.changed() => debounce(&watch).await,
+            () = sleep(delay) => {}
         }
         if changes.is_closed() {
             return;
         }
-        reading = (folder, watch);
+        state = (manifests, watch);
     }
 }
 
 /// Endpoints first, so that a new service never appears without its endpoints.
-async fn send(lists: folder::Lists, changes: &Sender<Change>) -> Result<(), ()> {
+async fn send_lists(lists: manifest_set::ObjectLists, changes: &Sender<Change>) -> Result<(), ()> {
     changes.send(Change::Slices(Scope::All, lists.slices)).await.map_err(drop)?;
     changes.send(Change::Services(Scope::All, lists.services)).await.map_err(drop)
 }
 
-/// Waits until nothing has happened for a moment, so that a file is not read half-written.
-async fn settle(watch: &Watch) {
-    let latest = Instant::now() + PATIENCE;
-    let quiet = async { while timeout(QUIET, watch.woken()).await.is_ok() {} };
-    _ = timeout_at(latest, quiet).await;
+/// Waits until nothing has changed for [`QUIET_PERIOD`], so that a file is not read half-written.
+async fn debounce(watch: &FileWatch) {
+    let deadline = Instant::now() + MAX_DEBOUNCE;
+    let quiet = async { while timeout(QUIET_PERIOD, watch.changed()).await.is_ok() {} };
+    _ = timeout_at(deadline, quiet).await;
 }
 
-/// Says what is new about errors, each once.
+/// Logs errors that are new, each once, and records all in the health.
 struct Reporter {
     health: Arc<Health>,
-    /// What is left out, and why.
-    known: BTreeMap<String, String>,
+    /// Objects that are left out, by place, and why.
+    rejected: BTreeMap<String, String>,
     /// Paths that cannot be read, and why.
-    lost: BTreeMap<String, String>,
-    /// What is probably not meant, by path.
-    warned: BTreeMap<String, String>,
-    polling: Option<String>,
+    unreadable: BTreeMap<String, String>,
+    /// Probable mistakes, by path.
+    warnings: BTreeMap<String, String>,
+    /// Why the files are polled instead of watched.
+    watch_error: Option<String>,
 }
 
 impl Reporter {
     fn new(health: Arc<Health>) -> Self {
         Self {
             health,
-            known: BTreeMap::new(),
-            lost: BTreeMap::new(),
-            warned: BTreeMap::new(),
-            polling: None,
+            rejected: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+            warnings: BTreeMap::new(),
+            watch_error: None,
         }
     }
 
@@ -182,11 +182,11 @@ impl Reporter {
             match read {
                 Ok(()) => {
                     self.health.contact(path);
-                    self.lost.remove(path);
+                    self.unreadable.remove(path);
                 }
                 Err(error) => {
                     self.health.failed(path, error);
-                    if self.lost.insert(path.clone(), error.clone()).as_ref() != Some(error) {
+                    if self.unreadable.insert(path.clone(), error.clone()).as_ref() != Some(error) {
                         warn!(%path, %error, "cannot read the manifests");
                     }
                 }
@@ -194,29 +194,29 @@ impl Reporter {
         }
     }
 
-    fn warn(&mut self, warnings: BTreeMap<String, String>) {
+    fn report_warnings(&mut self, warnings: BTreeMap<String, String>) {
         for (path, warning) in &warnings {
-            if self.warned.get(path) != Some(warning) {
+            if self.warnings.get(path) != Some(warning) {
                 warn!(%path, "{warning}");
             }
         }
-        self.warned = warnings;
+        self.warnings = warnings;
     }
 
-    fn report(&mut self, outcome: &Outcome) {
+    fn report_objects(&mut self, outcome: &ReadOutcome) {
         let new =
-            outcome.rejected.iter().filter(|(place, why)| self.known.get(*place) != Some(why));
+            outcome.rejected.iter().filter(|(place, why)| self.rejected.get(*place) != Some(why));
         let mut count = 0;
         for (place, reason) in new {
             count += 1;
-            if count <= LOGGED {
+            if count <= MAX_LOGGED_ERRORS {
                 warn!(manifest = %place, %reason, "left out");
             }
         }
-        if count > LOGGED {
+        if count > MAX_LOGGED_ERRORS {
             warn!(count, "manifests have new errors, of which the first are above");
         }
-        if outcome.rejected.is_empty() && !self.known.is_empty() {
+        if outcome.rejected.is_empty() && !self.rejected.is_empty() {
             info!("all manifests are good again");
         }
         debug!(
@@ -225,20 +225,20 @@ impl Reporter {
             rejected = outcome.rejected.len(),
             "manifests read"
         );
-        self.known = outcome.rejected.clone();
+        self.rejected = outcome.rejected.clone();
         self.health.replace_rejected(outcome.rejected.clone());
         let warnings = outcome.warnings.clone().into_iter();
         self.health.replace_notes(outcome.notes.clone().into_iter().chain(warnings));
         self.health.replace_skipped(outcome.skipped.clone());
     }
 
-    fn report_watch(&mut self, trouble: Option<&str>) {
-        if let Some(trouble) = trouble
-            && self.polling.as_deref() != Some(trouble)
+    fn report_watch(&mut self, error: Option<&str>) {
+        if let Some(error) = error
+            && self.watch_error.as_deref() != Some(error)
         {
-            warn!(reason = trouble, "cannot watch the files, so they are read every half second");
+            warn!(reason = error, "cannot watch the files, so they are read every half second");
         }
-        self.polling = trouble.map(str::to_owned);
+        self.watch_error = error.map(str::to_owned);
     }
 }
 

@@ -57,7 +57,7 @@ pub enum EndpointsKind {
 
 /// What to watch, and how.
 #[derive(Clone, Debug)]
-pub struct Config {
+pub struct KubeSourceConfig {
     /// A context of the kubeconfig; none for its current one, or for the cluster that we run in.
     pub context: Option<String>,
     /// The namespaces to watch; empty for all.
@@ -71,7 +71,7 @@ pub struct Config {
     pub watch_timeout: Duration,
 }
 
-impl Default for Config {
+impl Default for KubeSourceConfig {
     fn default() -> Self {
         Self {
             context: None,
@@ -88,7 +88,7 @@ impl Default for Config {
 /// Watches until `shutdown` fires or nobody takes the changes any more. Never gives up on an API
 /// server: what is wrong stands in `health`, and is tried again with growing pauses.
 pub async fn run(
-    config: Config,
+    config: KubeSourceConfig,
     changes: Sender<Change>,
     health: Arc<Health>,
     shutdown: CancellationToken,
@@ -97,7 +97,7 @@ pub async fn run(
     shutdown.run_until_cancelled(watch_all(config, changes, health)).await;
 }
 
-async fn watch_all(mut config: Config, changes: Sender<Change>, health: Arc<Health>) {
+async fn watch_all(mut config: KubeSourceConfig, changes: Sender<Change>, health: Arc<Health>) {
     health.expect(SEARCH);
     config.namespaces.sort();
     config.namespaces.dedup();
@@ -137,7 +137,7 @@ async fn watch_all(mut config: Config, changes: Sender<Change>, health: Arc<Heal
 }
 
 /// Tries until there is a server, and it has said whether it has EndpointSlices.
-async fn find_server(config: &Config, health: &Health) -> (Server, bool) {
+async fn find_server(config: &KubeSourceConfig, health: &Health) -> (Server, bool) {
     let mut backoff = DefaultBackoff::default();
     let mut last = String::new();
     loop {

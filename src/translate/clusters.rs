@@ -1,7 +1,7 @@
 //! Clusters: one per served port of a service, and the three that every proxy has.
 //!
-//! What a service says of load balancing, timeouts and limits is its clusters'; the defaults are
-//! Istio's.
+//! A service's traffic policy (load balancing, timeouts, limits) applies to its clusters; the defaults
+//! are Istio's.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -34,7 +34,10 @@ use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf::BoolValue;
 use prost::Name;
 
-use super::{HOSTNAME_KEY, any, duration, number, over_ads, served_ports, socket_address};
+use super::{
+    HOSTNAME_KEY, ads_config_source, proto_duration, served_ports, socket_address, to_any,
+    uint32_value,
+};
 use crate::model::{LoadBalancing, Service, ServiceKind, ServicePort, TrafficPolicy};
 use crate::names;
 use crate::view::{InboundPort, InboundProtocol};
@@ -44,27 +47,29 @@ use crate::view::{InboundPort, InboundProtocol};
 const INBOUND_SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6));
 
 /// The clusters that do not depend on any service.
-pub fn fixed() -> Vec<Cluster> {
-    let black_hole = named(names::BLACK_HOLE_CLUSTER, DiscoveryType::Static);
+pub fn fixed_clusters() -> Vec<Cluster> {
+    let black_hole = new_cluster(names::BLACK_HOLE_CLUSTER, DiscoveryType::Static);
     let passthrough = original_destination(names::PASSTHROUGH_CLUSTER);
-    vec![black_hole, passthrough, to_workload(names::INBOUND_PASSTHROUGH_CLUSTER)]
+    vec![black_hole, passthrough, workload_cluster(names::INBOUND_PASSTHROUGH_CLUSTER)]
 }
 
 /// What a sidecar's inbound chain of this port leads to: the workload beside it, at whichever of
 /// its addresses was called.
-pub fn inbound(port: &InboundPort) -> Cluster {
+pub fn inbound_cluster(port: &InboundPort) -> Cluster {
     let name = names::inbound_cluster(port.port);
-    let mut cluster = to_workload(&name);
+    let mut cluster = workload_cluster(&name);
     cluster.alt_stat_name = names::stat_name(&name);
     match port.protocol {
         // The protocol is known, or the client's will do; for TCP it says nothing.
         InboundProtocol::Http | InboundProtocol::Tcp => {}
-        InboundProtocol::Http2 | InboundProtocol::Grpc => speak(&mut cluster, http2()),
+        InboundProtocol::Http2 | InboundProtocol::Grpc => {
+            set_upstream_protocol(&mut cluster, http2_upstream())
+        }
     }
     cluster
 }
 
-fn to_workload(name: &str) -> Cluster {
+fn workload_cluster(name: &str) -> Cluster {
     let source_address = Some(socket_address(INBOUND_SOURCE, 0));
     Cluster {
         upstream_bind_config: Some(BindConfig { source_address, ..Default::default() }),
@@ -75,23 +80,25 @@ fn to_workload(name: &str) -> Cluster {
 /// One cluster per served port, in the order of the ports; its endpoints come over EDS under the
 /// cluster's own name, or by DNS for a name outside. None for an alias within the mesh, none for
 /// the TCP ports of a service without an address of its own.
-pub fn of_service(service: &Service, domain: &str) -> Vec<Cluster> {
+pub fn service_clusters(service: &Service, domain: &str) -> Vec<Cluster> {
     let host = names::host(&service.key.name, &service.key.namespace, domain);
-    served_ports(service).map(|port| of_port(service, &host, port)).collect()
+    served_ports(service).map(|port| port_cluster(service, &host, port)).collect()
 }
 
-fn of_port(service: &Service, host: &str, port: &ServicePort) -> Cluster {
+fn port_cluster(service: &Service, host: &str, port: &ServicePort) -> Cluster {
     let name = names::outbound_cluster(port.port, host);
-    let mut cluster = named(&name, DiscoveryType::Eds);
+    let mut cluster = new_cluster(&name, DiscoveryType::Eds);
     match &service.kind {
-        ServiceKind::ExternalName(outside) => by_dns(&mut cluster, outside, port.port),
+        ServiceKind::ExternalName(outside) => resolve_by_dns(&mut cluster, outside, port.port),
         _ => {
-            cluster.eds_cluster_config =
-                Some(EdsClusterConfig { eds_config: Some(over_ads()), ..Default::default() });
+            cluster.eds_cluster_config = Some(EdsClusterConfig {
+                eds_config: Some(ads_config_source()),
+                ..Default::default()
+            });
         }
     }
     if service.kind == ServiceKind::Headless {
-        cluster.lb_subset_config = Some(by_pod_name());
+        cluster.lb_subset_config = Some(pod_name_subsets());
     }
     cluster.alt_stat_name = names::stat_name(&name);
     apply_traffic_policy(&mut cluster, &service.traffic_policy);
@@ -102,14 +109,14 @@ fn of_port(service: &Service, host: &str, port: &ServicePort) -> Cluster {
         ..Default::default()
     });
     if port.protocol.is_http2() {
-        speak(&mut cluster, http2());
+        set_upstream_protocol(&mut cluster, http2_upstream());
     }
     cluster
 }
 
 /// One logical host with all addresses of both families, tried in turn, as a client of its own
 /// would do it; connections stay where they are when DNS rotates.
-fn by_dns(cluster: &mut Cluster, outside: &str, port: u16) {
+fn resolve_by_dns(cluster: &mut Cluster, outside: &str, port: u16) {
     let dns = DnsCluster {
         respect_dns_ttl: true,
         dns_lookup_family: DnsLookupFamily::All.into(),
@@ -118,7 +125,7 @@ fn by_dns(cluster: &mut Cluster, outside: &str, port: u16) {
     };
     cluster.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(CustomClusterType {
         name: "envoy.clusters.dns".to_owned(),
-        typed_config: Some(any(&dns)),
+        typed_config: Some(to_any(&dns)),
     }));
     // A name that does not resolve must not hold up everything else.
     cluster.wait_for_warm_on_init = Some(BoolValue { value: false });
@@ -144,7 +151,7 @@ fn by_dns(cluster: &mut Cluster, outside: &str, port: u16) {
 
 /// Requests that carry a pod's name (see `routes`) go to the endpoint that has it and to no other;
 /// all others go to any. A new name is a new endpoint, nothing else.
-fn by_pod_name() -> LbSubsetConfig {
+fn pod_name_subsets() -> LbSubsetConfig {
     LbSubsetConfig {
         fallback_policy: LbSubsetFallbackPolicy::AnyEndpoint.into(),
         subset_selectors: vec![LbSubsetSelector {
@@ -167,10 +174,10 @@ fn apply_traffic_policy(cluster: &mut Cluster, policy: &TrafficPolicy) {
     };
     cluster.lb_policy = lb_policy.into();
     if let Some(timeout) = policy.connect_timeout {
-        cluster.connect_timeout = Some(duration(timeout));
+        cluster.connect_timeout = Some(proto_duration(timeout));
     }
     // Envoy's default of 1,024 connections and requests would be a limit that nobody asked for.
-    let or_most = |limit: Option<u32>| Some(number(limit.unwrap_or(u32::MAX)));
+    let or_most = |limit: Option<u32>| Some(uint32_value(limit.unwrap_or(u32::MAX)));
     cluster.circuit_breakers = Some(CircuitBreakers {
         thresholds: vec![Thresholds {
             max_connections: or_most(policy.circuit_breakers.connections),
@@ -182,31 +189,31 @@ fn apply_traffic_policy(cluster: &mut Cluster, policy: &TrafficPolicy) {
         ..Default::default()
     });
     cluster.outlier_detection = policy.outlier_detection.map(|outliers| OutlierDetection {
-        consecutive_5xx: outliers.consecutive_errors.map(number),
-        interval: outliers.interval.map(duration),
-        base_ejection_time: outliers.ejection_time.map(duration),
-        max_ejection_percent: outliers.max_ejected.map(number),
+        consecutive_5xx: outliers.consecutive_errors.map(uint32_value),
+        interval: outliers.interval.map(proto_duration),
+        base_ejection_time: outliers.ejection_time.map(proto_duration),
+        max_ejection_percent: outliers.max_ejected.map(uint32_value),
         // Only what was asked for: Envoy compares success rates as well by default.
-        enforcing_success_rate: Some(number(0)),
+        enforcing_success_rate: Some(uint32_value(0)),
         ..Default::default()
     });
 }
 
-fn named(name: &str, discovery: DiscoveryType) -> Cluster {
+fn new_cluster(name: &str, discovery: DiscoveryType) -> Cluster {
     Cluster {
         name: name.to_owned(),
-        connect_timeout: Some(duration(TrafficPolicy::CONNECT_TIMEOUT)),
+        connect_timeout: Some(proto_duration(TrafficPolicy::CONNECT_TIMEOUT)),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(discovery.into())),
         ..Default::default()
     }
 }
 
 fn original_destination(name: &str) -> Cluster {
-    let mut cluster = named(name, DiscoveryType::OriginalDst);
+    let mut cluster = new_cluster(name, DiscoveryType::OriginalDst);
     apply_traffic_policy(&mut cluster, &TrafficPolicy::default());
     cluster.lb_policy = LbPolicy::ClusterProvided.into();
     // Nothing is known of the other side, so what the client speaks is the best guess.
-    speak(
+    set_upstream_protocol(
         &mut cluster,
         UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
             http_protocol_options: Some(Http1ProtocolOptions::default()),
@@ -217,7 +224,7 @@ fn original_destination(name: &str) -> Cluster {
     cluster
 }
 
-fn http2() -> UpstreamProtocolOptions {
+fn http2_upstream() -> UpstreamProtocolOptions {
     UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
         protocol_config: Some(
             ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default()),
@@ -225,12 +232,12 @@ fn http2() -> UpstreamProtocolOptions {
     })
 }
 
-fn speak(cluster: &mut Cluster, protocol: UpstreamProtocolOptions) {
+fn set_upstream_protocol(cluster: &mut Cluster, protocol: UpstreamProtocolOptions) {
     let options =
         HttpProtocolOptions { upstream_protocol_options: Some(protocol), ..Default::default() };
     cluster
         .typed_extension_protocol_options
-        .insert(HttpProtocolOptions::full_name(), any(&options));
+        .insert(HttpProtocolOptions::full_name(), to_any(&options));
 }
 
 #[cfg(test)]

@@ -21,9 +21,9 @@ use envoy_types::pb::google::protobuf::{Struct, Value, value};
 mod place;
 
 use place::Nearness;
-pub use place::{Place, depends_on_zone};
+pub use place::{ProxyLocation, depends_on_zone};
 
-use super::{HOSTNAME_KEY, SUBSET_NAMESPACE, number, served_ports, tcp_address};
+use super::{HOSTNAME_KEY, SUBSET_NAMESPACE, served_ports, tcp_address, uint32_value};
 use crate::model::{
     Endpoint as ModelEndpoint, EndpointSlice, EndpointState, IpFamily, Service, ServiceKind,
 };
@@ -51,9 +51,9 @@ struct Candidate<'a> {
 }
 
 /// The pods whose second address is known, with that address and its port.
-type Seconds = BTreeMap<NonZeroU64, (IpAddr, u16)>;
+type SecondAddresses = BTreeMap<NonZeroU64, (IpAddr, u16)>;
 
-/// The assignment of each cluster that [`super::clusters::of_service`] makes, in the same order
+/// The assignment of each cluster that [`super::clusters::service_clusters`] makes, in the same order
 /// and by the same name. One without endpoints is there too: a proxy waits for it.
 ///
 /// `slices` are the service's own, in any order. Only one address family is used, since a
@@ -61,13 +61,13 @@ type Seconds = BTreeMap<NonZeroU64, (IpAddr, u16)>;
 /// does not say, else IPv4) in which there is something to use. Where the service is for both, the
 /// other address of the same pod stands beside the first, for Envoy to try if that does not answer.
 ///
-/// `place` is the proxy's: endpoints near it go first where the service wants that, and those of its
+/// `proxy` is where the proxy is: endpoints near it go first where the service wants that, and those of its
 /// node are the only ones where the service wants that.
-pub fn of_service<'a>(
+pub fn service_endpoints<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice>,
     domain: &str,
-    place: Place<'_>,
+    proxy: ProxyLocation<'_>,
 ) -> Vec<ClusterLoadAssignment> {
     let host = names::host(&service.key.name, &service.key.namespace, domain);
     // What DNS says of a name outside is the cluster's own to find out.
@@ -81,21 +81,25 @@ pub fn of_service<'a>(
     served_ports(service)
         .map(|port| {
             let is_here =
-                |one: &ModelEndpoint| place.node.is_some() && one.node.as_deref() == place.node;
+                |one: &ModelEndpoint| proxy.node.is_some() && one.node.as_deref() == proxy.node;
             let mut candidates =
-                of_port(&slices, &port.name, |one| !service.node_local || is_here(one));
+                port_candidates(&slices, &port.name, |one| !service.node_local || is_here(one));
             candidates.sort_unstable();
             candidates.dedup_by_key(|one| (one.address, one.port));
-            let seconds = if is_dual { seconds(&candidates, &families) } else { Seconds::new() };
+            let second_addresses = if is_dual {
+                second_addresses(&candidates, &families)
+            } else {
+                SecondAddresses::new()
+            };
             keep_usable(&mut candidates, &families);
             ClusterLoadAssignment {
                 cluster_name: names::outbound_cluster(port.port, &host),
-                endpoints: by_locality(
+                endpoints: group_by_locality(
                     &candidates,
-                    Nearness::of(&candidates, service, place.zone),
-                    place.regions,
+                    Nearness::choose(&candidates, service, proxy.zone),
+                    proxy.regions,
                     |one| {
-                        let second = one.pod.and_then(|pod| seconds.get(&pod));
+                        let second = one.pod.and_then(|pod| second_addresses.get(&pod));
                         lb_endpoint(one, second, by_name)
                     },
                 ),
@@ -105,7 +109,7 @@ pub fn of_service<'a>(
         .collect()
 }
 
-fn of_port<'a>(
+fn port_candidates<'a>(
     slices: &[&'a EndpointSlice],
     port_name: &str,
     is_meant: impl Fn(&ModelEndpoint) -> bool,
@@ -155,7 +159,7 @@ fn keep_usable(candidates: &mut Vec<Candidate<'_>>, families: &[IpFamily]) {
 
 /// The addresses of the second family, by pod, where nothing is in doubt: a pod has exactly one
 /// address and port of each family, and both are in the same state.
-fn seconds(candidates: &[Candidate<'_>], families: &[IpFamily]) -> Seconds {
+fn second_addresses(candidates: &[Candidate<'_>], families: &[IpFamily]) -> SecondAddresses {
     let mut pods: BTreeMap<NonZeroU64, Vec<&Candidate<'_>>> = BTreeMap::new();
     for candidate in candidates {
         if let Some(pod) = candidate.pod {
@@ -177,7 +181,7 @@ fn seconds(candidates: &[Candidate<'_>], families: &[IpFamily]) -> Seconds {
 
 /// `candidates` are sorted by address and stay so within each zone; zones are sorted by priority
 /// and name, the unknown one first. A zone may stand in both priorities if hints divide it.
-fn by_locality<'a>(
+fn group_by_locality<'a>(
     candidates: &[Candidate<'a>],
     nearness: Nearness<'_>,
     regions: &BTreeMap<Arc<str>, Arc<str>>,
@@ -196,7 +200,7 @@ fn by_locality<'a>(
                 zone: zone.to_owned(),
                 ..Default::default()
             }),
-            load_balancing_weight: Some(number(
+            load_balancing_weight: Some(uint32_value(
                 u32::try_from(lb_endpoints.len()).unwrap_or(u32::MAX),
             )),
             lb_endpoints,
@@ -214,8 +218,8 @@ fn lb_endpoint(
     let second = second
         .map(|&(address, port)| AdditionalAddress { address: Some(tcp_address(address, port)) });
     LbEndpoint {
-        load_balancing_weight: Some(number(1)),
-        metadata: by_name.then(|| named(&pod_name(candidate))),
+        load_balancing_weight: Some(uint32_value(1)),
+        metadata: by_name.then(|| pod_name_metadata(&pod_name(candidate))),
         host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
             address: Some(tcp_address(candidate.address, candidate.port)),
             additional_addresses: second.into_iter().collect(),
@@ -237,7 +241,7 @@ fn pod_name(candidate: &Candidate<'_>) -> String {
 }
 
 /// One entry in each of the two maps, so that the encoding does not depend on chance.
-fn named(hostname: &str) -> Metadata {
+fn pod_name_metadata(hostname: &str) -> Metadata {
     let value = Value { kind: Some(value::Kind::StringValue(hostname.to_owned())) };
     let fields = Struct { fields: [(HOSTNAME_KEY.to_owned(), value)].into() };
     Metadata {

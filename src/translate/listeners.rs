@@ -1,9 +1,9 @@
 //! Listeners: how traffic gets in, by the kind of proxy.
 //!
 //! A sidecar's listeners are not bound: iptables redirects everything to `virtualOutbound`, which
-//! hands a connection to the listener of its original destination. The other kinds really bind,
-//! so there two services can fight over a port number: equal names are the sign, and the caller
-//! decides (HTTP before TCP, then by the service's key).
+//! hands a connection to the listener of its original destination. The listeners of other kinds
+//! are bound, so there two services can conflict over a port number: their listeners have the same name,
+//! and the caller decides (HTTP before TCP, then by the service's key).
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -31,8 +31,8 @@ use envoy_types::pb::google::protobuf::{Any, BoolValue};
 use prost::{Message, Name};
 
 use super::{
-    LISTENER_PORT_HEADER, POD_NAME_FILTER, any, can_bind, duration, hashes_clients, number,
-    over_ads, seconds, serves_http_port, tcp_address,
+    LISTENER_PORT_HEADER, POD_NAME_FILTER, ads_config_source, can_bind, hashes_clients,
+    proto_duration, seconds, serves_http_port, tcp_address, to_any, uint32_value,
 };
 use crate::model::{Service, ServiceKind, ServicePort};
 use crate::names;
@@ -47,20 +47,20 @@ const EVERYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// The listeners that do not depend on any service.
-pub fn fixed(kind: &ProxyKind) -> Vec<Listener> {
+pub fn fixed_listeners(kind: &ProxyKind) -> Vec<Listener> {
     match kind {
         ProxyKind::Sidecar => vec![virtual_outbound(), virtual_inbound(&[])],
         ProxyKind::BoundSidecar(_) | ProxyKind::Router => Vec::new(),
         ProxyKind::Standalone { address, port } => {
-            let mut listener = outbound(*address, *port);
+            let mut listener = outbound_listener(*address, *port);
             listener.filter_chains = vec![FilterChain {
-                filters: vec![http(HttpConnectionManager {
+                filters: vec![connection_manager_filter(HttpConnectionManager {
                     // A client that came here by the service's name has this listener's port in
                     // its Host; it is not the service's.
                     strip_matching_host_port: true,
-                    early_header_mutation_extensions: vec![says_its_port(*port)],
+                    early_header_mutation_extensions: vec![port_header_mutation(*port)],
                     use_remote_address: Some(BoolValue { value: true }),
-                    ..manager(kind, &listener.name, names::STANDALONE_TABLE)
+                    ..outbound_manager(kind, &listener.name, names::STANDALONE_TABLE)
                 })],
                 ..Default::default()
             }];
@@ -69,8 +69,8 @@ pub fn fixed(kind: &ProxyKind) -> Vec<Listener> {
     }
 }
 
-/// Tells the table which port a request came to.
-fn says_its_port(port: u16) -> TypedExtensionConfig {
+/// Sets the header by which the route table knows the port that a request came to.
+fn port_header_mutation(port: u16) -> TypedExtensionConfig {
     let header = HeaderValueOption {
         header: Some(HeaderValue {
             key: LISTENER_PORT_HEADER.to_owned(),
@@ -83,23 +83,24 @@ fn says_its_port(port: u16) -> TypedExtensionConfig {
     let mutations = vec![HeaderMutation { action: Some(Action::Append(header)) }];
     TypedExtensionConfig {
         name: "envoy.http.early_header_mutation.header_mutation".to_owned(),
-        typed_config: Some(any(&EarlyHeaderMutation { mutations })),
+        typed_config: Some(to_any(&EarlyHeaderMutation { mutations })),
     }
 }
 
 /// The one listener of all HTTP services with this port number, routed by the table of that
 /// number. None for kinds that have none and for ports that are taken
 /// ([`super::serves_http_port`]).
-pub fn http_port(kind: &ProxyKind, port: u16) -> Option<Listener> {
+pub fn http_port_listener(kind: &ProxyKind, port: u16) -> Option<Listener> {
     serves_http_port(kind, port).then_some(())?;
     Some(http_listener(kind, bind_address(kind)?, port))
 }
 
 fn http_listener(kind: &ProxyKind, address: IpAddr, port: u16) -> Listener {
-    let mut listener = outbound(address, port);
-    let mut manager = manager(kind, &listener.name, &names::route_table(port));
+    let mut listener = outbound_listener(address, port);
+    let mut manager = outbound_manager(kind, &listener.name, &names::route_table(port));
     manager.use_remote_address = Some(BoolValue { value: *kind == ProxyKind::Router });
-    let mut chain = FilterChain { filters: vec![http(manager)], ..Default::default() };
+    let mut chain =
+        FilterChain { filters: vec![connection_manager_filter(manager)], ..Default::default() };
     if *kind == ProxyKind::Sidecar {
         // Anything may be captured on this port, so what does not look like plain HTTP is left
         // alone and passed on.
@@ -112,7 +113,7 @@ fn http_listener(kind: &ProxyKind, address: IpAddr, port: u16) -> Listener {
             Some(tcp_chain("PassthroughFilterChain", names::PASSTHROUGH_CLUSTER, None));
         listener.listener_filters = vec![listener_filter(
             "envoy.filters.listener.http_inspector",
-            any(&HttpInspector::default()),
+            to_any(&HttpInspector::default()),
         )];
         // Wait for the first bytes as long as it takes: a slow client is no reason to guess.
         listener.listener_filters_timeout = Some(seconds(0));
@@ -122,24 +123,24 @@ fn http_listener(kind: &ProxyKind, address: IpAddr, port: u16) -> Listener {
     listener
 }
 
-/// The listeners that one port of a service has for itself: see `tcp_port` and
-/// `http_port_by_address`.
-pub fn of_port(
+/// The listeners that one port of a service has for itself: see `tcp_port_listeners`
+/// and `http_port_listeners_by_address`.
+pub fn port_listeners(
     kind: &ProxyKind,
     service: &Service,
     port: &ServicePort,
     domain: &str,
 ) -> Vec<Listener> {
     if port.protocol.is_http() {
-        http_port_by_address(kind, service, port.port)
+        http_port_listeners_by_address(kind, service, port.port)
     } else {
-        tcp_port(kind, service, port, domain)
+        tcp_port_listeners(kind, service, port, domain)
     }
 }
 
 /// The listeners of an HTTP port with the number of one of the sidecar's own, where the common one of
-/// [`http_port`] cannot stand: per cluster IP, routed by the table of the number.
-fn http_port_by_address(kind: &ProxyKind, service: &Service, port: u16) -> Vec<Listener> {
+/// [`http_port_listener`] cannot stand: per cluster IP, routed by the table of the number.
+fn http_port_listeners_by_address(kind: &ProxyKind, service: &Service, port: u16) -> Vec<Listener> {
     if *kind != ProxyKind::Sidecar || serves_http_port(kind, port) {
         return Vec::new();
     }
@@ -149,10 +150,10 @@ fn http_port_by_address(kind: &ProxyKind, service: &Service, port: u16) -> Vec<L
 
 /// The listeners of one TCP port of a service, each leading to the port's cluster: per cluster IP
 /// for captured traffic, a single bound one for the other kinds. Two services with the same port
-/// number get bound listeners of the same name, which also is the name of [`http_port`]'s.
+/// number get bound listeners of the same name, which also is the name of [`http_port_listener`]'s.
 ///
 /// None for services without a cluster IP and for a standalone Envoy.
-fn tcp_port(
+fn tcp_port_listeners(
     kind: &ProxyKind,
     service: &Service,
     port: &ServicePort,
@@ -164,9 +165,9 @@ fn tcp_port(
     let by_client = hashes_clients(kind, &service.traffic_policy);
     let idle = service.traffic_policy.tcp_idle_timeout;
     let to_cluster = |address| {
-        let mut listener = outbound(address, port.port);
+        let mut listener = outbound_listener(address, port.port);
         listener.filter_chains = vec![FilterChain {
-            filters: vec![tcp(&cluster, by_client, idle)],
+            filters: vec![tcp_proxy_filter(&cluster, by_client, idle)],
             ..Default::default()
         }];
         listener
@@ -198,15 +199,15 @@ fn virtual_outbound() -> Listener {
         name: names::VIRTUAL_OUTBOUND_LISTENER.to_owned(),
         use_original_dst: Some(BoolValue { value: true }),
         filter_chains: vec![
-            black_hole("virtualOutbound-blackhole", OUTBOUND_CAPTURE_PORT),
+            black_hole_chain("virtualOutbound-blackhole", OUTBOUND_CAPTURE_PORT),
             tcp_chain("virtualOutbound-catchall-tcp", names::PASSTHROUGH_CLUSTER, None),
         ],
-        ..outbound(EVERYWHERE, OUTBOUND_CAPTURE_PORT)
+        ..outbound_listener(EVERYWHERE, OUTBOUND_CAPTURE_PORT)
     }
 }
 
-/// Named after its place, without filter chains yet.
-fn outbound(address: IpAddr, port: u16) -> Listener {
+/// Named after its address and port, without filter chains.
+fn outbound_listener(address: IpAddr, port: u16) -> Listener {
     Listener {
         name: names::listener(address, port),
         address: Some(tcp_address(address, port)),
@@ -217,10 +218,10 @@ fn outbound(address: IpAddr, port: u16) -> Listener {
 
 /// A connection to the capture port itself was never redirected; passing it on would send it
 /// here again, for ever.
-fn black_hole(name: &str, capture_port: u16) -> FilterChain {
+fn black_hole_chain(name: &str, capture_port: u16) -> FilterChain {
     FilterChain {
         filter_chain_match: Some(FilterChainMatch {
-            destination_port: Some(number(capture_port.into())),
+            destination_port: Some(uint32_value(capture_port.into())),
             ..Default::default()
         }),
         ..tcp_chain(name, names::BLACK_HOLE_CLUSTER, None)
@@ -228,41 +229,41 @@ fn black_hole(name: &str, capture_port: u16) -> FilterChain {
 }
 
 fn tcp_chain(name: &str, cluster: &str, idle: Option<Duration>) -> FilterChain {
-    let filters = vec![tcp(cluster, false, idle)];
+    let filters = vec![tcp_proxy_filter(cluster, false, idle)];
     FilterChain { name: name.to_owned(), filters, ..Default::default() }
 }
 
 /// Connections may be `idle` for so long; Envoy's default is an hour, its zero is no limit.
-fn tcp(cluster: &str, by_client: bool, idle: Option<Duration>) -> Filter {
+fn tcp_proxy_filter(cluster: &str, by_client: bool, idle: Option<Duration>) -> Filter {
     let source_ip = HashPolicy { policy_specifier: Some(PolicySpecifier::SourceIp(SourceIp {})) };
     let proxy = TcpProxy {
         hash_policy: by_client.then_some(source_ip).into_iter().collect(),
         stat_prefix: cluster.to_owned(),
-        idle_timeout: idle.map(duration),
+        idle_timeout: idle.map(proto_duration),
         cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(cluster.to_owned())),
         ..Default::default()
     };
     network_filter("envoy.filters.network.tcp_proxy", &proxy)
 }
 
-fn http(manager: HttpConnectionManager) -> Filter {
+fn connection_manager_filter(manager: HttpConnectionManager) -> Filter {
     network_filter("envoy.filters.network.http_connection_manager", &manager)
 }
 
 /// What all outbound HTTP listeners have in common. Theirs to add is `use_remote_address`: true where
 /// requests come from outside, so that the peer counts as the client, and `x-forwarded-for` and
 /// Envoy's own headers are not taken at their word.
-fn manager(kind: &ProxyKind, listener: &str, table: &str) -> HttpConnectionManager {
-    let bare = bare_manager();
+fn outbound_manager(kind: &ProxyKind, listener: &str, table: &str) -> HttpConnectionManager {
+    let bare = common_manager();
     let mut http_filters = bare.http_filters;
     if *kind != ProxyKind::Sidecar {
         // Does nothing until a route gives it something to do, see `routes`.
-        http_filters.insert(0, http_filter(POD_NAME_FILTER, any(&HeaderToMetadata::default())));
+        http_filters.insert(0, http_filter(POD_NAME_FILTER, to_any(&HeaderToMetadata::default())));
     }
     HttpConnectionManager {
         stat_prefix: names::stat_name(&format!("outbound_{listener}")),
         route_specifier: Some(http_connection_manager::RouteSpecifier::Rds(Rds {
-            config_source: Some(over_ads()),
+            config_source: Some(ads_config_source()),
             route_config_name: table.to_owned(),
         })),
         http_filters,
@@ -271,9 +272,9 @@ fn manager(kind: &ProxyKind, listener: &str, table: &str) -> HttpConnectionManag
 }
 
 /// What is the same in both directions.
-fn bare_manager() -> HttpConnectionManager {
+fn common_manager() -> HttpConnectionManager {
     HttpConnectionManager {
-        http_filters: vec![http_filter("envoy.filters.http.router", any(&Router::default()))],
+        http_filters: vec![http_filter("envoy.filters.http.router", to_any(&Router::default()))],
         normalize_path: Some(BoolValue { value: true }),
         // Health checks of old load balancers speak it; Envoy would answer 426 by itself.
         http_protocol_options: Some(Http1ProtocolOptions {
@@ -301,7 +302,7 @@ fn http_filter(name: &str, config: Any) -> HttpFilter {
 fn network_filter<M: Message + Name>(name: &str, config: &M) -> Filter {
     Filter {
         name: name.to_owned(),
-        config_type: Some(filter::ConfigType::TypedConfig(any(config))),
+        config_type: Some(filter::ConfigType::TypedConfig(to_any(config))),
     }
 }
 

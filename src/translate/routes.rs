@@ -2,12 +2,12 @@
 //!
 //! Captured and bound proxies have a table per port number, since the listener already knows the
 //! port; a standalone Envoy has a single table in which the port is part of the Host. A table is
-//! its skeleton ([`table`]) and the virtual hosts that services put into it ([`virtual_hosts`]);
-//! `virtual_hosts` is a repeated field, so the encoded parts may simply be put in a row.
+//! its fixed fields ([`table_without_services`]) and the virtual hosts that services put into it ([`virtual_hosts`]);
+//! `virtual_hosts` is a repeated field, so the encoded parts are concatenated.
 //!
 //! Envoy rejects a table in which a domain occurs twice. Names of two services cannot meet
-//! ([`names::dns_forms`]), ports of one service differ by the model's word; only cluster IPs can,
-//! when manifests claim one twice or a watch is late. That is why they are a parameter.
+//! ([`names::dns_forms`]), and the model keeps the ports of one service apart; only cluster IPs can,
+//! when two manifests claim one or a watch lags behind. That is why they are a parameter.
 
 use std::net::IpAddr;
 
@@ -35,8 +35,8 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{
 use envoy_types::pb::google::protobuf::BoolValue;
 
 use super::{
-    HOSTNAME_KEY, LISTENER_PORT_HEADER, POD_NAME_FILTER, SUBSET_NAMESPACE, any, behind, duration,
-    hashes_clients, http_ports, number, seconds, served_http_ports,
+    HOSTNAME_KEY, LISTENER_PORT_HEADER, POD_NAME_FILTER, SUBSET_NAMESPACE, hashes_clients,
+    http_ports, proto_duration, seconds, served_http_ports, target_service, to_any, uint32_value,
 };
 use crate::model::{Service, ServiceKey, ServiceKind, TrafficPolicy};
 use crate::names;
@@ -44,13 +44,13 @@ use crate::view::ProxyKind;
 
 mod inbound;
 
-pub use inbound::inbound;
+pub use inbound::inbound_routes;
 
 /// A virtual host and the name of the table it belongs to.
-pub type Placed = (String, VirtualHost);
+pub type TableEntry = (String, VirtualHost);
 
 /// The virtual hosts that `service` puts into the tables of such proxies, one per HTTP port; for a
-/// headless service another one for the names of its pods (see `of_pods`). An alias has those of the
+/// headless service another one for the names of its pods (see `route_to_pods`). An alias has those of the
 /// service that it stands for, under its own names.
 ///
 /// `namespace` is the proxy's: services of the same namespace answer to their bare name as well.
@@ -68,14 +68,14 @@ pub fn virtual_hosts(
     service: &Service,
     addresses: &[IpAddr],
     domain: &str,
-) -> Vec<Placed> {
+) -> Vec<TableEntry> {
     let is_standalone = matches!(kind, ProxyKind::Standalone { .. });
     let ports: Vec<u16> = match is_standalone {
         true => served_http_ports(service).collect(),
         false => http_ports(kind, service).collect(),
     };
     let Some(&first) = ports.first() else { return Vec::new() };
-    let target = behind(service);
+    let target = target_service(service);
     let preferred = if ports.contains(&80) { 80 } else { first };
 
     let key = &service.key;
@@ -90,15 +90,15 @@ pub fn virtual_hosts(
 
     let target_host = names::host(&target.key.name, &target.key.namespace, domain);
     let to = |port: u16| {
-        action(kind, &target.traffic_policy, names::outbound_cluster(port, &target_host))
+        cluster_action(kind, &target.traffic_policy, names::outbound_cluster(port, &target_host))
     };
     let by_port: Vec<(u16, RouteAction)> = ports.iter().map(|port| (*port, to(*port))).collect();
     let of_service = |host: &str, forms: &[String]| match is_standalone {
-        true => with_ports(host, forms, &by_port, preferred),
+        true => standalone_virtual_hosts(host, forms, &by_port, preferred),
         false => {
             let one = |(port, action): &(u16, RouteAction)| {
                 let name = names::virtual_host(host, *port);
-                let routes = vec![everything("default", action.clone())];
+                let routes = vec![catch_all_route("default", action.clone())];
                 (names::route_table(*port), virtual_host(name, forms.to_vec(), routes))
             };
             by_port.iter().map(one).collect()
@@ -108,19 +108,19 @@ pub fn virtual_hosts(
     if !pods.is_empty() {
         let by_name = of_service(&format!("*.{host}"), &pods);
         placed.extend(
-            by_name.into_iter().map(|(table, one)| (table, of_pods(kind, one, key, domain))),
+            by_name.into_iter().map(|(table, one)| (table, route_to_pods(kind, one, key, domain))),
         );
     }
     placed
 }
 
 /// The virtual hosts of a service in the standalone table.
-fn with_ports(
+fn standalone_virtual_hosts(
     host: &str,
     forms: &[String],
     by_port: &[(u16, RouteAction)],
     preferred: u16,
-) -> Vec<Placed> {
+) -> Vec<TableEntry> {
     let table = || names::STANDALONE_TABLE.to_owned();
     let mut placed = Vec::with_capacity(by_port.len() + 1);
     for (port, action) in by_port {
@@ -129,14 +129,16 @@ fn with_ports(
             domains.extend_from_slice(forms);
         }
         let name = names::virtual_host(host, *port);
-        let routes = vec![everything("default", action.clone())];
+        let routes = vec![catch_all_route("default", action.clone())];
         placed.push((table(), virtual_host(name, domains, routes)));
     }
     if by_port.len() > 1 {
         let (default, others): (Vec<_>, Vec<_>) =
             by_port.iter().partition(|(port, _)| *port == preferred);
-        let others = others.into_iter().map(|(port, action)| of_listener(*port, action.clone()));
-        let default = default.into_iter().map(|(_, action)| everything("default", action.clone()));
+        let others =
+            others.into_iter().map(|(port, action)| listener_port_route(*port, action.clone()));
+        let default =
+            default.into_iter().map(|(_, action)| catch_all_route("default", action.clone()));
         let routes = others.chain(default).collect();
         placed.push((table(), virtual_host(host.to_owned(), forms.to_vec(), routes)));
     }
@@ -144,8 +146,8 @@ fn with_ports(
 }
 
 /// What came to a listener with this number.
-fn of_listener(port: u16, action: RouteAction) -> Route {
-    let mut route = everything(&format!("listener {port}"), action);
+fn listener_port_route(port: u16, action: RouteAction) -> Route {
+    let mut route = catch_all_route(&format!("listener {port}"), action);
     let is_port = HeaderMatcher {
         name: LISTENER_PORT_HEADER.to_owned(),
         header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(StringMatcher {
@@ -162,12 +164,12 @@ fn of_listener(port: u16, action: RouteAction) -> Route {
 /// the way out for hosts that nobody here answers to.
 ///
 /// A bound listener has no such way: nothing tells where the request was meant to go.
-pub fn table(kind: &ProxyKind, name: &str) -> RouteConfiguration {
+pub fn table_without_services(kind: &ProxyKind, name: &str) -> RouteConfiguration {
     let captured = *kind == ProxyKind::Sidecar;
     let by_port = !matches!(kind, ProxyKind::Standalone { .. });
     RouteConfiguration {
         name: name.to_owned(),
-        virtual_hosts: captured.then(allow_any).into_iter().collect(),
+        virtual_hosts: captured.then(allow_any_host).into_iter().collect(),
         // A route may arrive before its cluster; then it answers 503, which beats a NACK.
         validate_clusters: Some(BoolValue { value: false }),
         // By port number the table is already chosen, so whatever port the client put into Host
@@ -182,7 +184,7 @@ pub fn table(kind: &ProxyKind, name: &str) -> RouteConfiguration {
     }
 }
 
-fn allow_any() -> VirtualHost {
+fn allow_any_host() -> VirtualHost {
     let action = RouteAction {
         timeout: Some(seconds(0)),
         cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(
@@ -193,7 +195,7 @@ fn allow_any() -> VirtualHost {
     VirtualHost {
         name: names::ALLOW_ANY.to_owned(),
         domains: vec!["*".to_owned()],
-        routes: vec![everything(names::ALLOW_ANY, action)],
+        routes: vec![catch_all_route(names::ALLOW_ANY, action)],
         include_request_attempt_count: true,
         ..Default::default()
     }
@@ -216,7 +218,12 @@ fn pod_domains(kind: &ProxyKind, key: &ServiceKey, forms: &[String]) -> Vec<Stri
 /// Captured, they go where the client's connection was meant to go: DNS has led it to that pod, or
 /// to none of the service's. Elsewhere the name chooses among the endpoints; what stands before the
 /// service's name must then be one label, since `db-0.leaf.nats` is no pod of `nats`.
-fn of_pods(kind: &ProxyKind, mut host: VirtualHost, key: &ServiceKey, domain: &str) -> VirtualHost {
+fn route_to_pods(
+    kind: &ProxyKind,
+    mut host: VirtualHost,
+    key: &ServiceKey,
+    domain: &str,
+) -> VirtualHost {
     if *kind == ProxyKind::Sidecar {
         for route in &mut host.routes {
             if let Some(route::Action::Route(action)) = &mut route.action {
@@ -227,13 +234,13 @@ fn of_pods(kind: &ProxyKind, mut host: VirtualHost, key: &ServiceKey, domain: &s
         return host;
     }
     let matches = host.routes.iter_mut().filter_map(|route| route.r#match.as_mut());
-    matches.for_each(|one| one.headers.push(names_a_pod(key, domain)));
-    host.typed_per_filter_config.insert(POD_NAME_FILTER.to_owned(), any(&first_label_is_the_pod()));
+    matches.for_each(|one| one.headers.push(pod_name_matcher(key, domain)));
+    host.typed_per_filter_config.insert(POD_NAME_FILTER.to_owned(), to_any(&pod_name_from_host()));
     host
 }
 
 /// A Host of one label and any form of the service's name, maybe with a port.
-fn names_a_pod(key: &ServiceKey, domain: &str) -> HeaderMatcher {
+fn pod_name_matcher(key: &ServiceKey, domain: &str) -> HeaderMatcher {
     let [name, namespace, domain] =
         [&*key.name, &*key.namespace, domain].map(|text| text.replace('.', r"\."));
     let regex = format!(r"(?i)[^.]+\.{name}(\.{namespace}(\.svc(\.{domain}\.?)?)?)?(:[0-9]+)?");
@@ -246,21 +253,21 @@ fn names_a_pod(key: &ServiceKey, domain: &str) -> HeaderMatcher {
     }
 }
 
-fn action(kind: &ProxyKind, policy: &TrafficPolicy, cluster: String) -> RouteAction {
+fn cluster_action(kind: &ProxyKind, policy: &TrafficPolicy, cluster: String) -> RouteAction {
     RouteAction {
         // No limit but the client's own unless the service has one.
-        timeout: Some(policy.request_timeout.map_or(seconds(0), duration)),
+        timeout: Some(policy.request_timeout.map_or(seconds(0), proto_duration)),
         retry_policy: match policy.retries.unwrap_or(TrafficPolicy::RETRIES) {
             0 => None,
             retries => Some(retry_policy(retries)),
         },
-        hash_policy: hashes_clients(kind, policy).then(by_source_address).into_iter().collect(),
+        hash_policy: hashes_clients(kind, policy).then(source_address_hash).into_iter().collect(),
         cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(cluster)),
         ..Default::default()
     }
 }
 
-fn by_source_address() -> HashPolicy {
+fn source_address_hash() -> HashPolicy {
     HashPolicy {
         policy_specifier: Some(PolicySpecifier::ConnectionProperties(ConnectionProperties {
             source_ip: true,
@@ -271,7 +278,7 @@ fn by_source_address() -> HashPolicy {
 
 /// Gives the Host's first label to the cluster's subsets. Without this the same filter does
 /// nothing.
-fn first_label_is_the_pod() -> HeaderToMetadata {
+fn pod_name_from_host() -> HeaderToMetadata {
     let rewrite = RegexMatchAndSubstitute {
         pattern: Some(RegexMatcher { regex: r"^([^.]*)\..*$".to_owned(), ..Default::default() }),
         substitution: r"\1".to_owned(),
@@ -295,7 +302,7 @@ fn virtual_host(name: String, domains: Vec<String>, routes: Vec<Route>) -> Virtu
     VirtualHost { name, domains, routes, include_request_attempt_count: true, ..Default::default() }
 }
 
-fn everything(name: &str, action: RouteAction) -> Route {
+fn catch_all_route(name: &str, action: RouteAction) -> Route {
     Route {
         name: name.to_owned(),
         r#match: Some(RouteMatch {
@@ -312,10 +319,10 @@ fn retry_policy(retries: u32) -> RetryPolicy {
     RetryPolicy {
         retry_on: "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
             .to_owned(),
-        num_retries: Some(number(retries)),
+        num_retries: Some(uint32_value(retries)),
         retry_host_predicate: vec![RetryHostPredicate {
             name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
-            config_type: Some(retry_host_predicate::ConfigType::TypedConfig(any(
+            config_type: Some(retry_host_predicate::ConfigType::TypedConfig(to_any(
                 &PreviousHostsPredicate {},
             ))),
         }],

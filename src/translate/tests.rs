@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::endpoints::Place;
+use super::endpoints::ProxyLocation;
 use super::*;
 use crate::model::{Protocol, ServiceKey};
 
 pub(super) const DOMAIN: &str = "cluster.local";
 static NO_REGIONS: BTreeMap<Arc<str>, Arc<str>> = BTreeMap::new();
 /// A proxy that does not say where it is, and nothing known of places.
-pub(super) const ANYWHERE: Place<'static> = Place { zone: None, node: None, regions: &NO_REGIONS };
+pub(super) const ANYWHERE: ProxyLocation<'static> =
+    ProxyLocation { zone: None, node: None, regions: &NO_REGIONS };
 pub(super) const STANDALONE: ProxyKind = ProxyKind::DEFAULT_STANDALONE;
 pub(super) const PER_PORT: [ProxyKind; 3] =
     [ProxyKind::Sidecar, ProxyKind::BOUND, ProxyKind::Router];
@@ -58,9 +59,10 @@ fn every_kind_of_service() -> Vec<Service> {
 fn each_cluster_has_exactly_one_assignment_by_the_same_name() {
     for service in every_kind_of_service() {
         let clusters: Vec<String> =
-            clusters::of_service(&service, DOMAIN).into_iter().map(|one| one.name).collect();
+            clusters::service_clusters(&service, DOMAIN).into_iter().map(|one| one.name).collect();
         // A name outside is DNS's to find.
-        let assignments = endpoints::of_service(&service, std::iter::empty(), DOMAIN, ANYWHERE);
+        let assignments =
+            endpoints::service_endpoints(&service, std::iter::empty(), DOMAIN, ANYWHERE);
         if matches!(service.kind, ServiceKind::ExternalName(_)) {
             assert!(assignments.is_empty());
             continue;
@@ -77,14 +79,14 @@ fn each_cluster_has_exactly_one_assignment_by_the_same_name() {
 fn http_ports_have_a_listener_and_a_table_or_neither() {
     for kind in PER_PORT {
         for service in every_kind_of_service() {
-            let target = behind(&service);
+            let target = target_service(&service);
             let own = target.ports.iter().flat_map(|port| {
-                let listeners = listeners::of_port(&kind, target, port, DOMAIN);
+                let listeners = listeners::port_listeners(&kind, target, port, DOMAIN);
                 listeners.into_iter().find(|_| port.protocol.is_http())
             });
             let own: Vec<_> = own.map(|listener| listener.name).collect();
             let common = http_ports(&kind, &service)
-                .filter_map(|port| Some(listeners::http_port(&kind, port)?.name));
+                .filter_map(|port| Some(listeners::http_port_listener(&kind, port)?.name));
             let listeners: Vec<String> = common.chain(own).collect();
             let mut tables: Vec<String> =
                 routes::virtual_hosts(&kind, None, &service, service.cluster_ips(), DOMAIN)

@@ -115,7 +115,7 @@ async fn half_requests_on_the_http_doors_keep_no_probe_out() {
 async fn silent_connections_on_the_grpc_door_keep_no_proxy_out() {
     let victim = Victim::start(1024).await;
     // This process needs descriptors for its own side.
-    pilothouse::door::descriptors::raise();
+    pilothouse::door::descriptors::raise_limit();
     let held = half(victim.grpc, 3000, b"");
     assert!(held.len() > 2000, "the attack came about: {}", held.len());
     for page in ["ready", "live"] {
@@ -141,7 +141,7 @@ async fn silent_connections_on_the_grpc_door_keep_no_proxy_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_few_descriptors_all_doors_together_keep_nobody_out() {
     let victim = Victim::start(128).await;
-    pilothouse::door::descriptors::raise();
+    pilothouse::door::descriptors::raise_limit();
     let doors = [victim.grpc, victim.http, victim.monitoring];
     let held = doors.map(|door| half(door, 400, b""));
     assert!(held.iter().all(|of| of.len() > 300), "the attack came about");
@@ -208,7 +208,7 @@ async fn the_agents_probes_get_in_as_well() {
         other => Err(format!("{other:?}")),
     };
     until("the agent to answer", live).await;
-    pilothouse::door::descriptors::raise();
+    pilothouse::door::descriptors::raise_limit();
     let held = half(status, 2000, b"GET /healthz/ready HTTP/1.1\r\n");
     assert!(held.len() > 1500, "the attack came about: {}", held.len());
     live().await.unwrap();

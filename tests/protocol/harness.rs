@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 use pilothouse::ads::stream::ServerLimits;
-use pilothouse::app::{self, Config, Running, Source};
+use pilothouse::app::{self, ControlPlane, ControlPlaneConfig, SourceConfig};
 use pilothouse::publish::Timing;
 use pilothouse::source::files;
 use pilothouse_testkit::manifests::{self, http_service};
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use tonic::transport::Channel;
 
 pub(crate) struct Server {
-    pub(crate) running: Running,
+    pub(crate) running: ControlPlane,
     folder: TempDir,
 }
 
@@ -29,16 +29,19 @@ impl Server {
     }
 
     /// With limits of one's own.
-    pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) async fn with(change: impl FnOnce(&mut ControlPlaneConfig)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), "web", &["10.0.0.1"]);
         Self::over(folder, change).await
     }
 
-    pub(crate) async fn over(folder: TempDir, change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) async fn over(
+        folder: TempDir,
+        change: impl FnOnce(&mut ControlPlaneConfig),
+    ) -> Self {
         let any_port = "127.0.0.1:0".parse().unwrap();
-        let mut config = Config {
-            source: Source::Files(files::Config {
+        let mut config = ControlPlaneConfig {
+            source: SourceConfig::Files(files::FileSourceConfig {
                 paths: vec![folder.path().to_owned()],
                 namespaces: Vec::new(),
             }),

@@ -29,7 +29,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::google::protobuf::{Any, UInt32Value};
 use pilothouse::ads::server::AdsServer;
 use pilothouse::ads::stream::{ServerContext, ServerLimits};
-use pilothouse::door::{Door, Room};
+use pilothouse::door::{ConnectionLimits, LimitedListener};
 use pilothouse::metrics::Metrics;
 use pilothouse::names::ResourceType;
 use pilothouse::proxies::{Proxies, TypeStatus};
@@ -97,8 +97,8 @@ impl Scripted {
         let keepalive = Duration::from_secs(30);
         let server = AdsServer::new(Arc::new(shared), descriptors, keepalive).unwrap();
         let grpc = listener.local_addr().unwrap();
-        let room = Room { connections: 1000, of_one_address: 1000 };
-        tokio::spawn(server.run(Door::new("gRPC", listener, room), stop.clone()));
+        let room = ConnectionLimits { total: 1000, per_address: 1000 };
+        tokio::spawn(server.run(LimitedListener::new("gRPC", listener, room), stop.clone()));
         let sets = Mutex::new(std::array::from_fn(|_| Arc::default()));
         let _stop = stop.drop_guard();
         Self { grpc, proxies, snapshots, sets, _stop }

@@ -30,12 +30,12 @@ async fn one_peers_streams_are_admitted_in_the_order_of_asking() {
     assert!(none.is_none());
     let (none, mut third) = ask!(admission, from(1, 1));
     assert!(none.is_none());
-    assert_eq!(admission.metrics.turns_awaited(), 2);
+    assert_eq!(admission.metrics.waiting_streams(), 2);
     drop(first);
     assert!(third.as_mut().now_or_never().is_none(), "it came later");
     let second = second.as_mut().now_or_never().expect("its turn");
     drop(third);
-    assert_eq!(admission.metrics.turns_awaited(), 0, "one has it, one has gone");
+    assert_eq!(admission.metrics.waiting_streams(), 0, "one has it, one has gone");
     drop(second);
     assert!(ask!(admission, from(1, 1)).0.is_some());
 }
@@ -152,7 +152,7 @@ async fn those_that_stop_waiting_leave_nothing_behind() {
     for stream in 0..1000 {
         drop(ask!(admission, from((stream % 200) as u8, stream)));
     }
-    assert_eq!(admission.metrics.turns_awaited(), 0);
+    assert_eq!(admission.metrics.waiting_streams(), 0);
     drop(held);
     assert!(ask!(admission, from(1, 1)).0.is_some());
     assert!(!admission.is_contended());

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::ads::admission::work_meter::WorkMeter;
 use crate::ads::atomic_timestamp::AtomicTimestamp;
-use crate::door::Place;
+use crate::door::ConnectionSlot;
 
 // In this order: a connection only ever goes to a later state.
 const OPEN: u8 = 0;
@@ -32,8 +32,8 @@ pub(in crate::ads) struct ConnectionHandle {
     no_streams: AtomicTimestamp,
     /// Whether there ever was a stream.
     had_stream: AtomicBool,
-    /// The connection's place among those of its port.
-    place: OnceLock<Place>,
+    /// The connection's slot among those of its port.
+    slot: OnceLock<ConnectionSlot>,
 }
 
 impl ConnectionHandle {
@@ -49,7 +49,7 @@ impl ConnectionHandle {
             socket_full: AtomicTimestamp::default(),
             no_streams,
             had_stream: AtomicBool::new(false),
-            place: OnceLock::new(),
+            slot: OnceLock::new(),
         }
     }
 
@@ -74,16 +74,16 @@ impl ConnectionHandle {
         self.opened.elapsed()
     }
 
-    /// Records the connection's place at its port; to be called once.
-    pub(in crate::ads) fn set_place(&self, place: Place) {
-        _ = self.place.set(place);
+    /// Stores the connection's slot of the listener; to be called once.
+    pub(in crate::ads) fn set_slot(&self, slot: ConnectionSlot) {
+        _ = self.slot.set(slot);
     }
 
-    /// A proxy has identified itself on this connection and was accepted, so the port no longer counts
-    /// the connection among the newcomers.
-    pub(in crate::ads) fn settle(&self) {
-        if let Some(place) = self.place.get() {
-            place.settle();
+    /// A proxy has identified itself on this connection and was accepted, so the listener no longer counts
+    /// the connection among the strangers.
+    pub(in crate::ads) fn mark_established(&self) {
+        if let Some(slot) = self.slot.get() {
+            slot.mark_established();
         }
     }
 

@@ -160,6 +160,6 @@ impl StreamContext {
         self.streams.drain_aged(limits.connection_age, metrics);
         self.stall_detector.sweep(&self.streams.entries());
         self.streams.charge_shares();
-        metrics.peer_bytes(self.accounts.total());
+        metrics.set_peer_bytes(self.accounts.total());
     }
 }

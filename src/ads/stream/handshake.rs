@@ -63,7 +63,7 @@ pub(super) async fn handshake(
     let address = Some(peer.address.ip().to_canonical());
     let lease = server.view_registry.lease(ViewRequest { peer: address, ..view_request });
     if identity.probe {
-        server.metrics.probe();
+        server.metrics.probe_opened();
         info!(proxy = %identity.name, by = %identity.user_agent, "probe connected");
     } else {
         info!(

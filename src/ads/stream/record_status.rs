@@ -13,19 +13,21 @@ use crate::names::ResourceType;
 impl AdsStream {
     pub(super) fn record_request(&mut self, resource_type: ResourceType, kind: RequestKind) {
         let metrics = &self.context.server.metrics;
-        metrics.request(resource_type);
+        metrics.request_received(resource_type);
         match &kind {
             RequestKind::Subscribe => {}
-            RequestKind::Stale => metrics.expired_nonce(resource_type),
+            RequestKind::Stale => metrics.stale_nonce_received(resource_type),
             RequestKind::Ack { .. } => {
                 if let Some(sent) = self.sent_at[resource_type.index()].take() {
-                    metrics
-                        .ack_time(resource_type, self.last_event.saturating_duration_since(sent));
+                    metrics.observe_ack_time(
+                        resource_type,
+                        self.last_event.saturating_duration_since(sent),
+                    );
                 }
             }
             RequestKind::Nack { error, .. } => {
                 self.sent_at[resource_type.index()] = None;
-                metrics.reject(resource_type);
+                metrics.nack_received(resource_type);
                 warn!(
                     proxy = self.stream.connection_id(),
                     r#type = resource_type.short(),
@@ -69,10 +71,10 @@ impl AdsStream {
     pub(super) fn record_response(&mut self, response: &Response) {
         let Some(resource_type) = response.resource_type.map(ResourceType::from) else { return };
         let (metrics, now) = (&self.context.server.metrics, Instant::now());
-        metrics.push(resource_type, response.frame.len());
-        metrics.push_time(resource_type, now.saturating_duration_since(self.last_event));
+        metrics.push_sent(resource_type, response.frame.len());
+        metrics.observe_push_time(resource_type, now.saturating_duration_since(self.last_event));
         if let Some(since) = self.change_received {
-            metrics.convergence(now.into_std().saturating_duration_since(since));
+            metrics.observe_convergence(now.into_std().saturating_duration_since(since));
         }
         self.registered.handle().work.charge(work_meter::response_units(response.frame.len()), now);
         self.sent_at[resource_type.index()] = Some(now);

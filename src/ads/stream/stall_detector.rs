@@ -105,7 +105,7 @@ impl StallDetector {
                     proxy = entry.stream.connection_id(), peer = ?entry.stream.peer,
                     "has taken nothing of a response for {limit:?} (--send-timeout), disconnected"
                 );
-                self.metrics.send_timeout();
+                self.metrics.send_timed_out();
                 abort(entry);
             } else if entry.handle.message_incomplete_for() >= MESSAGE_TIMEOUT {
                 warn!(
@@ -130,7 +130,7 @@ impl StallDetector {
                     "has taken nothing of a response for {stalled:?}, and too many responses are \
                      kept for such readers, disconnected"
                 );
-                self.metrics.send_timeout();
+                self.metrics.send_timed_out();
                 abort(entry);
             } else {
                 frames.insert(address);

@@ -25,7 +25,7 @@ fn broken(_: &DebugState, _: &Parameters, output: &mut Output) -> Result<(), Pro
             Err(serde::ser::Error::custom("no words for it"))
         }
     }
-    output.json(&("x".repeat(PIECE), Unwritable))
+    output.json(&("x".repeat(CHUNK_BYTES), Unwritable))
 }
 
 async fn make(pages: &Pages, make: Make) -> Result<Response, Problem> {
@@ -71,7 +71,7 @@ async fn clients_that_go_away_or_stop_reading_make_room_for_others() {
     free_again(&pages, async || tokio::task::yield_now().await).await;
 
     let unread = make(&pages, large).await.unwrap();
-    free_again(&pages, async || tokio::time::advance(PATIENCE / 10).await).await;
+    free_again(&pages, async || tokio::time::advance(CLIENT_TIMEOUT / 10).await).await;
     assert!(unread.into_body().collect().await.is_err(), "it is cut off");
     assert_eq!(make(&pages, small).await.unwrap().status(), StatusCode::OK);
 }
@@ -83,7 +83,7 @@ async fn a_page_waits_for_its_turn_and_not_for_ever() {
     let refused = make(&pages, small).await.unwrap_err();
     assert_eq!(refused.into_response().status(), StatusCode::SERVICE_UNAVAILABLE);
     let (response, ()) = tokio::join!(make(&pages, small), async {
-        tokio::time::sleep(PATIENCE / 2).await;
+        tokio::time::sleep(CLIENT_TIMEOUT / 2).await;
         drop(slots);
     });
     assert_eq!(response.unwrap().status(), StatusCode::OK);

@@ -299,7 +299,7 @@ async fn a_proxy_is_named_by_what_fits_best_and_must_be_one() {
     let found = |id: &str| {
         let uri = format!("/?proxyID={id}").parse().unwrap();
         let parameters = Parameters::read(&uri, &["proxyID"]).unwrap();
-        find::one(&fixture.state, &parameters).map(|connection| connection.id)
+        find::one_stream(&fixture.state, &parameters).map(|connection| connection.id)
     };
     assert_eq!(found("a.default-1").ok(), Some(1), "the whole id");
     assert_eq!(found("a.default").ok(), Some(2), "the whole name, and its youngest stream");

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::connect::{self, ConnectError, Protocol};
-use crate::names::Spoken;
+use crate::names::PortProtocol;
 
 /// Endpoints of a port that are tried: if all of these have the same fault, so have the others.
 const MAX_PROBED: usize = 3;
@@ -48,7 +48,7 @@ pub(super) enum ProbeResult {
 pub(super) async fn probe_endpoints(
     addresses: &[SocketAddr],
     own: &[IpAddr],
-    (spoken, host): (Spoken, &str),
+    (spoken, host): (PortProtocol, &str),
     limit: Duration,
 ) -> Vec<(SocketAddr, ProbeResult)> {
     let tried = addresses.iter().take(MAX_PROBED).map(async |place| {
@@ -64,7 +64,7 @@ pub(super) async fn probe_endpoints(
 
 async fn probe_endpoint(
     address: SocketAddr,
-    spoken: Spoken,
+    spoken: PortProtocol,
     host: &str,
     limit: Duration,
 ) -> ProbeResult {
@@ -102,20 +102,20 @@ async fn ask(mut stream: TcpStream, host: &str) -> std::io::Result<Vec<u8>> {
 }
 
 /// First words without having been asked.
-fn spoke(words: &[u8], spoken: Spoken) -> ProbeResult {
+fn spoke(words: &[u8], spoken: PortProtocol) -> ProbeResult {
     match (Protocol::of(words), spoken) {
         // As servers of HTTP/2 may (RFC 9113, section 3.4) and those of grpc-go do.
-        (Protocol::Http2, Spoken::Http) => ProbeResult::Http2Only,
+        (Protocol::Http2, PortProtocol::Http) => ProbeResult::Http2Only,
         (Protocol::Http2, _) => ProbeResult::Waits,
         _ => ProbeResult::SpeaksFirst(connect::printable(words)),
     }
 }
 
-fn answered(answer: &[u8], spoken: Spoken) -> ProbeResult {
+fn answered(answer: &[u8], spoken: PortProtocol) -> ProbeResult {
     match Protocol::of(answer) {
         Protocol::Http1 => {}
         // A server of HTTP/2 alone need not understand the question.
-        _ if spoken != Spoken::Http => return ProbeResult::Waits,
+        _ if spoken != PortProtocol::Http => return ProbeResult::Waits,
         Protocol::Http2 => return ProbeResult::Http2Only,
         _ if answer.is_empty() => return ProbeResult::Waits,
         _ => return ProbeResult::NotHttp(connect::printable(answer)),
@@ -142,7 +142,7 @@ mod tests {
     fn an_envoys_own_answer_tells_what_is_behind_it() {
         let answer = |status: &str, words: &str| {
             let text = format!("HTTP/1.1 {status}\r\nserver: envoy\r\n\r\n{words}");
-            answered(text.as_bytes(), Spoken::Http)
+            answered(text.as_bytes(), PortProtocol::Http)
         };
         // As Envoy 1.40 says it.
         let mute =
@@ -160,15 +160,15 @@ mod tests {
 
     #[test]
     fn http2_is_no_fault_where_the_port_is_named_for_it() {
-        for spoken in [Spoken::Http2, Spoken::Grpc] {
+        for spoken in [PortProtocol::Http2, PortProtocol::Grpc] {
             assert_eq!(spoke(SETTINGS, spoken), ProbeResult::Waits, "{spoken:?}");
             assert_eq!(answered(SETTINGS, spoken), ProbeResult::Waits, "{spoken:?}");
             assert_eq!(answered(b"?", spoken), ProbeResult::Waits, "{spoken:?}");
         }
-        assert_eq!(spoke(SETTINGS, Spoken::Http), ProbeResult::Http2Only);
-        assert_eq!(answered(SETTINGS, Spoken::Http), ProbeResult::Http2Only);
+        assert_eq!(spoke(SETTINGS, PortProtocol::Http), ProbeResult::Http2Only);
+        assert_eq!(answered(SETTINGS, PortProtocol::Http), ProbeResult::Http2Only);
         assert_eq!(
-            spoke(b"5.7.44-log", Spoken::Grpc),
+            spoke(b"5.7.44-log", PortProtocol::Grpc),
             ProbeResult::SpeaksFirst("5.7.44-log".to_owned())
         );
     }
@@ -177,9 +177,12 @@ mod tests {
     fn what_is_no_http_is_quoted_and_silence_is_not_judged() {
         let words = b"-ERR unknown command 'GET'\r\n";
         assert!(
-            matches!(answered(words, Spoken::Http), ProbeResult::NotHttp(said) if said.contains("-ERR"))
+            matches!(answered(words, PortProtocol::Http), ProbeResult::NotHttp(said) if said.contains("-ERR"))
         );
-        assert_eq!(answered(b"", Spoken::Http), ProbeResult::Waits);
-        assert_eq!(answered(b"HTTP/1.1 200 OK\r\n\r\nhello", Spoken::Http), ProbeResult::Waits);
+        assert_eq!(answered(b"", PortProtocol::Http), ProbeResult::Waits);
+        assert_eq!(
+            answered(b"HTTP/1.1 200 OK\r\n\r\nhello", PortProtocol::Http),
+            ProbeResult::Waits
+        );
     }
 }

@@ -8,13 +8,13 @@ use serde_json::Value;
 use super::endpoint_probe::ProbeResult;
 use super::finding::{Code, Finding};
 
-use crate::names::{ClusterName, Spoken};
+use crate::names::{ClusterName, PortProtocol};
 
 /// One port of a service.
 #[derive(Clone, Debug)]
 pub(super) struct PortToProbe {
     pub(super) port: u16,
-    pub(super) spoken: Spoken,
+    pub(super) spoken: PortProtocol,
     pub(super) addresses: Vec<SocketAddr>,
     /// That it leads to a port that the pods do not declare.
     pub(super) undeclared: Option<String>,
@@ -163,7 +163,7 @@ fn nobody_listens(place: SocketAddr, probe: &ProbeResult) -> String {
 
 /// What is worth knowing of a port without being a fault.
 pub(super) fn port_note(name: &str, port: &PortToProbe, port_name: &str) -> Option<String> {
-    if port.spoken == Spoken::Unsaid {
+    if port.spoken == PortProtocol::Unknown {
         return Some(format!(
             "port {} of service {name} is spoken to as TCP since its name {port_name:?} says no \
              protocol; if it is HTTP, call it http-{} or set its appProtocol to http",
@@ -180,7 +180,7 @@ mod tests {
 
     use super::*;
 
-    fn port(spoken: Spoken) -> PortToProbe {
+    fn port(spoken: PortProtocol) -> PortToProbe {
         let addresses = vec!["10.1.2.3:3306".parse().unwrap()];
         PortToProbe { port: 3306, spoken, addresses, undeclared: None }
     }
@@ -193,17 +193,17 @@ mod tests {
     fn a_server_that_speaks_first_is_a_fault_of_an_http_port_only() {
         let spoke = ProbeResult::SpeaksFirst("5.7.44-log".to_owned());
         let none = ClusterCounters::default();
-        for spoken in [Spoken::Http, Spoken::Http2, Spoken::Grpc] {
+        for spoken in [PortProtocol::Http, PortProtocol::Http2, PortProtocol::Grpc] {
             assert_eq!(
                 code(&port(spoken), spoke.clone(), none),
                 Some(Code::ServiceSpeaksFirst),
                 "{spoken:?}"
             );
         }
-        for spoken in [Spoken::Tcp, Spoken::Tls, Spoken::Unsaid] {
+        for spoken in [PortProtocol::Tcp, PortProtocol::Tls, PortProtocol::Unknown] {
             assert_eq!(code(&port(spoken), spoke.clone(), none), None, "{spoken:?}");
         }
-        assert_eq!(code(&port(Spoken::Http), ProbeResult::Waits, none), None);
+        assert_eq!(code(&port(PortProtocol::Http), ProbeResult::Waits, none), None);
     }
 
     #[test]
@@ -214,18 +214,18 @@ mod tests {
             ProbeResult::NotHttpBehind("reset reason: protocol error".to_owned()),
             ProbeResult::Http2Only,
         ] {
-            let http = code(&port(Spoken::Http), probe.clone(), none);
+            let http = code(&port(PortProtocol::Http), probe.clone(), none);
             assert_eq!(http, Some(Code::ServiceNotHttp), "{probe:?}");
-            assert_eq!(code(&port(Spoken::Tcp), probe, none), None);
+            assert_eq!(code(&port(PortProtocol::Tcp), probe, none), None);
         }
         let nobody = ProbeResult::NobodyBehind("remote connection failure".to_owned());
-        let found = code(&port(Spoken::Http), nobody, none);
+        let found = code(&port(PortProtocol::Http), nobody, none);
         assert_eq!(found, Some(Code::ServiceConnectionsFail));
     }
 
     #[test]
     fn failures_count_only_if_nothing_succeeds() {
-        let http = port(Spoken::Http);
+        let http = port(PortProtocol::Http);
         let none = ClusterCounters::default();
         assert_eq!(code(&http, ProbeResult::Refused, none), Some(Code::ServiceConnectionsFail));
         assert_eq!(code(&http, ProbeResult::Unreachable, none), None, "from here");
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn a_wrong_target_port_is_the_cause_where_it_is_seen() {
         let undeclared = Some("its port 80 leads to port 9999 of the pods".to_owned());
-        let wrong = PortToProbe { undeclared, ..port(Spoken::Http) };
+        let wrong = PortToProbe { undeclared, ..port(PortProtocol::Http) };
         let probes = [(wrong.addresses[0], ProbeResult::Refused)];
         let found = port_fault("a", &wrong, &probes, ClusterCounters::default()).unwrap();
         assert!(found.cause.contains("leads to port 9999"), "{}", found.cause);
@@ -255,11 +255,11 @@ mod tests {
 
     #[test]
     fn a_name_without_a_protocol_is_noted() {
-        let said = port_note("a", &port(Spoken::Unsaid), "web").unwrap();
+        let said = port_note("a", &port(PortProtocol::Unknown), "web").unwrap();
         let words = "spoken to as TCP since its name \"web\" says no protocol";
         assert!(said.contains(words) && said.contains("http-web"), "{said}");
-        assert_eq!(port_note("a", &port(Spoken::Http), "http"), None);
-        assert_eq!(port_note("a", &port(Spoken::Tcp), "mysql"), None);
+        assert_eq!(port_note("a", &port(PortProtocol::Http), "http"), None);
+        assert_eq!(port_note("a", &port(PortProtocol::Tcp), "mysql"), None);
     }
 
     #[test]

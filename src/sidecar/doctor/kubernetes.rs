@@ -17,7 +17,7 @@ use super::pilot;
 use super::service::{Endpoint, Port, ServiceView};
 use crate::causes::with_causes;
 use crate::kubeconfig;
-use crate::names::Spoken;
+use crate::names::PortProtocol;
 use crate::well_known::MONITORING_PORT;
 
 /// What was asked for, or why it could not be had.
@@ -143,7 +143,7 @@ fn view_of_service(service: &Service) -> ServiceView {
     let ports = spec.ports.unwrap_or_default().into_iter().filter_map(|port| {
         let name = port.name.unwrap_or_default();
         Some(Port {
-            spoken: Spoken::by(port.app_protocol.as_deref(), &name),
+            spoken: PortProtocol::from_port(port.app_protocol.as_deref(), &name),
             name,
             port: port.port.try_into().ok()?,
             target: match port.target_port {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde_json::Value;
 
 use super::finding::{Code, Finding};
-use crate::names::Spoken;
+use crate::names::PortProtocol;
 
 /// A Service and what its EndpointSlices say, from Kubernetes or the control plane's pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,14 +29,14 @@ pub(super) struct ServiceView {
 pub(super) struct Port {
     pub(super) name: String,
     pub(super) port: u16,
-    pub(super) spoken: Spoken,
+    pub(super) spoken: PortProtocol,
     /// The target port as it is written, a number or a name; empty if it is not known.
     pub(super) target: String,
 }
 
 impl Default for Port {
     fn default() -> Self {
-        Self { name: String::new(), port: 0, spoken: Spoken::Unsaid, target: String::new() }
+        Self { name: String::new(), port: 0, spoken: PortProtocol::Unknown, target: String::new() }
     }
 }
 
@@ -165,9 +165,11 @@ impl ServiceView {
         let ports = service["ports"].as_array().into_iter().flatten().filter_map(|port| {
             let name = port["name"].as_str()?;
             // Without the Service's appProtocol; what came of both is there.
-            let by_name = Spoken::by(None, name);
+            let by_name = PortProtocol::from_port(None, name);
             let spoken = match (by_name, port["protocol"].as_str()) {
-                (Spoken::Unsaid, Some(told)) if told != "TCP" => Spoken::by(Some(told), name),
+                (PortProtocol::Unknown, Some(told)) if told != "TCP" => {
+                    PortProtocol::from_port(Some(told), name)
+                }
                 _ => by_name,
             };
             Some(Port {
@@ -244,7 +246,7 @@ mod tests {
         let port = Port {
             name: "http".to_owned(),
             port: 9080,
-            spoken: Spoken::Http,
+            spoken: PortProtocol::Http,
             target: "web".to_owned(),
         };
         let endpoint = |(ports, ready): &(&[&str], bool)| Endpoint {

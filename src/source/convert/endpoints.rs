@@ -1,4 +1,4 @@
-//! EndpointSlices, and the older Endpoints, which become the same.
+//! EndpointSlices, and the older Endpoints, which are converted to the same.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -16,8 +16,8 @@ use super::{
 use crate::model::{Endpoint, EndpointSlice, EndpointState, IpFamily, SlicePort, Subset};
 
 impl Converter {
-    /// `None` for a slice that is of no service. One of DNS names counts, with a note, as empty:
-    /// kube-proxy passes it over as well, and somebody may be looking for it.
+    /// `None` for a slice without a service. A slice of DNS names becomes an empty one with a note, so
+    /// that it is shown: kube-proxy ignores it as well.
     pub fn slice(
         &mut self,
         from: &discovery::EndpointSlice,
@@ -34,12 +34,12 @@ impl Converter {
         };
         let labels = from.metadata.labels.as_ref();
         let owner = labels.and_then(|labels| labels.get(SERVICE_NAME_LABEL));
-        // A label may be empty; no Service is called so.
+        // A label may be empty; a Service's name may not.
         let Some(owner) = owner.filter(|owner| !owner.is_empty()) else {
             return Ok(None);
         };
         require_dns_label(format!("metadata.labels[{SERVICE_NAME_LABEL}]"), owner)?;
-        let service = self.key_of(&from.metadata, owner)?;
+        let service = self.service_key(&from.metadata, owner)?;
         let name = from.metadata.name.as_deref().unwrap_or_default();
         require_subdomain("metadata.name", name)?;
 
@@ -106,7 +106,7 @@ impl Converter {
         if !is_dns_label(name) {
             return Ok(None);
         }
-        let service = self.key(&from.metadata)?;
+        let service = self.key_from_name(&from.metadata)?;
         let mut flaws = Vec::new();
         let mut subsets = Vec::new();
         for (index, subset) in from.subsets.iter().flatten().enumerate() {
@@ -167,33 +167,33 @@ impl Converter {
                 let reason = format!("{name:?} is the name of an earlier port as well");
                 flaws.push(Rejection::new(format!("{field}.name"), reason));
             }
-            Ok(Some(port)) => ports.push(SlicePort { name: self.strings.get(name), port }),
+            Ok(Some(port)) => ports.push(SlicePort { name: self.strings.intern(name), port }),
             Ok(None) => {}
             Err(flaw) => flaws.push(flaw),
         }
     }
 
-    /// An endpoint with a name that cannot be is one without a name.
+    /// The hostname, if it is valid; else the endpoint has none.
     fn hostname(
         &mut self,
         place: &str,
         name: Option<&str>,
         flaws: &mut Vec<Rejection>,
     ) -> Option<Arc<str>> {
-        self.checked(name, |name| require_dns_label(format!("{place}.hostname"), name), flaws)
+        self.valid_name(name, |name| require_dns_label(format!("{place}.hostname"), name), flaws)
     }
 
-    /// The same of the node's name.
+    /// The node's name, if it is valid.
     fn node(
         &mut self,
         place: &str,
         name: Option<&str>,
         flaws: &mut Vec<Rejection>,
     ) -> Option<Arc<str>> {
-        self.checked(name, |name| require_subdomain(format!("{place}.nodeName"), name), flaws)
+        self.valid_name(name, |name| require_subdomain(format!("{place}.nodeName"), name), flaws)
     }
 
-    fn checked(
+    fn valid_name(
         &mut self,
         name: Option<&str>,
         check: impl FnOnce(&str) -> Result<(), Rejection>,
@@ -219,7 +219,7 @@ impl Converter {
     }
 }
 
-/// A pod's name costs more than its address, and all that is asked of it is whether two are equal.
+/// A hash, since a pod's name needs more memory than its address and is only compared.
 fn pod_of(target: &core::ObjectReference) -> Option<NonZeroU64> {
     if target.kind.as_deref() != Some("Pod") || target.name.is_none() {
         return None;

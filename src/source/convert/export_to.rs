@@ -1,38 +1,38 @@
-//! Istio's annotation for who sees a service.
+//! Istio's annotation for the namespaces that a service is exported to.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::intern::Strings;
+use super::intern::StringInterner;
 use super::names::is_dns_label;
 use crate::model::ExportTo;
 
 pub(super) const ANNOTATION: &str = "networking.istio.io/exportTo";
 
 /// A list of namespaces separated by commas, in which `*` is all of them, `.` the service's own
-/// and `~` none. Absent or empty it is all, as in Istio.
+/// and `~` none. An absent or empty annotation means all, as in Istio.
 ///
 /// # Errors
-/// What is wrong with it, and that it is taken for `*` then.
+/// What is wrong with it, and that the service is exported to all namespaces then.
 pub(super) fn export_to(
     text: Option<&str>,
     own: &Arc<str>,
-    strings: &mut Strings,
+    strings: &mut StringInterner,
 ) -> Result<ExportTo, String> {
-    let words: Vec<&str> = text.unwrap_or_default().split(',').map(str::trim).collect();
-    match words.as_slice() {
+    let entries: Vec<&str> = text.unwrap_or_default().split(',').map(str::trim).collect();
+    match entries.as_slice() {
         [""] | ["*"] => return Ok(ExportTo::Everyone),
         ["~"] => return Ok(ExportTo::Only(Arc::default())),
         _ => {}
     }
     let mut namespaces = BTreeSet::new();
     let mut everyone = false;
-    for word in words {
-        match word {
+    for entry in entries {
+        match entry {
             "." => _ = namespaces.insert(own.clone()),
             "*" => everyone = true,
             "~" => return Err(format!("\"~\" (nobody) beside others{TAKEN_FOR_ALL}")),
-            name if is_dns_label(name) => _ = namespaces.insert(strings.get(name)),
+            name if is_dns_label(name) => _ = namespaces.insert(strings.intern(name)),
             other => {
                 let reason = format!("{other:?} is no namespace, \".\", \"*\" or \"~\"");
                 return Err(reason + TAKEN_FOR_ALL);
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Option<Vec<String>>, String> {
-        let read = export_to(Some(text), &"shop".into(), &mut Strings::default())?;
+        let read = export_to(Some(text), &"shop".into(), &mut StringInterner::default())?;
         Ok(match read {
             ExportTo::Everyone => None,
             ExportTo::Only(namespaces) => {
@@ -69,7 +69,7 @@ mod tests {
             let expected = expected.iter().map(|one| (*one).to_owned()).collect();
             assert_eq!(read(text), Ok(Some(expected)), "{text:?}");
         }
-        let absent = export_to(None, &"shop".into(), &mut Strings::default());
+        let absent = export_to(None, &"shop".into(), &mut StringInterner::default());
         assert_eq!(absent, Ok(ExportTo::Everyone));
     }
 

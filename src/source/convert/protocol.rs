@@ -1,16 +1,16 @@
-//! What a port speaks.
+//! The protocol of a port.
 
 use crate::model::Protocol;
-use crate::names::Spoken;
+use crate::names::PortProtocol;
 
-/// By Istio's rule ([`Spoken::by`]). What nothing tells is TCP: Pilothouse does not sniff.
+/// By Istio's rule ([`PortProtocol::from_port`]). An undeclared protocol is TCP: Pilothouse does not sniff.
 pub(super) fn protocol_of(app_protocol: Option<&str>, port_name: &str) -> Protocol {
-    match Spoken::by(app_protocol, port_name) {
-        Spoken::Http => Protocol::Http,
-        Spoken::Http2 => Protocol::Http2,
-        Spoken::Grpc => Protocol::Grpc,
-        Spoken::Tls => Protocol::Tls,
-        Spoken::Tcp | Spoken::Unsaid => Protocol::Tcp,
+    match PortProtocol::from_port(app_protocol, port_name) {
+        PortProtocol::Http => Protocol::Http,
+        PortProtocol::Http2 => Protocol::Http2,
+        PortProtocol::Grpc => Protocol::Grpc,
+        PortProtocol::Tls => Protocol::Tls,
+        PortProtocol::Tcp | PortProtocol::Unknown => Protocol::Tcp,
     }
 }
 

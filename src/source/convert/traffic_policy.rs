@@ -1,5 +1,5 @@
-//! Session affinity and the annotations of a Service. What they mean stands in
-//! `docs/kubernetes.md`; a bad value costs itself alone.
+//! Session affinity and the annotations of a Service. `docs/kubernetes.md` says what
+//! they mean; of a bad value only itself is ignored.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -30,27 +30,28 @@ const KNOWN: [&str; 13] = [
 const MILLISECOND: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What a service says of its traffic policy; what it says wrong is added to `flaws`.
+/// The traffic policy of a service; values that are wrong are added to `flaws`.
 pub(super) fn traffic_policy_of(
     metadata: &ObjectMeta,
     spec: &ServiceSpec,
     flaws: &mut Vec<Rejection>,
 ) -> TrafficPolicy {
-    let mut values = Values { metadata, flaws };
-    values.complain_about_unknown();
+    let mut annotations = Annotations { metadata, flaws };
+    annotations.report_unknown();
     let outlier_detection = OutlierDetection {
-        consecutive_errors: values.number("outlier-consecutive-errors", 1..=1_000_000),
-        interval: values.duration("outlier-interval", MILLISECOND..=HOUR),
-        ejection_time: values.duration("outlier-ejection-time", MILLISECOND..=HOUR),
-        max_ejected: values.number("outlier-max-ejected-percent", 0..=100),
+        consecutive_errors: annotations.number("outlier-consecutive-errors", 1..=1_000_000),
+        interval: annotations.duration("outlier-interval", MILLISECOND..=HOUR),
+        ejection_time: annotations.duration("outlier-ejection-time", MILLISECOND..=HOUR),
+        max_ejected: annotations.number("outlier-max-ejected-percent", 0..=100),
     };
     let mut policy = TrafficPolicy {
-        load_balancing: values.load_balancing(spec.session_affinity.as_deref() == Some("ClientIP")),
-        connect_timeout: values.duration("connect-timeout", MILLISECOND..=HOUR),
-        request_timeout: values.duration("request-timeout", Duration::ZERO..=24 * HOUR),
-        tcp_idle_timeout: values.duration("tcp-idle-timeout", Duration::ZERO..=30 * 24 * HOUR),
-        retries: values.number("retries", 0..=10),
-        // Any one of them switches it on.
+        load_balancing: annotations
+            .load_balancing(spec.session_affinity.as_deref() == Some("ClientIP")),
+        connect_timeout: annotations.duration("connect-timeout", MILLISECOND..=HOUR),
+        request_timeout: annotations.duration("request-timeout", Duration::ZERO..=24 * HOUR),
+        tcp_idle_timeout: annotations.duration("tcp-idle-timeout", Duration::ZERO..=30 * 24 * HOUR),
+        retries: annotations.number("retries", 0..=10),
+        // Any one of them enables it.
         outlier_detection: (outlier_detection != OutlierDetection::default())
             .then_some(outlier_detection),
         ..TrafficPolicy::default()
@@ -61,17 +62,17 @@ pub(super) fn traffic_policy_of(
         ("max-requests", &mut policy.circuit_breakers.requests),
         ("max-retries", &mut policy.circuit_breakers.retries),
     ] {
-        *limit = values.number(name, 0..=u32::MAX);
+        *limit = annotations.number(name, 0..=u32::MAX);
     }
     policy
 }
 
-struct Values<'a> {
+struct Annotations<'a> {
     metadata: &'a ObjectMeta,
     flaws: &'a mut Vec<Rejection>,
 }
 
-impl<'a> Values<'a> {
+impl<'a> Annotations<'a> {
     fn get(&self, name: &str) -> Option<&'a str> {
         let annotations = self.metadata.annotations.as_ref()?;
         annotations.get(&format!("{PREFIX}{name}")).map(|text| text.trim())
@@ -82,8 +83,8 @@ impl<'a> Values<'a> {
         self.flaws.push(Rejection::new(field, reason));
     }
 
-    /// A typing mistake would otherwise look like a value without effect.
-    fn complain_about_unknown(&mut self) {
+    /// Reports unknown annotations, since a typing mistake would otherwise have no effect and no message.
+    fn report_unknown(&mut self) {
         let metadata = self.metadata;
         for name in metadata.annotations.iter().flatten().map(|(name, _)| name) {
             if let Some(name) = name.strip_prefix(PREFIX)

@@ -1,8 +1,7 @@
 //! The text of one file turned into documents.
 //!
-//! What is kept of a document is small beside its text, whatever the text is: a mesh of a hundred
-//! thousand objects is an ordinary one, and a million documents of three bytes each must cost no more
-//! than that.
+//! What is kept of a document is smaller than its text, whatever the text is: meshes of a hundred
+//! thousand objects are common, and a million documents of three bytes each must not need more memory.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,7 +18,7 @@ use crate::yaml;
 
 mod tree;
 
-use tree::{Item, Tree};
+use tree::{ListItem, Tree};
 
 /// What anchors, aliases and merge keys of one file may repeat, in parts of YAML (a scalar, the begin
 /// of a mapping) and bytes. The library's own limits let a few KiB become 580 MiB.
@@ -27,26 +26,26 @@ const MAX_REPEATED: usize = 50_000;
 const MAX_REPEATED_BYTES: usize = 4 << 20;
 const MAX_MERGE_KEYS: usize = 1000;
 
-/// How many errors, and how many notes, of one file have words of their own.
-pub(super) const TOLD: usize = 1000;
+/// How many errors, and how many notes, of one file have a message of their own.
+pub(super) const MAX_MESSAGES: usize = 1000;
 
 /// A kind of object that is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(super) enum ObjectKind {
     Service,
     EndpointSlice,
     Endpoints,
 }
 
-/// What makes an object the same after it was edited.
+/// What identifies an object: it is the same object after an edit.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Id {
-    pub(super) kind: Kind,
+pub(super) struct ObjectId {
+    pub(super) kind: ObjectKind,
     pub(super) namespace: Arc<str>,
     pub(super) name: Arc<str>,
 }
 
-impl fmt::Display for Id {
+impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} {}/{}", self.kind, self.namespace, self.name)
     }
@@ -54,35 +53,35 @@ impl fmt::Display for Id {
 
 /// Shared with the model.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Object {
+pub(super) enum ParsedObject {
     Service(Arc<Service>),
     Slice(Arc<EndpointSlice>),
     /// From a core/v1 Endpoints.
     Endpoints(Arc<EndpointSlice>),
-    /// Legal, but not for us.
+    /// Valid, but of no use to a proxy.
     Unused,
 }
 
-/// Where in its file an object stands: `document 2 (line 14)`, `document 1 (line 1), items[3]`.
+/// Where in its file an object is: `document 2 (line 14)`, `document 1 (line 1), items[3]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct DocumentPosition {
     /// From 1.
     document: usize,
-    /// From 1; of JSON it is not known.
+    /// From 1; not known for JSON.
     line: Option<u32>,
-    /// In a list, and in a list of a list.
+    /// Its index in a list, and the index of that in an outer list.
     items: Box<[u32]>,
 }
 
-impl Place {
-    fn item(&self, index: usize) -> Self {
+impl DocumentPosition {
+    fn with_item(&self, index: usize) -> Self {
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         let items = self.items.iter().copied().chain([index]).collect();
         Self { document: self.document, line: self.line, items }
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for DocumentPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "document {}", self.document)?;
         if let Some(line) = self.line {
@@ -95,40 +94,40 @@ impl fmt::Display for Place {
 /// One document, or one item of a list.
 #[derive(Clone, Debug)]
 pub(super) struct Document {
-    pub(super) place: Place,
-    /// Where it could be told.
-    pub(super) id: Option<Id>,
-    /// What is served for it; after `parse`, its own content alone.
-    pub(super) object: Option<Object>,
+    pub(super) place: DocumentPosition,
+    /// `None` if the document does not say.
+    pub(super) id: Option<ObjectId>,
+    /// The object that is served; after `parse` always of the document's own content.
+    pub(super) object: Option<ParsedObject>,
     pub(super) error: Option<Arc<str>>,
     /// What was left out of it.
     pub(super) note: Option<Arc<str>>,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Parsed {
+pub(super) struct ParsedFile {
     pub(super) documents: Vec<Document>,
-    /// Documents with errors that are not among `documents`, since nobody would read so many.
-    pub(super) untold: u64,
-    /// Some document does not say (well) which object it is.
-    pub(super) unclear: bool,
-    /// Kinds that nothing is done with, and how often they came.
+    /// How many documents with errors are not among `documents`, since nobody reads so many.
+    pub(super) unreported: u64,
+    /// A document does not say, or not correctly, which object it is.
+    pub(super) has_unidentified: bool,
+    /// How many objects were skipped, by kind: kinds that are not served.
     pub(super) skipped: BTreeMap<String, u64>,
 }
 
 /// A file to parse.
 #[derive(Debug)]
-pub(super) struct Job {
+pub(super) struct ParseJob {
     pub(super) path: PathBuf,
     pub(super) bytes: Vec<u8>,
 }
 
 /// Parses many files on as many threads as there are converters: YAML is read at some 10 MB/s and
-/// core, and a start with a large mesh waits for nothing else. In the order of the jobs.
+/// core, and a start with a large mesh waits for nothing else. The results are in the order of the jobs.
 pub(super) fn parse_all(
-    jobs: Vec<Job>,
+    jobs: Vec<ParseJob>,
     converters: &mut [Converter],
-) -> Vec<(PathBuf, Result<Parsed, String>)> {
+) -> Vec<(PathBuf, Result<ParsedFile, String>)> {
     let threads = converters.len().min(jobs.len());
     let mut done: Vec<_> = jobs.iter().map(|job| (job.path.clone(), None)).collect();
     let queue = Mutex::new(jobs.into_iter().enumerate());
@@ -168,19 +167,24 @@ pub(super) fn parse(
     path: &Path,
     bytes: &[u8],
     converter: &mut Converter,
-) -> Result<Parsed, String> {
-    let mut reading =
-        Reading { converter, parsed: Parsed::default(), told: 0, noted: 0, many: None };
+) -> Result<ParsedFile, String> {
+    let mut parser = FileParser {
+        converter,
+        parsed: ParsedFile::default(),
+        error_count: 0,
+        note_count: 0,
+        overflow_message: None,
+    };
     if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json")) {
         let values = serde_json::Deserializer::from_slice(bytes).into_iter::<Tree>();
         for (index, value) in values.enumerate() {
-            let place = Place { document: index + 1, line: None, items: Box::default() };
-            reading.unfold(value.map_err(|error| error.to_string())?, place, None);
+            let place = DocumentPosition { document: index + 1, line: None, items: Box::default() };
+            parser.add_tree(value.map_err(|error| error.to_string())?, place, None);
         }
-        return Ok(reading.parsed);
+        return Ok(parser.parsed);
     }
-    // Mesh-wide files are large, so no limits on the size here; but on nesting, and on aliases and merge
-    // keys, by which a small file becomes a large one.
+    // A file with a whole mesh is large, so its size is not limited here; nesting is, and so are aliases
+    // and merge keys, by which a small file becomes a large one.
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_events: usize::MAX,
@@ -203,16 +207,16 @@ pub(super) fn parse(
         let value = value
             .map_err(|error| format!("document {number}: {}", yaml::explain(&error, bytes)))?;
         let line = u32::try_from(value.defined.line()).ok();
-        let place = Place { document: number, line, items: Box::default() };
-        reading.unfold(value.value, place, None);
+        let place = DocumentPosition { document: number, line, items: Box::default() };
+        parser.add_tree(value.value, place, None);
     }
-    Ok(reading.parsed)
+    Ok(parser.parsed)
 }
 
-impl Parsed {
-    /// Leaves out what is of other namespaces than these, if any are given. What does not say where it
-    /// belongs stays, for its error.
-    pub(super) fn keep(&mut self, namespaces: &[String]) {
+impl ParsedFile {
+    /// Drops objects of other namespaces than these, if any are given. A document that does not say its
+    /// namespace is kept, for its error.
+    pub(super) fn retain_namespaces(&mut self, namespaces: &[String]) {
         if namespaces.is_empty() {
             return;
         }
@@ -227,64 +231,70 @@ impl Parsed {
     }
 }
 
-/// A file on its way.
-struct Reading<'a> {
+/// A file while it is parsed.
+struct FileParser<'a> {
     converter: &'a mut Converter,
-    parsed: Parsed,
-    /// How many errors and notes have had words of their own.
-    told: usize,
-    noted: usize,
-    /// The words of all others.
-    many: Option<Arc<str>>,
+    parsed: ParsedFile,
+    /// How many errors and notes there were so far.
+    error_count: usize,
+    note_count: usize,
+    /// The one message of all that come after those.
+    overflow_message: Option<Arc<str>>,
 }
 
-impl Reading<'_> {
-    /// Takes in an object, or each item of a list. Items of a typed list (`ServiceList`) need not
-    /// say what they are: `inherited` does.
-    fn unfold(&mut self, tree: Tree, place: Place, inherited: Option<(&str, &str)>) {
+impl FileParser<'_> {
+    /// Adds an object, or each item of a list. Items of a typed list (`ServiceList`) need no apiVersion
+    /// and kind: `inherited` has them.
+    fn add_tree(&mut self, tree: Tree, place: DocumentPosition, inherited: Option<(&str, &str)>) {
         let Tree::Mapping { fields: object, items } = tree else {
             let reason = "not a Kubernetes object (a mapping with apiVersion, kind and metadata)";
             return self.reject(place, None, Rejection::new("document", reason));
         };
-        let said = |field: &str| object.get(field).and_then(Value::as_str).map(str::to_owned);
-        let version = said("apiVersion").or(inherited.map(|(version, _)| version.to_owned()));
-        let kind = said("kind").or(inherited.map(|(_, kind)| kind.to_owned()));
+        let string_field =
+            |field: &str| object.get(field).and_then(Value::as_str).map(str::to_owned);
+        let version =
+            string_field("apiVersion").or(inherited.map(|(version, _)| version.to_owned()));
+        let kind = string_field("kind").or(inherited.map(|(_, kind)| kind.to_owned()));
         let (Some(version), Some(kind)) = (version, kind) else {
             let field = if object.contains_key("kind") { "apiVersion" } else { "kind" };
             let reason = "missing, or not a string";
             return self.reject(place, None, Rejection::new(field, reason));
         };
-        if let Some(of) = kind.strip_suffix("List") {
+        if let Some(item_kind) = kind.strip_suffix("List") {
             let Some(items) = items else {
                 return self.reject(place, None, Rejection::new("items", "missing, or not a list"));
             };
-            let inherited = (!of.is_empty()).then_some((version.as_str(), of));
+            let inherited = (!item_kind.is_empty()).then_some((version.as_str(), item_kind));
             for (index, item) in items.into_iter().enumerate() {
-                self.item(&item, place.item(index), inherited);
+                self.add_item(&item, place.with_item(index), inherited);
             }
             return;
         }
-        let known = match (kind.as_str(), version.split('/').next()) {
-            ("Service", _) if !version.contains('/') => (Kind::Service, "v1"),
-            ("Endpoints", _) if !version.contains('/') => (Kind::Endpoints, "v1"),
+        let (kind, supported) = match (kind.as_str(), version.split('/').next()) {
+            ("Service", _) if !version.contains('/') => (ObjectKind::Service, "v1"),
+            ("Endpoints", _) if !version.contains('/') => (ObjectKind::Endpoints, "v1"),
             ("EndpointSlice", Some("discovery.k8s.io")) => {
-                (Kind::EndpointSlice, "discovery.k8s.io/v1")
+                (ObjectKind::EndpointSlice, "discovery.k8s.io/v1")
             }
             _ => {
                 *self.parsed.skipped.entry(kind).or_default() += 1;
                 return;
             }
         };
-        let id = id_of(known.0, &object, self.converter);
-        if version != known.1 {
-            let reason = format!("{version:?} is not supported; write {}", known.1);
+        let id = object_id(kind, &object, self.converter);
+        if version != supported {
+            let reason = format!("{version:?} is not supported; write {}", supported);
             return self.reject(place, id, Rejection::new("apiVersion", reason));
         }
-        match convert(known.0, object, self.converter) {
+        match convert_object(kind, object, self.converter) {
             Ok((object, note)) => {
                 let note = note.map(|note| {
-                    self.noted += 1;
-                    if self.noted > TOLD { self.many() } else { note.into() }
+                    self.note_count += 1;
+                    if self.note_count > MAX_MESSAGES {
+                        self.overflow_message()
+                    } else {
+                        note.into()
+                    }
                 });
                 let object = Some(object);
                 self.parsed.documents.push(Document { place, id, object, error: None, note });
@@ -293,22 +303,27 @@ impl Reading<'_> {
         }
     }
 
-    fn item(&mut self, item: &Item, place: Place, inherited: Option<(&str, &str)>) {
+    fn add_item(
+        &mut self,
+        item: &ListItem,
+        place: DocumentPosition,
+        inherited: Option<(&str, &str)>,
+    ) {
         match item.tree() {
-            Ok(tree) => self.unfold(tree, place, inherited),
+            Ok(tree) => self.add_tree(tree, place, inherited),
             Err(error) => self.reject(place, None, Rejection::new("document", error)),
         }
     }
 
-    fn reject(&mut self, place: Place, id: Option<Id>, mut rejection: Rejection) {
-        self.parsed.unclear |= id.is_none() || rejection.field.starts_with("metadata");
-        self.told += 1;
-        let error = if self.told > TOLD {
+    fn reject(&mut self, place: DocumentPosition, id: Option<ObjectId>, mut rejection: Rejection) {
+        self.parsed.has_unidentified |= id.is_none() || rejection.field.starts_with("metadata");
+        self.error_count += 1;
+        let error = if self.error_count > MAX_MESSAGES {
             if id.is_none() {
-                self.parsed.untold += 1;
+                self.parsed.unreported += 1;
                 return;
             }
-            self.many()
+            self.overflow_message()
         } else {
             if rejection.reason.contains("{{") {
                 rejection.reason = format!("{} ({})", rejection.reason, yaml::TEMPLATE);
@@ -319,59 +334,65 @@ impl Reading<'_> {
         self.parsed.documents.push(Document { place, id, object: None, error, note: None });
     }
 
-    fn many(&mut self) -> Arc<str> {
-        let words = || format!("one of more than {TOLD} in this file, of which the first are told");
-        self.many.get_or_insert_with(|| words().into()).clone()
+    fn overflow_message(&mut self) -> Arc<str> {
+        let text =
+            || format!("one of more than {MAX_MESSAGES} in this file, of which the first are told");
+        self.overflow_message.get_or_insert_with(|| text().into()).clone()
     }
 }
 
-fn id_of(kind: Kind, object: &Map<String, Value>, converter: &mut Converter) -> Option<Id> {
+fn object_id(
+    kind: ObjectKind,
+    object: &Map<String, Value>,
+    converter: &mut Converter,
+) -> Option<ObjectId> {
     let metadata = object.get("metadata")?;
     let name = converter.intern(metadata.get("name")?.as_str()?);
     let namespace = metadata.get("namespace").and_then(Value::as_str).unwrap_or_default();
     let namespace = converter.intern(if namespace.is_empty() { "default" } else { namespace });
-    Some(Id { kind, namespace, name })
+    Some(ObjectId { kind, namespace, name })
 }
 
-fn convert(
-    kind: Kind,
+fn convert_object(
+    kind: ObjectKind,
     object: Map<String, Value>,
     converter: &mut Converter,
-) -> Result<(Object, Option<String>), Rejection> {
+) -> Result<(ParsedObject, Option<String>), Rejection> {
     let value = Value::Object(object);
     match kind {
-        Kind::Service => {
-            let converted = converter.service(&typed::<core::Service>(value)?)?;
-            strict(converted).map(|(value, note)| (Object::Service(Arc::new(value)), note))
+        ObjectKind::Service => {
+            let converted = converter.service(&deserialize::<core::Service>(value)?)?;
+            reject_flaws(converted)
+                .map(|(value, note)| (ParsedObject::Service(Arc::new(value)), note))
         }
-        Kind::Endpoints => match converter.endpoints(&typed::<core::Endpoints>(value)?)? {
-            Some(converted) => {
-                strict(converted).map(|(value, note)| (Object::Endpoints(Arc::new(value)), note))
+        ObjectKind::Endpoints => {
+            match converter.endpoints(&deserialize::<core::Endpoints>(value)?)? {
+                Some(converted) => reject_flaws(converted)
+                    .map(|(value, note)| (ParsedObject::Endpoints(Arc::new(value)), note)),
+                None => Ok(unused_object("no Service can have this name")),
             }
-            None => Ok(unused("no Service can have this name")),
-        },
-        Kind::EndpointSlice => {
-            match converter.slice(&typed::<discovery::EndpointSlice>(value)?)? {
-                Some(converted) => {
-                    strict(converted).map(|(value, note)| (Object::Slice(Arc::new(value)), note))
-                }
-                None => Ok(unused(&format!("no label {SERVICE_NAME_LABEL}"))),
+        }
+        ObjectKind::EndpointSlice => {
+            match converter.slice(&deserialize::<discovery::EndpointSlice>(value)?)? {
+                Some(converted) => reject_flaws(converted)
+                    .map(|(value, note)| (ParsedObject::Slice(Arc::new(value)), note)),
+                None => Ok(unused_object(&format!("no label {SERVICE_NAME_LABEL}"))),
             }
         }
     }
 }
 
-fn unused(why: &str) -> (Object, Option<String>) {
-    (Object::Unused, Some(format!("not used: {why}")))
+fn unused_object(why: &str) -> (ParsedObject, Option<String>) {
+    (ParsedObject::Unused, Some(format!("not used: {why}")))
 }
 
-fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Rejection> {
+fn deserialize<T: DeserializeOwned>(value: Value) -> Result<T, Rejection> {
     serde_path_to_error::deserialize(value)
         .map_err(|error| Rejection::new(error.path().to_string(), error.inner().to_string()))
 }
 
-/// A manifest is somebody's own words: what is wrong in it is not passed over.
-fn strict<T>(converted: Converted<T>) -> Result<(T, Option<String>), Rejection> {
+/// A manifest was written by a person, so a flaw in it is an error and not passed over.
+fn reject_flaws<T>(converted: Converted<T>) -> Result<(T, Option<String>), Rejection> {
     let Converted { value, mut flaws, notes } = converted;
     if !flaws.is_empty() {
         let more = flaws.len() - 1;

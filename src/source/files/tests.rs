@@ -28,7 +28,7 @@ impl Running {
         let (sender, changes) = mpsc::channel(4);
         let (health, shutdown) = (Arc::new(Health::default()), CancellationToken::new());
         let paths = paths.iter().map(|path| (*path).to_owned()).collect();
-        let config = Config { paths, namespaces: Vec::new() };
+        let config = FileSourceConfig { paths, namespaces: Vec::new() };
         let task = tokio::spawn(run(config, sender, health.clone(), shutdown.clone()));
         Self { changes, model: Model::default(), synced: 0, health, shutdown, task }
     }
@@ -82,21 +82,21 @@ fn write(path: &Path, text: &str) {
 #[test]
 fn a_path_that_does_not_exist_is_refused_at_the_start() {
     let dir = temp();
-    let config = |path: &Path| Config {
+    let config = |path: &Path| FileSourceConfig {
         paths: vec![dir.path().to_owned(), path.to_owned()],
         namespaces: Vec::new(),
     };
-    assert!(check(&config(dir.path())).is_ok());
+    assert!(check_paths(&config(dir.path())).is_ok());
     let missing = dir.path().join("typo");
-    let error = check(&config(&missing)).expect_err("no such folder").to_string();
+    let error = check_paths(&config(&missing)).expect_err("no such folder").to_string();
     assert!(
         error.starts_with(&format!("--manifests {}: No such file", missing.display())),
         "{error}"
     );
     let two = format!("{},{}", dir.path().display(), dir.path().display());
-    let two = check(&config(Path::new(&two))).expect_err("two in one").to_string();
+    let two = check_paths(&config(Path::new(&two))).expect_err("two in one").to_string();
     assert!(two.contains("commas are part of the path"), "{two}");
-    let device = check(&config(Path::new("/dev/null"))).expect_err("a device").to_string();
+    let device = check_paths(&config(Path::new("/dev/null"))).expect_err("a device").to_string();
     assert!(device.ends_with("neither a file nor a folder"), "{device}");
 }
 
@@ -244,7 +244,7 @@ async fn a_slow_writer_takes_nothing_away() {
     assert_eq!(running.ports(), [80, 81]);
     write(&file, &whole[..service(80).len()]);
     // What was taken before the rest has come would be missing from then on.
-    let early = Instant::now() + QUIET * 10;
+    let early = Instant::now() + QUIET_PERIOD * 10;
     while let Ok(Some(change)) = timeout_at(early, running.changes.recv()).await {
         running.model.apply(change, &mut BTreeSet::new());
         assert_eq!(running.ports(), [80, 81]);
@@ -278,19 +278,20 @@ async fn what_is_probably_not_meant_stands_in_the_health() {
 async fn reading_does_not_wake_itself() {
     let dir = temp();
     write(&dir.path().join("a.yaml"), &service(80));
-    let mut watch = Watch::new();
+    let mut watch = FileWatch::new();
     let paths = vec![dir.path().to_owned()];
-    let mut folder = Folder::new(Config { paths: paths.clone(), namespaces: Vec::new() });
+    let mut manifests =
+        ManifestSet::new(FileSourceConfig { paths: paths.clone(), namespaces: Vec::new() });
     for _ in 0..3 {
-        watch.follow(&paths);
-        assert_eq!(watch.trouble(), None);
-        folder.read(Instant::now());
+        watch.rewatch(&paths);
+        assert_eq!(watch.error(), None);
+        manifests.read(Instant::now());
         // Longer than the kernel needs to tell; a wake-up would come within microseconds.
-        let woken = timeout(Duration::from_millis(100), watch.woken()).await;
-        assert!(woken.is_err(), "reading was taken for a change");
+        let changed = timeout(Duration::from_millis(100), watch.changed()).await;
+        assert!(changed.is_err(), "reading was taken for a change");
     }
     write(&dir.path().join("a.yaml"), &service(81));
-    timeout(DEADLINE, watch.woken()).await.expect("a change wakes");
+    timeout(DEADLINE, watch.changed()).await.expect("a change wakes");
 }
 
 #[tokio::test]
@@ -298,12 +299,12 @@ async fn neighbours_do_not_wake_a_single_file() {
     let dir = temp();
     let file = dir.path().join("a.yaml");
     write(&file, &service(80));
-    let mut watch = Watch::new();
-    watch.follow(std::slice::from_ref(&file));
+    let mut watch = FileWatch::new();
+    watch.rewatch(std::slice::from_ref(&file));
     write(&dir.path().join("other.log"), "noise");
-    assert!(timeout(Duration::from_millis(100), watch.woken()).await.is_err());
+    assert!(timeout(Duration::from_millis(100), watch.changed()).await.is_err());
     write(&file, &service(81));
-    timeout(DEADLINE, watch.woken()).await.expect("a change wakes");
+    timeout(DEADLINE, watch.changed()).await.expect("a change wakes");
 }
 
 /// A manifest is refused for a flaw of its spec, but not for one of its annotations.

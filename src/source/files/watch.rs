@@ -1,9 +1,9 @@
-//! When to look at the files again: the kernel's word (inotify, through `notify`).
+//! When the files have to be read again: events of inotify, through `notify`.
 //!
-//! What matters is not only the files: a ConfigMap is swapped by replacing a symlink beside them, an
-//! editor renames a new file over the old, a folder may vanish and come back. So the watched places
-//! are the folders in which a name decides what a path means, found by walking each path and its
-//! symlinks, and they are found anew each time before the files are read.
+//! Watching the files is not enough: a ConfigMap is swapped by replacing a symlink beside them, an
+//! editor renames a new file over the old, a folder may vanish and come back. So every folder is
+//! watched in which a name of a path, or of a symlink on it, is looked up. These folders are determined
+//! again before each reading of the files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -15,167 +15,172 @@ use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
-/// Symlinks followed along one path, as the kernel does.
-const HOPS: usize = 40;
+/// Symlinks that are resolved along one path: the limit of Linux.
+const MAX_SYMLINKS: usize = 40;
 
-/// The folders to watch.
-type Places = BTreeMap<PathBuf, Interest>;
+/// The folders to watch, with the names in each that matter.
+type WatchedFolders = BTreeMap<PathBuf, WatchedNames>;
 
-/// Which names in a folder matter.
+/// Which names in a folder are relevant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Interest {
+enum WatchedNames {
     All,
     Names(BTreeSet<OsString>),
 }
 
 #[derive(Debug)]
-pub(super) struct Watch {
-    kernel: Result<RecommendedWatcher, String>,
-    shared: Arc<Shared>,
-    /// Why changes may go unnoticed.
-    trouble: Option<String>,
+pub(super) struct FileWatch {
+    watcher: Result<RecommendedWatcher, String>,
+    state: Arc<WatchState>,
+    /// Why changes may be missed.
+    error: Option<String>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct WatchState {
     /// Keeps one wake-up at most, so events cannot pile up.
     wake: Notify,
     /// A std mutex: taken for a look-up by `notify`'s thread, never across an await.
-    places: Mutex<Places>,
+    folders: Mutex<WatchedFolders>,
 }
 
-impl Watch {
+impl FileWatch {
     pub(super) fn new() -> Self {
-        let shared = Arc::new(Shared::default());
-        let for_events = shared.clone();
-        let kernel = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            if event.as_ref().map_or(true, |event| for_events.concerns(event)) {
-                for_events.wake.notify_one();
+        let state = Arc::new(WatchState::default());
+        let handler_state = state.clone();
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            if event.as_ref().map_or(true, |event| handler_state.is_relevant(event)) {
+                handler_state.wake.notify_one();
             }
         });
-        Self { kernel: kernel.map_err(|error| error.to_string()), shared, trouble: None }
+        Self { watcher: watcher.map_err(|error| error.to_string()), state, error: None }
     }
 
-    /// Completes when something has happened since the last time.
-    pub(super) async fn woken(&self) {
-        self.shared.wake.notified().await;
+    /// Completes when something has changed since it last completed.
+    pub(super) async fn changed(&self) {
+        self.state.wake.notified().await;
     }
 
-    pub(super) fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+    pub(super) fn error(&self) -> Option<&str> {
+        self.error.as_deref()
     }
 
-    /// Watches what `paths` depend on now. Every watch is made anew, as a folder of the same name
-    /// may be another one. Call before reading.
-    pub(super) fn follow(&mut self, paths: &[PathBuf]) {
-        let kernel = match &mut self.kernel {
-            Ok(kernel) => kernel,
+    /// Watches what `paths` depend on now. Every watch is replaced, as a folder of the same name
+    /// may be another one. To be called before the files are read.
+    pub(super) fn rewatch(&mut self, paths: &[PathBuf]) {
+        let watcher = match &mut self.watcher {
+            Ok(watcher) => watcher,
             Err(error) => {
-                self.trouble = Some(error.clone());
+                self.error = Some(error.clone());
                 return;
             }
         };
-        // Again if a symlink was swapped between finding and watching it.
+        // Repeated if a symlink was swapped between resolving and watching it.
         for _ in 0..3 {
-            let places = places_of(paths);
-            let before = std::mem::replace(&mut *self.shared.places(), places.clone());
+            let folders = folders_to_watch(paths);
+            let before = std::mem::replace(&mut *self.state.folders(), folders.clone());
             for folder in before.keys() {
                 // Fails for a folder that is gone, which is fine.
-                _ = kernel.unwatch(folder);
+                _ = watcher.unwatch(folder);
             }
-            self.trouble = None;
-            for folder in places.keys() {
-                if let Err(error) = kernel.watch(folder, RecursiveMode::NonRecursive) {
-                    self.trouble = Some(format!("{}: {error}", folder.display()));
+            self.error = None;
+            for folder in folders.keys() {
+                if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
+                    self.error = Some(format!("{}: {error}", folder.display()));
                 }
             }
-            if places_of(paths) == places {
+            if folders_to_watch(paths) == folders {
                 return;
             }
         }
     }
 }
 
-impl Shared {
-    fn places(&self) -> std::sync::MutexGuard<'_, Places> {
-        // Nothing panics while holding it, and whole maps are put in.
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+impl WatchState {
+    fn folders(&self) -> std::sync::MutexGuard<'_, WatchedFolders> {
+        // Nothing panics while holding it, and the map is replaced as a whole.
+        self.folders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn concerns(&self, event: &Event) -> bool {
+    fn is_relevant(&self, event: &Event) -> bool {
         if event.need_rescan() {
             return true; // events were lost
         }
         match event.kind {
             EventKind::Access(AccessKind::Close(AccessMode::Write)) => {}
-            // Our own reading among them: following it would never end.
+            // The source's own reading is among them and would trigger itself for ever.
             EventKind::Access(_) => return false,
             _ => {}
         }
-        let places = self.places();
+        let folders = self.folders();
         event.paths.iter().any(|path| {
-            let inside = path.parent().and_then(|folder| places.get(folder));
-            places.contains_key(path)
-                || inside.is_some_and(|interest| match (interest, path.file_name()) {
-                    (Interest::All, _) => true,
-                    (Interest::Names(names), name) => name.is_some_and(|name| names.contains(name)),
+            let inside = path.parent().and_then(|folder| folders.get(folder));
+            folders.contains_key(path)
+                || inside.is_some_and(|names| match (names, path.file_name()) {
+                    (WatchedNames::All, _) => true,
+                    (WatchedNames::Names(names), name) => {
+                        name.is_some_and(|name| names.contains(name))
+                    }
                 })
         })
     }
 }
 
-fn places_of(paths: &[PathBuf]) -> Places {
-    let mut places = Places::new();
+fn folders_to_watch(paths: &[PathBuf]) -> WatchedFolders {
+    let mut folders = WatchedFolders::new();
     for path in paths {
-        let Some(folder) = walk(path, &mut places).filter(|end| end.is_dir()) else { continue };
+        let Some(folder) = resolve_path(path, &mut folders).filter(|end| end.is_dir()) else {
+            continue;
+        };
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
-                walk(&entry.path(), &mut places);
+                resolve_path(&entry.path(), &mut folders);
             }
         }
-        places.insert(folder, Interest::All);
+        folders.insert(folder, WatchedNames::All);
     }
-    places
+    folders
 }
 
-/// Follows a path as the kernel does and notes each folder in which a symlink, the last name or
-/// the first missing name stands. Returns what it leads to, without symlinks.
-fn walk(path: &Path, places: &mut Places) -> Option<PathBuf> {
+/// Resolves a path as the kernel does, and adds to `folders` each folder that holds a symlink, the
+/// last name or the first missing name of it. Returns the resolved path, without symlinks.
+fn resolve_path(path: &Path, folders: &mut WatchedFolders) -> Option<PathBuf> {
     let absolute = std::path::absolute(path).ok()?;
-    let (mut here, mut hops) = (PathBuf::from("/"), 0);
-    let mut ahead = parts(&absolute);
-    while let Some(part) = ahead.pop() {
+    let (mut resolved, mut symlinks) = (PathBuf::from("/"), 0);
+    let mut remaining = reversed_components(&absolute);
+    while let Some(part) = remaining.pop() {
         if part == ".." {
-            here.pop();
+            resolved.pop();
             continue;
         }
-        let next = here.join(&part);
+        let next = resolved.join(&part);
         let found = fs::symlink_metadata(&next);
         let is_link = found.as_ref().is_ok_and(fs::Metadata::is_symlink);
-        if is_link || found.is_err() || ahead.is_empty() {
-            let interest =
-                places.entry(here.clone()).or_insert_with(|| Interest::Names(BTreeSet::new()));
-            if let Interest::Names(names) = interest {
+        if is_link || found.is_err() || remaining.is_empty() {
+            let names = folders
+                .entry(resolved.clone())
+                .or_insert_with(|| WatchedNames::Names(BTreeSet::new()));
+            if let WatchedNames::Names(names) = names {
                 names.insert(part);
             }
         }
         if is_link {
-            hops += 1;
-            let target = fs::read_link(&next).ok().filter(|_| hops <= HOPS)?;
+            symlinks += 1;
+            let target = fs::read_link(&next).ok().filter(|_| symlinks <= MAX_SYMLINKS)?;
             if target.is_absolute() {
-                here = PathBuf::from("/");
+                resolved = PathBuf::from("/");
             }
-            ahead.extend(parts(&target));
+            remaining.extend(reversed_components(&target));
         } else {
             found.ok()?;
-            here = next;
+            resolved = next;
         }
     }
-    Some(here)
+    Some(resolved)
 }
 
 /// The names of a path, the first one last.
-fn parts(path: &Path) -> Vec<OsString> {
+fn reversed_components(path: &Path) -> Vec<OsString> {
     let names = path.components().filter_map(|part| match part {
         Component::Normal(name) => Some(name.to_owned()),
         Component::ParentDir => Some("..".into()),

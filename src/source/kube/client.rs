@@ -10,7 +10,7 @@ use kube::{Client, Error};
 use tower::service_fn;
 
 use super::super::health::Health;
-use super::Config;
+use super::KubeSourceConfig;
 use super::observed_body::ObservedBody;
 use crate::causes::with_causes;
 use crate::kubeconfig;
@@ -29,7 +29,7 @@ pub(super) struct Server {
 ///
 /// Fails with a sentence for people when there is no usable configuration; the server itself has
 /// not been asked for anything yet.
-pub(super) async fn connect(config: &Config) -> Result<Server, String> {
+pub(super) async fn connect(config: &KubeSourceConfig) -> Result<Server, String> {
     let context = config.context.as_deref();
     let problem = |error: &dyn std::error::Error| {
         format!("{}: {}", kubeconfig::describe(context), with_causes(error))

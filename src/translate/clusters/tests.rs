@@ -23,7 +23,7 @@ fn upstream_protocol(cluster: &Cluster) -> Option<UpstreamProtocolOptions> {
 
 #[test]
 fn the_fixed_clusters_are_istios() {
-    let clusters = fixed();
+    let clusters = fixed_clusters();
     let seen: Vec<_> = clusters
         .iter()
         .map(|cluster| (cluster.name.as_str(), discovery(cluster), cluster.lb_policy()))
@@ -53,7 +53,7 @@ fn the_fixed_clusters_are_istios() {
 #[test]
 fn a_port_becomes_an_eds_cluster_over_ads() {
     let reviews = service("default/reviews", cluster_ip(&["10.0.0.1"]), &[(Protocol::Http, 9080)]);
-    let [cluster] = of_service(&reviews, DOMAIN).try_into().unwrap();
+    let [cluster] = service_clusters(&reviews, DOMAIN).try_into().unwrap();
     assert_eq!(cluster.name, "outbound|9080||reviews.default.svc.cluster.local");
     assert_eq!(cluster.alt_stat_name, "outbound|9080||reviews.default.svc.cluster.local;");
     assert_eq!(discovery(&cluster), DiscoveryType::Eds);
@@ -72,9 +72,9 @@ fn a_port_becomes_an_eds_cluster_over_ads() {
 #[test]
 fn nothing_limits_a_cluster_and_unhealthy_hosts_are_never_used_in_panic() {
     let reviews = service("default/reviews", cluster_ip(&["10.0.0.1"]), &[(Protocol::Tcp, 9080)]);
-    let [cluster] = of_service(&reviews, DOMAIN).try_into().unwrap();
+    let [cluster] = service_clusters(&reviews, DOMAIN).try_into().unwrap();
     let [limits] = cluster.circuit_breakers.unwrap().thresholds.try_into().unwrap();
-    let most = Some(number(u32::MAX));
+    let most = Some(uint32_value(u32::MAX));
     assert_eq!(
         [limits.max_connections, limits.max_pending_requests, limits.max_requests],
         [most; 3]
@@ -94,7 +94,7 @@ fn only_http2_and_grpc_are_spoken_to_in_http2() {
         (Protocol::Tcp, false),
     ] {
         let one = service("default/a", cluster_ip(&["10.0.0.1"]), &[(protocol, 1)]);
-        let [cluster] = of_service(&one, DOMAIN).try_into().unwrap();
+        let [cluster] = service_clusters(&one, DOMAIN).try_into().unwrap();
         match upstream_protocol(&cluster) {
             Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
                 protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(_)),
@@ -110,7 +110,7 @@ fn services_without_an_address_have_clusters_for_http_only_and_aliases_in_the_me
     let ports = [(Protocol::Http, 80), (Protocol::Tcp, 81), (Protocol::Grpc, 82)];
     let names = |kind| -> Vec<String> {
         let one = service("default/a", kind, &ports);
-        of_service(&one, "mesh.example").into_iter().map(|cluster| cluster.name).collect()
+        service_clusters(&one, "mesh.example").into_iter().map(|cluster| cluster.name).collect()
     };
     assert_eq!(
         names(ServiceKind::Headless),
@@ -125,9 +125,10 @@ fn services_without_an_address_have_clusters_for_http_only_and_aliases_in_the_me
 #[test]
 fn a_name_outside_is_one_logical_host_that_holds_up_nothing() {
     let kind = ServiceKind::ExternalName("api.example.com".into());
-    let [cluster] = of_service(&service("default/a", kind, &[(Protocol::Http, 8080)]), DOMAIN)
-        .try_into()
-        .unwrap();
+    let [cluster] =
+        service_clusters(&service("default/a", kind, &[(Protocol::Http, 8080)]), DOMAIN)
+            .try_into()
+            .unwrap();
     let Some(ClusterDiscoveryType::ClusterType(dns)) = cluster.cluster_discovery_type else {
         panic!()
     };
@@ -150,7 +151,7 @@ fn a_name_outside_is_one_logical_host_that_holds_up_nothing() {
 #[test]
 fn pods_of_a_headless_service_are_chosen_by_name_or_not_at_all() {
     let ports = [(Protocol::Http, 80)];
-    let [cluster] = of_service(&service("default/a", ServiceKind::Headless, &ports), DOMAIN)
+    let [cluster] = service_clusters(&service("default/a", ServiceKind::Headless, &ports), DOMAIN)
         .try_into()
         .unwrap();
     let subsets = cluster.lb_subset_config.unwrap();
@@ -158,7 +159,7 @@ fn pods_of_a_headless_service_are_chosen_by_name_or_not_at_all() {
     let [selector] = subsets.subset_selectors.as_slice() else { panic!() };
     assert_eq!(selector.keys, ["hostname"]);
     assert_eq!(selector.fallback_policy(), LbSubsetSelectorFallbackPolicy::NoFallback);
-    let plain = of_service(&service("default/a", cluster_ip(&["10.0.0.1"]), &ports), DOMAIN);
+    let plain = service_clusters(&service("default/a", cluster_ip(&["10.0.0.1"]), &ports), DOMAIN);
     assert_eq!(plain[0].lb_subset_config, None);
 }
 
@@ -169,7 +170,7 @@ fn tuning_is_the_clusters_and_all_of_it_is_optional() {
     use crate::model::{CircuitBreakers, OutlierDetection};
 
     let mut one = service("default/a", cluster_ip(&["10.0.0.1"]), &[(Protocol::Tcp, 80)]);
-    let of = |one: &Service| of_service(one, DOMAIN).remove(0);
+    let of = |one: &Service| service_clusters(one, DOMAIN).remove(0);
     assert_eq!(of(&one).outlier_detection, None);
     for (balance, policy) in [
         (LoadBalancing::RoundRobin, LbPolicy::RoundRobin),
@@ -190,13 +191,13 @@ fn tuning_is_the_clusters_and_all_of_it_is_optional() {
         ..TrafficPolicy::default()
     };
     let cluster = of(&one);
-    assert_eq!(cluster.connect_timeout, Some(duration(Duration::from_millis(1500))));
+    assert_eq!(cluster.connect_timeout, Some(proto_duration(Duration::from_millis(1500))));
     let limits = &cluster.circuit_breakers.unwrap().thresholds[0];
-    assert_eq!(limits.max_requests, Some(number(7)));
-    assert_eq!(limits.max_connections, Some(number(u32::MAX)));
+    assert_eq!(limits.max_requests, Some(uint32_value(7)));
+    assert_eq!(limits.max_connections, Some(uint32_value(u32::MAX)));
     let outliers = cluster.outlier_detection.unwrap();
-    assert_eq!(outliers.consecutive_5xx, Some(number(3)));
-    assert_eq!(outliers.enforcing_success_rate, Some(number(0)), "nobody asked for that");
+    assert_eq!(outliers.consecutive_5xx, Some(uint32_value(3)));
+    assert_eq!(outliers.enforcing_success_rate, Some(uint32_value(0)), "nobody asked for that");
     assert_eq!(outliers.interval, None, "Envoy's default");
 }
 
@@ -208,10 +209,10 @@ fn an_inbound_port_leads_to_the_workload_in_what_the_client_speaks_or_is_known()
         (InboundProtocol::Http2, true),
         (InboundProtocol::Grpc, true),
     ] {
-        let cluster = inbound(&InboundPort::new(8080, protocol));
+        let cluster = inbound_cluster(&InboundPort::new(8080, protocol));
         assert_eq!(cluster.name, "inbound|8080||");
         assert_eq!(cluster.alt_stat_name, "inbound|8080||;");
-        let [_, _, through] = fixed().try_into().unwrap();
+        let [_, _, through] = fixed_clusters().try_into().unwrap();
         assert_eq!(cluster.upstream_bind_config, through.upstream_bind_config);
         assert_eq!(cluster.cluster_discovery_type, through.cluster_discovery_type);
         let same =

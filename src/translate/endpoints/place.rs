@@ -10,9 +10,9 @@ use std::sync::Arc;
 use super::Candidate;
 use crate::model::{EndpointSlice, Service};
 
-/// Where a proxy is, and what is known of places.
+/// Where a proxy is, and the regions of zones.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct ProxyLocation<'a> {
     /// None for a proxy that does not say; then everything is equally far.
     pub zone: Option<&'a str>,
     /// None for a proxy that does not say; then no endpoint is on its node.
@@ -47,7 +47,7 @@ pub(super) enum Nearness<'a> {
 impl<'a> Nearness<'a> {
     /// `candidates` are the usable endpoints. Hints count if all of these have some and any is for
     /// this zone, as in kube-proxy; else the zones themselves do where the service asks for it.
-    pub(super) fn of(
+    pub(super) fn choose(
         candidates: &[Candidate<'_>],
         service: &Service,
         zone: Option<&'a str>,
@@ -62,7 +62,7 @@ impl<'a> Nearness<'a> {
         }
     }
 
-    /// Priorities are contiguous from 0 because [`Self::of`] looks whether anything is near.
+    /// Priorities are contiguous from 0 because [`Self::choose`] checks that an endpoint is near.
     pub(super) fn priority(self, candidate: &Candidate<'_>) -> u32 {
         u32::from(!self.is_near(candidate))
     }

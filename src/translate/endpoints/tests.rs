@@ -44,7 +44,7 @@ fn flat(assignment: &ClusterLoadAssignment) -> Vec<String> {
     for locality in &assignment.endpoints {
         let zone = &locality.locality.as_ref().expect("gRPC insists on a locality").zone;
         for endpoint in &locality.lb_endpoints {
-            assert_eq!(endpoint.load_balancing_weight, Some(number(1)));
+            assert_eq!(endpoint.load_balancing_weight, Some(uint32_value(1)));
             let Some(HostIdentifier::Endpoint(inner)) = &endpoint.host_identifier else { panic!() };
             let Some(address::Address::SocketAddress(socket)) =
                 inner.address.as_ref().and_then(|address| address.address.as_ref())
@@ -61,14 +61,15 @@ fn flat(assignment: &ClusterLoadAssignment) -> Vec<String> {
 }
 
 fn of_one_port(slices: &[EndpointSlice]) -> Vec<String> {
-    let [assignment] = of_service(&one_port(), slices.iter(), DOMAIN, ANYWHERE).try_into().unwrap();
+    let [assignment] =
+        service_endpoints(&one_port(), slices.iter(), DOMAIN, ANYWHERE).try_into().unwrap();
     flat(&assignment)
 }
 
 #[test]
 fn without_slices_the_assignment_is_there_and_empty() {
     let [assignment] =
-        of_service(&one_port(), std::iter::empty(), DOMAIN, ANYWHERE).try_into().unwrap();
+        service_endpoints(&one_port(), std::iter::empty(), DOMAIN, ANYWHERE).try_into().unwrap();
     assert_eq!(assignment.cluster_name, "outbound|80||a.default.svc.cluster.local");
     assert!(assignment.endpoints.is_empty());
 }
@@ -87,7 +88,7 @@ fn slices_are_merged_by_the_ports_name_never_its_number() {
         slice(&[("other", 80)], &[ready("10.1.0.3")]),
         slice(&[], &[ready("10.1.0.4")]),
     ];
-    let [http, tcp] = of_service(&two, slices.iter(), DOMAIN, ANYWHERE).try_into().unwrap();
+    let [http, tcp] = service_endpoints(&two, slices.iter(), DOMAIN, ANYWHERE).try_into().unwrap();
     assert_eq!(flat(&http), ["/10.1.0.1:8080", "/10.1.0.2:9090"]);
     assert_eq!(flat(&tcp), ["/10.1.0.1:80"]);
 }
@@ -133,7 +134,8 @@ fn endpoints_stand_by_zone_and_a_zone_weighs_its_endpoints() {
         endpoint("10.1.0.3", Ready, ""),
     ];
     let slices = [slice(&[("http-80", 80)], &endpoints)];
-    let [assignment] = of_service(&one_port(), slices.iter(), DOMAIN, ANYWHERE).try_into().unwrap();
+    let [assignment] =
+        service_endpoints(&one_port(), slices.iter(), DOMAIN, ANYWHERE).try_into().unwrap();
     assert_eq!(
         flat(&assignment),
         ["/10.1.0.3:80", "a/10.1.0.2:80", "b/10.1.0.1:80", "b/10.1.0.10:80"]
@@ -151,7 +153,7 @@ fn of_two_families_the_services_own_is_used_and_a_single_one_always() {
     ];
     let of = |kind, slices: &[EndpointSlice]| {
         let one = service("default/a", kind, &[(Protocol::Http, 80)]);
-        flat(&of_service(&one, slices.iter(), DOMAIN, ANYWHERE)[0])
+        flat(&service_endpoints(&one, slices.iter(), DOMAIN, ANYWHERE)[0])
     };
     assert_eq!(of(cluster_ip(&["10.0.0.1", "2001:db8::ff"]), &both), ["/10.1.0.1:80"]);
     assert_eq!(of(cluster_ip(&["2001:db8::ff", "10.0.0.1"]), &both), ["/2001:db8::1:80"]);
@@ -168,7 +170,7 @@ fn a_service_that_names_its_families_gets_no_other() {
     let of = |families: &[IpFamily], slices: &[EndpointSlice]| {
         let mut one = one_port();
         one.families = families.to_vec();
-        flat(&of_service(&one, slices.iter(), DOMAIN, ANYWHERE)[0])
+        flat(&service_endpoints(&one, slices.iter(), DOMAIN, ANYWHERE)[0])
     };
     let (four, six) = (IpFamily::V4, IpFamily::V6);
     assert_eq!(of(&[four], &both), ["/10.1.0.1:80"]);
@@ -188,7 +190,7 @@ fn with_seconds(families: &[IpFamily], slices: &[EndpointSlice]) -> Vec<(String,
         Some(address::Address::SocketAddress(socket)) => socket.address.clone(),
         other => panic!("{other:?}"),
     };
-    let [assignment] = of_service(&one, slices.iter(), DOMAIN, ANYWHERE).try_into().unwrap();
+    let [assignment] = service_endpoints(&one, slices.iter(), DOMAIN, ANYWHERE).try_into().unwrap();
     let endpoints = assignment.endpoints.iter().flat_map(|zone| &zone.lb_endpoints);
     endpoints
         .map(|endpoint| match &endpoint.host_identifier {
@@ -250,7 +252,8 @@ fn endpoints_of_a_headless_service_carry_their_pods_names() {
     let slices = [slice(&[("http-80", 80)], &[pod("10.1.0.1", "db-0"), pod("10.1.0.2", "")])];
     let names = |kind| -> Vec<Option<String>> {
         let one = service("default/a", kind, &[(Protocol::Http, 80)]);
-        let [assignment] = of_service(&one, slices.iter(), DOMAIN, ANYWHERE).try_into().unwrap();
+        let [assignment] =
+            service_endpoints(&one, slices.iter(), DOMAIN, ANYWHERE).try_into().unwrap();
         let endpoints = assignment.endpoints.iter().flat_map(|zone| &zone.lb_endpoints);
         let name = |endpoint: &LbEndpoint| {
             let fields = &endpoint.metadata.as_ref()?.filter_metadata["envoy.lb"].fields;
@@ -289,8 +292,9 @@ fn a_service_for_its_own_node_has_the_endpoints_of_that_node_alone() {
     one.prefers_own_zone = true;
     assert!(!depends_on_zone(&one, slices.iter()));
     let there = |node| {
-        let place = Place { node, zone: Some("far"), ..ANYWHERE };
-        let [assignment] = of_service(&one, slices.iter(), DOMAIN, place).try_into().unwrap();
+        let place = ProxyLocation { node, zone: Some("far"), ..ANYWHERE };
+        let [assignment] =
+            service_endpoints(&one, slices.iter(), DOMAIN, place).try_into().unwrap();
         let priorities: Vec<u32> = assignment.endpoints.iter().map(|one| one.priority).collect();
         assert!(priorities.iter().all(|priority| *priority == 0), "{priorities:?}");
         let count = assignment.endpoints.iter().map(|zone| zone.lb_endpoints.len()).sum::<usize>();
@@ -316,7 +320,8 @@ fn a_pod_without_a_hostname_is_called_by_its_address_with_dashes() {
     ] {
         let slices = [slice(&[("http-80", 80)], &[ready(address)])];
         let one = service("default/a", ServiceKind::Headless, &[(Protocol::Http, 80)]);
-        let [assignment] = of_service(&one, slices.iter(), DOMAIN, ANYWHERE).try_into().unwrap();
+        let [assignment] =
+            service_endpoints(&one, slices.iter(), DOMAIN, ANYWHERE).try_into().unwrap();
         let metadata = assignment.endpoints[0].lb_endpoints[0].metadata.clone().unwrap();
         let value = metadata.filter_metadata["envoy.lb"].fields["hostname"].kind.clone();
         assert_eq!(value, Some(value::Kind::StringValue(name.to_owned())));
@@ -361,14 +366,14 @@ proptest! {
         })
     ) {
         let one = one_port();
-        let expected = of_service(&one, slices.iter(), DOMAIN, ANYWHERE);
-        prop_assert_eq!(&of_service(&one, shuffled.iter(), DOMAIN, ANYWHERE), &expected);
+        let expected = service_endpoints(&one, slices.iter(), DOMAIN, ANYWHERE);
+        prop_assert_eq!(&service_endpoints(&one, shuffled.iter(), DOMAIN, ANYWHERE), &expected);
     }
 
     /// What clients insist on: no locality twice, none empty, no address twice, one family.
     #[test]
     fn assignments_are_what_clients_accept(slices in any_slices()) {
-        let [assignment] = of_service(&one_port(), slices.iter(), DOMAIN, ANYWHERE).try_into().unwrap();
+        let [assignment] = service_endpoints(&one_port(), slices.iter(), DOMAIN, ANYWHERE).try_into().unwrap();
         let mut zones: Vec<_> =
             assignment.endpoints.iter().map(|zone| zone.locality.clone().unwrap().zone).collect();
         prop_assert!(zones.is_sorted());
@@ -410,7 +415,7 @@ fn a_hundred_thousand_endpoints_are_all_there() {
         })
         .collect();
     let [assignment] =
-        of_service(&one_port(), slices.iter().rev(), DOMAIN, ANYWHERE).try_into().unwrap();
+        service_endpoints(&one_port(), slices.iter().rev(), DOMAIN, ANYWHERE).try_into().unwrap();
     let counts: Vec<_> = assignment.endpoints.iter().map(|zone| zone.lb_endpoints.len()).collect();
     assert_eq!(counts, [34_000, 33_000, 33_000]);
 }

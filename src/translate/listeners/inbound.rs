@@ -11,8 +11,8 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::google::protobuf::BoolValue;
 
 use super::{
-    EVERYWHERE, any, bare_manager, black_hole, http, listener_filter, number, tcp_address,
-    tcp_chain,
+    EVERYWHERE, black_hole_chain, common_manager, connection_manager_filter, listener_filter,
+    tcp_address, tcp_chain, to_any, uint32_value,
 };
 use crate::names;
 use crate::translate::routes;
@@ -26,7 +26,8 @@ const DEFAULT_HOST: &str = "localhost";
 /// What comes in on none of these ports passes through unread. `ports` have no number twice, and
 /// none that [`crate::translate::serves_inbound_port`] excludes: Envoy would reject the listener.
 pub fn virtual_inbound(ports: &[InboundPort]) -> Listener {
-    let mut filter_chains = vec![black_hole("virtualInbound-blackhole", INBOUND_CAPTURE_PORT)];
+    let mut filter_chains =
+        vec![black_hole_chain("virtualInbound-blackhole", INBOUND_CAPTURE_PORT)];
     filter_chains.extend(ports.iter().map(chain));
     filter_chains.push(tcp_chain("virtualInbound", names::INBOUND_PASSTHROUGH_CLUSTER, None));
     Listener {
@@ -35,7 +36,7 @@ pub fn virtual_inbound(ports: &[InboundPort]) -> Listener {
         traffic_direction: TrafficDirection::Inbound.into(),
         listener_filters: vec![listener_filter(
             "envoy.filters.listener.original_dst",
-            any(&OriginalDst::default()),
+            to_any(&OriginalDst::default()),
         )],
         filter_chains,
         ..Default::default()
@@ -48,11 +49,11 @@ fn chain(port: &InboundPort) -> FilterChain {
     let chain = match port.protocol {
         InboundProtocol::Tcp => tcp_chain(&name, &cluster, port.idle_timeout),
         InboundProtocol::Http | InboundProtocol::Http2 | InboundProtocol::Grpc => FilterChain {
-            filters: vec![http(HttpConnectionManager {
+            filters: vec![connection_manager_filter(HttpConnectionManager {
                 stat_prefix: names::stat_name(&format!("inbound_{name}")),
                 // Inline: it says nothing that the port does not.
                 route_specifier: Some(http_connection_manager::RouteSpecifier::RouteConfig(
-                    routes::inbound(port),
+                    routes::inbound_routes(port),
                 )),
                 // The client's sidecar has said what there is to say of the client.
                 use_remote_address: Some(BoolValue { value: false }),
@@ -62,7 +63,7 @@ fn chain(port: &InboundPort) -> FilterChain {
                     default_host_for_http_10: DEFAULT_HOST.to_owned(),
                     ..Default::default()
                 }),
-                ..bare_manager()
+                ..common_manager()
             })],
             name,
             ..Default::default()
@@ -70,7 +71,7 @@ fn chain(port: &InboundPort) -> FilterChain {
     };
     FilterChain {
         filter_chain_match: Some(FilterChainMatch {
-            destination_port: Some(number(port.port.into())),
+            destination_port: Some(uint32_value(port.port.into())),
             ..Default::default()
         }),
         ..chain

@@ -34,7 +34,7 @@ fn tcp_cluster(chain: &FilterChain) -> String {
 fn table(manager: &HttpConnectionManager) -> &str {
     match &manager.route_specifier {
         Some(http_connection_manager::RouteSpecifier::Rds(rds)) => {
-            assert_eq!(rds.config_source, Some(over_ads()));
+            assert_eq!(rds.config_source, Some(ads_config_source()));
             &rds.route_config_name
         }
         other => panic!("{other:?}"),
@@ -51,7 +51,7 @@ fn names_of(listeners: &[Listener]) -> Vec<&str> {
 
 #[test]
 fn a_sidecar_has_both_capture_listeners_each_with_a_guard_against_loops() {
-    let listeners = fixed(&ProxyKind::Sidecar);
+    let listeners = fixed_listeners(&ProxyKind::Sidecar);
     let [outbound, inbound] = listeners.as_slice() else { panic!("{listeners:?}") };
     assert_eq!(
         (outbound.name.as_str(), place(outbound).as_str()),
@@ -71,7 +71,7 @@ fn a_sidecar_has_both_capture_listeners_each_with_a_guard_against_loops() {
         assert!(is_bound(listener));
         let [guard, rest] = listener.filter_chains.as_slice() else { panic!("{listener:?}") };
         let guarded = guard.filter_chain_match.as_ref().unwrap().destination_port;
-        assert_eq!(guarded, Some(number(port)));
+        assert_eq!(guarded, Some(uint32_value(port)));
         assert_eq!(tcp_cluster(guard), "BlackHoleCluster");
         assert_eq!(rest.filter_chain_match, None);
         assert_eq!(tcp_cluster(rest), onward);
@@ -81,7 +81,7 @@ fn a_sidecar_has_both_capture_listeners_each_with_a_guard_against_loops() {
 #[test]
 fn a_standalone_envoy_has_one_listener_where_it_wants_it() {
     let listeners =
-        fixed(&ProxyKind::Standalone { address: "127.0.0.1".parse().unwrap(), port: 81 });
+        fixed_listeners(&ProxyKind::Standalone { address: "127.0.0.1".parse().unwrap(), port: 81 });
     let [listener] = listeners.as_slice() else { panic!("{listeners:?}") };
     assert_eq!(listener.name, "127.0.0.1_81");
     assert_eq!(place(listener), "127.0.0.1_81");
@@ -101,13 +101,13 @@ fn a_standalone_envoy_has_one_listener_where_it_wants_it() {
     assert_eq!((&*header.key, &*header.value), ("x-pilothouse-listener-port", "81"));
     assert_eq!(manager.use_remote_address, Some(BoolValue { value: true }));
 
-    assert_eq!(names_of(&fixed(&STANDALONE)), ["0.0.0.0_15080"]);
-    assert_eq!(http_port(&STANDALONE, 80), None);
+    assert_eq!(names_of(&fixed_listeners(&STANDALONE)), ["0.0.0.0_15080"]);
+    assert_eq!(http_port_listener(&STANDALONE, 80), None);
 }
 
 #[test]
 fn a_captured_http_port_takes_plain_http_and_passes_the_rest_on() {
-    let listener = http_port(&ProxyKind::Sidecar, 9080).unwrap();
+    let listener = http_port_listener(&ProxyKind::Sidecar, 9080).unwrap();
     assert_eq!(listener.name, "0.0.0.0_9080");
     assert_eq!(place(&listener), "0.0.0.0_9080");
     assert!(!is_bound(&listener));
@@ -137,8 +137,8 @@ fn the_other_kinds_bind_http_ports_and_take_everything_for_http() {
     for (kind, name, edge) in
         [(ProxyKind::BOUND, "127.0.0.1_9080", false), (ProxyKind::Router, "0.0.0.0_9080", true)]
     {
-        assert!(fixed(&kind).is_empty());
-        let listener = http_port(&kind, 9080).unwrap();
+        assert!(fixed_listeners(&kind).is_empty());
+        let listener = http_port_listener(&kind, 9080).unwrap();
         assert_eq!(listener.name, name);
         assert_eq!(place(&listener), name);
         assert!(is_bound(&listener));
@@ -156,17 +156,20 @@ fn the_other_kinds_bind_http_ports_and_take_everything_for_http() {
 fn ports_of_the_proxy_itself_are_left_alone() {
     for port in [15001, 15006, 15021, 15090] {
         for kind in PER_PORT {
-            assert_eq!(http_port(&kind, port), None, "{kind:?} {port}");
+            assert_eq!(http_port_listener(&kind, port), None, "{kind:?} {port}");
         }
     }
     for port in [15000, 15020] {
-        assert!(http_port(&ProxyKind::Sidecar, port).is_some(), "captured ones are not bound");
-        assert_eq!(http_port(&ProxyKind::BOUND, port), None);
-        assert_eq!(http_port(&ProxyKind::Router, port), None);
+        assert!(
+            http_port_listener(&ProxyKind::Sidecar, port).is_some(),
+            "captured ones are not bound"
+        );
+        assert_eq!(http_port_listener(&ProxyKind::BOUND, port), None);
+        assert_eq!(http_port_listener(&ProxyKind::Router, port), None);
     }
     for port in [15001, 15006, 15021, 15090] {
         let one = service("default/a", cluster_ip(&["10.0.0.1", "2001:db8::1"]), &[(Http, port)]);
-        let listeners = of_port(&ProxyKind::Sidecar, &one, &one.ports[0], DOMAIN);
+        let listeners = port_listeners(&ProxyKind::Sidecar, &one, &one.ports[0], DOMAIN);
         let names = ["10.0.0.1", "2001:db8::1"].map(|address| format!("{address}_{port}"));
         assert_eq!(names_of(&listeners), names);
         for listener in &listeners {
@@ -175,11 +178,11 @@ fn ports_of_the_proxy_itself_are_left_alone() {
             let manager: HttpConnectionManager = config(&listener.filter_chains[0]);
             assert_eq!(table(&manager), port.to_string());
         }
-        assert!(of_port(&ProxyKind::Router, &one, &one.ports[0], DOMAIN).is_empty());
+        assert!(port_listeners(&ProxyKind::Router, &one, &one.ports[0], DOMAIN).is_empty());
     }
     let one = service("default/a", cluster_ip(&["10.0.0.1"]), &[(Tcp, 15001)]);
-    assert_eq!(of_port(&ProxyKind::Sidecar, &one, &one.ports[0], DOMAIN).len(), 1);
-    assert!(of_port(&ProxyKind::Router, &one, &one.ports[0], DOMAIN).is_empty());
+    assert_eq!(port_listeners(&ProxyKind::Sidecar, &one, &one.ports[0], DOMAIN).len(), 1);
+    assert!(port_listeners(&ProxyKind::Router, &one, &one.ports[0], DOMAIN).is_empty());
 }
 
 #[test]
@@ -188,19 +191,19 @@ fn a_sidecar_without_capture_binds_no_port_that_it_cannot_have() {
     let one =
         service("default/a", cluster_ip(&["10.0.0.1"]), &[(Tcp, 53), (Tcp, 9042), (Tcp, 9043)]);
     let bound: Vec<_> =
-        one.ports.iter().flat_map(|port| tcp_port(&kind, &one, port, DOMAIN)).collect();
+        one.ports.iter().flat_map(|port| tcp_port_listeners(&kind, &one, port, DOMAIN)).collect();
     assert_eq!(names_of(&bound), ["127.0.0.1_9043"]);
     for (port, is_bound) in [(443, false), (1023, false), (8080, false), (1024, true), (8081, true)]
     {
-        assert_eq!(http_port(&kind, port).is_some(), is_bound, "{port}");
-        assert!(http_port(&ProxyKind::BOUND, port).is_some(), "{port}");
+        assert_eq!(http_port_listener(&kind, port).is_some(), is_bound, "{port}");
+        assert!(http_port_listener(&ProxyKind::BOUND, port).is_some(), "{port}");
     }
 }
 
 #[test]
 fn a_captured_tcp_port_has_a_listener_per_cluster_ip() {
     let one = service("default/db", cluster_ip(&["10.0.0.1", "2001:db8::1"]), &[(Tls, 443)]);
-    let listeners = of_port(&ProxyKind::Sidecar, &one, &one.ports[0], DOMAIN);
+    let listeners = port_listeners(&ProxyKind::Sidecar, &one, &one.ports[0], DOMAIN);
     assert_eq!(names_of(&listeners), ["10.0.0.1_443", "2001:db8::1_443"]);
     for listener in &listeners {
         assert_eq!(place(listener), listener.name);
@@ -224,7 +227,7 @@ fn an_idle_tcp_connection_has_envoys_limit_or_the_services() {
     ] {
         one.traffic_policy.tcp_idle_timeout = idle;
         for kind in PER_PORT {
-            let [listener] = of_port(&kind, &one, &one.ports[0], DOMAIN).try_into().unwrap();
+            let [listener] = port_listeners(&kind, &one, &one.ports[0], DOMAIN).try_into().unwrap();
             assert_eq!(config::<TcpProxy>(&listener.filter_chains[0]).idle_timeout, expected);
         }
     }
@@ -233,7 +236,7 @@ fn an_idle_tcp_connection_has_envoys_limit_or_the_services() {
 #[test]
 fn http_1_0_is_spoken_to_everywhere() {
     for kind in PER_PORT {
-        let listener = http_port(&kind, 9080).unwrap();
+        let listener = http_port_listener(&kind, 9080).unwrap();
         let manager: HttpConnectionManager = config(&listener.filter_chains[0]);
         assert!(manager.http_protocol_options.unwrap().accept_http_10, "{kind:?}");
     }
@@ -246,11 +249,11 @@ fn bound_ports_that_are_fought_over_have_equal_names() {
     for (kind, name) in [(ProxyKind::BOUND, "127.0.0.1_3306"), (ProxyKind::Router, "0.0.0.0_3306")]
     {
         for one in [&a, &b] {
-            let listeners = of_port(&kind, one, &one.ports[0], DOMAIN);
+            let listeners = port_listeners(&kind, one, &one.ports[0], DOMAIN);
             assert_eq!(names_of(&listeners), [name]);
             assert!(is_bound(&listeners[0]));
         }
-        assert_eq!(http_port(&kind, 3306).unwrap().name, name);
+        assert_eq!(http_port_listener(&kind, 3306).unwrap().name, name);
     }
 }
 
@@ -262,9 +265,12 @@ fn what_has_no_cluster_ip_or_is_http_or_standalone_has_no_tcp_listener() {
     let http = service("default/a", cluster_ip(&["10.0.0.1"]), &[(Http, 1)]);
     for kind in kinds {
         for one in [&headless, &alias, &http] {
-            assert!(of_port(&kind, one, &one.ports[0], DOMAIN).is_empty(), "{kind:?} {one:?}");
+            assert!(
+                port_listeners(&kind, one, &one.ports[0], DOMAIN).is_empty(),
+                "{kind:?} {one:?}"
+            );
         }
     }
     let tcp = service("default/a", cluster_ip(&["10.0.0.1"]), &[(Tcp, 1)]);
-    assert!(of_port(&STANDALONE, &tcp, &tcp.ports[0], DOMAIN).is_empty());
+    assert!(port_listeners(&STANDALONE, &tcp, &tcp.ports[0], DOMAIN).is_empty());
 }

@@ -5,12 +5,12 @@ use envoy_types::pb::envoy::config::route::v3::{
 };
 use envoy_types::pb::google::protobuf::BoolValue;
 
-use super::{everything, number, seconds};
+use super::{catch_all_route, seconds, uint32_value};
 use crate::names;
 use crate::view::{InboundPort, InboundProtocol};
 
 /// Whatever the Host, to the workload.
-pub fn inbound(port: &InboundPort) -> RouteConfiguration {
+pub fn inbound_routes(port: &InboundPort) -> RouteConfiguration {
     let cluster = names::inbound_cluster(port.port);
     let action = RouteAction {
         // No limit but the client's own.
@@ -19,7 +19,7 @@ pub fn inbound(port: &InboundPort) -> RouteConfiguration {
         // everything else is the client's side to repeat. gRPC clients do so themselves.
         retry_policy: (port.protocol != InboundProtocol::Grpc).then(|| RetryPolicy {
             retry_on: "reset-before-request".to_owned(),
-            num_retries: Some(number(2)),
+            num_retries: Some(uint32_value(2)),
             ..Default::default()
         }),
         cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(cluster.clone())),
@@ -30,7 +30,7 @@ pub fn inbound(port: &InboundPort) -> RouteConfiguration {
         virtual_hosts: vec![VirtualHost {
             name: format!("inbound|http|{}", port.port),
             domains: vec!["*".to_owned()],
-            routes: vec![everything("default", action)],
+            routes: vec![catch_all_route("default", action)],
             ..Default::default()
         }],
         // Clusters come first, but an update of one must not be able to refuse the listener.
@@ -50,7 +50,7 @@ mod tests {
             (InboundProtocol::Http2, true),
             (InboundProtocol::Grpc, false),
         ] {
-            let table = inbound(&InboundPort::new(8080, protocol));
+            let table = inbound_routes(&InboundPort::new(8080, protocol));
             assert_eq!(table.name, "inbound|8080||");
             let [host] = table.virtual_hosts.as_slice() else { panic!("{table:?}") };
             assert_eq!(

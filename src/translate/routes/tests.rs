@@ -8,7 +8,7 @@ use super::*;
 use crate::model::Protocol::{Grpc, Http, Tcp};
 use crate::translate::tests::{DOMAIN, PER_PORT, STANDALONE, cluster_ip, service};
 
-fn placed(kind: &ProxyKind, namespace: Option<&str>, service: &Service) -> Vec<Placed> {
+fn placed(kind: &ProxyKind, namespace: Option<&str>, service: &Service) -> Vec<TableEntry> {
     virtual_hosts(kind, namespace, service, service.cluster_ips(), DOMAIN)
 }
 
@@ -184,7 +184,7 @@ fn a_services_tuning_is_in_its_routes() {
     one.traffic_policy.retries = Some(0);
     one.traffic_policy.load_balancing = crate::model::LoadBalancing::ClientIpRing;
     let tuned = of(&ProxyKind::Sidecar, &one);
-    assert_eq!(tuned.timeout, Some(duration(std::time::Duration::from_millis(1500))));
+    assert_eq!(tuned.timeout, Some(proto_duration(std::time::Duration::from_millis(1500))));
     assert_eq!(tuned.retry_policy, None);
     let [HashPolicy { policy_specifier: Some(PolicySpecifier::ConnectionProperties(by)), .. }] =
         tuned.hash_policy.as_slice()
@@ -196,7 +196,7 @@ fn a_services_tuning_is_in_its_routes() {
     assert!(of(&ProxyKind::BOUND, &one).hash_policy.is_empty());
     one.traffic_policy.retries = Some(5);
     let retries = of(&ProxyKind::Sidecar, &one).retry_policy.unwrap().num_retries;
-    assert_eq!(retries, Some(number(5)));
+    assert_eq!(retries, Some(uint32_value(5)));
 }
 
 /// The port that each bare and each `:PORT` form of `name.ns` leads to from a standalone listener
@@ -274,8 +274,8 @@ fn the_standalone_table_is_the_same_whatever_the_listeners_port() {
     let at = |port| ProxyKind::Standalone { address: "127.0.0.1".parse().unwrap(), port };
     assert_eq!(placed(&at(80), None, &one), placed(&at(9081), None, &one));
     assert_eq!(
-        table(&at(80), names::STANDALONE_TABLE),
-        table(&STANDALONE, names::STANDALONE_TABLE)
+        table_without_services(&at(80), names::STANDALONE_TABLE),
+        table_without_services(&STANDALONE, names::STANDALONE_TABLE)
     );
 }
 
@@ -289,7 +289,7 @@ fn retries_are_istios() {
         policy.retry_on,
         "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
     );
-    assert_eq!(policy.num_retries, Some(number(2)));
+    assert_eq!(policy.num_retries, Some(uint32_value(2)));
     assert_eq!(policy.host_selection_retry_max_attempts, 5);
     assert_eq!(policy.retry_host_predicate[0].name, "envoy.retry_host_predicates.previous_hosts");
 }
@@ -297,17 +297,17 @@ fn retries_are_istios() {
 #[test]
 fn only_captured_traffic_has_a_way_out_and_only_tables_by_port_ignore_it_in_the_host() {
     for kind in PER_PORT {
-        let skeleton = table(&kind, "80");
+        let skeleton = table_without_services(&kind, "80");
         assert_eq!(skeleton.name, "80");
         assert!(skeleton.ignore_port_in_host_matching);
         assert_eq!(skeleton.virtual_hosts.is_empty(), kind != ProxyKind::Sidecar);
     }
-    let standalone = table(&STANDALONE, names::STANDALONE_TABLE);
+    let standalone = table_without_services(&STANDALONE, names::STANDALONE_TABLE);
     assert!(!standalone.ignore_port_in_host_matching);
     assert!(standalone.virtual_hosts.is_empty());
     assert_eq!(standalone.request_headers_to_remove, ["x-pilothouse-listener-port"]);
 
-    let captured = table(&ProxyKind::Sidecar, "80");
+    let captured = table_without_services(&ProxyKind::Sidecar, "80");
     assert_eq!(captured.virtual_hosts[0].name, "allow_any");
     assert_eq!(captured.virtual_hosts[0].domains, ["*"]);
     assert_eq!(cluster(&captured.virtual_hosts[0]), "PassthroughCluster");
@@ -318,7 +318,7 @@ fn only_captured_traffic_has_a_way_out_and_only_tables_by_port_ignore_it_in_the_
 fn a_table_is_its_skeleton_and_its_virtual_hosts_in_a_row() {
     let reviews = service("default/reviews", cluster_ip(&["10.0.0.1"]), &[(Http, 9080)]);
     let [(_, host)] = placed(&ProxyKind::Sidecar, None, &reviews).try_into().unwrap();
-    let mut whole = table(&ProxyKind::Sidecar, "9080");
+    let mut whole = table_without_services(&ProxyKind::Sidecar, "9080");
     let mut bytes = whole.encode_to_vec();
     let part = RouteConfiguration { virtual_hosts: vec![host.clone()], ..Default::default() };
     bytes.extend(part.encode_to_vec());

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::Walk;
-use crate::names::{self, Spoken};
+use crate::names::{self, PortProtocol};
 use crate::sidecar::doctor::ServiceName;
 use crate::sidecar::doctor::endpoint_probe::probe_endpoints;
 use crate::sidecar::doctor::endpoints::{self, ClusterCounters};
@@ -210,6 +210,6 @@ fn port_of(cluster: &Value, routes: &str) -> Option<endpoints::PortToProbe> {
         Some(SocketAddr::new(ip, address["port_value"].as_u64()?.try_into().ok()?))
     });
     let is_http = routes.contains(&format!("\"{name}\""));
-    let spoken = if is_http { Spoken::Http } else { Spoken::Tcp };
+    let spoken = if is_http { PortProtocol::Http } else { PortProtocol::Tcp };
     Some(endpoints::PortToProbe { port, spoken, addresses: addresses.collect(), undeclared: None })
 }

@@ -1,8 +1,8 @@
-//! A document before anybody knows of which kind it is.
+//! A document before its kind is known.
 //!
-//! A tree of values takes some 17 times the room of its text, so no more than one object is held as
-//! one: the items of a list are kept as text until it is their turn. (They cannot be told apart while
-//! the list is read, since its kind may stand behind them.)
+//! A tree of values takes some 17 times the memory of its text, so no more than one object is held as a
+//! tree: the items of a list are kept as text until each is parsed. (They cannot be parsed while the
+//! list is read, since its kind may follow them.)
 
 use std::fmt;
 
@@ -11,23 +11,23 @@ use serde_json::{Map, Value};
 
 #[derive(Debug)]
 pub(super) enum Tree {
-    Mapping { fields: Map<String, Value>, items: Option<Vec<Item>> },
-    List(Vec<Item>),
+    Mapping { fields: Map<String, Value>, items: Option<Vec<ListItem>> },
+    List(Vec<ListItem>),
     Scalar,
 }
 
-/// A value as JSON.
+/// An item of a list, as JSON text.
 #[derive(Debug)]
-pub(super) struct Item(Box<str>);
+pub(super) struct ListItem(Box<str>);
 
-impl Item {
+impl ListItem {
     /// The error is one of too deep nesting.
     pub(super) fn tree(&self) -> Result<Tree, String> {
         serde_json::from_str(&self.0).map_err(|error| error.to_string())
     }
 }
 
-impl<'de> Deserialize<'de> for Item {
+impl<'de> Deserialize<'de> for ListItem {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = serde_json::to_string(&Value::deserialize(from)?).map_err(D::Error::custom)?;
         Ok(Self(text.into()))
@@ -36,13 +36,13 @@ impl<'de> Deserialize<'de> for Item {
 
 impl<'de> Deserialize<'de> for Tree {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(Reader)
+        from.deserialize_any(TreeVisitor)
     }
 }
 
-struct Reader;
+struct TreeVisitor;
 
-impl<'de> Visitor<'de> for Reader {
+impl<'de> Visitor<'de> for TreeVisitor {
     type Value = Tree;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -2,7 +2,7 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::model::{Endpoint, EndpointState, Protocol, ServiceKey, SlicePort, Subset};
-use crate::translate::endpoints::of_service;
+use crate::translate::endpoints::service_endpoints;
 use crate::translate::tests::{DOMAIN, cluster_ip, service};
 
 fn endpoint(host: u8, zone: &str, for_zones: &[&str]) -> Endpoint {
@@ -27,9 +27,9 @@ fn seen_from(zone: Option<&str>, service: &Service, endpoints: &[Endpoint]) -> V
         subsets: vec![Subset { ports, endpoints: endpoints.to_vec() }],
     };
     let regions = BTreeMap::from([("b".into(), "r".into())]);
-    let place = Place { zone, node: None, regions: &regions };
+    let place = ProxyLocation { zone, node: None, regions: &regions };
     let [assignment] =
-        of_service(service, std::iter::once(&slice), DOMAIN, place).try_into().unwrap();
+        service_endpoints(service, std::iter::once(&slice), DOMAIN, place).try_into().unwrap();
     let locality = |one: &envoy_types::pb::envoy::config::endpoint::v3::LocalityLbEndpoints| {
         assert_eq!(
             one.load_balancing_weight.as_ref().unwrap().value as usize,

@@ -52,7 +52,7 @@ fn an_http_port_has_its_routes_inline() {
     else {
         panic!("{manager:?}")
     };
-    assert_eq!(table, routes::inbound(&port(8080, InboundProtocol::Grpc)));
+    assert_eq!(table, routes::inbound_routes(&port(8080, InboundProtocol::Grpc)));
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! Which files a path means.
+//! The manifest files of a path.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-/// How many subfolders are named.
-const NAMED: usize = 3;
+/// How many subfolders a warning names.
+const MAX_NAMED_FOLDERS: usize = 3;
 
 #[derive(Debug, Default)]
 pub(super) struct Listing {
@@ -16,13 +16,13 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    /// What is probably not meant.
+    /// What is probably a mistake.
     pub(super) fn warning(&self) -> Option<String> {
         let empty = self.is_folder && self.files.is_empty();
         let nothing = empty.then(|| "there is no .yaml, .yml or .json file in it".to_owned());
         let subfolders = (!self.folders.is_empty()).then(|| {
-            let named = &self.folders[..self.folders.len().min(NAMED)];
-            let more = if self.folders.len() > NAMED { " and others" } else { "" };
+            let named = &self.folders[..self.folders.len().min(MAX_NAMED_FOLDERS)];
+            let more = if self.folders.len() > MAX_NAMED_FOLDERS { " and others" } else { "" };
             format!(
                 "subfolders are not read ({}{more}): give each by a --manifests of its own",
                 named.join(", ")
@@ -33,8 +33,8 @@ impl Listing {
     }
 }
 
-/// The file, or the manifests directly in the folder. Hidden files are editors' and Kubernetes'
-/// own.
+/// The file, or the manifests directly in the folder, without hidden files: those are of editors
+/// and of Kubernetes.
 pub(super) fn list(path: &Path) -> io::Result<Listing> {
     let found = fs::metadata(path)?;
     if found.is_file() {
@@ -53,22 +53,22 @@ pub(super) fn list(path: &Path) -> io::Result<Listing> {
         if name.as_encoded_bytes().starts_with(b".") {
             continue;
         }
-        // Through symlinks, as ConfigMaps are mounted by them.
-        let usable = match fs::metadata(&path) {
+        // Symlinks are followed, as a ConfigMap is mounted by them.
+        let length = match fs::metadata(&path) {
             Ok(found) if found.is_dir() => {
                 listing.folders.push(name.to_string_lossy().into_owned());
                 continue;
             }
             Ok(found) if found.is_file() => Ok(found.len()),
-            // A pipe would block whoever reads it.
+            // Reading a pipe would block.
             Ok(_) => {
                 Err("it is no file but a pipe, a socket or a device, which is not read".into())
             }
             Err(_) if fs::symlink_metadata(&path).is_err() => continue, // gone meanwhile
-            Err(error) => Err(leads_nowhere(&path, &error)),
+            Err(error) => Err(symlink_error(&path, &error)),
         };
         if is_manifest(&path) {
-            listing.files.push((path, usable));
+            listing.files.push((path, length));
         }
     }
     listing.folders.sort();
@@ -76,7 +76,7 @@ pub(super) fn list(path: &Path) -> io::Result<Listing> {
     Ok(listing)
 }
 
-fn leads_nowhere(path: &Path, error: &io::Error) -> String {
+fn symlink_error(path: &Path, error: &io::Error) -> String {
     match fs::read_link(path) {
         Ok(target) => format!("it is a symlink to {}: {error}", target.display()),
         Err(_) => error.to_string(),

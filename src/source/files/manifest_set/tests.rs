@@ -4,26 +4,26 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::super::parse::TOLD;
+use super::super::parse::MAX_MESSAGES;
 use super::file::HALF_WRITTEN;
 use super::*;
 
 /// A folder of manifests and its reader.
 struct Bed {
     dir: TempDir,
-    folder: Folder,
+    manifests: ManifestSet,
     now: Instant,
 }
 
-fn folder(paths: Vec<PathBuf>) -> Folder {
-    Folder::new(Config { paths, namespaces: Vec::new() })
+fn manifests(paths: Vec<PathBuf>) -> ManifestSet {
+    ManifestSet::new(FileSourceConfig { paths, namespaces: Vec::new() })
 }
 
 impl Bed {
     fn new(files: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let folder = folder(vec![dir.path().to_owned()]);
-        let bed = Self { dir, folder, now: Instant::now() };
+        let manifests = manifests(vec![dir.path().to_owned()]);
+        let bed = Self { dir, manifests, now: Instant::now() };
         for (name, text) in files {
             bed.write(name, text);
         }
@@ -50,7 +50,7 @@ impl Bed {
     }
 
     fn read(&mut self) -> Seen {
-        let outcome = self.folder.read(self.now);
+        let outcome = self.manifests.read(self.now);
         let prefix = format!("{}/", self.dir.path().display());
         let short = |all: &BTreeMap<String, String>| -> Vec<String> {
             all.iter().map(|(at, why)| format!("{at}: {why}").replace(&prefix, "")).collect()
@@ -61,7 +61,7 @@ impl Bed {
 
 #[derive(Debug)]
 struct Seen {
-    outcome: Outcome,
+    outcome: ReadOutcome,
     rejected: Vec<String>,
     notes: Vec<String>,
 }
@@ -344,7 +344,7 @@ fn a_path_that_vanishes_keeps_its_state_and_an_empty_folder_is_fine() {
     let seen = bed.read();
     assert!(seen.outcome.complete && seen.outcome.changed && seen.services().is_empty());
     let file = bed.dir.path().join("one.yaml");
-    bed.folder = folder(vec![file.clone()]);
+    bed.manifests = manifests(vec![file.clone()]);
     let seen = bed.read();
     assert!(!seen.outcome.complete && seen.outcome.paths[0].1.is_err());
     bed.write("one.yaml", &service("a", "10.96.0.1", "80"));
@@ -364,7 +364,7 @@ fn a_path_that_vanishes_keeps_its_state_and_an_empty_folder_is_fine() {
 fn a_file_given_twice_is_read_once() {
     let mut bed = Bed::new(&[("a.yaml", &service("a", "10.96.0.1", "80"))]);
     let (all, file) = (bed.dir.path().to_owned(), bed.dir.path().join("./a.yaml"));
-    bed.folder = folder(vec![all, file]);
+    bed.manifests = manifests(vec![all, file]);
     let seen = bed.read();
     assert_eq!((seen.services().len(), seen.rejected.len()), (1, 0));
 }
@@ -436,14 +436,14 @@ fn a_file_that_is_emptied_and_slowly_written_loses_nothing_meanwhile() {
     for end in [a.len(), a.len() + 4, whole.len() - 1] {
         bed.overwrite("x.yaml", &whole[..end]);
         let seen = bed.read();
-        assert!(seen.outcome.again.is_some() && !seen.outcome.changed, "{seen:?}");
+        assert!(seen.outcome.read_again_at.is_some() && !seen.outcome.changed, "{seen:?}");
         bed.pass(HALF_WRITTEN - Duration::from_millis(1));
         assert!(!bed.read().outcome.changed, "it waits for the rest");
     }
     bed.overwrite("x.yaml", &whole);
     let seen = bed.read();
     assert_eq!((seen.services().len(), seen.rejected.len()), (2, 0));
-    assert_eq!(seen.outcome.again, None);
+    assert_eq!(seen.outcome.read_again_at, None);
 }
 
 #[test]
@@ -453,7 +453,7 @@ fn a_file_that_stays_shorter_is_taken_at_its_word() {
     bed.read();
     bed.overwrite("x.yaml", &a);
     let seen = bed.read();
-    let until = seen.outcome.again.expect("it is waited for");
+    let until = seen.outcome.read_again_at.expect("it is waited for");
     bed.pass(until - bed.now);
     assert_eq!(bed.read().services(), ["a:80"]);
     // Longer, or another file in its place: nothing is missing from that.
@@ -489,7 +489,7 @@ fn objects_of_other_namespaces_are_passed_over() {
     };
     let text = [of("shop"), of("bank"), service("b", "None", "81")].join("---\n");
     let mut bed = Bed::new(&[("x.yaml", &text)]);
-    bed.folder = Folder::new(Config {
+    bed.manifests = ManifestSet::new(FileSourceConfig {
         paths: vec![bed.dir.path().to_owned()],
         namespaces: vec!["shop".to_owned(), "default".to_owned()],
     });
@@ -549,7 +549,7 @@ fn names_with_dots_and_long_ones_are_legal() {
 fn a_file_or_a_folder_that_is_too_large_keeps_its_state_and_says_so() {
     let small = service("a", "10.96.0.1", "80");
     let mut bed = Bed::new(&[("a.yaml", &small), ("b.yaml", &service("b", "10.96.0.2", "80"))]);
-    bed.folder.limits = Limits { file: small.len() as u64, all: 2 * SMALLEST };
+    bed.manifests.limits = TextLimits { file: small.len() as u64, all: 2 * MIN_COUNTED_BYTES };
     assert_eq!(bed.read().services(), ["a:80", "b:80"]);
     bed.write("a.yaml", &service("a", "10.96.0.1", "8080"));
     let seen = bed.read();
@@ -574,7 +574,7 @@ fn a_file_or_a_folder_that_is_too_large_keeps_its_state_and_says_so() {
 /// As one that grows while it is read.
 #[test]
 fn a_file_that_is_longer_than_it_says_is_read_up_to_the_limit() {
-    let error = file::read(std::path::Path::new("/dev/zero"), 1000).unwrap_err().to_string();
+    let error = file::read_file(std::path::Path::new("/dev/zero"), 1000).unwrap_err().to_string();
     assert_eq!(error, "not read: it has more than 1000 bytes");
 }
 
@@ -594,22 +594,30 @@ fn of_many_errors_the_first_are_told_and_all_are_counted() {
     let good = service("good", "10.96.0.7", "80");
     let bad = |n| service(&format!("bad-{n}"), "None", "0");
     let nameless = "- x\n".to_owned();
-    let documents: Vec<_> = (0..3 * TOLD).map(|_| nameless.clone()).chain([good.clone()]).collect();
+    let documents: Vec<_> =
+        (0..3 * MAX_MESSAGES).map(|_| nameless.clone()).chain([good.clone()]).collect();
     let mut bed = Bed::new(&[("x.yaml", &documents.join("---\n"))]);
     let seen = bed.read();
     assert_eq!(seen.services(), ["good:80"]);
-    assert_eq!(seen.rejected.len(), TOLD + 1);
-    let more = format!("and: {} in other places, which are not listed", 2 * TOLD);
+    assert_eq!(seen.rejected.len(), MAX_MESSAGES + 1);
+    let more = format!("and: {} in other places, which are not listed", 2 * MAX_MESSAGES);
     assert!(seen.rejected.contains(&more), "{:?}", seen.rejected.last());
-    let kept: usize = bed.folder.files.values().map(|file| file.documents.len()).sum();
-    assert_eq!(kept, TOLD + 1, "a document of four bytes must not take more than that for ever");
+    let kept: usize = bed.manifests.files.values().map(|file| file.documents.len()).sum();
+    assert_eq!(
+        kept,
+        MAX_MESSAGES + 1,
+        "a document of four bytes must not take more than that for ever"
+    );
 
     // Those that say what they are keep their last good version, however many there are.
-    let documents: Vec<_> = (0..2 * TOLD).map(bad).chain([good]).collect();
+    let documents: Vec<_> = (0..2 * MAX_MESSAGES).map(bad).chain([good]).collect();
     let text = documents.join("---\n");
     bed.write("x.yaml", &text.replace("port: 0", "port: 80"));
-    assert_eq!(bed.read().services().len(), 2 * TOLD + 1);
+    assert_eq!(bed.read().services().len(), 2 * MAX_MESSAGES + 1);
     bed.write("x.yaml", &text);
     let seen = bed.read();
-    assert_eq!((seen.services().len(), seen.rejected.len()), (2 * TOLD + 1, TOLD + 1));
+    assert_eq!(
+        (seen.services().len(), seen.rejected.len()),
+        (2 * MAX_MESSAGES + 1, MAX_MESSAGES + 1)
+    );
 }
