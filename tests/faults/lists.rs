@@ -105,8 +105,9 @@ async fn a_list_that_is_forgotten_between_its_pages_is_begun_anew() {
     api.streams(Streaming::Unknown);
     api.change(|now| (0..600).for_each(|n| now.service(&format!("more-{n}"), &["10.0.1.1"])));
     pilot.serves(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.1"]).await;
-    api.hold_pages(true);
     api.cut(Cut::Gone, |now| {
+        // Not sooner: a list that is under way would never end, and no watch be open to be cut.
+        api.hold_pages(true);
         now.slice("a", &["10.0.0.9"]);
         now.delete_service("b");
     })
@@ -130,9 +131,10 @@ async fn a_list_of_many_pages_that_comes_slowly_takes_effect_at_its_end() {
     api.change(|now| (0..10_000).for_each(|n| now.service(&format!("more-{n}"), &["10.0.1.1"])));
     pilot.serves(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.1"]).await;
 
-    api.hold_pages(true);
     // `a` is on the first page and `z` on the last.
     api.cut(Cut::Gone, |now| {
+        // Not sooner: a list that is under way would never end, and no watch be open to be cut.
+        api.hold_pages(true);
         now.slice("a", &["10.0.0.9"]);
         now.delete_service("b");
         now.service("z", &["10.0.0.4"]);
