@@ -41,7 +41,8 @@ pub(super) fn edsz(
     output: &mut Output,
 ) -> Result<(), Problem> {
     let of = ResourceType::Endpoint;
-    let [_, status, ..] = find::one_stream(state, parameters)?.status().types;
+    let mut types = find::one_stream(state, parameters)?.status().types;
+    let status = std::mem::take(&mut types[ResourceType::Endpoint.index()]);
     output.json(&Dump { configs: ResourcesOnly(&Section { of, status }) })
 }
 
