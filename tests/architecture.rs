@@ -39,7 +39,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("metrics", &["door", "logging", "model", "names", "proxies", "snapshot", "source", "version"]),
     (
         "debug",
-        &["descriptors", "model", "names", "proxies", "readiness", "snapshot", "source", "version"],
+        &[
+            "descriptors",
+            "model",
+            "names",
+            "proxies",
+            "readiness",
+            "snapshot",
+            "source",
+            "version",
+            "view",
+        ],
     ),
     (
         "app",
