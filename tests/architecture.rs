@@ -118,6 +118,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "well_known",
         ],
     ),
+    // The operator's, likewise; the page of the debug port is handed to it by whoever starts it.
+    ("operator", &["causes", "escape", "flags", "kubeconfig", "output", "well_known"]),
     (
         "cli",
         &[
@@ -125,6 +127,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "app",
             "flags",
             "names",
+            "operator",
             "publish",
             "sidecar::agent",
             "sidecar::doctor",
@@ -141,6 +144,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "cli",
             "door",
             "logging",
+            "operator",
             "output",
             "sidecar::agent",
             "sidecar::doctor",
