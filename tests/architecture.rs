@@ -129,6 +129,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "well_known",
         ],
     ),
+    // The operator's, likewise; the page of the debug port is handed to it by whoever starts it.
+    ("operator", &["causes", "escape", "flags", "kubeconfig", "output", "well_known"]),
     (
         "cli",
         &[
@@ -136,6 +138,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "app",
             "flags",
             "names",
+            "operator",
             "publish",
             "sidecar::agent",
             "sidecar::doctor",
@@ -152,6 +155,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "cli",
             "door",
             "logging",
+            "operator",
             "output",
             "sidecar::agent",
             "sidecar::doctor",
