@@ -39,7 +39,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("metrics", &["door", "logging", "model", "names", "proxies", "snapshot", "source", "version"]),
     (
         "debug",
-        &["descriptors", "model", "names", "proxies", "readiness", "snapshot", "source", "version"],
+        &[
+            "descriptors",
+            "model",
+            "names",
+            "proxies",
+            "readiness",
+            "snapshot",
+            "source",
+            "version",
+            "view",
+        ],
     ),
     (
         "app",
@@ -119,6 +129,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "well_known",
         ],
     ),
+    // The operator's, likewise; the page of the debug port is handed to it by whoever starts it.
+    ("operator", &["causes", "escape", "flags", "kubeconfig", "output", "well_known"]),
     (
         "cli",
         &[
@@ -126,6 +138,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "app",
             "flags",
             "names",
+            "operator",
             "publish",
             "sidecar::agent",
             "sidecar::doctor",
@@ -142,6 +155,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "cli",
             "door",
             "logging",
+            "operator",
             "output",
             "sidecar::agent",
             "sidecar::doctor",

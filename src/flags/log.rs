@@ -20,6 +20,7 @@ const PARTS: &[&str] = &[
     "metrics",
     "model",
     "names",
+    "operator",
     "output",
     "parts",
     "program",

@@ -220,6 +220,9 @@ struct AdsStream<M: Mesh> {
     /// Resolves when another view is assigned. One future for as long as the view stays, however often
     /// the stream is polled.
     reassigned: Pin<Box<dyn Future<Output = ViewWatch<M::ViewKey>> + Send>>,
+    /// The session has nothing to send before the next event. The connection's task polls its streams
+    /// more often than there are events.
+    caught_up: bool,
     /// The response that is being sent.
     pieces: Option<FramePieces>,
     rate_limiter: RateLimiter,
@@ -252,11 +255,14 @@ impl<M: Mesh> AdsStream<M> {
                 self.pieces = None;
                 self.registered.finish_response();
             }
-            if let Some(response) = self.next_response() {
-                self.record_response(&response);
-                self.registered.begin_response(&response.frame);
-                self.pieces = Some(response.frame.pieces(response.nonce));
-                continue;
+            if !self.caught_up {
+                if let Some(response) = self.next_response() {
+                    self.record_response(&response);
+                    self.registered.begin_response(&response.frame);
+                    self.pieces = Some(response.frame.pieces(response.nonce));
+                    continue;
+                }
+                self.caught_up = true;
             }
             match ready!(self.poll_event(context))? {
                 Event::Handled => {}
@@ -264,6 +270,7 @@ impl<M: Mesh> AdsStream<M> {
                 Event::Reassigned => self.adopt_snapshot(false)?,
                 Event::Ended => return Poll::Ready(Ok(None)),
             }
+            self.caught_up = false;
         }
     }
 

@@ -84,6 +84,7 @@ pub(super) async fn handshake<M: Mesh>(
         view,
         reassigned: Box::pin(reassigned(lease.watch())),
         lease,
+        caught_up: false,
         pieces: None,
         rate_limiter: RateLimiter::new(server.limits.requests_per_second),
         admitted: Admitted::Waiting(Box::pin(context.admission.clone().acquire(holder))),
