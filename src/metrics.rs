@@ -24,6 +24,7 @@ use prometheus_client::registry::Registry;
 use crate::model::Change;
 use crate::names::ResourceType;
 
+mod process;
 pub mod scrape;
 
 /// All counters and histograms. Every method is a few atomic operations or one short lock.
@@ -46,6 +47,32 @@ pub struct Metrics {
     admission_timeouts: Counter,
     connections_evicted: Counter,
     peer_bytes: Gauge,
+    events: [Counter; EventOutcome::ALL.len()],
+}
+
+/// What became of something that was to be told by a Kubernetes Event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventOutcome {
+    /// The API server has it.
+    Written,
+    /// Left out: too many about one object, or in all.
+    Limited,
+    /// Left out: the API server does not keep up.
+    Dropped,
+    /// The API server refused it, or could not be reached.
+    Failed,
+    /// Left out: no endpoint says that the peer is the pod that it claims to be.
+    Unverified,
+}
+
+impl EventOutcome {
+    const ALL: [(Self, &'static str); 5] = [
+        (Self::Written, "written"),
+        (Self::Limited, "limited"),
+        (Self::Dropped, "dropped"),
+        (Self::Failed, "failed"),
+        (Self::Unverified, "unverified"),
+    ];
 }
 
 #[derive(Debug)]
@@ -90,6 +117,7 @@ impl Metrics {
             admission_timeouts: Counter::default(),
             connections_evicted: Counter::default(),
             peer_bytes: Gauge::default(),
+            events: Default::default(),
         });
         registry.register_collector(Box::new(metrics.clone()));
         metrics
@@ -183,6 +211,11 @@ impl Metrics {
     /// The memory charged to all peers now, bytes.
     pub fn set_peer_bytes(&self, bytes: usize) {
         self.peer_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Something was told by a Kubernetes Event, or was not.
+    pub fn event(&self, outcome: EventOutcome) {
+        self.events[outcome as usize].inc();
     }
 
     /// A snapshot was published, and building it took this long.
@@ -348,6 +381,16 @@ impl Collector for Metrics {
             "pilothouse_peer_memory_bytes",
             "Memory charged to connected peers: requests, subscriptions, unsent answers",
             self.peer_bytes.clone(),
+        )?;
+        families.labelled(
+            "pilothouse_events",
+            "What was to be told by Kubernetes Events (--events), by what became of it",
+            MetricType::Counter,
+            "result",
+            EventOutcome::ALL
+                .iter()
+                .zip(&self.events)
+                .map(|((_, name), counter)| (*name, counter.clone())),
         )
     }
 }

@@ -51,6 +51,7 @@ impl Server {
             monitoring_addr: any_port,
             timing: Timing { pace: Duration::from_millis(5), linger: Duration::from_millis(5) },
             limits: ServerLimits::default(),
+            events: false,
             keepalive: Duration::from_secs(30),
             shutdown_timeout: PATIENCE,
         };
