@@ -6,7 +6,7 @@ use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use envoy_types::pb::google::rpc::Status;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::common::xds_client::{CDS, EDS, ack, connect, delta, node, open_delta};
+use crate::common::xds_client::{CDS, EDS, ack, cluster, connect, delta, node, open_delta};
 
 /// What it does with a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub(crate) enum Answers {
     Never,
 }
 
-/// A proxy that asks for clusters and endpoints, and goes on until it is dropped.
+/// A proxy that asks for clusters and for the endpoints of `web`, and goes on until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     _task: AbortOnDropHandle<()>,
@@ -25,8 +25,8 @@ pub(crate) struct Proxy {
 impl Proxy {
     pub(crate) async fn start(control: SocketAddr, id: &str, answers: Answers) -> Self {
         let mut stream = open_delta(connect(control).await).await;
-        for of in [CDS, EDS] {
-            stream.say(DeltaDiscoveryRequest { node: Some(node(id)), ..delta(of, &["*"]) }).await;
+        for asked in [delta(CDS, &["*"]), delta(EDS, &[&cluster("web")])] {
+            stream.say(DeltaDiscoveryRequest { node: Some(node(id)), ..asked }).await;
         }
         let task = async move {
             while let Ok(Some(response)) = stream.responses.message().await {
