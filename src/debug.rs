@@ -2,8 +2,8 @@
 //! users and tools know (`/debug/syncz` and its like), plus a few fields of our own.
 //!
 //! All is read-only and may be asked of a loaded server: state is cloned out (pointers) before a
-//! page is made, pages are made on blocking threads, two at a time and piece by piece (`output`),
-//! and everything comes in a fixed order so that two pages can be compared by `diff`.
+//! page is written, pages are written on blocking threads, two at a time and chunk by chunk
+//! (`response_writer`), and everything comes in a fixed order, so that `diff` can compare two pages.
 //!
 //! There is no password. The listener is on loopback unless a flag opens it, which keeps other
 //! machines out; a check of the `Host` header keeps web pages in an operator's own browser out
@@ -36,20 +36,20 @@ mod guard;
 mod index;
 mod live;
 pub mod monitoring;
-mod output;
 pub mod page;
 mod parameters;
 mod proxies;
 mod proxy;
 mod registry;
 mod replica;
+mod response_writer;
 mod services;
 mod status;
 mod syncz;
 
-use output::{Output, Pages};
 use parameters::Parameters;
 pub use replica::{instance, replica};
+use response_writer::{HandlerPool, ResponseWriter};
 
 /// Istio's name for the one cluster that is watched, in every page that groups by cluster.
 const CLUSTER_ID: &str = "Kubernetes";
@@ -80,94 +80,94 @@ impl DebugState {
     }
 }
 
-/// What makes a page of the state, or says why there is none.
-type Make = fn(&DebugState, &Parameters, &mut Output) -> Result<(), Problem>;
+/// Writes a page about the state; or the error that is sent in its place.
+type HandlerFn = fn(&DebugState, &Parameters, &mut ResponseWriter) -> Result<(), DebugError>;
 
-/// One page.
+/// A page and the function that writes it.
 #[derive(Debug)]
-struct Page {
+struct DebugHandler {
     path: &'static str,
     /// What may stand behind the question mark, `pretty` aside.
     parameters: &'static [&'static str],
-    /// In one sentence.
-    says: &'static str,
-    make: Make,
+    /// One sentence, for the index.
+    help: &'static str,
+    handler: HandlerFn,
 }
 
 /// All pages, in the order of the index.
-static PAGES: [Page; 11] = [
-    Page {
+static HANDLERS: [DebugHandler; 11] = [
+    DebugHandler {
         path: "/debug/syncz",
         parameters: &["namespace", "proxyID"],
-        says: "What each proxy was sent and has acknowledged or rejected, by resource type.",
-        make: syncz::syncz,
+        help: "What each proxy was sent and has acknowledged or rejected, by resource type.",
+        handler: syncz::syncz,
     },
-    Page {
+    DebugHandler {
         path: "/debug/connections",
         parameters: &["namespace", "proxyID"],
-        says: "Every open xDS stream, with its peer and since when.",
-        make: clients::connections,
+        help: "Every open xDS stream, with its peer and since when.",
+        handler: clients::connections,
     },
-    Page {
+    DebugHandler {
         path: "/debug/adsz",
         parameters: &["namespace", "proxyID"],
-        says: "The same with the proxy's labels and locality, and the names that it subscribes to.",
-        make: clients::adsz,
+        help: "The same with the proxy's labels and locality, and the names that it subscribes to.",
+        handler: clients::adsz,
     },
-    Page {
+    DebugHandler {
         path: "/debug/config_dump",
         parameters: &["proxyID", "types", "include_eds"],
-        says: "The resources that one proxy was sent, as Envoy's own config dump has them \
+        help: "The resources that one proxy was sent, as Envoy's own config dump has them \
                (include_eds adds endpoints, types=CDS,RDS leaves those sections only).",
-        make: config_dump::config_dump,
+        handler: config_dump::config_dump,
     },
-    Page {
+    DebugHandler {
         path: "/debug/edsz",
         parameters: &["proxyID"],
-        says: "The endpoints that one proxy was sent.",
-        make: config_dump::edsz,
+        help: "The endpoints that one proxy was sent.",
+        handler: config_dump::edsz,
     },
-    Page {
+    DebugHandler {
         path: "/debug/registryz",
         parameters: &["namespace"],
-        says: "The services as they are known, with ports, addresses and the tuning in force.",
-        make: registry::registryz,
+        help: "The services as they are known, with ports, addresses and the tuning in force.",
+        handler: registry::registryz,
     },
-    Page {
+    DebugHandler {
         path: "/debug/endpointz",
         parameters: &["namespace"],
-        says: "The endpoints of every service, the unready ones included.",
-        make: endpoints::endpointz,
+        help: "The endpoints of every service, the unready ones included.",
+        handler: endpoints::endpointz,
     },
-    Page {
+    DebugHandler {
         path: "/debug/endpointShardz",
         parameters: &["namespace"],
-        says: "The same by Istio's newer name.",
-        make: endpoints::endpointz,
+        help: "The same by Istio's newer name.",
+        handler: endpoints::endpointz,
     },
-    Page {
+    DebugHandler {
         path: "/debug/push_status",
         parameters: &[],
-        says: "What is wrong now: rejected configuration, ports without endpoints.",
-        make: status::push_status,
+        help: "What is wrong now: rejected configuration, ports without endpoints.",
+        handler: status::push_status,
     },
-    Page {
+    DebugHandler {
         path: "/debug/sourcez",
         parameters: &[],
-        says: "The watches that all this comes from, and the objects that were left out.",
-        make: status::sourcez,
+        help: "The watches that all this comes from, and the objects that were left out.",
+        handler: status::sourcez,
     },
-    Page {
+    DebugHandler {
         path: "/debug/list",
         parameters: &[],
-        says: "The names of all pages.",
-        make: index::list,
+        help: "The names of all pages.",
+        handler: index::list,
     },
 ];
 
-/// What goes wrong with a request for a page; said in plain text.
+/// Why a request gets no page; sent as plain text.
 #[derive(Debug, thiserror::Error)]
-enum Problem {
+enum DebugError {
     #[error("{0}")]
     Query(String),
     #[error("{name:?} is no parameter of this page; there are: {known}.")]
@@ -212,13 +212,13 @@ enum Problem {
     Failed(String),
 }
 
-impl Problem {
+impl DebugError {
     fn failed(error: impl std::fmt::Display) -> Self {
         Self::Failed(error.to_string())
     }
 }
 
-impl IntoResponse for Problem {
+impl IntoResponse for DebugError {
     fn into_response(self) -> Response {
         let status = match self {
             Self::Query(_)
@@ -246,17 +246,17 @@ pub fn router(state: DebugState) -> Router {
     instance();
     let address = state.address;
     let mut router = Router::new();
-    for page in &PAGES {
-        let answer = move |State(pages): State<Pages>, uri: Uri| async move {
-            pages.make(Parameters::read(&uri, page.parameters)?, page.make).await
+    for page in &HANDLERS {
+        let respond = move |State(pool): State<HandlerPool>, uri: Uri| async move {
+            pool.run(Parameters::read(&uri, page.parameters)?, page.handler).await
         };
         // Whoever types a path may end it with a slash.
         router =
-            router.route(page.path, get(answer)).route(&format!("{}/", page.path), get(answer));
+            router.route(page.path, get(respond)).route(&format!("{}/", page.path), get(respond));
     }
     let index = |uri: Uri| async move {
         Parameters::read(&uri, &[])?;
-        Ok::<_, Problem>(Html(index::index()))
+        Ok::<_, DebugError>(Html(index::index()))
     };
     let router = router
         .merge(page::routes())
@@ -264,15 +264,15 @@ pub fn router(state: DebugState) -> Router {
         .route("/debug/", get(index))
         .route(
             "/ready",
-            get(|State(pages): State<Pages>| async move {
-                monitoring::ready_page(&pages.state.readiness)
+            get(|State(pool): State<HandlerPool>| async move {
+                monitoring::ready_page(&pool.state.readiness)
             }),
         )
         .fallback(|uri: Uri| async move {
             let said = format!("There is no page {:?}. /debug lists all pages.\n", uri.path());
             (StatusCode::NOT_FOUND, said)
         })
-        .with_state(Pages::new(state));
+        .with_state(HandlerPool::new(state));
     // An IPv4 address in IPv6 form is the same loopback.
     let router = match address.to_canonical().is_loopback() {
         true => router.layer(middleware::from_fn(guard::local_hosts_only)),

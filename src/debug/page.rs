@@ -12,8 +12,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::live::{self, Live};
-use super::output::Pages;
-use super::{Page, Parameters, Problem, proxies, proxy, services};
+use super::response_writer::HandlerPool;
+use super::{DebugError, DebugHandler, Parameters, proxies, proxy, services};
 
 /// What a browser may do for the page. Style attributes are not among it; scripts set single properties.
 pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -81,64 +81,64 @@ impl IntoResponse for Asset {
 }
 
 /// The JSON that the page and the command line are made of. Parts of a path are parameters, too.
-pub(super) static API: [Page; 5] = [
-    Page {
+pub(super) static API: [DebugHandler; 5] = [
+    DebugHandler {
         path: "/debug/proxies",
         parameters: &["search", "state", "namespace", "kind", "offset", "limit"],
-        says: "Who has what: a row a proxy, the worst first.",
-        make: proxies::proxies,
+        help: "Who has what: a row a proxy, the worst first.",
+        handler: proxies::proxies,
     },
-    Page {
+    DebugHandler {
         path: "/debug/proxies/{key}",
         parameters: &[],
-        says: "One proxy: what it was sent, what it rejected and in which words.",
-        make: proxy::proxy,
+        help: "One proxy: what it was sent, what it rejected and in which words.",
+        handler: proxy::proxy,
     },
-    Page {
+    DebugHandler {
         path: "/debug/proxies/{key}/resources",
         parameters: &["type", "search", "offset", "limit", "name"],
-        says: "What one proxy was sent of one type: the names, or one resource.",
-        make: proxy::resources,
+        help: "What one proxy was sent of one type: the names, or one resource.",
+        handler: proxy::resources,
     },
-    Page {
+    DebugHandler {
         path: "/debug/services",
         parameters: &["search", "offset", "limit"],
-        says: "The services with their endpoints, counted.",
-        make: services::services,
+        help: "The services with their endpoints, counted.",
+        handler: services::services,
     },
-    Page {
+    DebugHandler {
         path: "/debug/services/{namespace}/{name}",
         parameters: &["from", "zone"],
-        says: "One service: each endpoint with the reason why it is left out, and what a proxy is sent.",
-        make: services::service,
+        help: "One service: each endpoint with the reason why it is left out, and what a proxy is sent.",
+        handler: services::service,
     },
 ];
 
 /// The page, its JSON and its events.
-pub(super) fn routes() -> Router<Pages> {
+pub(super) fn routes() -> Router<HandlerPool> {
     let mut router = Router::new();
     for asset in &ASSETS {
         let answer = move |uri: Uri| async move {
             Parameters::read(&uri, &[])?;
-            Ok::<_, Problem>(*asset)
+            Ok::<_, DebugError>(*asset)
         };
         router = router.route(asset.path, get(answer));
     }
     for page in &API {
-        let answer = move |State(pages): State<Pages>, path: RawPathParams, uri: Uri| async move {
+        let answer = move |State(pool): State<HandlerPool>, path: RawPathParams, uri: Uri| async move {
             let parameters = Parameters::read(&uri, page.parameters)?.with_path(&path);
-            pages.make(parameters, page.make).await
+            pool.run(parameters, page.handler).await
         };
         router = router.route(page.path, get(answer));
     }
     let live = Arc::new(Live::default());
-    let events = move |State(pages): State<Pages>, uri: Uri| async move {
+    let events = move |State(pool): State<HandlerPool>, uri: Uri| async move {
         Parameters::read(&uri, &[])?;
-        match live::events(live, pages.state) {
+        match live::events(live, pool.state) {
             Some(events) => Ok(events.into_response()),
             None => {
                 let said = "Too many pages listen already; close one and try again.\n";
-                Ok::<_, Problem>((StatusCode::SERVICE_UNAVAILABLE, said).into_response())
+                Ok::<_, DebugError>((StatusCode::SERVICE_UNAVAILABLE, said).into_response())
             }
         }
     };

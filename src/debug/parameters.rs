@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use axum::extract::{Query, RawPathParams};
 use axum::http::Uri;
 
-use super::Problem;
+use super::DebugError;
 
 /// Every page's.
 const PRETTY: &str = "pretty";
@@ -19,17 +19,17 @@ pub(super) struct Parameters(BTreeMap<String, String>);
 
 impl Parameters {
     /// Those of a page that knows `known`, and `pretty`.
-    pub(super) fn read(uri: &Uri, known: &[&'static str]) -> Result<Self, Problem> {
+    pub(super) fn read(uri: &Uri, known: &[&'static str]) -> Result<Self, DebugError> {
         let Query(given) = Query::<Vec<(String, String)>>::try_from_uri(uri)
-            .map_err(|error| Problem::Query(error.body_text()))?;
+            .map_err(|error| DebugError::Query(error.body_text()))?;
         let mut read = BTreeMap::new();
         for (name, value) in given {
             if name != PRETTY && !known.contains(&&*name) {
                 let known = known.iter().chain([&PRETTY]).copied().collect::<Vec<_>>();
-                return Err(Problem::UnknownParameter { name, known: known.join(", ") });
+                return Err(DebugError::UnknownParameter { name, known: known.join(", ") });
             }
             if read.insert(name.clone(), value).is_some() {
-                return Err(Problem::Twice(name));
+                return Err(DebugError::Twice(name));
             }
         }
         Ok(Self(read))
@@ -42,11 +42,11 @@ impl Parameters {
     }
 
     /// `offset` and `limit` of a list.
-    pub(super) fn range(&self) -> Result<(usize, usize), Problem> {
+    pub(super) fn range(&self) -> Result<(usize, usize), DebugError> {
         let number = |name, default| match self.get(name) {
             None => Ok(default),
             Some(text) => {
-                text.parse().map_err(|_| Problem::NoNumber { name, value: text.to_owned() })
+                text.parse().map_err(|_| DebugError::NoNumber { name, value: text.to_owned() })
             }
         };
         Ok((number("offset", 0)?, number("limit", LIMIT)?.min(MAX_LIMIT)))
@@ -57,16 +57,16 @@ impl Parameters {
         self.0.get(name).map(|value| &**value).filter(|value| !value.is_empty())
     }
 
-    pub(super) fn pretty(&self) -> Result<bool, Problem> {
+    pub(super) fn pretty(&self) -> Result<bool, DebugError> {
         self.flag(PRETTY)
     }
 
     /// Its name alone switches it on, as in Istio.
-    pub(super) fn flag(&self, name: &'static str) -> Result<bool, Problem> {
+    pub(super) fn flag(&self, name: &'static str) -> Result<bool, DebugError> {
         match self.0.get(name).map(|value| value.to_ascii_lowercase()).as_deref() {
             None | Some("false" | "0") => Ok(false),
             Some("" | "true" | "1") => Ok(true),
-            Some(other) => Err(Problem::NoFlag { name, value: other.to_owned() }),
+            Some(other) => Err(DebugError::NoFlag { name, value: other.to_owned() }),
         }
     }
 }

@@ -10,11 +10,11 @@ use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
 
-use super::output::Each;
 use super::proxy::TypeDetail;
 use super::replica::{instance, replica};
+use super::response_writer::LazyList;
 use super::syncz::protocol;
-use super::{DebugState, Output, Parameters, Problem, milliseconds};
+use super::{DebugError, DebugState, Parameters, ResponseWriter, milliseconds};
 use crate::names::ResourceType;
 use crate::proxies::{ProxyIdentity, ProxyStatus, SyncState, TypeStatus, XdsStream};
 
@@ -131,10 +131,10 @@ struct Filter<'a> {
 }
 
 impl<'a> Filter<'a> {
-    fn read(parameters: &'a Parameters) -> Result<Self, Problem> {
+    fn read(parameters: &'a Parameters) -> Result<Self, DebugError> {
         let state = |text: &str| {
             let known = State::ALL.into_iter().find(|one| one.as_str().eq_ignore_ascii_case(text));
-            known.ok_or_else(|| Problem::UnknownState(text.to_owned()))
+            known.ok_or_else(|| DebugError::UnknownState(text.to_owned()))
         };
         Ok(Self {
             search: parameters.get("search").map(str::to_lowercase),
@@ -163,8 +163,8 @@ impl<'a> Filter<'a> {
 pub(super) fn proxies(
     state: &DebugState,
     parameters: &Parameters,
-    output: &mut Output,
-) -> Result<(), Problem> {
+    writer: &mut ResponseWriter,
+) -> Result<(), DebugError> {
     let filter = Filter::read(parameters)?;
     let (offset, limit) = parameters.range()?;
     let mut states = StateCounts::default();
@@ -201,7 +201,7 @@ pub(super) fn proxies(
     });
     let matched = rows.len();
     let shown: Vec<_> = rows.into_iter().skip(offset).take(limit).collect();
-    output.json(&Rows {
+    writer.json(&Rows {
         replica: replica(),
         instance: instance(),
         generation: state.snapshot().map(|snapshot| snapshot.generation),
@@ -211,7 +211,7 @@ pub(super) fn proxies(
         namespaces: choices(namespaces),
         kinds: choices(kinds),
         // Said once, an identity stays.
-        proxies: Each(shown, |one: &Candidate| row(&one.stream)),
+        proxies: LazyList(shown, |one: &Candidate| row(&one.stream)),
     })
 }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::proxies::{Row, name, row};
-use super::{DebugState, Output, Parameters, Problem, milliseconds};
+use super::{DebugError, DebugState, Parameters, ResponseWriter, milliseconds};
 use crate::descriptors::to_json;
 use crate::names::ResourceType;
 use crate::proxies::{ProxyStatus, TypeStatus, XdsStream};
@@ -50,8 +50,8 @@ struct Names {
 pub(super) fn proxy(
     state: &DebugState,
     parameters: &Parameters,
-    output: &mut Output,
-) -> Result<(), Problem> {
+    writer: &mut ResponseWriter,
+) -> Result<(), DebugError> {
     let stream = stream(state, parameters)?;
     let ProxyStatus { assigned, types, .. } = stream.status();
     let mut row = row(&stream).ok_or_else(|| gone(parameters))?;
@@ -60,7 +60,7 @@ pub(super) fn proxy(
             cell.detail = Some(detail(status));
         }
     }
-    output.json(&Detail {
+    writer.json(&Detail {
         row,
         view: assigned.and_then(|assigned| assigned.view()).map(|view| view.to_string()),
         history: Vec::new(),
@@ -111,19 +111,19 @@ fn sent(status: &TypeStatus) -> impl Iterator<Item = &Arc<Resource>> {
 pub(super) fn resources(
     state: &DebugState,
     parameters: &Parameters,
-    output: &mut Output,
-) -> Result<(), Problem> {
+    writer: &mut ResponseWriter,
+) -> Result<(), DebugError> {
     let wanted = parameters.get("type").unwrap_or_default();
     let of = ResourceType::IN_ORDER
         .into_iter()
         .find(|of| name(*of).eq_ignore_ascii_case(wanted))
-        .ok_or_else(|| Problem::UnknownType(wanted.to_owned()))?;
+        .ok_or_else(|| DebugError::UnknownType(wanted.to_owned()))?;
     let mut types = stream(state, parameters)?.status().types;
     let status = std::mem::take(&mut types[of.index()]);
     if let Some(wanted) = parameters.get("name") {
         let found = sent(&status).find(|resource| *resource.name == *wanted);
-        let resource = found.ok_or_else(|| Problem::NotSent(wanted.to_owned()))?;
-        return output.json(&json!({
+        let resource = found.ok_or_else(|| DebugError::NotSent(wanted.to_owned()))?;
+        return writer.json(&json!({
             "name": *resource.name,
             "version": resource.version.to_string(),
             "resource": to_json(of.type_url(), resource.value()),
@@ -135,17 +135,17 @@ pub(super) fn resources(
     let names: Vec<_> =
         sent(&status).map(|resource| &*resource.name).filter(|name| fits(name)).collect();
     let shown: Vec<_> = names.iter().skip(offset).take(limit).collect();
-    output.json(&json!({ "total": names.len(), "names": shown }))
+    writer.json(&json!({ "total": names.len(), "names": shown }))
 }
 
-fn stream(state: &DebugState, parameters: &Parameters) -> Result<Arc<XdsStream>, Problem> {
+fn stream(state: &DebugState, parameters: &Parameters) -> Result<Arc<XdsStream>, DebugError> {
     let key = parameters.get("key").unwrap_or_default();
     let found = state.proxies.all().into_iter().find(|stream| stream.id.to_string() == key);
     found.ok_or_else(|| gone(parameters))
 }
 
-fn gone(parameters: &Parameters) -> Problem {
-    Problem::Gone(parameters.get("key").unwrap_or_default().to_owned())
+fn gone(parameters: &Parameters) -> DebugError {
+    DebugError::Gone(parameters.get("key").unwrap_or_default().to_owned())
 }
 
 #[cfg(test)]

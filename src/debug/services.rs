@@ -16,7 +16,7 @@ use prost::Message as _;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{DebugState, Output, Parameters, Problem, proxies};
+use super::{DebugError, DebugState, Parameters, ResponseWriter, proxies};
 use crate::model::{
     Endpoint, EndpointState, Model, Service, ServiceKey, ServiceKind, ServicePort, TargetPort,
 };
@@ -44,8 +44,8 @@ struct Line<'a> {
 pub(super) fn services(
     state: &DebugState,
     parameters: &Parameters,
-    output: &mut Output,
-) -> Result<(), Problem> {
+    writer: &mut ResponseWriter,
+) -> Result<(), DebugError> {
     let model = state.model();
     let (offset, limit) = parameters.range()?;
     let search = parameters.get("search").map(str::to_lowercase);
@@ -65,7 +65,7 @@ pub(super) fn services(
             Line { namespace, name, host: host(key), ports: service.ports.len(), endpoints, ready }
         })
         .collect();
-    output.json(&json!({
+    writer.json(&json!({
         "total": model.service_count(),
         "matched": matched.len(),
         "services": lines,
@@ -90,14 +90,14 @@ fn counts(model: &Model, key: &ServiceKey) -> (usize, usize) {
 pub(super) fn service(
     state: &DebugState,
     parameters: &Parameters,
-    output: &mut Output,
-) -> Result<(), Problem> {
+    writer: &mut ResponseWriter,
+) -> Result<(), DebugError> {
     let part = |name| parameters.get(name).unwrap_or_default();
     let key = ServiceKey::new(part("namespace"), part("name"));
     let model = state.model();
     let service = model.service(&key);
     if service.is_none() && model.slices(&key).next().is_none() {
-        return Err(Problem::NoService(key.to_string()));
+        return Err(DebugError::NoService(key.to_string()));
     }
     let snapshot = state.snapshot();
     let from = parameters.get("from").unwrap_or(&key.namespace);
@@ -110,7 +110,7 @@ pub(super) fn service(
     lagging.truncate(MAX_LAGGING);
     let lagging: Vec<_> = lagging.iter().map(|name| &**name).collect();
     let (endpoints, endpoints_total) = subject.endpoints();
-    output.json(&json!({
+    writer.json(&json!({
         "namespace": &*key.namespace,
         "name": &*key.name,
         "host": host,

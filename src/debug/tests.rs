@@ -28,9 +28,10 @@ use crate::snapshot::{Resource, TypeSet, View};
 use crate::version::VERSION;
 use crate::view::{ProxyKind, ViewKey};
 
-mod asking;
 mod mesh;
+mod page_json;
 mod proxies;
+mod requests;
 
 /// A debug port, a monitoring port and everything behind them.
 pub(super) struct Fixture {

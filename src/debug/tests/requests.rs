@@ -36,15 +36,15 @@ async fn pages_are_indented_on_request_and_the_same_each_time() {
 #[tokio::test]
 async fn the_index_links_every_page_that_there_is() {
     let fixture = Fixture::new();
-    for path in ["/", "/debug", "/debug/"] {
+    for path in ["/debug", "/debug/"] {
         let (status, index) = fixture.get(path).await;
         assert_eq!(status, StatusCode::OK);
-        for page in &PAGES {
+        for page in HANDLERS.iter().chain(&page::API).filter(|page| !page.path.contains('{')) {
             let readable = format!("<a href=\"{}?pretty\">", page.path);
-            assert!(index.contains(&readable) && index.contains(page.says), "{}", page.path);
+            assert!(index.contains(&readable) && index.contains(page.help), "{}", page.path);
         }
     }
-    for page in &PAGES {
+    for page in &HANDLERS {
         let status = fixture.get(page.path).await.0;
         let about_one = ["/debug/config_dump", "/debug/edsz"].contains(&page.path);
         let expected = if about_one { StatusCode::BAD_REQUEST } else { StatusCode::OK };
@@ -81,7 +81,7 @@ async fn list_names_all_pages_but_itself() {
 async fn every_page_refuses_parameters_that_it_does_not_know() {
     let mut fixture = Fixture::new();
     fixture.connect("reviews.default", false);
-    for path in PAGES.iter().map(|page| page.path).chain(["/debug", "/"]) {
+    for path in HANDLERS.iter().map(|page| page.path).chain(["/debug", "/"]) {
         let (status, text) = fixture.get(&format!("{path}?proxy=reviews&pretty")).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{path}");
         assert!(text.starts_with("\"proxy\" is no parameter of this page; there are: "), "{text}");

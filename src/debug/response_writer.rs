@@ -1,7 +1,7 @@
-//! From a page to the body of a response, piece by piece: a page of five thousand proxies is
-//! hundreds of megabytes, and at no time is more than a few pieces of it there as text.
+//! From a page to the body of a response, chunk by chunk: a page of five thousand proxies is
+//! hundreds of megabytes, and at no time are more than a few chunks of it in memory.
 //!
-//! A page is made on a blocking thread, two at a time, as fast as the client reads it. Nothing is
+//! Handlers run on blocking threads, two at a time, as fast as the client reads it. Nothing is
 //! locked meanwhile. A client that stops reading is cut off; so is one whose page fails half-way,
 //! since a page that merely ended would look complete.
 
@@ -20,10 +20,10 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::parameters::Parameters;
-use super::{DebugState, Make, Problem};
+use super::{DebugError, DebugState, HandlerFn};
 
-/// Pages that are made at the same time.
-const PAGES_AT_ONCE: usize = 2;
+/// How many handlers run at the same time.
+const CONCURRENT_HANDLERS: usize = 2;
 /// How long a request waits for a slot, and how long a client may take no chunk of its page.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of a chunk; a page that fits into one is sent with its length.
@@ -31,7 +31,7 @@ const CHUNK_BYTES: usize = 64 << 10;
 /// Chunks that wait for the client.
 const QUEUED_CHUNKS: usize = 2;
 
-type ChunkResult = Result<Chunk, Problem>;
+type ChunkResult = Result<Chunk, DebugError>;
 
 #[derive(Debug)]
 struct Chunk {
@@ -39,82 +39,83 @@ struct Chunk {
     is_last: bool,
 }
 
+/// Runs handlers, a limited number at a time.
 #[derive(Clone, Debug)]
-pub(super) struct Pages {
+pub(super) struct HandlerPool {
     pub(super) state: DebugState,
     slots: Arc<Semaphore>,
 }
 
-impl Pages {
+impl HandlerPool {
     pub(super) fn new(state: DebugState) -> Self {
-        Self { state, slots: Arc::new(Semaphore::new(PAGES_AT_ONCE)) }
+        Self { state, slots: Arc::new(Semaphore::new(CONCURRENT_HANDLERS)) }
     }
 
-    /// Makes a page off the runtime's threads, so that no stream waits for it.
-    pub(super) async fn make(
+    /// Runs a handler off the runtime's threads, so that no xDS stream waits for it.
+    pub(super) async fn run(
         self,
         parameters: Parameters,
-        make: Make,
-    ) -> Result<Response, Problem> {
+        handler: HandlerFn,
+    ) -> Result<Response, DebugError> {
         let pretty = parameters.pretty()?;
-        let turn = timeout(CLIENT_TIMEOUT, self.slots.acquire_owned()).await;
-        let slot = turn.map_err(|_| Problem::Busy)?.map_err(Problem::failed)?;
-        let (sender, mut pieces) = mpsc::channel(QUEUED_CHUNKS);
+        let acquired = timeout(CLIENT_TIMEOUT, self.slots.acquire_owned()).await;
+        let slot = acquired.map_err(|_| DebugError::Busy)?.map_err(DebugError::failed)?;
+        let (sender, mut chunks) = mpsc::channel(QUEUED_CHUNKS);
         let (state, runtime) = (self.state, Handle::current());
         tokio::task::spawn_blocking(move || {
             let _slot = slot;
             let buffer = Vec::with_capacity(CHUNK_BYTES);
-            let mut output = Output { pretty, buffer, sender: sender.clone(), runtime };
-            if let Err(problem) = make(&state, &parameters, &mut output) {
+            let mut writer = ResponseWriter { pretty, buffer, sender: sender.clone(), runtime };
+            if let Err(error) = handler(&state, &parameters, &mut writer) {
                 // Of no use to a client that has gone; it need not be waited for.
-                _ = sender.try_send(Err(problem));
+                _ = sender.try_send(Err(error));
             }
         });
-        let first = pieces.recv().await.unwrap_or_else(|| Err(Problem::failed("broken off")))?;
+        let first = chunks.recv().await.unwrap_or_else(|| Err(DebugError::failed("broken off")))?;
         let body = match first.is_last {
             true => Body::from(first.bytes),
-            false => Body::from_stream(all(first, pieces)),
+            false => Body::from_stream(chunk_stream(first, chunks)),
         };
         Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
     }
 }
 
-fn all(
+fn chunk_stream(
     first: Chunk,
-    mut pieces: mpsc::Receiver<ChunkResult>,
+    mut chunks: mpsc::Receiver<ChunkResult>,
 ) -> impl Stream<Item = io::Result<Bytes>> {
     async_stream::try_stream! {
-        let mut piece = first;
+        let mut chunk = first;
         loop {
-            yield piece.bytes;
-            if piece.is_last {
+            yield chunk.bytes;
+            if chunk.is_last {
                 return;
             }
-            let next = pieces.recv().await.unwrap_or_else(|| Err(Problem::failed("broken off")));
-            piece = next.map_err(io::Error::other)?;
+            let next = chunks.recv().await.unwrap_or_else(|| Err(DebugError::failed("broken off")));
+            chunk = next.map_err(io::Error::other)?;
         }
     }
 }
 
-/// Where a page is written to.
+/// Sends what is written to it as the body of the response, a chunk at a time.
 #[derive(Debug)]
-pub(super) struct Output {
+pub(super) struct ResponseWriter {
     pretty: bool,
     buffer: Vec<u8>,
     sender: mpsc::Sender<ChunkResult>,
     runtime: Handle,
 }
 
-impl Output {
-    /// Writes the whole page.
-    pub(super) fn json(&mut self, page: &impl Serialize) -> Result<(), Problem> {
+impl ResponseWriter {
+    /// Writes the whole page as JSON.
+    pub(super) fn json(&mut self, page: &impl Serialize) -> Result<(), DebugError> {
         match self.pretty {
             true => serde_json::to_writer_pretty(&mut *self, page),
             false => serde_json::to_writer(&mut *self, page),
         }
-        .map_err(Problem::failed)?;
+        .map_err(DebugError::failed)?;
         self.buffer.push(b'\n');
-        self.send(true).map_err(Problem::failed)
+        self.send(true).map_err(DebugError::failed)
     }
 
     fn send(&mut self, is_last: bool) -> io::Result<()> {
@@ -132,8 +133,8 @@ impl Output {
 /// Escapes what JSON does not ask for and a terminal may obey: DEL and the control characters from
 /// U+0080 to U+009F, which are in the words of a peer if anywhere. (JSON's own are those below
 /// U+0020.) All of this is within strings, since there is nothing but ASCII elsewhere, and each
-/// character comes in one piece, since the text of a string does.
-impl Write for Output {
+/// character comes in one call, since the text of a string does.
+impl Write for ResponseWriter {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         let mut rest = text;
         while let Some(at) = rest
@@ -162,15 +163,15 @@ impl Write for Output {
     }
 }
 
-/// Whether one begins here.
+/// Whether the two bytes begin with such a character.
 fn is_control(bytes: &[u8]) -> bool {
     matches!(bytes, [0x7f, _] | [0xc2, 0x80..=0x9f])
 }
 
-/// A list whose entries are made one by one while it is written.
-pub(super) struct Each<T, F>(pub(super) Vec<T>, pub(super) F);
+/// A list whose entries are computed one by one while it is written.
+pub(super) struct LazyList<T, F>(pub(super) Vec<T>, pub(super) F);
 
-impl<T, R: Serialize, F: Fn(&T) -> R> Serialize for Each<T, F> {
+impl<T, R: Serialize, F: Fn(&T) -> R> Serialize for LazyList<T, F> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.0.iter().map(&self.1))
     }
