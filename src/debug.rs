@@ -28,20 +28,25 @@ use crate::readiness::Conditions;
 use crate::snapshot::Snapshot;
 use crate::source::health::Health;
 
+mod client_status;
 mod clients;
 mod config_dump;
+mod csds;
 mod endpoints;
 mod find;
 mod guard;
 mod index;
 pub mod monitoring;
+mod node_matcher;
 mod output;
+mod over_ads;
 mod parameters;
 mod registry;
 mod status;
 mod syncz;
 
 use output::{Output, Pages};
+pub use over_ads::OverAds;
 use parameters::Parameters;
 
 /// Istio's name for the one cluster that is watched, in every page that groups by cluster.
@@ -219,9 +224,28 @@ impl IntoResponse for Problem {
     }
 }
 
-/// The debug port: `/debug…` and `/ready`.
-pub fn router(state: DebugState) -> Router {
-    let address = state.address;
+/// The debug port: `/debug…` and `/ready`, and by gRPC CSDS, health and reflection.
+///
+/// # Errors
+/// The descriptors for reflection do not decode.
+pub fn router(state: DebugState) -> Result<Router, tonic_reflection::server::Error> {
+    pages_router(&Pages::new(state))
+}
+
+/// The debug port, and the same for those who ask on an xDS stream.
+///
+/// # Errors
+/// The descriptors for reflection do not decode.
+pub fn router_and_over_ads(
+    state: DebugState,
+) -> Result<(Router, OverAds), tonic_reflection::server::Error> {
+    let pages = Pages::new(state);
+    let router = pages_router(&pages)?;
+    Ok((router.clone(), OverAds::new(pages, router)))
+}
+
+fn pages_router(pages: &Pages) -> Result<Router, tonic_reflection::server::Error> {
+    let address = pages.state.address;
     let mut router = Router::new();
     for page in &PAGES {
         let answer = move |State(pages): State<Pages>, uri: Uri| async move {
@@ -249,13 +273,14 @@ pub fn router(state: DebugState) -> Router {
             let said = format!("There is no page {:?}. /debug lists all pages.\n", uri.path());
             (StatusCode::NOT_FOUND, said)
         })
-        .with_state(Pages::new(state));
+        .with_state(pages.clone())
+        .merge(csds::router(pages.clone())?);
     // An IPv4 address in IPv6 form is the same loopback.
     let router = match address.to_canonical().is_loopback() {
         true => router.layer(middleware::from_fn(guard::local_hosts_only)),
         false => router,
     };
-    router.layer(middleware::from_fn(guard::add_headers))
+    Ok(router.layer(middleware::from_fn(guard::add_headers)))
 }
 
 /// A moment as RFC 3339 in UTC.

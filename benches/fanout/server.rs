@@ -43,6 +43,7 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
         proxies: Arc::new(Proxies::default()),
         metrics,
         limits: ServerLimits { starting: options.starting, ..ServerLimits::default() },
+        on_demand: None,
         shutdown: shutdown.clone(),
     });
     let server =

@@ -36,13 +36,16 @@ use crate::view::{ViewLease, ViewWatch};
 
 mod context;
 mod handshake;
+mod on_demand;
 mod record_status;
 pub(in crate::ads) mod registry;
 mod stall_detector;
 
 pub use context::{ServerContext, ServerLimits};
 pub(in crate::ads) use context::{SnapshotSignal, StreamContext};
-use handshake::handshake;
+use handshake::{Begun, handshake};
+use on_demand::OnDemandStream;
+pub use on_demand::{OnDemandRequest, OnDemandTypes};
 use registry::RegisteredStream;
 
 /// Bytes of the text that a stream ends with: Envoy logs it, and headers have little room.
@@ -76,13 +79,14 @@ pub(in crate::ads) struct ResponseStream {
 }
 
 /// `None` if the client ended the stream without a request.
-type HandshakeFuture = Pin<Box<dyn Future<Output = Result<Option<Box<AdsStream>>, Status>> + Send>>;
+type HandshakeFuture = Pin<Box<dyn Future<Output = Result<Option<Begun>, Status>> + Send>>;
 
 /// How far a stream is.
 enum State {
     Opened(MessageReceiver),
     Handshake(HandshakeFuture),
     Serving(Box<AdsStream>),
+    OnDemand(Box<OnDemandStream>),
     Ended,
 }
 
@@ -136,10 +140,11 @@ impl Stream for ResponseStream {
                     }
                 }
                 State::Handshake(handshake) => match ready!(handshake.as_mut().poll(context)) {
-                    Ok(Some(stream)) => {
+                    Ok(Some(Begun::Proxy(stream))) => {
                         this.peer.handle.mark_established();
                         this.state = State::Serving(stream);
                     }
+                    Ok(Some(Begun::OnDemand(stream))) => this.state = State::OnDemand(stream),
                     Ok(None) => this.state = State::Ended,
                     Err(status) => {
                         this.state = State::Ended;
@@ -157,6 +162,15 @@ impl Stream for ResponseStream {
                         let status = log_end(Some(&stream.stream), status);
                         this.state = State::Ended;
                         return Poll::Ready(Some(Err(status)));
+                    }
+                },
+                State::OnDemand(stream) => match ready!(stream.poll_piece(context)) {
+                    Ok(Some(piece)) => return Poll::Ready(Some(Ok(piece))),
+                    Ok(None) => this.state = State::Ended,
+                    Err(status) => {
+                        this.state = State::Ended;
+                        let stream = this.registration.as_ref().map(|one| &*one.stream);
+                        return Poll::Ready(Some(Err(log_end(stream, status))));
                     }
                 },
                 State::Ended => return Poll::Ready(None),

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures::Stream;
 use serde::{Serialize, Serializer};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::parameters::Parameters;
@@ -57,8 +57,7 @@ impl Pages {
         make: Make,
     ) -> Result<Response, Problem> {
         let pretty = parameters.pretty()?;
-        let turn = timeout(CLIENT_TIMEOUT, self.slots.acquire_owned()).await;
-        let slot = turn.map_err(|_| Problem::Busy)?.map_err(Problem::failed)?;
+        let slot = self.slot().await?;
         let (sender, mut pieces) = mpsc::channel(QUEUED_CHUNKS);
         let (state, runtime) = (self.state, Handle::current());
         tokio::task::spawn_blocking(move || {
@@ -76,6 +75,24 @@ impl Pages {
             false => Body::from_stream(all(first, pieces)),
         };
         Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+    }
+
+    /// Makes something else of the state, in the same turns.
+    pub(super) async fn compute<T: Send + 'static>(
+        &self,
+        make: impl FnOnce(&DebugState) -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        let (slot, state) = (self.slot().await?, self.state.clone());
+        let made = tokio::task::spawn_blocking(move || {
+            let _slot = slot;
+            make(&state)
+        });
+        made.await.map_err(Problem::failed)
+    }
+
+    async fn slot(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let turn = timeout(CLIENT_TIMEOUT, self.slots.clone().acquire_owned()).await;
+        turn.map_err(|_| Problem::Busy)?.map_err(Problem::failed)
     }
 }
 

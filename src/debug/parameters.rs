@@ -32,6 +32,11 @@ impl Parameters {
         Ok(Self(read))
     }
 
+    /// One parameter, for a page that is not asked for by URL.
+    pub(super) fn one(name: &str, value: &str) -> Self {
+        Self(BTreeMap::from([(name.to_owned(), value.to_owned())]))
+    }
+
     /// None if it is empty, as in a form that was not filled in.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(|value| &**value).filter(|value| !value.is_empty())

@@ -91,6 +91,7 @@ impl Scripted {
             proxies: proxies.clone(),
             metrics: Metrics::new(&mut Default::default()),
             limits: ServerLimits::default(),
+            on_demand: None,
             shutdown: stop.clone(),
         };
         let descriptors = pilothouse::descriptors::encoded();

@@ -10,6 +10,7 @@ use pilothouse_xds::session::SessionLimits;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::on_demand::OnDemandTypes;
 use super::registry::StreamRegistry;
 use super::stall_detector::StallDetector;
 use crate::ads::admission::Admission;
@@ -79,6 +80,8 @@ pub struct ServerContext {
     pub proxies: Arc<Proxies>,
     pub metrics: Arc<Metrics>,
     pub limits: ServerLimits,
+    /// Answered beside the resources.
+    pub on_demand: Option<OnDemandTypes>,
     /// Ends every stream so that proxies go to another replica.
     pub shutdown: CancellationToken,
 }

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 use tracing::info;
 
+use super::on_demand::OnDemandStream;
 use super::{
     Admitted, AdsStream, Method, Peer, ServerContext, SnapshotSignal, StreamContext, going_away,
     leased_view, malformed, reassigned,
@@ -25,6 +26,12 @@ use crate::proxies::{ProxyIdentity, XdsStream};
 use crate::snapshot::View;
 use crate::view::{ViewLease, ViewRequest};
 
+/// What a stream is, by its first request.
+pub(super) enum Begun {
+    Proxy(Box<AdsStream>),
+    OnDemand(Box<OnDemandStream>),
+}
+
 /// Returns the stream once its view is built; `None` if the client ended it without a request.
 pub(super) async fn handshake(
     context: Arc<StreamContext>,
@@ -32,7 +39,7 @@ pub(super) async fn handshake(
     peer: Peer,
     stream: Arc<XdsStream>,
     mut requests: MessageReceiver,
-) -> Result<Option<Box<AdsStream>>, Status> {
+) -> Result<Option<Begun>, Status> {
     let mut signal = context.signal.clone();
     let registered = context.streams.register(&stream, &peer.handle, &peer.account);
     let server = &context.server;
@@ -49,6 +56,12 @@ pub(super) async fn handshake(
     let Some(first) = first else { return Ok(None) };
     // While the view is built only the bytes are kept, not what they decode to.
     registered.set_own_bytes(first.len());
+    if let Some(types) = server.on_demand.clone().filter(|types| types.begins_with(&first, method))
+    {
+        let (context, address) = (context.clone(), peer.address);
+        let stream = OnDemandStream::new(context, types, address, registered, requests, first)?;
+        return Ok(Some(Begun::OnDemand(Box::new(stream))));
+    }
     let (identity, view_request) = identify(first.clone(), method.delta)?;
 
     if server.snapshots.borrow().is_none() {
@@ -107,7 +120,7 @@ pub(super) async fn handshake(
         context,
     });
     started.handle_request(first)?;
-    Ok(Some(started))
+    Ok(Some(Begun::Proxy(started)))
 }
 
 /// Who sends a stream's first request, and the view that it requests.

@@ -19,6 +19,7 @@ fn what_a_stream_holds_does_not_grow_unseen() {
         proxies: Arc::default(),
         metrics: Metrics::new(&mut Registry::default()),
         limits: ServerLimits::default(),
+        on_demand: None,
         shutdown: CancellationToken::new(),
     };
     let (_, requests) = crate::ads::grpc::messages::grpc_messages(1);
