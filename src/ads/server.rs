@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
+use tonic_reflection::server::Builder;
 use tracing::{debug, error};
 
-use crate::ads::grpc::service::{AGGREGATED, AdsService};
+use crate::ads::grpc::service::{AGGREGATED, AdsService, service_names};
 use crate::ads::http::connection_handle::ConnectionHandle;
 use crate::ads::http::connection_task::serve_connection;
 use crate::ads::stream::{Peer, ServerContext, SnapshotSignal, StreamContext};
@@ -57,10 +58,12 @@ impl AdsServer {
         keepalive: Duration,
     ) -> Result<Self, tonic_reflection::server::Error> {
         let describe = || {
-            tonic_reflection::server::Builder::configure()
+            Builder::configure()
                 .register_encoded_file_descriptor_set(descriptors)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
+        // The descriptors have services that are not served here.
+        let describe = || service_names().fold(describe(), Builder::with_service_name);
         let (health, health_service) = health_reporter();
         let bytes = OTHER_REQUEST_BYTES;
         let other_services = Routes::new(health_service.max_decoding_message_size(bytes))

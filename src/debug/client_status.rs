@@ -191,7 +191,7 @@ fn section<M: Message + Name>(message: &M) -> Section {
 }
 
 /// Whose dump it is, then the clusters, listeners and routes that were sent, each section in any case:
-/// istioctl compares them with Envoy's own.
+/// istioctl compares them with Envoy's own, in which no `client_status` is set.
 pub(super) fn config_dump(
     status: &ProxyStatus,
     budget: &mut Budget,
@@ -204,7 +204,6 @@ pub(super) fn config_dump(
                 name: resource.name.to_string(),
                 version: resource.version.to_string(),
                 content: Some(any(of, resource)),
-                client_status: client_status(status).into(),
             })
         };
         sent(status).map(dumped).collect()
@@ -239,27 +238,26 @@ struct Dumped {
     name: String,
     version: String,
     content: Option<Any>,
-    client_status: i32,
 }
 
 impl From<Dumped> for DynamicCluster {
     fn from(one: Dumped) -> Self {
-        let Dumped { version: version_info, content: cluster, client_status, .. } = one;
-        Self { version_info, cluster, client_status, ..Self::default() }
+        let Dumped { version: version_info, content: cluster, .. } = one;
+        Self { version_info, cluster, ..Self::default() }
     }
 }
 
 impl From<Dumped> for DynamicListener {
     fn from(one: Dumped) -> Self {
-        let Dumped { name, version: version_info, content: listener, client_status } = one;
+        let Dumped { name, version: version_info, content: listener } = one;
         let state = DynamicListenerState { version_info, listener, last_updated: None };
-        Self { name, active_state: Some(state), client_status, ..Self::default() }
+        Self { name, active_state: Some(state), ..Self::default() }
     }
 }
 
 impl From<Dumped> for DynamicRouteConfig {
     fn from(one: Dumped) -> Self {
-        let Dumped { version: version_info, content: route_config, client_status, .. } = one;
-        Self { version_info, route_config, client_status, ..Self::default() }
+        let Dumped { version: version_info, content: route_config, .. } = one;
+        Self { version_info, route_config, ..Self::default() }
     }
 }

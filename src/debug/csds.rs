@@ -30,6 +30,11 @@ use super::output::Pages;
 use super::{DebugState, Problem};
 use crate::descriptors;
 
+const SERVICE: &str = "envoy.service.status.v3.ClientStatusDiscoveryService";
+const HEALTH: &str = "grpc.health.v1.Health";
+const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
+const REFLECTION_ALPHA: &str = "grpc.reflection.v1alpha.ServerReflection";
+
 /// Calls of CSDS at the same time.
 const MAX_CALLS: usize = 4;
 /// Bytes of a request.
@@ -47,7 +52,8 @@ pub(super) fn router(pages: Pages) -> Result<Router, tonic_reflection::server::E
             .register_encoded_file_descriptor_set(descriptors::encoded())
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .with_service_name(SERVICE)
-            .with_service_name("grpc.health.v1.Health")
+            .with_service_name(HEALTH)
+            .with_service_name(REFLECTION)
     };
     // Serving for as long as the port is there: whether proxies are served says the other port.
     let (_, health) = tonic_health::server::health_reporter();
@@ -61,15 +67,10 @@ pub(super) fn router(pages: Pages) -> Result<Router, tonic_reflection::server::E
     let v1 = describe().build_v1()?.max_decoding_message_size(MAX_REQUEST);
     let v1alpha = describe().build_v1alpha()?.max_decoding_message_size(MAX_REQUEST);
     Ok(csds
-        .route_service(
-            &path("grpc.health.v1.Health"),
-            health.max_decoding_message_size(MAX_REQUEST),
-        )
-        .route_service(&path("grpc.reflection.v1.ServerReflection"), v1)
-        .route_service(&path("grpc.reflection.v1alpha.ServerReflection"), v1alpha))
+        .route_service(&path(HEALTH), health.max_decoding_message_size(MAX_REQUEST))
+        .route_service(&path(REFLECTION), v1)
+        .route_service(&path(REFLECTION_ALPHA), v1alpha))
 }
-
-const SERVICE: &str = "envoy.service.status.v3.ClientStatusDiscoveryService";
 
 #[derive(Debug)]
 struct Csds {
@@ -193,5 +194,10 @@ impl HttpBody for CountedBody {
         }
         let piece = this.rest.split_to(this.rest.len().min(PIECE_BYTES));
         Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    /// A call that fails has no body, and its status stands in the head.
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 }

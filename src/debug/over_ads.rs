@@ -91,14 +91,13 @@ impl OverAds {
             Ok(client_status::config_dump(&status, &mut Budget::default()))
         };
         let made = self.pages.compute(make).await.map_err(refused)?;
-        match made {
-            Ok(sections) => {
-                let sections = sections.map_err(too_large)?.into_iter();
-                Ok(sections.map(|one| resource(&one.type_url, &one.encoded)).collect())
-            }
-            // By its first sentence istioctl knows that another replica must be asked.
-            Err(problem) => Ok(vec![resource(CONFIG_DUMP, problem.to_string().as_bytes())]),
-        }
+        // istioctl prints a status; of a text in the place of the sections it would make a difference.
+        let sections = made.map_err(|problem| match problem {
+            Problem::NotConnected(_) => Status::not_found(problem.to_string()),
+            _ => Status::invalid_argument(problem.to_string()),
+        })?;
+        let sections = sections.map_err(too_large)?.into_iter();
+        Ok(sections.map(|one| resource(&one.type_url, &one.encoded)).collect())
     }
 
     /// A page as the debug port gives it; what is wrong with the request is the text.

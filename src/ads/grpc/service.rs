@@ -42,6 +42,12 @@ const SERVICES: [(&str, &str, Option<ResourceType>); 5] = [
     ("envoy.service.route.v3.RouteDiscoveryService", "Routes", Some(ResourceType::Route)),
 ];
 
+/// The names of all services of the port, health and reflection included.
+pub(in crate::ads) fn service_names() -> impl Iterator<Item = &'static str> {
+    let others = ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"];
+    SERVICES.into_iter().map(|(name, ..)| name).chain(others)
+}
+
 /// The services, as one connection calls them.
 #[derive(Clone, Debug)]
 pub(in crate::ads) struct AdsService {
