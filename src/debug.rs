@@ -2,8 +2,8 @@
 //! users and tools know (`/debug/syncz` and its like), plus a few fields of our own.
 //!
 //! All is read-only and may be asked of a loaded server: state is cloned out (pointers) before a
-//! page is made, pages are made on blocking threads, two at a time and piece by piece (`output`),
-//! and everything comes in a fixed order so that two pages can be compared by `diff`.
+//! page is written, pages are written on blocking threads, two at a time and chunk by chunk
+//! (`response_writer`), and everything comes in a fixed order, so that `diff` can compare two pages.
 //!
 //! There is no password. The listener is on loopback unless a flag opens it, which keeps other
 //! machines out; a check of the `Host` header keeps web pages in an operator's own browser out
@@ -36,18 +36,25 @@ mod endpoints;
 mod find;
 mod guard;
 mod index;
+mod live;
 pub mod monitoring;
 mod node_matcher;
-mod output;
 mod over_ads;
+pub mod page;
 mod parameters;
+mod proxies;
+mod proxy;
 mod registry;
+mod replica;
+mod response_writer;
+mod services;
 mod status;
 mod syncz;
 
-use output::{Output, Pages};
 pub use over_ads::OverAds;
 use parameters::Parameters;
+pub use replica::{instance, replica};
+use response_writer::{HandlerPool, ResponseWriter};
 
 /// Istio's name for the one cluster that is watched, in every page that groups by cluster.
 const CLUSTER_ID: &str = "Kubernetes";
@@ -78,94 +85,94 @@ impl DebugState {
     }
 }
 
-/// What makes a page of the state, or says why there is none.
-type Make = fn(&DebugState, &Parameters, &mut Output) -> Result<(), Problem>;
+/// Writes a page about the state; or the error that is sent in its place.
+type HandlerFn = fn(&DebugState, &Parameters, &mut ResponseWriter) -> Result<(), DebugError>;
 
-/// One page.
+/// A page and the function that writes it.
 #[derive(Debug)]
-struct Page {
+struct DebugHandler {
     path: &'static str,
     /// What may stand behind the question mark, `pretty` aside.
     parameters: &'static [&'static str],
-    /// In one sentence.
-    says: &'static str,
-    make: Make,
+    /// One sentence, for the index.
+    help: &'static str,
+    handler: HandlerFn,
 }
 
 /// All pages, in the order of the index.
-static PAGES: [Page; 11] = [
-    Page {
+static HANDLERS: [DebugHandler; 11] = [
+    DebugHandler {
         path: "/debug/syncz",
         parameters: &["namespace", "proxyID"],
-        says: "What each proxy was sent and has acknowledged or rejected, by resource type.",
-        make: syncz::syncz,
+        help: "What each proxy was sent and has acknowledged or rejected, by resource type.",
+        handler: syncz::syncz,
     },
-    Page {
+    DebugHandler {
         path: "/debug/connections",
         parameters: &["namespace", "proxyID"],
-        says: "Every open xDS stream, with its peer and since when.",
-        make: clients::connections,
+        help: "Every open xDS stream, with its peer and since when.",
+        handler: clients::connections,
     },
-    Page {
+    DebugHandler {
         path: "/debug/adsz",
         parameters: &["namespace", "proxyID"],
-        says: "The same with the proxy's labels and locality, and the names that it subscribes to.",
-        make: clients::adsz,
+        help: "The same with the proxy's labels and locality, and the names that it subscribes to.",
+        handler: clients::adsz,
     },
-    Page {
+    DebugHandler {
         path: "/debug/config_dump",
         parameters: &["proxyID", "types", "include_eds"],
-        says: "The resources that one proxy was sent, as Envoy's own config dump has them \
+        help: "The resources that one proxy was sent, as Envoy's own config dump has them \
                (include_eds adds endpoints, types=CDS,RDS leaves those sections only).",
-        make: config_dump::config_dump,
+        handler: config_dump::config_dump,
     },
-    Page {
+    DebugHandler {
         path: "/debug/edsz",
         parameters: &["proxyID"],
-        says: "The endpoints that one proxy was sent.",
-        make: config_dump::edsz,
+        help: "The endpoints that one proxy was sent.",
+        handler: config_dump::edsz,
     },
-    Page {
+    DebugHandler {
         path: "/debug/registryz",
         parameters: &["namespace"],
-        says: "The services as they are known, with ports, addresses and the tuning in force.",
-        make: registry::registryz,
+        help: "The services as they are known, with ports, addresses and the tuning in force.",
+        handler: registry::registryz,
     },
-    Page {
+    DebugHandler {
         path: "/debug/endpointz",
         parameters: &["namespace"],
-        says: "The endpoints of every service, the unready ones included.",
-        make: endpoints::endpointz,
+        help: "The endpoints of every service, the unready ones included.",
+        handler: endpoints::endpointz,
     },
-    Page {
+    DebugHandler {
         path: "/debug/endpointShardz",
         parameters: &["namespace"],
-        says: "The same by Istio's newer name.",
-        make: endpoints::endpointz,
+        help: "The same by Istio's newer name.",
+        handler: endpoints::endpointz,
     },
-    Page {
+    DebugHandler {
         path: "/debug/push_status",
         parameters: &[],
-        says: "What is wrong now: rejected configuration, ports without endpoints.",
-        make: status::push_status,
+        help: "What is wrong now: rejected configuration, ports without endpoints.",
+        handler: status::push_status,
     },
-    Page {
+    DebugHandler {
         path: "/debug/sourcez",
         parameters: &[],
-        says: "The watches that all this comes from, and the objects that were left out.",
-        make: status::sourcez,
+        help: "The watches that all this comes from, and the objects that were left out.",
+        handler: status::sourcez,
     },
-    Page {
+    DebugHandler {
         path: "/debug/list",
         parameters: &[],
-        says: "The names of all pages.",
-        make: index::list,
+        help: "The names of all pages.",
+        handler: index::list,
     },
 ];
 
-/// What goes wrong with a request for a page; said in plain text.
+/// Why a request gets no page; sent as plain text.
 #[derive(Debug, thiserror::Error)]
-enum Problem {
+enum DebugError {
     #[error("{0}")]
     Query(String),
     #[error("{name:?} is no parameter of this page; there are: {known}.")]
@@ -174,6 +181,16 @@ enum Problem {
     Twice(String),
     #[error("{name}={value:?} is neither true nor false.")]
     NoFlag { name: &'static str, value: String },
+    #[error("{name}={value:?} is no number.")]
+    NoNumber { name: &'static str, value: String },
+    #[error("state={0:?} is no state: there are SYNCED, STALE, REJECTED and NOT SENT.")]
+    UnknownState(String),
+    #[error("No proxy {0:?} is connected to this replica; it may have gone, or be at another one.")]
+    Gone(String),
+    #[error("The proxy was sent no resource named {0:?}.")]
+    NotSent(String),
+    #[error("There is no Service {0:?}, and no EndpointSlice of it.")]
+    NoService(String),
     #[error(
         "You must provide a proxyID in the query string: the connection id of a proxy or a part of \
          it, as in /debug/config_dump?proxyID=productpage. /debug/connections lists them."
@@ -200,23 +217,27 @@ enum Problem {
     Failed(String),
 }
 
-impl Problem {
+impl DebugError {
     fn failed(error: impl std::fmt::Display) -> Self {
         Self::Failed(error.to_string())
     }
 }
 
-impl IntoResponse for Problem {
+impl IntoResponse for DebugError {
     fn into_response(self) -> Response {
         let status = match self {
             Self::Query(_)
             | Self::UnknownParameter { .. }
             | Self::Twice(_)
             | Self::NoFlag { .. }
+            | Self::NoNumber { .. }
+            | Self::UnknownState(_)
             | Self::NoProxyId
             | Self::Ambiguous { .. }
             | Self::UnknownType(_) => StatusCode::BAD_REQUEST,
-            Self::NotConnected(_) => StatusCode::NOT_FOUND,
+            Self::NotConnected(_) | Self::Gone(_) | Self::NotSent(_) | Self::NoService(_) => {
+                StatusCode::NOT_FOUND
+            }
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -224,12 +245,12 @@ impl IntoResponse for Problem {
     }
 }
 
-/// The debug port: `/debug…` and `/ready`, and by gRPC CSDS, health and reflection.
+/// The debug port: the page, `/debug…` and `/ready`, and by gRPC CSDS, health and reflection.
 ///
 /// # Errors
 /// The descriptors for reflection do not decode.
 pub fn router(state: DebugState) -> Result<Router, tonic_reflection::server::Error> {
-    pages_router(&Pages::new(state))
+    pool_router(&HandlerPool::new(state))
 }
 
 /// The debug port, and the same for those who ask on an xDS stream.
@@ -239,48 +260,55 @@ pub fn router(state: DebugState) -> Result<Router, tonic_reflection::server::Err
 pub fn router_and_over_ads(
     state: DebugState,
 ) -> Result<(Router, OverAds), tonic_reflection::server::Error> {
-    let pages = Pages::new(state);
-    let router = pages_router(&pages)?;
-    Ok((router.clone(), OverAds::new(pages, router)))
+    let pool = HandlerPool::new(state);
+    let router = pool_router(&pool)?;
+    Ok((router.clone(), OverAds::new(pool, router)))
 }
 
-fn pages_router(pages: &Pages) -> Result<Router, tonic_reflection::server::Error> {
-    let address = pages.state.address;
+fn pool_router(pool: &HandlerPool) -> Result<Router, tonic_reflection::server::Error> {
+    // The process begins to count from here on.
+    instance();
+    let address = pool.state.address;
     let mut router = Router::new();
-    for page in &PAGES {
-        let answer = move |State(pages): State<Pages>, uri: Uri| async move {
-            pages.make(Parameters::read(&uri, page.parameters)?, page.make).await
+    for page in &HANDLERS {
+        let respond = move |State(pool): State<HandlerPool>, uri: Uri| async move {
+            pool.run(Parameters::read(&uri, page.parameters)?, page.handler).await
         };
         // Whoever types a path may end it with a slash.
         router =
-            router.route(page.path, get(answer)).route(&format!("{}/", page.path), get(answer));
+            router.route(page.path, get(respond)).route(&format!("{}/", page.path), get(respond));
     }
     let index = |uri: Uri| async move {
         Parameters::read(&uri, &[])?;
-        Ok::<_, Problem>(Html(index::index()))
+        Ok::<_, DebugError>(Html(index::index()))
     };
     let router = router
-        .route("/", get(index))
+        .merge(page::routes())
         .route("/debug", get(index))
         .route("/debug/", get(index))
         .route(
             "/ready",
-            get(|State(pages): State<Pages>| async move {
-                monitoring::ready_page(&pages.state.readiness)
+            get(|State(pool): State<HandlerPool>| async move {
+                monitoring::ready_page(&pool.state.readiness)
             }),
         )
         .fallback(|uri: Uri| async move {
             let said = format!("There is no page {:?}. /debug lists all pages.\n", uri.path());
             (StatusCode::NOT_FOUND, said)
         })
-        .with_state(pages.clone())
-        .merge(csds::router(pages.clone())?);
+        .with_state(pool.clone())
+        .merge(csds::router(pool.clone())?);
     // An IPv4 address in IPv6 form is the same loopback.
     let router = match address.to_canonical().is_loopback() {
         true => router.layer(middleware::from_fn(guard::local_hosts_only)),
         false => router,
     };
     Ok(router.layer(middleware::from_fn(guard::add_headers)))
+}
+
+/// A moment as RFC 3339 in UTC, always with milliseconds.
+fn milliseconds(moment: SystemTime) -> String {
+    humantime::format_rfc3339_millis(moment).to_string()
 }
 
 /// A moment as RFC 3339 in UTC.

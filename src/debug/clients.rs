@@ -7,9 +7,9 @@ use std::sync::Arc;
 use pilothouse_xds::Subscription;
 use serde::{Serialize, Serializer};
 
-use super::output::Each;
+use super::response_writer::LazyList;
 use super::syncz::protocol;
-use super::{DebugState, Output, Parameters, Problem, find, rfc3339};
+use super::{DebugError, DebugState, Parameters, ResponseWriter, find, rfc3339};
 use crate::names::ResourceType;
 use crate::proxies::{Labels, ProxyStatus, XdsStream};
 
@@ -67,18 +67,18 @@ impl Serialize for Names {
 pub(super) fn connections(
     state: &DebugState,
     parameters: &Parameters,
-    output: &mut Output,
-) -> Result<(), Problem> {
-    write(state, parameters, output, client)
+    writer: &mut ResponseWriter,
+) -> Result<(), DebugError> {
+    write(state, parameters, writer, client)
 }
 
 /// The same, and what each subscribes to.
 pub(super) fn adsz(
     state: &DebugState,
     parameters: &Parameters,
-    output: &mut Output,
-) -> Result<(), Problem> {
-    write(state, parameters, output, |connection| {
+    writer: &mut ResponseWriter,
+) -> Result<(), DebugError> {
+    write(state, parameters, writer, |connection| {
         let ProxyStatus { identity, types, .. } = connection.status();
         let watches = ResourceType::IN_ORDER.into_iter().zip(types);
         let identity = identity.as_ref();
@@ -96,14 +96,14 @@ pub(super) fn adsz(
 fn write(
     state: &DebugState,
     parameters: &Parameters,
-    output: &mut Output,
+    writer: &mut ResponseWriter,
     client: impl Fn(&XdsStream) -> Client,
-) -> Result<(), Problem> {
+) -> Result<(), DebugError> {
     let mut all = find::matching_streams(state, parameters)?;
     all.sort_by_cached_key(|connection| connection.connection_id());
     let total_clients = all.len();
-    let clients = Each(all, |connection: &Arc<XdsStream>| client(connection));
-    output.json(&Clients { total_clients, clients: Some(clients).filter(|_| total_clients > 0) })
+    let clients = LazyList(all, |connection: &Arc<XdsStream>| client(connection));
+    writer.json(&Clients { total_clients, clients: Some(clients).filter(|_| total_clients > 0) })
 }
 
 fn client(connection: &XdsStream) -> Client {

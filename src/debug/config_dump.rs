@@ -7,7 +7,7 @@
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Value, json};
 
-use super::{DebugState, Output, Parameters, Problem, find};
+use super::{DebugError, DebugState, Parameters, ResponseWriter, find};
 use crate::descriptors::to_json;
 use crate::names::ResourceType;
 use crate::proxies::{ProxyIdentity, ProxyStatus, SyncState, TypeStatus};
@@ -21,8 +21,8 @@ const SECTIONS: [ResourceType; ResourceType::COUNT] =
 pub(super) fn config_dump(
     state: &DebugState,
     parameters: &Parameters,
-    output: &mut Output,
-) -> Result<(), Problem> {
+    writer: &mut ResponseWriter,
+) -> Result<(), DebugError> {
     let wanted = wanted(parameters)?;
     let ProxyStatus { identity, mut types, .. } = find::one_stream(state, parameters)?.status();
     let is_whole = parameters.get("types").is_none();
@@ -31,18 +31,19 @@ pub(super) fn config_dump(
     let section = |of: ResourceType| Section { of, status: std::mem::take(&mut types[of.index()]) };
     let chosen = SECTIONS.into_iter().filter(|of| wanted.contains(of));
     configs.extend(chosen.map(section).map(DumpEntry::Section));
-    output.json(&Dump { configs })
+    writer.json(&Dump { configs })
 }
 
 /// As Istio has it: the resources themselves, without a section around them.
 pub(super) fn edsz(
     state: &DebugState,
     parameters: &Parameters,
-    output: &mut Output,
-) -> Result<(), Problem> {
+    writer: &mut ResponseWriter,
+) -> Result<(), DebugError> {
     let of = ResourceType::Endpoint;
-    let [_, status, ..] = find::one_stream(state, parameters)?.status().types;
-    output.json(&Dump { configs: ResourcesOnly(&Section { of, status }) })
+    let mut types = find::one_stream(state, parameters)?.status().types;
+    let status = std::mem::take(&mut types[of.index()]);
+    writer.json(&Dump { configs: ResourcesOnly(&Section { of, status }) })
 }
 
 /// The place for what Envoy was started with. Of that its node is known here, which says whose
@@ -54,7 +55,7 @@ fn bootstrap(identity: &ProxyIdentity) -> Value {
     })
 }
 
-fn wanted(parameters: &Parameters) -> Result<Vec<ResourceType>, Problem> {
+fn wanted(parameters: &Parameters) -> Result<Vec<ResourceType>, DebugError> {
     // Off by default as in Istio, because Envoy's own dump leaves them out as well.
     let endpoints = parameters.flag("include_eds")?;
     match parameters.get("types") {
@@ -64,7 +65,7 @@ fn wanted(parameters: &Parameters) -> Result<Vec<ResourceType>, Problem> {
                 ResourceType::IN_ORDER
                     .into_iter()
                     .find(|of| one.eq_ignore_ascii_case(of.short()) || one == of.type_url())
-                    .ok_or_else(|| Problem::UnknownType(one.to_owned()))
+                    .ok_or_else(|| DebugError::UnknownType(one.to_owned()))
             })
             .collect(),
         None => {

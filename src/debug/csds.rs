@@ -26,8 +26,8 @@ use tonic::Status;
 
 use super::client_status::{self, Budget, Detail, TooLarge};
 use super::node_matcher;
-use super::output::Pages;
-use super::{DebugState, Problem};
+use super::response_writer::HandlerPool;
+use super::{DebugError, DebugState};
 use crate::descriptors;
 
 const SERVICE: &str = "envoy.service.status.v3.ClientStatusDiscoveryService";
@@ -46,7 +46,7 @@ const PIECE_BYTES: usize = 64 << 10;
 ///
 /// # Errors
 /// The descriptors for reflection do not decode.
-pub(super) fn router(pages: Pages) -> Result<Router, tonic_reflection::server::Error> {
+pub(super) fn router(pool: HandlerPool) -> Result<Router, tonic_reflection::server::Error> {
     let describe = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(descriptors::encoded())
@@ -57,7 +57,7 @@ pub(super) fn router(pages: Pages) -> Result<Router, tonic_reflection::server::E
     };
     // Serving for as long as the port is there: whether proxies are served says the other port.
     let (_, health) = tonic_health::server::health_reporter();
-    let csds = ClientStatusDiscoveryServiceServer::new(Csds { pages })
+    let csds = ClientStatusDiscoveryServiceServer::new(Csds { pool })
         .max_decoding_message_size(MAX_REQUEST);
     let calls = Arc::new(Semaphore::new(MAX_CALLS));
     let path = |service: &str| format!("/{service}/{{method}}");
@@ -74,7 +74,7 @@ pub(super) fn router(pages: Pages) -> Result<Router, tonic_reflection::server::E
 
 #[derive(Debug)]
 struct Csds {
-    pages: Pages,
+    pool: HandlerPool,
 }
 
 impl Csds {
@@ -82,13 +82,13 @@ impl Csds {
         let matchers = &request.node_matchers;
         node_matcher::check(matchers)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let made = self.pages.compute(move |state| client_configs(state, &request)).await;
+        let made = self.pool.compute(move |state| client_configs(state, &request)).await;
         match made {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(Status::resource_exhausted(format!(
                 "{error}: name fewer proxies by node_matchers, or set exclude_resource_contents"
             ))),
-            Err(problem @ Problem::Busy) => Err(Status::resource_exhausted(problem.to_string())),
+            Err(problem @ DebugError::Busy) => Err(Status::resource_exhausted(problem.to_string())),
             Err(problem) => Err(Status::internal(problem.to_string())),
         }
     }
@@ -133,7 +133,7 @@ impl ClientStatusDiscoveryService for Csds {
         &self,
         request: tonic::Request<tonic::Streaming<ClientStatusRequest>>,
     ) -> Result<tonic::Response<Responses>, Status> {
-        let own = Self { pages: self.pages.clone() };
+        let own = Self { pool: self.pool.clone() };
         let mut requests = request.into_inner();
         let responses = async_stream::try_stream! {
             while let Some(request) = requests.message().await? {

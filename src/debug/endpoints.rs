@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Serialize, Serializer};
 
-use super::{CLUSTER_ID, DebugState, Output, Parameters, Problem};
+use super::{CLUSTER_ID, DebugError, DebugState, Parameters, ResponseWriter};
 use crate::model::{EndpointState, Model, ServiceKey};
 use crate::names;
 
@@ -54,8 +54,8 @@ struct Locality {
 pub(super) fn endpointz(
     state: &DebugState,
     parameters: &Parameters,
-    output: &mut Output,
-) -> Result<(), Problem> {
+    writer: &mut ResponseWriter,
+) -> Result<(), DebugError> {
     let (model, namespace) = (state.model(), parameters.get("namespace"));
     let mut keys: Vec<_> = model
         .sliced_services()
@@ -63,7 +63,7 @@ pub(super) fn endpointz(
         .map(|key| (names::host(&key.name, &key.namespace, &state.domain), key))
         .collect();
     keys.sort_unstable();
-    output.json(&Hosts { model: &model, keys })
+    writer.json(&Hosts { model: &model, keys })
 }
 
 /// Made host by host while it is written.

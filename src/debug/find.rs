@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{DebugState, Parameters, Problem};
+use super::{DebugError, DebugState, Parameters};
 use crate::proxies::XdsStream;
 
 /// How many connections an error names when `proxyID` is ambiguous.
@@ -15,7 +15,7 @@ const MAX_EXAMPLES: usize = 10;
 pub(super) fn matching_streams(
     state: &DebugState,
     parameters: &Parameters,
-) -> Result<Vec<Arc<XdsStream>>, Problem> {
+) -> Result<Vec<Arc<XdsStream>>, DebugError> {
     let mut all = state.proxies.all();
     if let Some(namespace) = parameters.get("namespace") {
         all.retain(|connection| {
@@ -37,7 +37,7 @@ pub(super) fn matching_streams(
         }
     }
     match found.is_empty() {
-        true => Err(Problem::NotConnected(wanted.to_owned())),
+        true => Err(DebugError::NotConnected(wanted.to_owned())),
         false => Ok(found),
     }
 }
@@ -58,11 +58,11 @@ fn match_rank(id: &str, wanted: &str) -> u8 {
 pub(super) fn one_stream(
     state: &DebugState,
     parameters: &Parameters,
-) -> Result<Arc<XdsStream>, Problem> {
-    let wanted = parameters.get("proxyID").ok_or(Problem::NoProxyId)?;
+) -> Result<Arc<XdsStream>, DebugError> {
+    let wanted = parameters.get("proxyID").ok_or(DebugError::NoProxyId)?;
     let found = matching_streams(state, parameters)?;
     let Some(youngest) = found.last() else {
-        return Err(Problem::NotConnected(wanted.to_owned()));
+        return Err(DebugError::NotConnected(wanted.to_owned()));
     };
     let proxy = |connection: &XdsStream| {
         let node = connection.status().identity.map(|identity| identity.node_id);
@@ -76,5 +76,5 @@ pub(super) fn one_stream(
     if found.len() > MAX_EXAMPLES {
         examples.push_str(", …");
     }
-    Err(Problem::Ambiguous { wanted: wanted.to_owned(), count: found.len(), examples })
+    Err(DebugError::Ambiguous { wanted: wanted.to_owned(), count: found.len(), examples })
 }

@@ -48,7 +48,7 @@ pub struct MonitoringState {
     pub started: SystemTime,
 }
 
-/// Pages of metrics in the making at the same time; whoever asks for more waits.
+/// HandlerPool of metrics in the making at the same time; whoever asks for more waits.
 const SCRAPES_AT_ONCE: usize = 2;
 
 /// The monitoring port.

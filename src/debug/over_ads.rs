@@ -21,9 +21,9 @@ use tonic::Status;
 use tower::ServiceExt as _;
 
 use super::client_status::{self, Budget, Detail, TooLarge};
-use super::output::Pages;
 use super::parameters::Parameters;
-use super::{DebugState, Problem, find, guard};
+use super::response_writer::HandlerPool;
+use super::{DebugError, DebugState, find, guard};
 use crate::snapshot::Resource;
 
 const SYNCZ: &str = "istio.io/debug/syncz";
@@ -41,7 +41,7 @@ const NO_SUCH_PAGE: &str = "404 page not found";
 /// Answers the debug types.
 #[derive(Clone, Debug)]
 pub struct OverAds {
-    pages: Pages,
+    pool: HandlerPool,
     router: Router,
 }
 
@@ -49,8 +49,8 @@ impl OverAds {
     /// The types; what follows is a slash and more.
     pub const TYPE: &'static str = "istio.io/debug";
 
-    pub(super) fn new(pages: Pages, router: Router) -> Self {
-        Self { pages, router }
+    pub(super) fn new(pool: HandlerPool, router: Router) -> Self {
+        Self { pool, router }
     }
 
     /// The resources of the response to a request for this type by this peer.
@@ -63,7 +63,7 @@ impl OverAds {
         type_url: &str,
         names: Vec<String>,
     ) -> Result<Vec<Arc<Resource>>, Status> {
-        if !guard::may_read(peer.ip(), self.pages.state.address) {
+        if !guard::may_read(peer.ip(), self.pool.state.address) {
             return Err(Status::permission_denied(format!(
                 "{type_url} shows all configuration, so it is answered to peers on loopback only (kubectl \
                  port-forward is one), or where --http-addr opens the debug pages to other machines"
@@ -71,7 +71,7 @@ impl OverAds {
         }
         match type_url {
             SYNCZ => {
-                let made = self.pages.compute(|state| client_configs(state)).await;
+                let made = self.pool.compute(|state| client_configs(state)).await;
                 made.map_err(refused)?.map_err(too_large)
             }
             CONFIG_DUMP => self.config_dump(names).await,
@@ -85,15 +85,15 @@ impl OverAds {
 
     async fn config_dump(&self, names: Vec<String>) -> Result<Vec<Arc<Resource>>, Status> {
         let name = the_one(names, "the name of a proxy, as in productpage-v1-abc.default")?;
-        let make = move |state: &DebugState| -> Result<_, Problem> {
+        let make = move |state: &DebugState| -> Result<_, DebugError> {
             let parameters = Parameters::one("proxyID", &name);
             let status = find::one_stream(state, &parameters)?.status();
             Ok(client_status::config_dump(&status, &mut Budget::default()))
         };
-        let made = self.pages.compute(make).await.map_err(refused)?;
+        let made = self.pool.compute(make).await.map_err(refused)?;
         // istioctl prints a status; of a text in the place of the sections it would make a difference.
         let sections = made.map_err(|problem| match problem {
-            Problem::NotConnected(_) => Status::not_found(problem.to_string()),
+            DebugError::NotConnected(_) => Status::not_found(problem.to_string()),
             _ => Status::invalid_argument(problem.to_string()),
         })?;
         let sections = sections.map_err(too_large)?.into_iter();
@@ -187,9 +187,9 @@ fn too_large(error: TooLarge) -> Status {
     Status::resource_exhausted(format!("{error}: read it from the debug port"))
 }
 
-fn refused(problem: Problem) -> Status {
+fn refused(problem: DebugError) -> Status {
     match problem {
-        Problem::Busy => Status::resource_exhausted(problem.to_string()),
+        DebugError::Busy => Status::resource_exhausted(problem.to_string()),
         _ => Status::internal(problem.to_string()),
     }
 }

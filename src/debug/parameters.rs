@@ -3,30 +3,33 @@
 
 use std::collections::BTreeMap;
 
-use axum::extract::Query;
+use axum::extract::{Query, RawPathParams};
 use axum::http::Uri;
 
-use super::Problem;
+use super::DebugError;
 
 /// Every page's.
 const PRETTY: &str = "pretty";
+/// Entries of a list that are given at once: if nothing is said, and at most.
+const LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1000;
 
 #[derive(Debug, Default)]
 pub(super) struct Parameters(BTreeMap<String, String>);
 
 impl Parameters {
     /// Those of a page that knows `known`, and `pretty`.
-    pub(super) fn read(uri: &Uri, known: &[&'static str]) -> Result<Self, Problem> {
+    pub(super) fn read(uri: &Uri, known: &[&'static str]) -> Result<Self, DebugError> {
         let Query(given) = Query::<Vec<(String, String)>>::try_from_uri(uri)
-            .map_err(|error| Problem::Query(error.body_text()))?;
+            .map_err(|error| DebugError::Query(error.body_text()))?;
         let mut read = BTreeMap::new();
         for (name, value) in given {
             if name != PRETTY && !known.contains(&&*name) {
                 let known = known.iter().chain([&PRETTY]).copied().collect::<Vec<_>>();
-                return Err(Problem::UnknownParameter { name, known: known.join(", ") });
+                return Err(DebugError::UnknownParameter { name, known: known.join(", ") });
             }
             if read.insert(name.clone(), value).is_some() {
-                return Err(Problem::Twice(name));
+                return Err(DebugError::Twice(name));
             }
         }
         Ok(Self(read))
@@ -37,21 +40,38 @@ impl Parameters {
         Self(BTreeMap::from([(name.to_owned(), value.to_owned())]))
     }
 
+    /// The same and the parts of the path. No page has a parameter by the name of one of them.
+    pub(super) fn with_path(mut self, path: &RawPathParams) -> Self {
+        self.0.extend(path.iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
+        self
+    }
+
+    /// `offset` and `limit` of a list.
+    pub(super) fn range(&self) -> Result<(usize, usize), DebugError> {
+        let number = |name, default| match self.get(name) {
+            None => Ok(default),
+            Some(text) => {
+                text.parse().map_err(|_| DebugError::NoNumber { name, value: text.to_owned() })
+            }
+        };
+        Ok((number("offset", 0)?, number("limit", LIMIT)?.min(MAX_LIMIT)))
+    }
+
     /// None if it is empty, as in a form that was not filled in.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(|value| &**value).filter(|value| !value.is_empty())
     }
 
-    pub(super) fn pretty(&self) -> Result<bool, Problem> {
+    pub(super) fn pretty(&self) -> Result<bool, DebugError> {
         self.flag(PRETTY)
     }
 
     /// Its name alone switches it on, as in Istio.
-    pub(super) fn flag(&self, name: &'static str) -> Result<bool, Problem> {
+    pub(super) fn flag(&self, name: &'static str) -> Result<bool, DebugError> {
         match self.0.get(name).map(|value| value.to_ascii_lowercase()).as_deref() {
             None | Some("false" | "0") => Ok(false),
             Some("" | "true" | "1") => Ok(true),
-            Some(other) => Err(Problem::NoFlag { name, value: other.to_owned() }),
+            Some(other) => Err(DebugError::NoFlag { name, value: other.to_owned() }),
         }
     }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::output::Each;
-use super::{CLUSTER_ID, DebugState, Output, Parameters, Problem};
+use super::response_writer::LazyList;
+use super::{CLUSTER_ID, DebugError, DebugState, Parameters, ResponseWriter};
 use crate::model::{ExportTo, Flaw, Labels, Service, ServiceKind, TargetPort};
 use crate::names;
 
@@ -101,14 +101,14 @@ struct ClusterVips {
 pub(super) fn registryz(
     state: &DebugState,
     parameters: &Parameters,
-    output: &mut Output,
-) -> Result<(), Problem> {
+    writer: &mut ResponseWriter,
+) -> Result<(), DebugError> {
     let (model, namespace) = (state.model(), parameters.get("namespace"));
     let is_wanted = |service: &&Arc<Service>| {
         namespace.is_none_or(|namespace| *service.key.namespace == *namespace)
     };
     let services: Vec<_> = model.services().filter(is_wanted).collect();
-    output.json(&Each(services, |service: &&Arc<Service>| {
+    writer.json(&LazyList(services, |service: &&Arc<Service>| {
         let resolved = model.resolved(&service.key, &state.domain);
         registry_service(service, resolved.as_ref().unwrap_or(service), &state.domain)
     }))

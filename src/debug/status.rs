@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{DebugState, Output, Parameters, Problem, rfc3339};
+use super::{DebugError, DebugState, Parameters, ResponseWriter, rfc3339};
 use crate::names::{self, ResourceType};
 
 /// Istio's ProxyPushStatus.
 #[derive(Debug, Serialize)]
-struct Entry {
+struct PushStatusEntry {
     #[serde(skip_serializing_if = "Option::is_none")]
     proxy: Option<String>,
     message: String,
@@ -28,12 +28,12 @@ struct Entry {
 pub(super) fn push_status(
     state: &DebugState,
     _: &Parameters,
-    output: &mut Output,
-) -> Result<(), Problem> {
-    let mut page: BTreeMap<String, BTreeMap<String, Entry>> = BTreeMap::new();
+    writer: &mut ResponseWriter,
+) -> Result<(), DebugError> {
+    let mut page: BTreeMap<String, BTreeMap<String, PushStatusEntry>> = BTreeMap::new();
     let mut add = |metric: &str, key: String, proxy: Option<String>, message: String| {
         let entries = page.entry(metric.to_owned()).or_default();
-        entries.insert(key, Entry { proxy, message });
+        entries.insert(key, PushStatusEntry { proxy, message });
     };
     for connection in state.proxies.all() {
         let status = connection.status();
@@ -69,7 +69,7 @@ pub(super) fn push_status(
             add("pilothouse_watch_errors", watch, None, error);
         }
     }
-    output.json(&page)
+    writer.json(&page)
 }
 
 /// This page is ours alone.
@@ -130,8 +130,8 @@ struct PublishedView {
 pub(super) fn sourcez(
     state: &DebugState,
     _: &Parameters,
-    output: &mut Output,
-) -> Result<(), Problem> {
+    writer: &mut ResponseWriter,
+) -> Result<(), DebugError> {
     let watches = state.health.watches().into_iter().map(|(name, health)| WatchStatus {
         name,
         synced: health.synced,
@@ -143,7 +143,7 @@ pub(super) fn sourcez(
     });
     let waiting_for = state.readiness.waiting_for();
     let model = state.model();
-    output.json(&SourceStatus {
+    writer.json(&SourceStatus {
         ready: waiting_for.is_none(),
         waiting_for,
         watches: watches.collect(),

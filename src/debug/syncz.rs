@@ -7,8 +7,8 @@ use std::time::SystemTime;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::output::Each;
-use super::{CLUSTER_ID, DebugState, Output, Parameters, Problem, find, rfc3339};
+use super::response_writer::LazyList;
+use super::{CLUSTER_ID, DebugError, DebugState, Parameters, ResponseWriter, find, rfc3339};
 use crate::names::ResourceType;
 use crate::proxies::{ProxyIdentity, ProxyStatus, SyncState, TypeStatus, XdsStream};
 
@@ -77,8 +77,8 @@ struct ResourceStatus {
 pub(super) fn syncz(
     state: &DebugState,
     parameters: &Parameters,
-    output: &mut Output,
-) -> Result<(), Problem> {
+    writer: &mut ResponseWriter,
+) -> Result<(), DebugError> {
     let known = |connection: Arc<XdsStream>| {
         let name = connection.status().identity?.name;
         Some((name, connection))
@@ -86,7 +86,7 @@ pub(super) fn syncz(
     let mut all: Vec<_> =
         find::matching_streams(state, parameters)?.into_iter().filter_map(known).collect();
     all.sort_by(|(a, one), (b, other)| a.cmp(b).then(one.id.cmp(&other.id)));
-    output.json(&Each(all, |(_, connection): &(_, Arc<XdsStream>)| {
+    writer.json(&LazyList(all, |(_, connection): &(_, Arc<XdsStream>)| {
         let ProxyStatus { identity, types, assigned } = connection.status();
         // Said once, it stays.
         identity.map(|identity| {
@@ -99,7 +99,7 @@ pub(super) fn syncz(
 fn sync_status(
     connection: &XdsStream,
     identity: &ProxyIdentity,
-    types: [TypeStatus; ResourceType::COUNT],
+    types: Box<[TypeStatus]>,
     view: Option<String>,
 ) -> SyncStatus {
     let mut nonces = Map::new();

@@ -304,8 +304,8 @@ async fn a_proxy_is_named_by_what_fits_best_and_must_be_one() {
     assert_eq!(found("a.default-1").ok(), Some(1), "the whole id");
     assert_eq!(found("a.default").ok(), Some(2), "the whole name, and its youngest stream");
     assert_eq!(found("extra").ok(), Some(3));
-    assert!(matches!(found("nothing"), Err(Problem::NotConnected(_))));
-    assert!(matches!(found(""), Err(Problem::NoProxyId)));
+    assert!(matches!(found("nothing"), Err(DebugError::NotConnected(_))));
+    assert!(matches!(found(""), Err(DebugError::NoProxyId)));
     for page in ["config_dump", "edsz"] {
         let (status, text) = fixture.get(&format!("/debug/{page}?proxyID=default")).await;
         assert_eq!(status, StatusCode::BAD_REQUEST);
@@ -321,7 +321,7 @@ async fn a_proxy_is_named_by_what_fits_best_and_must_be_one() {
     let other = fixture.state.proxies.register(Some(peer), false, 1000).unwrap();
     let identity = fixture.streams[0].stream.status().identity;
     other.stream.update(|status| status.identity = identity);
-    assert!(matches!(found("a.default"), Err(Problem::Ambiguous { count: 3, .. })));
+    assert!(matches!(found("a.default"), Err(DebugError::Ambiguous { count: 3, .. })));
     for _ in 0..9 {
         fixture.connect("b.default", false);
     }
