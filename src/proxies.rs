@@ -6,16 +6,23 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use dashmap::DashMap;
 use pilothouse_xds::Subscription;
+use pilothouse_xds::session::Generations;
 use thiserror::Error;
 
 use crate::names::ResourceType;
 use crate::snapshot::{TypeSet, Version};
 use crate::view::{ViewKey, ViewWatch};
+
+mod generations;
+mod history;
+
+pub use generations::GenerationTimes;
+pub use history::{Happening, History, HistoryEntry};
 
 /// Keys and values, by key.
 pub type Labels = Arc<[(Box<str>, Box<str>)]>;
@@ -107,31 +114,63 @@ pub struct XdsStream {
     pub connected: SystemTime,
     /// Whether the stream speaks the delta variant.
     pub delta: bool,
+    /// See [`Generations`]; written by the stream alone.
+    sent: AtomicU64,
+    acknowledged: AtomicU64,
     // Std mutex: one writer (the stream), rare readers, never held across an await.
-    status: Mutex<ProxyStatus>,
+    status: Mutex<(ProxyStatus, History)>,
 }
 
 impl XdsStream {
     /// Istio's connection id: the proxy's name and a number.
     pub fn connection_id(&self) -> String {
-        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let (status, _) = &*self.lock();
         let name = status.identity.as_ref().map_or("unknown", |identity| &identity.name);
         format!("{name}-{}", self.id)
     }
 
     /// A consistent copy; sets and names in it are shared.
     pub fn status(&self) -> ProxyStatus {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().0.clone()
     }
 
     /// Reads the status without copying it.
     pub fn read<T>(&self, read: impl FnOnce(&ProxyStatus) -> T) -> T {
-        read(&self.status.lock().unwrap_or_else(PoisonError::into_inner))
+        read(&self.lock().0)
     }
 
     /// For the stream that owns this entry.
     pub fn update(&self, change: impl FnOnce(&mut ProxyStatus)) {
-        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.lock().0);
+    }
+
+    /// The same, and the history.
+    pub fn update_with_history(&self, change: impl FnOnce(&mut ProxyStatus, &mut History)) {
+        let (status, history) = &mut *self.lock();
+        change(status, history);
+    }
+
+    /// The last responses and answers, newest first.
+    pub fn history(&self) -> Vec<HistoryEntry> {
+        self.lock().1.entries()
+    }
+
+    /// Up to which generation of the snapshot the stream was sent everything and has acknowledged it.
+    pub fn generations(&self) -> Generations {
+        Generations {
+            sent: self.sent.load(Ordering::Relaxed),
+            acknowledged: self.acknowledged.load(Ordering::Relaxed),
+        }
+    }
+
+    /// For the stream that owns this entry.
+    pub fn set_generations(&self, now: Generations) {
+        self.sent.store(now.sent, Ordering::Relaxed);
+        self.acknowledged.store(now.acknowledged, Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (ProxyStatus, History)> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -141,6 +180,8 @@ pub struct Proxies {
     streams: DashMap<u64, Arc<XdsStream>>,
     by_peer: DashMap<IpAddr, usize>,
     next: AtomicU64,
+    /// When the last stream acknowledged each of the last generations.
+    pub generations: GenerationTimes,
 }
 
 /// A peer has as many streams as one peer may have.
@@ -190,16 +231,16 @@ impl Proxies {
             *streams += 1;
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let connected = SystemTime::now();
+        let status = ProxyStatus { identity: None, assigned: None, types: Default::default() };
         let stream = Arc::new(XdsStream {
             id,
             peer,
-            connected: SystemTime::now(),
+            connected,
             delta,
-            status: Mutex::new(ProxyStatus {
-                identity: None,
-                assigned: None,
-                types: Default::default(),
-            }),
+            sent: AtomicU64::new(0),
+            acknowledged: AtomicU64::new(0),
+            status: Mutex::new((status, History::new(connected))),
         });
         self.streams.insert(id, stream.clone());
         Ok(Registration { proxies: self.clone(), stream })

@@ -19,10 +19,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("version", &[]),
     ("descriptors", &[]),
     ("model", &["names", "well_known"]),
+    ("changes", &["model"]),
     ("source", &["causes", "kubeconfig", "model", "names", "yaml"]),
     ("translate", &["model", "names", "view", "well_known"]),
     ("snapshot", &["view"]),
-    ("publish", &["model", "translate", "snapshot", "view", "names", "metrics"]),
+    ("publish", &["changes", "model", "translate", "snapshot", "view", "names", "metrics"]),
     // Of any process.
     ("causes", &[]),
     ("readiness", &[]),
@@ -39,7 +40,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("metrics", &["door", "logging", "model", "names", "proxies", "snapshot", "source", "version"]),
     (
         "debug",
-        &["descriptors", "model", "names", "proxies", "readiness", "snapshot", "source", "version"],
+        &[
+            "changes",
+            "descriptors",
+            "model",
+            "names",
+            "proxies",
+            "readiness",
+            "snapshot",
+            "source",
+            "version",
+        ],
     ),
     (
         "app",

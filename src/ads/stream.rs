@@ -34,12 +34,14 @@ use crate::proxies::{Registration, XdsStream};
 use crate::snapshot::{Snapshot, View};
 use crate::view::{ViewLease, ViewWatch};
 
+mod acknowledged;
 mod context;
 mod handshake;
 mod record_status;
 pub(in crate::ads) mod registry;
 mod stall_detector;
 
+use acknowledged::ToldGenerations;
 pub use context::{ServerContext, ServerLimits};
 pub(in crate::ads) use context::{SnapshotSignal, StreamContext};
 use handshake::handshake;
@@ -208,6 +210,7 @@ struct AdsStream {
     requests: MessageReceiver,
     signal: watch::Receiver<SnapshotSignal>,
     session: Session,
+    generations: ToldGenerations,
     view: Arc<View>,
     /// Keeps the view built.
     lease: ViewLease,
@@ -252,6 +255,7 @@ impl AdsStream {
                 self.pieces = Some(response.frame.pieces(response.nonce));
                 continue;
             }
+            self.tell_generations();
             match ready!(self.poll_event(context))? {
                 Event::Handled => {}
                 Event::NewSnapshot => self.adopt_snapshot(true)?,
@@ -335,13 +339,16 @@ impl AdsStream {
             return Err(going_away());
         }
         self.last_event = Instant::now();
-        let (since, view) = match &*self.context.server.snapshots.borrow() {
-            Some(snapshot) => (snapshot.since, leased_view(snapshot, &self.lease)),
-            None => (None, None),
+        let (since, view, generation) = match &*self.context.server.snapshots.borrow() {
+            Some(snapshot) => {
+                (snapshot.since, leased_view(snapshot, &self.lease), snapshot.generation)
+            }
+            None => (None, None, 0),
         };
         self.change_received = since.filter(|_| is_new);
         if let Some(view) = view {
             self.view = view;
+            self.session.set_generation(generation);
         }
         Ok(())
     }

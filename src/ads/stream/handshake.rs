@@ -13,8 +13,8 @@ use tonic::Status;
 use tracing::info;
 
 use super::{
-    Admitted, AdsStream, Method, Peer, ServerContext, SnapshotSignal, StreamContext, going_away,
-    leased_view, malformed, reassigned,
+    Admitted, AdsStream, Method, Peer, ServerContext, SnapshotSignal, StreamContext,
+    ToldGenerations, going_away, leased_view, malformed, reassigned,
 };
 use crate::ads::admission::PermitHolder;
 use crate::ads::admission::rate_limiter::RateLimiter;
@@ -62,7 +62,8 @@ pub(super) async fn handshake(
     }
     let address = Some(peer.address.ip().to_canonical());
     let lease = server.view_registry.lease(ViewRequest { peer: address, ..view_request });
-    if identity.probe {
+    let probe = identity.probe;
+    if probe {
         server.metrics.probe_opened();
         info!(proxy = %identity.name, by = %identity.user_agent, "probe connected");
     } else {
@@ -74,10 +75,10 @@ pub(super) async fn handshake(
         status.identity = Some(identity);
         status.assigned = Some(Arc::new(lease.watch()));
     });
-    let view = wait_for_view(server, &mut signal, &lease).await?;
+    let (view, generation) = wait_for_view(server, &mut signal, &lease).await?;
 
     static STREAMS: AtomicU64 = AtomicU64::new(0);
-    let session = Session::new(
+    let mut session = Session::new(
         method.delta,
         ResourceType::TABLE,
         method.only.map(Into::into),
@@ -86,6 +87,7 @@ pub(super) async fn handshake(
         server.frames.clone(),
         nonce_seed(STREAMS.fetch_add(1, Ordering::Relaxed)),
     );
+    session.set_generation(generation);
     let holder = PermitHolder { address: peer.address.ip(), connection: peer.account.id() };
     let mut started = Box::new(AdsStream {
         stream,
@@ -93,6 +95,7 @@ pub(super) async fn handshake(
         requests,
         signal,
         session,
+        generations: ToldGenerations::new(generation, probe),
         view,
         reassigned: Box::pin(reassigned(lease.watch())),
         lease,
@@ -117,18 +120,22 @@ fn identify(first: Bytes, delta: bool) -> Result<(ProxyIdentity, ViewRequest), S
     identified.map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
-/// The view once the publisher has assigned and built it.
+/// The view once the publisher has assigned and built it, and the generation that it is of.
 async fn wait_for_view(
     server: &ServerContext,
     signal: &mut watch::Receiver<SnapshotSignal>,
     lease: &ViewLease,
-) -> Result<Arc<View>, Status> {
+) -> Result<(Arc<View>, u64), Status> {
     let mut watch = lease.watch();
     loop {
         if signal.borrow_and_update().shutting_down {
             return Err(going_away());
         }
-        let view = server.snapshots.borrow().as_ref().and_then(|newest| leased_view(newest, lease));
+        let view = server
+            .snapshots
+            .borrow()
+            .as_ref()
+            .and_then(|newest| Some((leased_view(newest, lease)?, newest.generation)));
         if let Some(view) = view {
             return Ok(view);
         }
