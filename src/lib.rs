@@ -64,5 +64,8 @@ pub mod app;
 // The other wing, which meets the control plane over the network only.
 pub mod sidecar;
 
+// The operator's, likewise.
+pub mod operator;
+
 pub mod cli;
 pub mod program;

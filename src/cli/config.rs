@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use pilothouse_xds::session::SessionLimits;
 
 use super::{Cli, Serve, Source};
-use crate::ads::stream::ServerLimits;
+use crate::ads::ServerLimits;
 use crate::app::{self, memory};
 use crate::flags::{or_any, or_forever};
 use crate::publish::Timing;
@@ -75,11 +75,11 @@ impl Serve {
                 streams_per_peer: self.max_streams_per_peer,
                 starting: self.max_starting,
                 connection_age: self.max_connection_age,
-                views: ViewLimits { views: self.max_views, per_peer: self.max_views_per_peer },
                 connections: or_any(self.max_connections),
                 connection_memory: self.max_connection_memory,
                 peer_memory: self.max_peer_memory.unwrap_or_else(memory::half_of_limit),
             },
+            view_limits: ViewLimits { views: self.max_views, per_peer: self.max_views_per_peer },
             keepalive: self.keepalive,
             shutdown_timeout: self.shutdown_timeout,
         })

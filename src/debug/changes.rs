@@ -8,10 +8,6 @@ use super::response_writer::LazyList;
 use super::{DebugError, DebugState, Parameters, ResponseWriter, milliseconds};
 use crate::changes::ChangeRecord;
 
-/// Changes on a page: if nothing is said, and at most.
-const LIMIT: usize = 100;
-const MAX_LIMIT: usize = 1000;
-
 #[derive(Serialize)]
 struct ChangesPage<C> {
     replica: &'static str,
@@ -51,15 +47,14 @@ pub(super) fn changes(
     parameters: &Parameters,
     writer: &mut ResponseWriter,
 ) -> Result<(), DebugError> {
-    let (offset, limit) =
-        (number(parameters, "offset")?.unwrap_or(0), number(parameters, "limit")?.unwrap_or(LIMIT));
+    let (offset, limit) = parameters.range()?;
     let mut records = state.changes.records();
     let total = records.len();
     if let Some(search) = parameters.get("search").map(str::to_lowercase) {
         records.retain(|record| text(record).to_lowercase().contains(&search));
     }
     let matched = records.len();
-    let shown: Vec<_> = records.into_iter().skip(offset).take(limit.min(MAX_LIMIT)).collect();
+    let shown: Vec<_> = records.into_iter().skip(offset).take(limit).collect();
     let published = shown.iter().filter_map(|record| Some(record.published?.1));
     let lagging = Lagging::new(state, published.max().unwrap_or_default());
     writer.json(&ChangesPage {
@@ -104,13 +99,4 @@ fn text(record: &ChangeRecord) -> String {
     let (namespace, name) = (part(&record.object.namespace), part(&record.object.name));
     let version = record.version.map(|version| version.to_string()).unwrap_or_default();
     format!("{} {namespace}/{name} {} {version}", record.object.kind, record.action.as_str())
-}
-
-pub(super) fn number<N: std::str::FromStr>(
-    parameters: &Parameters,
-    name: &str,
-) -> Result<Option<N>, DebugError> {
-    let Some(text) = parameters.get(name) else { return Ok(None) };
-    let wrong = || DebugError::Query(format!("{name}={text:?} is not a number that can be."));
-    text.parse().map(Some).map_err(|_| wrong())
 }

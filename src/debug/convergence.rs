@@ -3,7 +3,6 @@
 
 use serde::Serialize;
 
-use super::changes::number;
 use super::lagging::{Lagging, Straggler};
 use super::replica::{instance, replica};
 use super::{DebugError, DebugState, Parameters, ResponseWriter};
@@ -143,6 +142,12 @@ fn of_last_change(
     unknown(format!(
         "none of the last {MAX_CHANGES} changes since this process began is of {object}{exists}"
     ))
+}
+
+fn number(parameters: &Parameters, name: &'static str) -> Result<Option<u64>, DebugError> {
+    let Some(text) = parameters.get(name) else { return Ok(None) };
+    let wrong = |_| DebugError::NoNumber { name, value: text.to_owned() };
+    text.parse().map(Some).map_err(wrong)
 }
 
 fn watch_name(watch: &WatchId) -> String {

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::milliseconds;
+use super::proxies::name;
 use crate::proxies::{Happening, HistoryEntry, ProxyStatus, XdsStream};
 
 /// One of them.
@@ -10,7 +11,7 @@ use crate::proxies::{Happening, HistoryEntry, ProxyStatus, XdsStream};
 pub(super) struct HistoryItem {
     at: String,
     #[serde(rename = "type")]
-    resource_type: String,
+    resource_type: &'static str,
     what: &'static str,
     /// As in syncz.
     nonce: String,
@@ -24,10 +25,10 @@ pub(super) struct HistoryItem {
 
 /// Newest first.
 pub(super) fn history(stream: &XdsStream, status: &ProxyStatus) -> Vec<HistoryItem> {
-    let mut errors = status.types.each_ref().map(|one| one.last_error.clone());
+    let mut errors: Vec<_> = status.types.iter().map(|one| one.last_error.as_deref()).collect();
     let item = |entry: HistoryEntry| HistoryItem {
         at: milliseconds(entry.at),
-        resource_type: entry.resource_type.short().to_ascii_uppercase(),
+        resource_type: name(entry.resource_type.into()),
         what: match entry.what {
             Happening::Response => "response",
             Happening::Ack => "ack",
@@ -39,10 +40,10 @@ pub(super) fn history(stream: &XdsStream, status: &ProxyStatus) -> Vec<HistoryIt
         bytes: entry.bytes,
         generation: entry.generation,
         error: match entry.what {
-            Happening::Nack => errors[entry.resource_type.index()].take(),
+            Happening::Nack => errors.get_mut(entry.resource_type.0).and_then(Option::take),
             Happening::Response | Happening::Ack => None,
         }
-        .map(|text| text.to_string()),
+        .map(str::to_owned),
     };
     stream.history().into_iter().map(item).collect()
 }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use pilothouse_xds::session::Generations;
 use serde::Serialize;
 
-use super::{DebugState, milliseconds};
+use super::{DebugState, milliseconds, proxies};
 use crate::names::ResourceType;
 use crate::proxies::{ProxyStatus, SyncState, TypeStatus, XdsStream};
 
@@ -45,7 +45,7 @@ pub(super) struct Straggler {
     name: String,
     /// `None` if no type alone is to blame: what is left is about to be sent, or waits for another type.
     #[serde(rename = "type")]
-    resource_type: Option<String>,
+    resource_type: Option<&'static str>,
     state: &'static str,
     since: Option<String>,
     error: Option<String>,
@@ -135,11 +135,11 @@ fn reason(types: &[TypeStatus]) -> Reason {
 fn straggler(stream: &XdsStream) -> Straggler {
     stream.read(|status| {
         let Reason { resource_type, state, since, error } = reason(&status.types);
-        let name = status.identity.as_ref().map_or("unknown", |identity| &identity.name);
+        let name = status.identity.as_ref().map(|identity| identity.name.to_string());
         Straggler {
             key: stream.id.to_string(),
-            name: name.to_owned(),
-            resource_type: resource_type.map(|of| of.short().to_ascii_uppercase()),
+            name: name.unwrap_or_default(),
+            resource_type: resource_type.map(proxies::name),
             state,
             since: since.map(milliseconds),
             error: error.map(|text| text.to_string()),
