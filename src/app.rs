@@ -26,6 +26,7 @@ use crate::ads::{AdsServer, IstioMesh, ServerContext, ServerLimits};
 use crate::debug::DebugState;
 use crate::debug::monitoring::{self, MonitoringState};
 use crate::door::{self, LimitedListener, descriptors};
+use crate::events::EventReporter;
 use crate::http_server;
 use crate::metrics::Metrics;
 use crate::metrics::scrape::Scrape;
@@ -87,6 +88,8 @@ pub struct ControlPlaneConfig {
     pub timing: Timing,
     pub limits: ServerLimits,
     pub view_limits: ViewLimits,
+    /// Whether to write Kubernetes Events; only with an API server as the source.
+    pub events: bool,
     pub keepalive: Duration,
     pub shutdown_timeout: Duration,
 }
@@ -186,6 +189,17 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         domain: config.domain.as_str().into(),
         address: config.http_addr.ip(),
     };
+    let reporter = match &config.source {
+        SourceConfig::Kube(kube) if config.events => Some(EventReporter {
+            context: kube.context.clone(),
+            proxies: proxies.clone(),
+            model: models.clone(),
+            snapshot: snapshots.clone(),
+            metrics: metrics.clone(),
+            domain: config.domain.as_str().into(),
+        }),
+        SourceConfig::Kube(_) | SourceConfig::Files(_) => None,
+    };
     let listeners = [&grpc, &http, &monitoring].map(LimitedListener::stats);
     let started = SystemTime::now();
     registry.register_collector(Box::new(Scrape {
@@ -197,6 +211,7 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         domain: config.domain.as_str().into(),
         started,
         listeners: listeners.clone().into(),
+        memory_limit: memory::limit(),
     }));
     let monitoring_state = MonitoringState { readiness, registry: Arc::new(registry), started };
 
@@ -211,6 +226,9 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         }
     });
     parts.add("publisher", CancellationToken::new(), |stop| publisher.run(queued_changes, stop));
+    if let Some(reporter) = reporter {
+        parts.add("events", CancellationToken::new(), |stop| reporter.run(stop));
+    }
     parts.add("debug pages", CancellationToken::new(), |stop| {
         http_server::serve(http, crate::debug::router(debug), stop)
     });

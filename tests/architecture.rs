@@ -29,6 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("readiness", &[]),
     ("door", &[]),
     ("escape", &[]),
+    ("exposition", &[]),
     ("http_server", &["door"]),
     ("logging", &["escape", "output", "parts"]),
     ("output", &[]),
@@ -43,6 +44,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "changes",
             "descriptors",
+            "exposition",
             "model",
             "names",
             "proxies",
@@ -54,12 +56,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "events",
+        &["causes", "escape", "kubeconfig", "metrics", "model", "names", "proxies", "snapshot"],
+    ),
+    (
         "app",
         &[
             "ads",
             "debug",
             "descriptors",
             "door",
+            "events",
             "http_server",
             "metrics",
             "names",
@@ -85,6 +92,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "causes",
             "descriptors",
             "door",
+            "exposition",
             "flags",
             "http_server",
             "names",
