@@ -50,6 +50,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "snapshot",
             "source",
             "version",
+            "view",
         ],
     ),
     (
@@ -136,6 +137,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "well_known",
         ],
     ),
+    // The operator's, likewise; the page of the debug port is handed to it by whoever starts it.
+    ("operator", &["causes", "escape", "flags", "kubeconfig", "output", "well_known"]),
     (
         "cli",
         &[
@@ -143,6 +146,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "app",
             "flags",
             "names",
+            "operator",
             "publish",
             "sidecar::agent",
             "sidecar::doctor",
@@ -159,6 +163,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "cli",
             "door",
             "logging",
+            "operator",
             "output",
             "sidecar::agent",
             "sidecar::doctor",

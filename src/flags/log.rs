@@ -22,6 +22,7 @@ const PARTS: &[&str] = &[
     "metrics",
     "model",
     "names",
+    "operator",
     "output",
     "parts",
     "program",
