@@ -52,6 +52,7 @@ pub mod causes;
 pub mod door;
 pub mod escape;
 pub mod http_server;
+pub mod local_host;
 pub mod logging;
 pub mod output;
 pub mod parts;

@@ -29,6 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("door", &[]),
     ("escape", &[]),
     ("http_server", &["door"]),
+    ("local_host", &[]),
     ("logging", &["escape", "output", "parts"]),
     ("output", &[]),
     ("parts", &[]),
@@ -119,7 +120,21 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // The operator's, likewise; the page of the debug port is handed to it by whoever starts it.
-    ("operator", &["causes", "escape", "flags", "kubeconfig", "output", "well_known"]),
+    (
+        "operator",
+        &[
+            "causes",
+            "door",
+            "escape",
+            "flags",
+            "http_server",
+            "kubeconfig",
+            "local_host",
+            "output",
+            "signals",
+            "well_known",
+        ],
+    ),
     (
         "cli",
         &[

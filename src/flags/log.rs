@@ -16,6 +16,7 @@ const PARTS: &[&str] = &[
     "flags",
     "http_server",
     "kubeconfig",
+    "local_host",
     "logging",
     "metrics",
     "model",
