@@ -44,6 +44,7 @@ pub mod proxies;
 
 pub mod debug;
 pub mod descriptors;
+pub mod events;
 pub mod metrics;
 pub mod version;
 
@@ -51,6 +52,7 @@ pub mod version;
 pub mod causes;
 pub mod door;
 pub mod escape;
+pub mod exposition;
 pub mod http_server;
 pub mod local_host;
 pub mod logging;
