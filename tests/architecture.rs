@@ -176,6 +176,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "app",
             "cli",
+            "debug",
             "door",
             "logging",
             "operator",
