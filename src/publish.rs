@@ -13,6 +13,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use pilothouse_xds::View;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +22,7 @@ use tracing::{debug, info};
 use crate::metrics::Metrics;
 use crate::model::{Change, Model, ServiceKey};
 use crate::names::ResourceType;
-use crate::snapshot::{Snapshot, View};
+use crate::snapshot::Snapshot;
 use crate::view::{ViewKey, ViewRegistry, ViewRequest};
 
 mod address_claims;

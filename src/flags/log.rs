@@ -34,7 +34,6 @@ const PARTS: &[&str] = &[
     "version",
     "view",
     "well_known",
-    "wire",
     "yaml",
 ];
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::SendError;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -141,9 +142,12 @@ async fn read_until_closed(config: FileSourceConfig, changes: Sender<Change>, he
 }
 
 /// Endpoints first, so that a new service never appears without its endpoints.
-async fn send_lists(lists: manifest_set::ObjectLists, changes: &Sender<Change>) -> Result<(), ()> {
-    changes.send(Change::Slices(Scope::All, lists.slices)).await.map_err(drop)?;
-    changes.send(Change::Services(Scope::All, lists.services)).await.map_err(drop)
+async fn send_lists(
+    lists: manifest_set::ObjectLists,
+    changes: &Sender<Change>,
+) -> Result<(), SendError<Change>> {
+    changes.send(Change::Slices(Scope::All, lists.slices)).await?;
+    changes.send(Change::Services(Scope::All, lists.services)).await
 }
 
 /// Waits until nothing has changed for [`QUIET_PERIOD`], so that a file is not read half-written.
