@@ -29,13 +29,16 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 const MAX_NODE: usize = 256 << 10;
 const MAX_ID: usize = 1024;
 
+/// All views at one moment.
+type ViewsByKey<K> = HashMap<K, Arc<View>>;
+
 /// The views of all proxies, by key, and how a proxy's key is found.
 #[derive(Debug)]
 pub struct NodeViews<K> {
     name: &'static str,
     types: &'static [ServedType],
     key_of: fn(&Node<'_>) -> K,
-    views: watch::Sender<Option<Arc<HashMap<K, Arc<View>>>>>,
+    views: watch::Sender<Option<Arc<ViewsByKey<K>>>>,
 }
 
 /// What each stream needs of [`NodeViews`].
@@ -128,7 +131,7 @@ impl<K: Key> Mesh for NodeMesh<K> {
     type Identity = NodeId;
     type ViewRequest = K;
     type ViewKey = K;
-    type Snapshot = HashMap<K, Arc<View>>;
+    type Snapshot = ViewsByKey<K>;
 
     fn types(&self) -> &'static [ServedType] {
         self.types
@@ -150,15 +153,15 @@ impl<K: Key> Mesh for NodeMesh<K> {
         info!(proxy = identity.name(), delta, "proxy connected");
     }
 
-    fn view(views: &HashMap<K, Arc<View>>, key: &K) -> Option<Arc<View>> {
+    fn view(views: &ViewsByKey<K>, key: &K) -> Option<Arc<View>> {
         views.get(key).cloned()
     }
 
-    fn change_received(_: &HashMap<K, Arc<View>>) -> Option<Instant> {
+    fn change_received(_: &ViewsByKey<K>) -> Option<Instant> {
         None
     }
 
-    fn forget_gone_sets(views: &HashMap<K, Arc<View>>) {
+    fn forget_gone_sets(views: &ViewsByKey<K>) {
         views.values().for_each(|view| view.forget_gone_sets());
     }
 }
