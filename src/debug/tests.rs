@@ -29,6 +29,7 @@ use crate::version::VERSION;
 use crate::view::{ProxyKind, ViewKey};
 
 mod mesh;
+mod page_json;
 mod proxies;
 mod requests;
 
