@@ -165,3 +165,43 @@ impl<K: Key> Mesh for NodeMesh<K> {
         views.values().for_each(|view| view.forget_gone_sets());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    static TYPES: [ServedType; 1] = [ServedType::CLUSTER];
+
+    #[test]
+    fn the_key_is_found_in_the_node_which_must_have_an_id() {
+        let mesh = NodeMesh::new(&TYPES, |node| node.cluster.to_owned());
+        let identify = |node: Option<&[u8]>| mesh.identify(node, Ipv4Addr::LOCALHOST.into());
+        // Fields 1 and 2 of a Node.
+        let (id, key) = identify(Some(b"\x0a\x04edge\x12\x04shop")).unwrap();
+        assert_eq!((id.name(), &*key), ("edge", "shop"));
+        assert!(identify(None).unwrap_err().contains("must carry a node"));
+        assert!(identify(Some(b"\x12\x04shop")).unwrap_err().contains("must have an id"));
+        assert!(identify(Some(b"\x0a\x04ed")).is_err());
+        let long = vec![0; MAX_NODE + 1];
+        assert!(identify(Some(&long)).unwrap_err().contains("of at most"));
+    }
+
+    #[test]
+    fn each_key_has_a_view_of_its_own_from_when_it_is_set() {
+        let views = NodeViews::new("test", &TYPES, |node| node.cluster.to_owned());
+        let followed = views.views.subscribe();
+        let view = |key: &str| {
+            let snapshot = followed.borrow().clone();
+            snapshot.and_then(|views| NodeMesh::view(&views, &key.to_owned()))
+        };
+        assert!(view("shop").is_none());
+        views.set("shop".to_owned(), View::new([Arc::default()]));
+        let shop = view("shop").unwrap();
+        assert!(view("edge").is_none());
+        views.set("edge".to_owned(), View::new([Arc::default()]));
+        assert!(view("edge").is_some());
+        assert!(Arc::ptr_eq(&shop, &view("shop").unwrap()), "it stays as it is");
+    }
+}
