@@ -12,11 +12,11 @@ const KEPT: u64 = 1024;
 /// Bits of the milliseconds in a place: 34 years.
 const TIME_BITS: u32 = 40;
 
-/// The last [`KEPT`] generations.
+/// The last `KEPT` generations.
 #[derive(Debug)]
 pub struct GenerationTimes {
     began: (Instant, SystemTime),
-    /// A generation's place is its remainder by [`KEPT`]. In it: how often the places have been used up
+    /// A generation's place is its remainder by `KEPT`. In it: how often the places have been used up
     /// before, so that an older generation is less than a newer one, and milliseconds since the start, plus
     /// one. Zero for none.
     places: Box<[AtomicU64]>,
