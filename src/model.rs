@@ -21,9 +21,7 @@ mod traffic_policy;
 mod unserved;
 
 pub use about::{About, Labels, TargetPort};
-pub use change::{
-    Action, Change, ENDPOINTS_PREFIX, Node, ObjectRef, Scope, SourceEvent, WatchId,
-};
+pub use change::{Action, Change, ENDPOINTS_PREFIX, Node, ObjectRef, Scope, SourceEvent, WatchId};
 pub use differences::{Difference, Differences};
 pub use endpoint::{Endpoint, EndpointSlice, EndpointState, SlicePort, SlicesOfService, Subset};
 pub use export_to::ExportTo;

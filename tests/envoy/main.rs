@@ -10,6 +10,7 @@ use pilothouse_testkit as harness;
 mod bound;
 mod captured;
 mod changes;
+mod convergence;
 mod doctor;
 mod flags;
 mod inbound;
