@@ -34,7 +34,8 @@ async fn rows_rejections_and_departures_are_seen() {
     let shut = manifests::http_service("shut", 9080, ["127.0.1.3"]);
     mesh.put("shut", &shut.replace("port: 80}", &format!("port: {}}}", taken.port())));
     let row = ".rows .row.rejected";
-    browser.shows(row, &["REJECTED", "LDS", "1 ✕"]).await;
+    browser.shows(row, &["REJECTED"]).await;
+    browser.shows(&format!("{row} .type:nth-child(5)"), &["REJECTED", "1 ✕", "1 NACK"]).await;
     browser.shows(".rows .row[aria-rowindex='2']", &["REJECTED"]).await;
     browser.shows("#summary", &["REJECTED\u{a0}1"]).await;
     browser.screenshot("proxies-rejected", true).await;
