@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::model::{Change, Model, ServiceKey};
 use crate::names::ResourceType;
 use crate::snapshot::{Snapshot, View};
-use crate::view::{ViewKey, ViewRegistry, ViewRequest};
+use crate::view::{ViewKey, ViewLimits, ViewRegistry, ViewRequest};
 
 mod address_claims;
 mod alias_index;
@@ -83,6 +83,7 @@ pub struct Publisher {
     views: BuiltViews,
     /// Requests for views that are not built yet, in the order in which they came.
     pending_requests: VecDeque<(ViewRequest, Arc<ViewKey>)>,
+    view_limits: ViewLimits,
     view_registry: Arc<ViewRegistry>,
     metrics: Arc<Metrics>,
     models: watch::Sender<Model>,
@@ -95,6 +96,7 @@ impl Publisher {
     pub fn new(
         domain: &str,
         timing: Timing,
+        view_limits: ViewLimits,
         view_registry: Arc<ViewRegistry>,
         metrics: Arc<Metrics>,
     ) -> (Self, watch::Receiver<Model>, watch::Receiver<Option<Arc<Snapshot>>>) {
@@ -106,7 +108,8 @@ impl Publisher {
             pace: Pace::new(timing.pace),
             removal_delay: timing.linger,
             builder: SnapshotBuilder::new(domain),
-            view_assigner: ViewAssigner::new(view_registry.limits()),
+            view_assigner: ViewAssigner::new(view_limits),
+            view_limits,
             views: BuiltViews::default(),
             pending_requests: VecDeque::new(),
             view_registry,

@@ -21,7 +21,7 @@ use discovery::{NAMES, check, resource, well_formed};
 use http::{HeaderMap, HeaderValue, Response};
 use input::Input;
 use libfuzzer_sys::fuzz_target;
-use pilothouse::ads::grpc::messages::{MessageFeed, MessageReceiver, grpc_messages};
+use pilothouse_xds_server::grpc::messages::{MessageFeed, MessageReceiver, grpc_messages};
 use pilothouse_xds::session::{Session, SessionLimits};
 use pilothouse::names::ResourceType;
 use pilothouse_xds::FrameBuilder;
@@ -59,7 +59,7 @@ enum End {
 impl Served {
     fn new(stream: u32, frames: &Arc<FrameBuilder>) -> Self {
         let delta = stream / 2 % 2 == 1;
-        let (feed, requests) = grpc_messages(MAX_MESSAGE);
+        let (feed, requests) = grpc_messages(MAX_MESSAGE, "the limit");
         let limits = SessionLimits { names: 8, types: 6 };
         let session = Session::new(delta, ResourceType::TABLE, None, limits, Arc::default(), frames.clone(), 0);
         Self { delta, feed, requests, session, unsent: Vec::new(), came: 0, taken: 0 }

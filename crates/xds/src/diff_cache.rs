@@ -26,9 +26,10 @@ struct CachedDiff {
 impl DiffCache {
     fn with_entry<T>(&self, older: &Arc<TypeSet>, update: impl FnOnce(&mut CachedDiff) -> T) -> T {
         let mut diffs = self.lock();
-        if !diffs.contains_key(&older.id()) {
-            forget_gone(&mut diffs);
+        if let Some(entry) = diffs.get_mut(&older.id()) {
+            return update(entry);
         }
+        forget_gone(&mut diffs);
         let new = || CachedDiff {
             older: Arc::downgrade(older),
             diff: Arc::default(),

@@ -254,10 +254,12 @@ impl Session {
             .with_role(Role::Target)
             .any(|index| self.types[index.0].is_adding(view.set(index)));
         let referrers_first = self.rounds_waited > MAX_ROUNDS && !targets_warming;
-        for pass in [true, false] {
+        // Whether a pass is the one of the referrers that go first.
+        let passes: &[bool] = if referrers_first { &[true, false] } else { &[false] };
+        for pass in passes {
             for at in 0..self.table.len() {
                 let (index, role) = (TypeIndex(at), self.table[at].role);
-                if pass != (referrers_first && role == Role::Referrer) {
+                if *pass != (referrers_first && role == Role::Referrer) {
                     continue;
                 }
                 let state = &self.types[at];

@@ -35,15 +35,25 @@ impl PendingResources {
         self.all || !self.changes.is_empty() || !self.names.is_empty()
     }
 
+    /// Nothing is pending, and nothing is known of what the client has.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.is_any() && !self.adds
+    }
+
     /// Adds what was sent earlier, before what is here.
     pub(super) fn prepend(&mut self, earlier: Self) {
         self.all |= earlier.all;
         self.adds |= earlier.adds;
-        self.names.extend(earlier.names);
-        let own = std::mem::replace(&mut self.changes, earlier.changes);
-        self.changes.extend(own);
-        let ids = |change: &SetChange| (change.from.id(), change.to.id());
-        self.changes.dedup_by_key(|change| ids(change));
+        if !earlier.names.is_empty() {
+            self.names.extend(earlier.names);
+        }
+        if !earlier.changes.is_empty() {
+            let own = std::mem::replace(&mut self.changes, earlier.changes);
+            self.changes.extend(own);
+        }
+        if self.changes.len() > 1 {
+            self.changes.dedup_by_key(|change| (change.from.id(), change.to.id()));
+        }
     }
 
     /// Bounds what accumulates while a client does not acknowledge.

@@ -18,6 +18,7 @@ const SHARED_NAMES: usize = 16;
 
 impl TypeState {
     /// Whether something that this stream is subscribed to differs between what was sent and `now`.
+    #[inline]
     pub(super) fn is_behind(&self, traits: TypeTraits, now: &Arc<TypeSet>) -> bool {
         let Some(sent) = &self.sent else { return false };
         if !self.open || sent.id() == now.id() || sent.version() == now.version() {
@@ -92,6 +93,15 @@ impl TypeState {
         let behind = self.is_behind(traits, now);
         if !behind {
             self.skip_to(now);
+        }
+        if !behind
+            && !self.must_respond
+            && self.requested.is_empty()
+            && self.warming.is_empty()
+            && self.removed_while_disconnected.is_empty()
+        {
+            // Most types, most of the time.
+            return None;
         }
         let mut pending = std::mem::take(&mut self.requested);
         pending.prepend(std::mem::take(&mut self.warming));

@@ -1,0 +1,42 @@
+//! Who the proxies are, and the status of their streams, which
+//! [`pilothouse_xds_server::proxies`] keeps.
+
+use std::sync::Arc;
+
+use pilothouse_xds_server::Identity;
+pub use pilothouse_xds_server::proxies::{SyncState, TypeStatus};
+
+use crate::view::ViewKey;
+
+/// Keys and values, by key.
+pub type Labels = Arc<[(Box<str>, Box<str>)]>;
+
+/// What the first request says about the proxy.
+#[derive(Clone, Debug)]
+pub struct ProxyIdentity {
+    /// `node.id` as sent.
+    pub node_id: Arc<str>,
+    /// `pod.namespace` for a sidecar or router, else the node id: what people search for.
+    pub name: Arc<str>,
+    pub cluster: Arc<str>,
+    pub view: ViewKey,
+    /// `user_agent_name/version`, empty if not said.
+    pub user_agent: Arc<str>,
+    /// `region/zone/subzone` without empty tails.
+    pub locality: Arc<str>,
+    /// Not the proxy itself: `pilothouse doctor` or the sidecar's agent acts in its name.
+    pub probe: bool,
+    /// Of its pod (metadata `LABELS`), a few KiB at most.
+    pub labels: Labels,
+}
+
+impl Identity for ProxyIdentity {
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+pub type Proxies = pilothouse_xds_server::Proxies<ProxyIdentity, ViewKey>;
+pub type ProxyStatus = pilothouse_xds_server::proxies::ProxyStatus<ProxyIdentity, ViewKey>;
+pub type Registration = pilothouse_xds_server::proxies::Registration<ProxyIdentity, ViewKey>;
+pub type XdsStream = pilothouse_xds_server::proxies::XdsStream<ProxyIdentity, ViewKey>;
