@@ -105,8 +105,13 @@ impl Browser {
 
     /// Waits until what fits the selector has all of these texts in it.
     pub(crate) async fn shows(&self, selector: &str, texts: &[&str]) {
+        self.comes_to_show(SHOWN, selector, texts).await;
+    }
+
+    /// The same of what depends on more than the page and its server.
+    pub(crate) async fn comes_to_show(&self, deadline: Duration, selector: &str, texts: &[&str]) {
         let what = format!("{selector} to show {texts:?}");
-        eventually(SHOWN, &what, async || {
+        eventually(deadline, &what, async || {
             let text = self.text(selector).await;
             match texts.iter().find(|part| !text.contains(**part)) {
                 None => Ok(()),

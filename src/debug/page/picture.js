@@ -107,7 +107,8 @@ export function picturePage(main) {
       if (item.what === "ack") travel.go("ack", line, true, 2);
       if (item.what === "nack") travel.go("nack", line, true, 2);
     }
-    for (const item of items) log.prepend(entry(item));
+    const inTime = [...items].sort((a, b) => (a.at ?? "~").localeCompare(b.at ?? "~"));
+    for (const item of inTime) log.prepend(entry(item));
     while (log.children.length > LOGGED) log.lastElementChild.remove();
   }
 
