@@ -20,6 +20,7 @@ pub mod node;
 pub type AdsServer = pilothouse_xds_server::AdsServer<IstioMesh>;
 pub type ServerContext = pilothouse_xds_server::ServerContext<IstioMesh>;
 pub use pilothouse_xds_server::ServerLimits;
+pub use pilothouse_xds_server::stream::{OnDemandRequest, OnDemandTypes};
 
 /// The mesh of Istio's proxies, and of standalone Envoys.
 #[derive(Debug)]

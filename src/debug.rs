@@ -28,14 +28,18 @@ use crate::readiness::Conditions;
 use crate::snapshot::Snapshot;
 use crate::source::health::Health;
 
+mod client_status;
 mod clients;
 mod config_dump;
+mod csds;
 mod endpoints;
 mod find;
 mod guard;
 mod index;
 mod live;
 pub mod monitoring;
+mod node_matcher;
+mod over_ads;
 pub mod page;
 mod parameters;
 mod proxies;
@@ -47,6 +51,7 @@ mod services;
 mod status;
 mod syncz;
 
+pub use over_ads::OverAds;
 use parameters::Parameters;
 pub use replica::{instance, replica};
 use response_writer::{HandlerPool, ResponseWriter};
@@ -240,11 +245,30 @@ impl IntoResponse for DebugError {
     }
 }
 
-/// The debug port: the page, `/debug…` and `/ready`.
-pub fn router(state: DebugState) -> Router {
+/// The debug port: the page, `/debug…` and `/ready`, and by gRPC CSDS, health and reflection.
+///
+/// # Errors
+/// The descriptors for reflection do not decode.
+pub fn router(state: DebugState) -> Result<Router, tonic_reflection::server::Error> {
+    pool_router(&HandlerPool::new(state))
+}
+
+/// The debug port, and the same for those who ask on an xDS stream.
+///
+/// # Errors
+/// The descriptors for reflection do not decode.
+pub fn router_and_over_ads(
+    state: DebugState,
+) -> Result<(Router, OverAds), tonic_reflection::server::Error> {
+    let pool = HandlerPool::new(state);
+    let router = pool_router(&pool)?;
+    Ok((router.clone(), OverAds::new(pool, router)))
+}
+
+fn pool_router(pool: &HandlerPool) -> Result<Router, tonic_reflection::server::Error> {
     // The process begins to count from here on.
     instance();
-    let address = state.address;
+    let address = pool.state.address;
     let mut router = Router::new();
     for page in &HANDLERS {
         let respond = move |State(pool): State<HandlerPool>, uri: Uri| async move {
@@ -272,13 +296,14 @@ pub fn router(state: DebugState) -> Router {
             let said = format!("There is no page {:?}. /debug lists all pages.\n", uri.path());
             (StatusCode::NOT_FOUND, said)
         })
-        .with_state(HandlerPool::new(state));
+        .with_state(pool.clone())
+        .merge(csds::router(pool.clone())?);
     // An IPv4 address in IPv6 form is the same loopback.
     let router = match address.to_canonical().is_loopback() {
         true => router.layer(middleware::from_fn(guard::local_hosts_only)),
         false => router,
     };
-    router.layer(middleware::from_fn(guard::add_headers))
+    Ok(router.layer(middleware::from_fn(guard::add_headers)))
 }
 
 /// A moment as RFC 3339 in UTC, always with milliseconds.

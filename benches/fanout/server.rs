@@ -48,6 +48,7 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
         proxies: Arc::new(Proxies::new(ResourceType::TABLE)),
         metrics: metrics.server.clone(),
         limits: ServerLimits { starting: options.starting, ..ServerLimits::default() },
+        on_demand: None,
         shutdown: shutdown.clone(),
     });
     let server = AdsServer::new(shared, Duration::from_secs(30))

@@ -1,6 +1,6 @@
 //! What keeps web pages in an operator's own browser out, and what a browser may make of an answer.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -44,6 +44,12 @@ pub(super) async fn local_hosts_only(request: Request, next: Next) -> Response {
             (StatusCode::FORBIDDEN, said).into_response()
         }
     }
+}
+
+/// Whether a peer of another port may read what the debug pages show: one on this machine may, and where
+/// the pages are open to other machines (`address`, of their listener) everybody may.
+pub(super) fn may_read(peer: IpAddr, address: IpAddr) -> bool {
+    peer.to_canonical().is_loopback() || !address.to_canonical().is_loopback()
 }
 
 /// A host that the request names and that is not local. There are several places to name one: the

@@ -74,7 +74,7 @@ impl Fixture {
             domain: "cluster.local".into(),
             address: "127.0.0.1".parse().unwrap(),
         };
-        let debug = router(state.clone());
+        let debug = router(state.clone()).unwrap();
         let monitoring = monitoring::router(monitoring::MonitoringState {
             readiness,
             registry: Arc::new(registry),

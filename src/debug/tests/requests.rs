@@ -197,7 +197,7 @@ async fn the_host_is_checked_wherever_loopback_is_meant() {
         ("10.0.0.7", StatusCode::OK),
     ] {
         let address = address.parse().unwrap();
-        let pages = router(DebugState { address, ..fixture.state.clone() });
+        let pages = router(DebugState { address, ..fixture.state.clone() }).unwrap();
         let (status, _) = get_from(&pages, "/debug/syncz", "istio-pilot:8080").await;
         assert_eq!(status, expected, "{address}");
     }

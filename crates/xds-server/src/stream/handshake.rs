@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 
+use super::on_demand::OnDemandStream;
 use super::{
     Admitted, AdsStream, LeaseOf, Method, Peer, ServerContext, SnapshotSignal, StreamContext,
     StreamOf, going_away, leased_view, malformed, reassigned,
@@ -22,6 +23,12 @@ use crate::admission::rate_limiter::RateLimiter;
 use crate::grpc::messages::MessageReceiver;
 use crate::mesh::Mesh;
 
+/// What a stream is, by its first request.
+pub(super) enum Begun<M: Mesh> {
+    Proxy(Box<AdsStream<M>>),
+    OnDemand(Box<OnDemandStream<M>>),
+}
+
 /// Returns the stream once its view is built; `None` if the client ended it without a request.
 pub(super) async fn handshake<M: Mesh>(
     context: Arc<StreamContext<M>>,
@@ -29,7 +36,7 @@ pub(super) async fn handshake<M: Mesh>(
     peer: Peer,
     stream: Arc<StreamOf<M>>,
     mut requests: MessageReceiver,
-) -> Result<Option<Box<AdsStream<M>>>, Status> {
+) -> Result<Option<Begun<M>>, Status> {
     let mut signal = context.signal.clone();
     let registered = context.streams.register(&stream, &peer.handle, &peer.account);
     let server = &context.server;
@@ -47,6 +54,12 @@ pub(super) async fn handshake<M: Mesh>(
     let Some(first) = first else { return Ok(None) };
     // While the view is built only the bytes are kept, not what they decode to.
     registered.set_own_bytes(first.len());
+    if let Some(types) = server.on_demand.clone().filter(|types| types.begins_with(&first, method))
+    {
+        let (context, address) = (context.clone(), peer.address);
+        let stream = OnDemandStream::new(context, types, address, registered, requests, first)?;
+        return Ok(Some(Begun::OnDemand(Box::new(stream))));
+    }
     let address = peer.address.ip().to_canonical();
     let (identity, view_request) = identify(&server.mesh, first.clone(), method.delta, address)?;
 
@@ -96,7 +109,7 @@ pub(super) async fn handshake<M: Mesh>(
         context,
     });
     started.handle_request(first)?;
-    Ok(Some(started))
+    Ok(Some(Begun::Proxy(started)))
 }
 
 /// Who sends a stream's first request, and the view that it requests.
