@@ -31,6 +31,7 @@ pub mod yaml;
 
 pub mod source;
 
+pub mod changes;
 pub mod model;
 
 pub mod translate;

@@ -2,6 +2,8 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
+use fantoccini::Locator;
+
 use crate::browser::{Browser, SHOWN};
 use crate::harness::envoy::{Envoy, Sample, Wire};
 use crate::harness::{eventually, manifests, places, same};
@@ -48,6 +50,20 @@ async fn rows_rejections_and_departures_are_seen() {
     browser.click(".rejection button").await;
     browser.shows(".resource pre", &["\"portValue\"", &taken.port().to_string()]).await;
     browser.shows(".browser .names", &["127.0.0.1_9080"]).await;
+
+    // What it did and said is listed, the NACK with its words.
+    browser
+        .shows("main", &["The last responses and answers", "response ↓", "✓ ACK", "✕ NACK"])
+        .await;
+    // The change that it rejects has a straggler.
+    let own = browser.run("return location.hash", vec![]).await;
+    browser.show("#/changes?search=shut").await;
+    browser
+        .shows(".rows .row.stale", &["Service", "default/shut", "1 of 2", "sample-0.default"])
+        .await;
+    browser.screenshot("changes-straggler", true).await;
+    browser.show(own.as_str().unwrap()).await;
+    browser.shows(".rejection", &["Address already in use"]).await;
 
     // One that goes is gone from its page and from the list.
     sidecar.process.kill();
