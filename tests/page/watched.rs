@@ -104,6 +104,16 @@ async fn an_edit_is_seen_to_travel() {
     browser.shows(".log li:nth-child(n + 7)", &["a new snapshot was published"]).await;
     assert_eq!(browser.count(".travel .mark").await, 0);
 
+    // And in the list of changes, with who has it.
+    browser.show("#/changes").await;
+    let first = ".rows .row[aria-rowindex='2']";
+    let change = ["EndpointSlice", "default/reviews-1", "applied", "✓ all 2"];
+    browser.shows(first, &change).await;
+    browser.screenshot("changes", true).await;
+    let search = browser.client.find(Locator::Css(".filter input")).await.unwrap();
+    search.send_keys("nothing-of-this-name").await.unwrap();
+    browser.shows(".list", &["No change fits this search."]).await;
+
     browser.show("#/services/default/reviews").await;
     browser
         .shows(
