@@ -31,6 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("escape", &[]),
     ("exposition", &[]),
     ("http_server", &["door"]),
+    ("local_host", &[]),
     ("logging", &["escape", "output", "parts"]),
     ("output", &[]),
     ("parts", &[]),
@@ -140,7 +141,21 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // The operator's, likewise; the page of the debug port is handed to it by whoever starts it.
-    ("operator", &["causes", "escape", "flags", "kubeconfig", "output", "well_known"]),
+    (
+        "operator",
+        &[
+            "causes",
+            "door",
+            "escape",
+            "flags",
+            "http_server",
+            "kubeconfig",
+            "local_host",
+            "output",
+            "signals",
+            "well_known",
+        ],
+    ),
     (
         "cli",
         &[
@@ -163,6 +178,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "app",
             "cli",
+            "debug",
             "door",
             "logging",
             "operator",

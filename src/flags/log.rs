@@ -19,6 +19,7 @@ const PARTS: &[&str] = &[
     "flags",
     "http_server",
     "kubeconfig",
+    "local_host",
     "logging",
     "metrics",
     "model",
