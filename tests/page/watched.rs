@@ -109,7 +109,7 @@ async fn an_edit_is_seen_to_travel() {
     let first = ".rows .row[aria-rowindex='2']";
     let change = ["EndpointSlice", "default/reviews-1", "applied", "✓ all 2"];
     browser.shows(first, &change).await;
-    browser.screenshot("changes", true).await;
+    browser.screenshot("changes", false).await;
     let search = browser.client.find(Locator::Css(".filter input")).await.unwrap();
     search.send_keys("nothing-of-this-name").await.unwrap();
     browser.shows(".list", &["No change fits this search."]).await;
