@@ -105,7 +105,7 @@ async fn an_edit_is_seen_to_travel() {
     assert_eq!(browser.count(".travel .mark").await, 0);
 
     // And in the list of changes, with who has it.
-    browser.show("#/changes").await;
+    browser.show("#/changes?search=reviews-1").await;
     let first = ".rows .row[aria-rowindex='2']";
     let change = ["EndpointSlice", "default/reviews-1", "applied", "✓ all 2"];
     browser.shows(first, &change).await;
