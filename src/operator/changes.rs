@@ -74,6 +74,7 @@ impl ChangesArgs {
         });
         if !print::document(&self.output, &document)? {
             match changes.is_empty() {
+                true if asked.answers.is_empty() => {}
                 true => output::say("No changes found."),
                 false => {
                     let wide = self.output.output == Some(OutputFormat::Wide);
