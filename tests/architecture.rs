@@ -19,10 +19,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("version", &[]),
     ("descriptors", &[]),
     ("model", &["names", "well_known"]),
+    ("changes", &["model"]),
     ("source", &["causes", "kubeconfig", "model", "names", "yaml"]),
     ("translate", &["model", "names", "view", "well_known"]),
     ("snapshot", &["view"]),
-    ("publish", &["model", "translate", "snapshot", "view", "names", "metrics"]),
+    ("publish", &["changes", "model", "translate", "snapshot", "view", "names", "metrics"]),
     // Of any process.
     ("causes", &[]),
     ("readiness", &[]),
@@ -42,6 +43,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "debug",
         &[
+            "changes",
             "descriptors",
             "exposition",
             "model",

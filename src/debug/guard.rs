@@ -1,5 +1,7 @@
 //! What keeps web pages in an operator's own browser out, and what a browser may make of an answer.
 
+use std::net::IpAddr;
+
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
@@ -44,4 +46,10 @@ pub(super) async fn local_hosts_only(request: Request, next: Next) -> Response {
             (StatusCode::FORBIDDEN, said).into_response()
         }
     }
+}
+
+/// Whether a peer of another port may read what the debug pages show: one on this machine may, and where
+/// the pages are open to other machines (`address`, of their listener) everybody may.
+pub(super) fn may_read(peer: IpAddr, address: IpAddr) -> bool {
+    peer.to_canonical().is_loopback() || !address.to_canonical().is_loopback()
 }

@@ -8,6 +8,7 @@ const PARTS: &[&str] = &[
     "ads",
     "app",
     "causes",
+    "changes",
     "cli",
     "debug",
     "descriptors",
