@@ -28,6 +28,7 @@ use crate::ads::{
 use crate::debug::monitoring::{self, MonitoringState};
 use crate::debug::{self, DebugState, OverAds};
 use crate::door::{self, LimitedListener, descriptors};
+use crate::events::EventReporter;
 use crate::http_server;
 use crate::metrics::Metrics;
 use crate::metrics::scrape::Scrape;
@@ -89,6 +90,8 @@ pub struct ControlPlaneConfig {
     pub timing: Timing,
     pub limits: ServerLimits,
     pub view_limits: ViewLimits,
+    /// Whether to write Kubernetes Events; only with an API server as the source.
+    pub events: bool,
     pub keepalive: Duration,
     pub shutdown_timeout: Duration,
 }
@@ -190,6 +193,17 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         let (health, snapshots) = (health.clone(), snapshots.clone());
         |stop| startup.watch(health, snapshots, stop)
     };
+    let reporter = match &config.source {
+        SourceConfig::Kube(kube) if config.events => Some(EventReporter {
+            context: kube.context.clone(),
+            proxies: proxies.clone(),
+            model: models.clone(),
+            snapshot: snapshots.clone(),
+            metrics: metrics.clone(),
+            domain: config.domain.as_str().into(),
+        }),
+        SourceConfig::Kube(_) | SourceConfig::Files(_) => None,
+    };
     let listeners = [&grpc, &http, &monitoring].map(LimitedListener::stats);
     let started = SystemTime::now();
     registry.register_collector(Box::new(Scrape {
@@ -201,6 +215,7 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         domain: config.domain.as_str().into(),
         started,
         listeners: listeners.clone().into(),
+        memory_limit: memory::limit(),
     }));
     let monitoring_state = MonitoringState { readiness, registry: Arc::new(registry), started };
 
@@ -215,6 +230,9 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         }
     });
     parts.add("publisher", CancellationToken::new(), |stop| publisher.run(queued_changes, stop));
+    if let Some(reporter) = reporter {
+        parts.add("events", CancellationToken::new(), |stop| reporter.run(stop));
+    }
     parts.add("debug pages", CancellationToken::new(), |stop| {
         http_server::serve_with_grpc(http, debug, stop)
     });

@@ -183,6 +183,11 @@ pub struct Serve {
     #[arg(long, env = "PILOTHOUSE_WATCH_NODES", help_heading = "Kubernetes")]
     pub watch_nodes: bool,
 
+    /// Tell of configuration that a proxy rejects and of ports that cannot be served by Kubernetes
+    /// Events (needs the right to create and patch them: manifests/events)
+    #[arg(long, env = "PILOTHOUSE_EVENTS", help_heading = "Kubernetes")]
+    pub events: bool,
+
     /// How long one watch request lasts, 1s to 290s: within this and 5 s a dead connection is noticed
     /// [default: 30s]
     #[arg(

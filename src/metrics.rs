@@ -26,6 +26,7 @@ use prometheus_client::registry::Registry;
 use crate::model::Change;
 use crate::names::ResourceType;
 
+mod process;
 pub mod scrape;
 
 /// All counters and histograms. Every method is a few atomic operations or one short lock.
@@ -40,6 +41,32 @@ pub struct Metrics {
     snapshot_seconds: Histogram,
     probes: Counter,
     views_refused: Counter,
+    events: [Counter; EventOutcome::ALL.len()],
+}
+
+/// What became of something that was to be told by a Kubernetes Event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventOutcome {
+    /// The API server has it.
+    Written,
+    /// Left out: too many about one object, or in all.
+    Limited,
+    /// Left out: the API server does not keep up.
+    Dropped,
+    /// The API server refused it, or could not be reached.
+    Failed,
+    /// Left out: no endpoint says that the peer is the pod that it claims to be.
+    Unverified,
+}
+
+impl EventOutcome {
+    const ALL: [(Self, &'static str); 5] = [
+        (Self::Written, "written"),
+        (Self::Limited, "limited"),
+        (Self::Dropped, "dropped"),
+        (Self::Failed, "failed"),
+        (Self::Unverified, "unverified"),
+    ];
 }
 
 impl Metrics {
@@ -54,6 +81,7 @@ impl Metrics {
             snapshot_seconds: latency_histogram(),
             probes: Counter::default(),
             views_refused: Counter::default(),
+            events: Default::default(),
         });
         registry.register_collector(Box::new(metrics.clone()));
         metrics
@@ -67,6 +95,11 @@ impl Metrics {
     /// A proxy needed one view more than there may be.
     pub fn view_refused(&self) {
         self.views_refused.inc();
+    }
+
+    /// Something was told by a Kubernetes Event, or was not.
+    pub fn event(&self, outcome: EventOutcome) {
+        self.events[outcome as usize].inc();
     }
 
     /// A snapshot was published, and building it took this long.
@@ -225,6 +258,16 @@ impl Collector for Metrics {
             "pilothouse_peer_memory_bytes",
             "Memory charged to connected peers: requests, subscriptions, unsent answers",
             server.peer_bytes.clone(),
+        )?;
+        families.labelled(
+            "pilothouse_events",
+            "What was to be told by Kubernetes Events (--events), by what became of it",
+            MetricType::Counter,
+            "result",
+            EventOutcome::ALL
+                .iter()
+                .zip(&self.events)
+                .map(|((_, name), counter)| (*name, counter.clone())),
         )
     }
 }

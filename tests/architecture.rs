@@ -28,6 +28,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("readiness", &[]),
     ("door", &[]),
     ("escape", &[]),
+    ("exposition", &[]),
     ("http_server", &["door"]),
     ("logging", &["escape", "output", "parts"]),
     ("output", &[]),
@@ -41,6 +42,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "debug",
         &[
             "descriptors",
+            "exposition",
             "model",
             "names",
             "proxies",
@@ -52,12 +54,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "events",
+        &["causes", "escape", "kubeconfig", "metrics", "model", "names", "proxies", "snapshot"],
+    ),
+    (
         "app",
         &[
             "ads",
             "debug",
             "descriptors",
             "door",
+            "events",
             "http_server",
             "metrics",
             "names",
@@ -83,6 +90,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "causes",
             "descriptors",
             "door",
+            "exposition",
             "flags",
             "http_server",
             "names",

@@ -80,6 +80,7 @@ impl Serve {
                 peer_memory: self.max_peer_memory.unwrap_or_else(memory::half_of_limit),
             },
             view_limits: ViewLimits { views: self.max_views, per_peer: self.max_views_per_peer },
+            events: self.events,
             keepalive: self.keepalive,
             shutdown_timeout: self.shutdown_timeout,
         })
@@ -99,6 +100,7 @@ impl Serve {
             (self.context.is_some(), "--context (PILOTHOUSE_CONTEXT)"),
             (self.endpoints.is_some(), "--endpoints (PILOTHOUSE_ENDPOINTS)"),
             (self.watch_nodes, "--watch-nodes (PILOTHOUSE_WATCH_NODES)"),
+            (self.events, "--events (PILOTHOUSE_EVENTS)"),
             (self.watch_timeout.is_some(), "--watch-timeout (PILOTHOUSE_WATCH_TIMEOUT)"),
         ];
         match given.into_iter().find(|(given, _)| *given) {
@@ -128,6 +130,9 @@ impl fmt::Display for Serve {
                 write!(f, "source=kube endpoints={:?}", self.endpoints())?;
                 if self.watch_nodes {
                     write!(f, " watch-nodes")?;
+                }
+                if self.events {
+                    write!(f, " events")?;
                 }
                 write!(f, " watch-timeout={:?}", self.watch_timeout())?;
                 if let Some(context) = &self.context {

@@ -13,6 +13,8 @@ const PARTS: &[&str] = &[
     "descriptors",
     "door",
     "escape",
+    "events",
+    "exposition",
     "flags",
     "http_server",
     "kubeconfig",

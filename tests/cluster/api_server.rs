@@ -16,6 +16,7 @@ use crate::common::{Process, free_port, get, json, repository, until};
 use crate::harness::Kubectl;
 
 mod controllers;
+mod events;
 mod injected;
 mod zones;
 

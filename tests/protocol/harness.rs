@@ -53,6 +53,7 @@ impl Server {
             timing: Timing { pace: Duration::from_millis(5), linger: Duration::from_millis(5) },
             limits: ServerLimits::default(),
             view_limits: ViewLimits::default(),
+            events: false,
             keepalive: Duration::from_secs(30),
             shutdown_timeout: PATIENCE,
         };

@@ -1,6 +1,6 @@
 //! The open xDS streams and their status: which proxy, and what it was sent and has acknowledged.
 //!
-//! Each stream registers itself and is the one writer of its entry; the debug pages and metrics read.
+//! Each stream registers itself and is the one writer of its entry; whoever shows the status reads.
 //! The status is a few counters a type and shared pointers to what was sent, never a list of names of
 //! its own, so ten thousand proxies cost little.
 
@@ -84,7 +84,7 @@ impl<I: Clone, K> Clone for ProxyStatus<I, K> {
     }
 }
 
-/// An open stream, ADS or of a single type.
+/// An open stream, ADS or of a single type: `I` is who the proxy is, `K` the key of its view.
 #[derive(Debug)]
 pub struct XdsStream<I, K> {
     /// Unique within the process.
