@@ -63,6 +63,10 @@ impl Mesh for IstioMesh {
         snapshot.views.get(key).cloned()
     }
 
+    fn generation(snapshot: &Snapshot) -> u64 {
+        snapshot.generation
+    }
+
     fn change_received(snapshot: &Snapshot) -> Option<Instant> {
         snapshot.since
     }

@@ -167,6 +167,7 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         health: health.clone(),
         model: models.clone(),
         snapshot: snapshots.clone(),
+        changes: publisher.change_log(),
         readiness: readiness.clone(),
         domain: config.domain.as_str().into(),
         address: config.http_addr.ip(),

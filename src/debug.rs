@@ -22,20 +22,25 @@ use axum::routing::get;
 use prost_reflect::prost_types::Timestamp;
 use tokio::sync::watch;
 
+use crate::changes::ChangeLog;
 use crate::model::Model;
 use crate::proxies::Proxies;
 use crate::readiness::Conditions;
 use crate::snapshot::Snapshot;
 use crate::source::health::Health;
 
+mod changes;
 mod client_status;
 mod clients;
 mod config_dump;
+mod convergence;
 mod csds;
 mod endpoints;
 mod find;
 mod guard;
+mod history;
 mod index;
+mod lagging;
 mod live;
 pub mod monitoring;
 mod node_matcher;
@@ -66,6 +71,7 @@ pub struct DebugState {
     pub health: Arc<Health>,
     pub model: watch::Receiver<Model>,
     pub snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
+    pub changes: Arc<ChangeLog>,
     /// Shared with the monitoring port, so that both say the same.
     pub readiness: Conditions,
     /// The cluster's DNS domain, usually `cluster.local`.
@@ -100,7 +106,7 @@ struct DebugHandler {
 }
 
 /// All pages, in the order of the index.
-static HANDLERS: [DebugHandler; 11] = [
+static HANDLERS: [DebugHandler; 13] = [
     DebugHandler {
         path: "/debug/syncz",
         parameters: &["namespace", "proxyID"],
@@ -161,6 +167,20 @@ static HANDLERS: [DebugHandler; 11] = [
         parameters: &[],
         help: "The watches that all this comes from, and the objects that were left out.",
         handler: status::sourcez,
+    },
+    DebugHandler {
+        path: "/debug/changes",
+        parameters: &["search", "offset", "limit"],
+        help: "The last 1,000 changes of the source: when each was seen and published, how many \
+               proxies have it, and which have not.",
+        handler: changes::changes,
+    },
+    DebugHandler {
+        path: "/debug/convergence",
+        parameters: &["kind", "namespace", "name", "resource_version", "generation"],
+        help: "Is a change everywhere: which generation has it (kind=, namespace=, name=, \
+               resource_version=), and which proxies have a generation (generation=).",
+        handler: convergence::convergence,
     },
     DebugHandler {
         path: "/debug/list",

@@ -31,6 +31,7 @@ pub mod yaml;
 
 pub mod source;
 
+pub mod changes;
 pub mod model;
 
 pub mod translate;
@@ -54,6 +55,7 @@ pub mod door;
 pub mod escape;
 pub mod exposition;
 pub mod http_server;
+pub mod local_host;
 pub mod logging;
 pub mod output;
 pub mod parts;

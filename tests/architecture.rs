@@ -19,10 +19,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("version", &[]),
     ("descriptors", &[]),
     ("model", &["names", "well_known"]),
+    ("changes", &["model"]),
     ("source", &["causes", "kubeconfig", "model", "names", "yaml"]),
     ("translate", &["model", "names", "view", "well_known"]),
     ("snapshot", &["view"]),
-    ("publish", &["model", "translate", "snapshot", "view", "names", "metrics"]),
+    ("publish", &["changes", "model", "translate", "snapshot", "view", "names", "metrics"]),
     // Of any process.
     ("causes", &[]),
     ("readiness", &[]),
@@ -30,6 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("escape", &[]),
     ("exposition", &[]),
     ("http_server", &["door"]),
+    ("local_host", &[]),
     ("logging", &["escape", "output", "parts"]),
     ("output", &[]),
     ("parts", &[]),
@@ -41,6 +43,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "debug",
         &[
+            "changes",
             "descriptors",
             "exposition",
             "model",
@@ -138,7 +141,21 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // The operator's, likewise; the page of the debug port is handed to it by whoever starts it.
-    ("operator", &["causes", "escape", "flags", "kubeconfig", "output", "well_known"]),
+    (
+        "operator",
+        &[
+            "causes",
+            "door",
+            "escape",
+            "flags",
+            "http_server",
+            "kubeconfig",
+            "local_host",
+            "output",
+            "signals",
+            "well_known",
+        ],
+    ),
     (
         "cli",
         &[
@@ -161,6 +178,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "app",
             "cli",
+            "debug",
             "door",
             "logging",
             "operator",

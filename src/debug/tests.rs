@@ -28,6 +28,7 @@ use crate::snapshot::{Resource, TypeSet, View};
 use crate::version::VERSION;
 use crate::view::{ProxyKind, ViewKey};
 
+mod changes;
 mod mesh;
 mod page_json;
 mod proxies;
@@ -70,6 +71,7 @@ impl Fixture {
             health,
             model: model_seen,
             snapshot: snapshot_seen,
+            changes: Arc::default(),
             readiness: readiness.clone(),
             domain: "cluster.local".into(),
             address: "127.0.0.1".parse().unwrap(),

@@ -33,6 +33,7 @@ use crate::metrics::ServerMetrics;
 use crate::proxies::{Registration, XdsStream};
 use crate::view_registry::{ViewLease, ViewWatch};
 
+mod acknowledged;
 mod context;
 mod handshake;
 mod on_demand;
@@ -40,6 +41,7 @@ mod record_status;
 pub(crate) mod registry;
 mod stall_detector;
 
+use acknowledged::ToldGenerations;
 pub use context::{ServerContext, ServerLimits};
 pub(crate) use context::{SnapshotSignal, StreamContext};
 use handshake::{Begun, handshake};
@@ -227,6 +229,7 @@ struct AdsStream<M: Mesh> {
     requests: MessageReceiver,
     signal: watch::Receiver<SnapshotSignal>,
     session: Session,
+    generations: ToldGenerations,
     view: Arc<View>,
     /// Keeps the view built.
     lease: LeaseOf<M>,
@@ -276,6 +279,7 @@ impl<M: Mesh> AdsStream<M> {
                     continue;
                 }
                 self.caught_up = true;
+                self.tell_generations();
             }
             match ready!(self.poll_event(context))? {
                 Event::Handled => {}
@@ -362,15 +366,17 @@ impl<M: Mesh> AdsStream<M> {
             return Err(going_away());
         }
         self.last_event = Instant::now();
-        let (since, view) = match &*self.context.server.snapshots.borrow() {
-            Some(snapshot) => {
-                (M::change_received(snapshot), leased_view::<M>(snapshot, &self.lease))
-            }
+        let (since, newest) = match &*self.context.server.snapshots.borrow() {
+            Some(snapshot) => (
+                M::change_received(snapshot),
+                leased_view::<M>(snapshot, &self.lease).map(|view| (view, M::generation(snapshot))),
+            ),
             None => (None, None),
         };
         self.change_received = since.filter(|_| is_new);
-        if let Some(view) = view {
+        if let Some((view, generation)) = newest {
             self.view = view;
+            self.session.set_generation(generation);
         }
         Ok(())
     }

@@ -46,7 +46,8 @@ async fn the_index_links_every_page_that_there_is() {
     }
     for page in &HANDLERS {
         let status = fixture.get(page.path).await.0;
-        let about_one = ["/debug/config_dump", "/debug/edsz"].contains(&page.path);
+        let about_one =
+            ["/debug/config_dump", "/debug/convergence", "/debug/edsz"].contains(&page.path);
         let expected = if about_one { StatusCode::BAD_REQUEST } else { StatusCode::OK };
         assert_eq!(status, expected, "{}", page.path);
         let with_slash = fixture.get(&format!("{}/?pretty", page.path)).await;
@@ -64,8 +65,10 @@ async fn list_names_all_pages_but_itself() {
         fixture.json("/debug/list").await,
         json!([
             "adsz",
+            "changes",
             "config_dump",
             "connections",
+            "convergence",
             "edsz",
             "endpointShardz",
             "endpointz",

@@ -16,12 +16,12 @@ use tonic::Status;
 use super::on_demand::OnDemandStream;
 use super::{
     Admitted, AdsStream, LeaseOf, Method, Peer, ServerContext, SnapshotSignal, StreamContext,
-    StreamOf, going_away, leased_view, malformed, reassigned,
+    StreamOf, ToldGenerations, going_away, leased_view, malformed, reassigned,
 };
 use crate::admission::PermitHolder;
 use crate::admission::rate_limiter::RateLimiter;
 use crate::grpc::messages::MessageReceiver;
-use crate::mesh::Mesh;
+use crate::mesh::{Identity, Mesh};
 
 /// What a stream is, by its first request.
 pub(super) enum Begun<M: Mesh> {
@@ -71,14 +71,15 @@ pub(super) async fn handshake<M: Mesh>(
     }
     let lease = server.view_registry.lease(view_request);
     server.mesh.proxy_connected(&identity, method.delta);
+    let is_probe = identity.is_probe();
     stream.update(|status| {
         status.identity = Some(identity);
         status.assigned = Some(Arc::new(lease.watch()));
     });
-    let view = wait_for_view(server, &mut signal, &lease).await?;
+    let (view, generation) = wait_for_view(server, &mut signal, &lease).await?;
 
     static STREAMS: AtomicU64 = AtomicU64::new(0);
-    let session = Session::new(
+    let mut session = Session::new(
         method.delta,
         server.mesh.types(),
         method.only,
@@ -87,6 +88,7 @@ pub(super) async fn handshake<M: Mesh>(
         server.frames.clone(),
         nonce_seed(STREAMS.fetch_add(1, Ordering::Relaxed)),
     );
+    session.set_generation(generation);
     let holder = PermitHolder { address: peer.address.ip(), connection: peer.account.id() };
     let mut started = Box::new(AdsStream {
         stream,
@@ -94,6 +96,7 @@ pub(super) async fn handshake<M: Mesh>(
         requests,
         signal,
         session,
+        generations: ToldGenerations::new(generation, is_probe),
         view,
         reassigned: Box::pin(reassigned(lease.watch())),
         lease,
@@ -124,19 +127,21 @@ fn identify<M: Mesh>(
     identified.map_err(Status::invalid_argument)
 }
 
-/// The view once the publisher has assigned and built it.
+/// The view once the publisher has assigned and built it, and the generation that it is of.
 async fn wait_for_view<M: Mesh>(
     server: &ServerContext<M>,
     signal: &mut watch::Receiver<SnapshotSignal>,
     lease: &LeaseOf<M>,
-) -> Result<Arc<View>, Status> {
+) -> Result<(Arc<View>, u64), Status> {
     let mut watch = lease.watch();
     loop {
         if signal.borrow_and_update().shutting_down {
             return Err(going_away());
         }
-        let view =
-            server.snapshots.borrow().as_ref().and_then(|newest| leased_view::<M>(newest, lease));
+        let newest = server.snapshots.borrow().clone();
+        let view = newest.and_then(|newest| {
+            Some((leased_view::<M>(&newest, lease)?, M::generation(&newest)))
+        });
         if let Some(view) = view {
             return Ok(view);
         }
