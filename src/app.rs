@@ -22,21 +22,22 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::ads::server::AdsServer;
-use crate::ads::stream::{ServerContext, ServerLimits};
+use crate::ads::{AdsServer, IstioMesh, ServerContext, ServerLimits};
 use crate::debug::DebugState;
 use crate::debug::monitoring::{self, MonitoringState};
 use crate::door::{self, LimitedListener, descriptors};
+use crate::events::EventReporter;
 use crate::http_server;
 use crate::metrics::Metrics;
 use crate::metrics::scrape::Scrape;
+use crate::names::ResourceType;
 use crate::parts::{PartFailure, Parts};
 use crate::proxies::Proxies;
 use crate::publish::{Publisher, Timing};
 use crate::readiness::{Conditions, Guard};
 use crate::source::health::Health;
 use crate::source::{files, kube};
-use crate::view::ViewRegistry;
+use crate::view::{ViewLimits, ViewRegistry};
 
 pub mod memory;
 mod startup;
@@ -86,6 +87,9 @@ pub struct ControlPlaneConfig {
     pub monitoring_addr: SocketAddr,
     pub timing: Timing,
     pub limits: ServerLimits,
+    pub view_limits: ViewLimits,
+    /// Whether to write Kubernetes Events; only with an API server as the source.
+    pub events: bool,
     pub keepalive: Duration,
     pub shutdown_timeout: Duration,
 }
@@ -143,22 +147,28 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     let health = Arc::new(Health::default());
-    let proxies = Arc::new(Proxies::default());
-    let view_registry = Arc::new(ViewRegistry::new(config.limits.views));
+    let proxies = Arc::new(Proxies::new(ResourceType::TABLE));
+    let view_registry = Arc::new(ViewRegistry::default());
 
-    let (publisher, models, snapshots) =
-        Publisher::new(&config.domain, config.timing, view_registry.clone(), metrics.clone());
+    let (publisher, models, snapshots) = Publisher::new(
+        &config.domain,
+        config.timing,
+        config.view_limits,
+        view_registry.clone(),
+        metrics.clone(),
+    );
     let (changes, queued_changes) = mpsc::channel(MAX_QUEUED_CHANGES);
 
     let stop_streams = CancellationToken::new();
     let frames = Arc::new(FrameBuilder::new(&crate::version::control_plane_identifier()));
     let context = Arc::new(ServerContext {
+        mesh: IstioMesh { metrics: metrics.clone() },
         snapshots: snapshots.clone(),
         view_registry,
         interner: Arc::new(Interner::default()),
         frames: frames.clone(),
         proxies: proxies.clone(),
-        metrics: metrics.clone(),
+        metrics: metrics.server.clone(),
         limits: config.limits.clone(),
         shutdown: stop_streams.clone(),
     });
@@ -178,6 +188,17 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         domain: config.domain.as_str().into(),
         address: config.http_addr.ip(),
     };
+    let reporter = match &config.source {
+        SourceConfig::Kube(kube) if config.events => Some(EventReporter {
+            context: kube.context.clone(),
+            proxies: proxies.clone(),
+            model: models.clone(),
+            snapshot: snapshots.clone(),
+            metrics: metrics.clone(),
+            domain: config.domain.as_str().into(),
+        }),
+        SourceConfig::Kube(_) | SourceConfig::Files(_) => None,
+    };
     let listeners = [&grpc, &http, &monitoring].map(LimitedListener::stats);
     let started = SystemTime::now();
     registry.register_collector(Box::new(Scrape {
@@ -189,10 +210,12 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         domain: config.domain.as_str().into(),
         started,
         listeners: listeners.clone().into(),
+        memory_limit: memory::limit(),
     }));
     let monitoring_state = MonitoringState { readiness, registry: Arc::new(registry), started };
 
-    let server = AdsServer::new(context, crate::descriptors::encoded(), config.keepalive)?;
+    let server =
+        AdsServer::new(context, config.keepalive).with_reflection(crate::descriptors::encoded())?;
     let mut parts = Parts::default();
     parts.add("gRPC", stop_streams, |stop| server.run(grpc, stop));
     parts.add("source", CancellationToken::new(), |stop| async move {
@@ -202,6 +225,9 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         }
     });
     parts.add("publisher", CancellationToken::new(), |stop| publisher.run(queued_changes, stop));
+    if let Some(reporter) = reporter {
+        parts.add("events", CancellationToken::new(), |stop| reporter.run(stop));
+    }
     parts.add("debug pages", CancellationToken::new(), |stop| {
         http_server::serve(http, crate::debug::router(debug), stop)
     });

@@ -10,13 +10,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::flags;
 use crate::names;
+use crate::operator;
 use crate::sidecar::{agent, doctor, inject, iptables};
 use crate::source::kube;
 
 mod config;
 mod environment;
 
-pub use environment::{parse, unread_variables};
+pub use environment::{definition, parse, unread_variables};
 
 /// A small, very fast Pilot: the control plane that Envoys ask what the mesh looks like.
 #[derive(Debug, Parser)]
@@ -42,6 +43,19 @@ pub enum Command {
     Inject(Box<inject::InjectArgs>),
     #[command(after_help = IPTABLES_EXAMPLES)]
     Iptables(Box<iptables::IptablesArgs>),
+    /// Show which proxies have what, over all replicas of the control plane; or one proxy, or one service.
+    #[command(after_help = STATUS_EXAMPLES)]
+    Status(Box<operator::StatusArgs>),
+    /// Show the last changes of the mesh: when each was published, and which proxies have it.
+    #[command(after_help = CHANGES_EXAMPLES)]
+    Changes(Box<operator::ChangesArgs>),
+    /// Wait until every proxy that is connected has acknowledged a change.
+    #[command(after_help = WAIT_EXAMPLES)]
+    Wait(Box<operator::WaitArgs>),
+    #[command(after_help = COMPLETION_EXAMPLES)]
+    Completion(operator::CompletionArgs),
+    #[command(after_help = MAN_EXAMPLES)]
+    Man(operator::ManArgs),
 }
 
 const EXAMPLES: &str = "Examples:
@@ -76,6 +90,41 @@ const IPTABLES_EXAMPLES: &str = "Examples:
   pilothouse iptables --clean                         as if it had never run
 
 Lists are separated by commas. Flags and chains are Istio's; without flags everything is captured.";
+
+const STATUS_EXAMPLES: &str = "Examples:
+  pilothouse status                                   all proxies, what is wrong first
+  pilothouse status --state rejected -o wide          those that have rejected something
+  pilothouse status reviews-v1-7d9f.default           one proxy, with Envoy's words for what it rejected
+  pilothouse status --service default/reviews         one service, and who lags behind
+  pilothouse status --address 127.0.0.1:8080          of a server outside of a cluster
+
+Exit code: 0 every replica has answered, 1 one could not be asked, or what was asked about is not there.
+The right that it takes: get and list pods, and create pods/portforward, in the control plane's namespace.";
+
+const CHANGES_EXAMPLES: &str = "Examples:
+  pilothouse changes                       the last 20
+  pilothouse changes reviews --limit 100   those of objects with reviews in their name
+  pilothouse changes -o json               for programs, with all stragglers that are known
+
+Exit code: 0 every replica has answered, 1 one could not be asked.";
+
+const WAIT_EXAMPLES: &str = "Examples:
+  kubectl apply -f reviews.yaml && pilothouse wait service/reviews
+  pilothouse wait svc/reviews -n shop --timeout 10s
+  pilothouse wait endpointslice/reviews-x7k2p --resource-version 12345
+  pilothouse wait service/reviews --address 127.0.0.1:8080    of a server over manifests
+
+Exit code: 0 every connected proxy that should have it has acknowledged it, 1 some have not and are named,
+2 it cannot be told.";
+
+const COMPLETION_EXAMPLES: &str = "Examples:
+  source <(pilothouse completion bash)
+  pilothouse completion zsh > \"${fpath[1]}/_pilothouse\"
+  pilothouse completion fish > ~/.config/fish/completions/pilothouse.fish";
+
+const MAN_EXAMPLES: &str = "Examples:
+  pilothouse man | man -l -
+  pilothouse man /usr/local/share/man/man1";
 
 /// The kinds of source that are named by `--source`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -133,6 +182,11 @@ pub struct Serve {
     /// and watch nodes)
     #[arg(long, env = "PILOTHOUSE_WATCH_NODES", help_heading = "Kubernetes")]
     pub watch_nodes: bool,
+
+    /// Tell of configuration that a proxy rejects and of ports that cannot be served by Kubernetes
+    /// Events (needs the right to create and patch them: manifests/events)
+    #[arg(long, env = "PILOTHOUSE_EVENTS", help_heading = "Kubernetes")]
+    pub events: bool,
 
     /// How long one watch request lasts, 1s to 290s: within this and 5 s a dead connection is noticed
     /// [default: 30s]

@@ -34,14 +34,21 @@ mod endpoints;
 mod find;
 mod guard;
 mod index;
+mod live;
 pub mod monitoring;
+pub mod page;
 mod parameters;
+mod proxies;
+mod proxy;
 mod registry;
+mod replica;
 mod response_writer;
+mod services;
 mod status;
 mod syncz;
 
 use parameters::Parameters;
+pub use replica::{instance, replica};
 use response_writer::{HandlerPool, ResponseWriter};
 
 /// Istio's name for the one cluster that is watched, in every page that groups by cluster.
@@ -169,6 +176,16 @@ enum DebugError {
     Twice(String),
     #[error("{name}={value:?} is neither true nor false.")]
     NoFlag { name: &'static str, value: String },
+    #[error("{name}={value:?} is no number.")]
+    NoNumber { name: &'static str, value: String },
+    #[error("state={0:?} is no state: there are SYNCED, STALE, REJECTED and NOT SENT.")]
+    UnknownState(String),
+    #[error("No proxy {0:?} is connected to this replica; it may have gone, or be at another one.")]
+    Gone(String),
+    #[error("The proxy was sent no resource named {0:?}.")]
+    NotSent(String),
+    #[error("There is no Service {0:?}, and no EndpointSlice of it.")]
+    NoService(String),
     #[error(
         "You must provide a proxyID in the query string: the connection id of a proxy or a part of \
          it, as in /debug/config_dump?proxyID=productpage. /debug/connections lists them."
@@ -208,10 +225,14 @@ impl IntoResponse for DebugError {
             | Self::UnknownParameter { .. }
             | Self::Twice(_)
             | Self::NoFlag { .. }
+            | Self::NoNumber { .. }
+            | Self::UnknownState(_)
             | Self::NoProxyId
             | Self::Ambiguous { .. }
             | Self::UnknownType(_) => StatusCode::BAD_REQUEST,
-            Self::NotConnected(_) => StatusCode::NOT_FOUND,
+            Self::NotConnected(_) | Self::Gone(_) | Self::NotSent(_) | Self::NoService(_) => {
+                StatusCode::NOT_FOUND
+            }
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -219,8 +240,10 @@ impl IntoResponse for DebugError {
     }
 }
 
-/// The debug port: `/debug…` and `/ready`.
+/// The debug port: the page, `/debug…` and `/ready`.
 pub fn router(state: DebugState) -> Router {
+    // The process begins to count from here on.
+    instance();
     let address = state.address;
     let mut router = Router::new();
     for page in &HANDLERS {
@@ -236,7 +259,7 @@ pub fn router(state: DebugState) -> Router {
         Ok::<_, DebugError>(Html(index::index()))
     };
     let router = router
-        .route("/", get(index))
+        .merge(page::routes())
         .route("/debug", get(index))
         .route("/debug/", get(index))
         .route(
@@ -256,6 +279,11 @@ pub fn router(state: DebugState) -> Router {
         false => router,
     };
     router.layer(middleware::from_fn(guard::add_headers))
+}
+
+/// A moment as RFC 3339 in UTC, always with milliseconds.
+fn milliseconds(moment: SystemTime) -> String {
+    humantime::format_rfc3339_millis(moment).to_string()
 }
 
 /// A moment as RFC 3339 in UTC.

@@ -1,6 +1,8 @@
 //! Which cluster is meant: one choice for every command that asks an API server.
 
-use kube::config::{Config, KubeConfigOptions, KubeconfigError};
+use std::path::Path;
+
+use kube::config::{Config, KubeConfigOptions, Kubeconfig, KubeconfigError};
 
 /// The configuration of a client for the cluster that the operator means: by `--context` or `KUBECONFIG`
 /// if there is one of them, since that was said on purpose; else for the cluster that this runs in;
@@ -18,6 +20,20 @@ pub async fn choose(context: Option<&str>) -> Result<Config, KubeconfigError> {
             Config::from_kubeconfig(&KubeConfigOptions { context, ..Default::default() }).await
         }
     }
+}
+
+/// The same where a file may be named as well, which counts before everything else.
+///
+/// # Errors
+/// There is no such file, or it has no such context.
+pub async fn choose_from(
+    file: Option<&Path>,
+    context: Option<&str>,
+) -> Result<Config, KubeconfigError> {
+    let Some(file) = file else { return choose(context).await };
+    let context = context.map(str::to_owned);
+    let options = KubeConfigOptions { context, ..Default::default() };
+    Config::from_custom_kubeconfig(Kubeconfig::read_from(file)?, &options).await
 }
 
 /// Where the configuration comes from, for messages.

@@ -43,6 +43,7 @@ pub mod proxies;
 
 pub mod debug;
 pub mod descriptors;
+pub mod events;
 pub mod metrics;
 pub mod version;
 
@@ -50,6 +51,7 @@ pub mod version;
 pub mod causes;
 pub mod door;
 pub mod escape;
+pub mod exposition;
 pub mod http_server;
 pub mod logging;
 pub mod output;
@@ -61,6 +63,9 @@ pub mod app;
 
 // The other wing, which meets the control plane over the network only.
 pub mod sidecar;
+
+// The operator's, likewise.
+pub mod operator;
 
 pub mod cli;
 pub mod program;

@@ -13,126 +13,78 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pilothouse_xds_server::ServerMetrics;
+use pilothouse_xds_server::metrics::latency_histogram;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::model::Change;
 use crate::names::ResourceType;
 
+mod process;
 pub mod scrape;
 
 /// All counters and histograms. Every method is a few atomic operations or one short lock.
 #[derive(Debug)]
 pub struct Metrics {
-    by_type: [TypeMetrics; ResourceType::COUNT],
+    /// What the server counts.
+    pub server: Arc<ServerMetrics>,
     services: Counter,
     services_gone: Counter,
     endpoints: Counter,
-    convergence: Histogram,
     snapshots: Counter,
     snapshot_seconds: Histogram,
-    streams_opened: Counter,
-    streams_closed: Counter,
     probes: Counter,
-    waiting_streams: Gauge,
-    send_timeouts: Counter,
     views_refused: Counter,
-    connections_aged: Counter,
-    admission_timeouts: Counter,
-    connections_evicted: Counter,
-    peer_bytes: Gauge,
+    events: [Counter; EventOutcome::ALL.len()],
 }
 
-#[derive(Debug)]
-struct TypeMetrics {
-    pushes: Counter,
-    rejects: Counter,
-    expired_nonces: Counter,
-    requests: Counter,
-    push_bytes: Histogram,
-    push_seconds: Histogram,
-    ack_seconds: Histogram,
+/// What became of something that was to be told by a Kubernetes Event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventOutcome {
+    /// The API server has it.
+    Written,
+    /// Left out: too many about one object, or in all.
+    Limited,
+    /// Left out: the API server does not keep up.
+    Dropped,
+    /// The API server refused it, or could not be reached.
+    Failed,
+    /// Left out: no endpoint says that the peer is the pod that it claims to be.
+    Unverified,
+}
+
+impl EventOutcome {
+    const ALL: [(Self, &'static str); 5] = [
+        (Self::Written, "written"),
+        (Self::Limited, "limited"),
+        (Self::Dropped, "dropped"),
+        (Self::Failed, "failed"),
+        (Self::Unverified, "unverified"),
+    ];
 }
 
 impl Metrics {
     /// All metrics at zero, so that a rate over the first event is right.
     pub fn new(registry: &mut Registry) -> Arc<Self> {
-        let by_type = ResourceType::IN_ORDER.map(|_| TypeMetrics {
-            pushes: Counter::default(),
-            rejects: Counter::default(),
-            expired_nonces: Counter::default(),
-            requests: Counter::default(),
-            // Istio's boundaries, with what a small mesh needs below them.
-            push_bytes: Histogram::new([1e2, 1e3, 1e4, 1e5, 1e6, 4e6, 1e7, 4e7]),
-            push_seconds: latency_histogram(),
-            ack_seconds: latency_histogram(),
-        });
         let metrics = Arc::new(Self {
-            by_type,
+            server: Arc::new(ServerMetrics::new(ResourceType::TABLE)),
             services: Counter::default(),
             services_gone: Counter::default(),
             endpoints: Counter::default(),
-            convergence: latency_histogram(),
             snapshots: Counter::default(),
             snapshot_seconds: latency_histogram(),
-            streams_opened: Counter::default(),
-            streams_closed: Counter::default(),
             probes: Counter::default(),
-            waiting_streams: Gauge::default(),
-            send_timeouts: Counter::default(),
             views_refused: Counter::default(),
-            connections_aged: Counter::default(),
-            admission_timeouts: Counter::default(),
-            connections_evicted: Counter::default(),
-            peer_bytes: Gauge::default(),
+            events: Default::default(),
         });
         registry.register_collector(Box::new(metrics.clone()));
         metrics
-    }
-
-    /// A response of `bytes` (as encoded on the stream) was sent.
-    pub fn push_sent(&self, resource_type: ResourceType, bytes: usize) {
-        let metrics = self.type_metrics(resource_type);
-        metrics.pushes.inc();
-        metrics.push_bytes.observe(bytes as f64);
-    }
-
-    /// How long a response took from its cause (a snapshot or a request) to the connection.
-    pub fn observe_push_time(&self, resource_type: ResourceType, took: Duration) {
-        self.type_metrics(resource_type).push_seconds.observe(took.as_secs_f64());
-    }
-
-    /// A response was acknowledged, this long after it was handed to the connection.
-    pub fn observe_ack_time(&self, resource_type: ResourceType, took: Duration) {
-        self.type_metrics(resource_type).ack_seconds.observe(took.as_secs_f64());
-    }
-
-    /// A request arrived, whatever it means.
-    pub fn request_received(&self, resource_type: ResourceType) {
-        self.type_metrics(resource_type).requests.inc();
-    }
-
-    /// A request was a NACK.
-    pub fn nack_received(&self, resource_type: ResourceType) {
-        self.type_metrics(resource_type).rejects.inc();
-    }
-
-    /// A request carried the nonce of another response than the last.
-    pub fn stale_nonce_received(&self, resource_type: ResourceType) {
-        self.type_metrics(resource_type).expired_nonces.inc();
-    }
-
-    pub fn stream_opened(&self) {
-        self.streams_opened.inc();
-    }
-
-    pub fn stream_closed(&self) {
-        self.streams_closed.inc();
     }
 
     /// A stream was opened by a probe, not by a proxy.
@@ -140,60 +92,20 @@ impl Metrics {
         self.probes.inc();
     }
 
-    /// A stream waits to be admitted.
-    pub fn admission_queued(&self) {
-        self.waiting_streams.inc();
-    }
-
-    /// A stream that waited has been admitted, or has ended.
-    pub fn admission_dequeued(&self) {
-        self.waiting_streams.dec();
-    }
-
-    /// How many streams wait to be admitted.
-    pub fn waiting_streams(&self) -> i64 {
-        self.waiting_streams.get()
-    }
-
-    /// A proxy that had stopped reading was disconnected.
-    pub fn send_timed_out(&self) {
-        self.send_timeouts.inc();
-    }
-
-    /// A connection was ended because of its age.
-    pub fn connection_aged(&self) {
-        self.connections_aged.inc();
-    }
-
     /// A proxy needed one view more than there may be.
     pub fn view_refused(&self) {
         self.views_refused.inc();
     }
 
-    /// A stream was admitted without a permit, because it had waited for the longest allowed time.
-    pub fn admission_timed_out(&self) {
-        self.admission_timeouts.inc();
-    }
-
-    /// A connection was ended because it, or all of them, held too much memory.
-    pub fn connection_evicted(&self) {
-        self.connections_evicted.inc();
-    }
-
-    /// The memory charged to all peers now, bytes.
-    pub fn set_peer_bytes(&self, bytes: usize) {
-        self.peer_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    /// Something was told by a Kubernetes Event, or was not.
+    pub fn event(&self, outcome: EventOutcome) {
+        self.events[outcome as usize].inc();
     }
 
     /// A snapshot was published, and building it took this long.
     pub fn snapshot_published(&self, took: Duration) {
         self.snapshots.inc();
         self.snapshot_seconds.observe(took.as_secs_f64());
-    }
-
-    /// The response to a change of the source was handed to a proxy's connection, this long after the change.
-    pub fn observe_convergence(&self, took: Duration) {
-        self.convergence.observe(took.as_secs_f64());
     }
 
     /// A change of the source was received; a complete list counts once for each of its objects.
@@ -208,18 +120,16 @@ impl Metrics {
         };
         counter.inc_by(times as u64);
     }
-
-    fn type_metrics(&self, resource_type: ResourceType) -> &TypeMetrics {
-        &self.by_type[resource_type.index()]
-    }
 }
 
 impl Collector for Metrics {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut families = Families(encoder);
+        let server = &self.server;
         let by_type = || {
-            ResourceType::IN_ORDER
-                .map(|resource_type| (resource_type.short(), self.type_metrics(resource_type)))
+            ResourceType::IN_ORDER.map(|resource_type| {
+                (resource_type.short(), &server.by_type[resource_type.index()])
+            })
         };
         families.labelled(
             "pilot_xds_pushes",
@@ -275,7 +185,7 @@ impl Collector for Metrics {
             "pilot_proxy_convergence_time",
             "Seconds from a change in the source to its response being handed to a proxy's \
              connection",
-            self.convergence.clone(),
+            server.convergence.clone(),
         )?;
         families.labelled(
             "pilot_inbound_updates",
@@ -301,12 +211,12 @@ impl Collector for Metrics {
         families.single(
             "pilothouse_streams_opened",
             "xDS streams opened",
-            self.streams_opened.clone(),
+            server.streams_opened.clone(),
         )?;
         families.single(
             "pilothouse_streams_closed",
             "xDS streams ended, for whatever reason",
-            self.streams_closed.clone(),
+            server.streams_closed.clone(),
         )?;
         families.single(
             "pilothouse_probes",
@@ -317,12 +227,12 @@ impl Collector for Metrics {
         families.single(
             "pilothouse_waiting_streams",
             "xDS streams that wait for their turn to be brought into sync",
-            self.waiting_streams.clone(),
+            server.waiting_streams.clone(),
         )?;
         families.single(
             "pilothouse_send_timeouts",
             "Proxies disconnected because they had stopped reading",
-            self.send_timeouts.clone(),
+            server.send_timeouts.clone(),
         )?;
         families.single(
             "pilothouse_refused_views",
@@ -332,31 +242,34 @@ impl Collector for Metrics {
         families.single(
             "pilothouse_aged_connections",
             "Connections ended because of their age, so that proxies spread over the replicas",
-            self.connections_aged.clone(),
+            server.connections_aged.clone(),
         )?;
         families.single(
             "pilothouse_admissions_overdue",
             "Streams brought into sync without a turn because they had waited for 4 s",
-            self.admission_timeouts.clone(),
+            server.admission_timeouts.clone(),
         )?;
         families.single(
             "pilothouse_connections_evicted",
             "Connections ended because they held too much memory",
-            self.connections_evicted.clone(),
+            server.connections_evicted.clone(),
         )?;
         families.single(
             "pilothouse_peer_memory_bytes",
             "Memory charged to connected peers: requests, subscriptions, unsent answers",
-            self.peer_bytes.clone(),
+            server.peer_bytes.clone(),
+        )?;
+        families.labelled(
+            "pilothouse_events",
+            "What was to be told by Kubernetes Events (--events), by what became of it",
+            MetricType::Counter,
+            "result",
+            EventOutcome::ALL
+                .iter()
+                .zip(&self.events)
+                .map(|((_, name), counter)| (*name, counter.clone())),
         )
     }
-}
-
-/// From half a millisecond to Istio's thirty latency_histogram.
-fn latency_histogram() -> Histogram {
-    Histogram::new([
-        0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 5.0, 10.0, 30.0,
-    ])
 }
 
 /// A counter's number under its counter_value name: a gauge's line has nothing else.

@@ -55,12 +55,7 @@ impl ResourceType {
 
     /// The short name operators know, as in metrics labels.
     pub fn short(self) -> &'static str {
-        match self {
-            Self::Cluster => "cds",
-            Self::Endpoint => "eds",
-            Self::Listener => "lds",
-            Self::Route => "rds",
-        }
+        Self::TABLE[self.index()].short_name
     }
 }
 

@@ -13,6 +13,7 @@ use crate::app;
 use crate::cli::{self, Command, LogFormat, Serve};
 use crate::door::descriptors;
 use crate::logging::{self, Format, Logging};
+use crate::operator::{self, Outcome};
 use crate::output::{self, Unwritten};
 use crate::sidecar::{agent, doctor, inject, iptables};
 use crate::signals::Signals;
@@ -29,6 +30,35 @@ pub fn main() -> ExitCode {
         Command::Inject(arguments) => done(inject::run(&arguments)),
         Command::Iptables(arguments) => done(iptables::run(&arguments)),
         Command::Doctor(arguments) => doctor(&arguments),
+        Command::Status(arguments) => operate(arguments.run()),
+        Command::Changes(arguments) => operate(arguments.run()),
+        Command::Wait(arguments) => operate(arguments.run()),
+        Command::Completion(arguments) => done(operator::complete(&arguments, cli::definition())),
+        Command::Man(arguments) => done(operator::man(&arguments, cli::definition())),
+    }
+}
+
+/// A command of the operator's, whose outcome is the exit code.
+fn operate(command: impl Future<Output = Result<Outcome, Unwritten>>) -> ExitCode {
+    let cannot = ExitCode::from(Outcome::Unknown.exit_code());
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(problem) => {
+            output::eprint_line(format_args!("error: cannot start the runtime: {problem}"));
+            return cannot;
+        }
+    };
+    let ended = runtime.block_on(command);
+    // A name that is still looked up is not waited for.
+    runtime.shutdown_background();
+    match ended {
+        Ok(outcome) => ExitCode::from(outcome.exit_code()),
+        // As with any program in a pipe whose reader has gone.
+        Err(unwritten) if unwritten.is_unread() => ExitCode::FAILURE,
+        Err(unwritten) => {
+            output::eprint_line(format_args!("error: {unwritten}"));
+            cannot
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::model::{Change, Model, ServiceKey};
 use crate::names::ResourceType;
 use crate::snapshot::Snapshot;
-use crate::view::{ViewKey, ViewRegistry, ViewRequest};
+use crate::view::{ViewKey, ViewLimits, ViewRegistry, ViewRequest};
 
 mod address_claims;
 mod alias_index;
@@ -84,6 +84,7 @@ pub struct Publisher {
     views: BuiltViews,
     /// Requests for views that are not built yet, in the order in which they came.
     pending_requests: VecDeque<(ViewRequest, Arc<ViewKey>)>,
+    view_limits: ViewLimits,
     view_registry: Arc<ViewRegistry>,
     metrics: Arc<Metrics>,
     models: watch::Sender<Model>,
@@ -96,6 +97,7 @@ impl Publisher {
     pub fn new(
         domain: &str,
         timing: Timing,
+        view_limits: ViewLimits,
         view_registry: Arc<ViewRegistry>,
         metrics: Arc<Metrics>,
     ) -> (Self, watch::Receiver<Model>, watch::Receiver<Option<Arc<Snapshot>>>) {
@@ -107,7 +109,8 @@ impl Publisher {
             pace: Pace::new(timing.pace),
             removal_delay: timing.linger,
             builder: SnapshotBuilder::new(domain),
-            view_assigner: ViewAssigner::new(view_registry.limits()),
+            view_assigner: ViewAssigner::new(view_limits),
+            view_limits,
             views: BuiltViews::default(),
             pending_requests: VecDeque::new(),
             view_registry,

@@ -4,17 +4,14 @@
 //! routes also on the namespace whose short names it may use, endpoints on the zone and the node, and
 //! everything on what the namespace may see. A view is built only when a proxy requests it and shares
 //! everything that does not differ. What a proxy says of itself cannot be trusted without bound, so
-//! the number of views is limited, in all and for each address that proxies connect from. `registry`
-//! holds who requested which view.
+//! the number of views is limited, in all and for each address that proxies connect from.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-mod registry;
-
-pub use registry::{TooManyViews, ViewLease, ViewLimits, ViewRegistry, ViewRequest, ViewWatch};
+use thiserror::Error;
 
 /// How traffic gets to the proxy, hence which listeners it needs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -155,3 +152,44 @@ impl fmt::Display for ViewKey {
         Ok(())
     }
 }
+
+/// What a proxy says of itself that decides its view.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ViewRequest {
+    /// Without inbound ports: which services lead to the proxy is not the proxy's to say.
+    pub view: ViewKey,
+    /// The proxy's own addresses, by which its inbound ports are found. Empty for kinds without
+    /// inbound listeners.
+    pub addresses: Arc<[IpAddr]>,
+    /// Where it connects from: the views of each address are counted.
+    pub peer: Option<IpAddr>,
+}
+
+/// How many different views there may be; zero for no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ViewLimits {
+    pub views: usize,
+    /// Of proxies that connect from one address.
+    pub per_peer: usize,
+}
+
+/// Why a proxy gets no view.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum TooManyViews {
+    #[error(
+        "this proxy needs a view of its own (by its kind, listener, namespace, zone and inbound \
+         ports), and there are {limit} different ones already, which is the limit (--max-views)"
+    )]
+    InAll { limit: usize },
+    #[error(
+        "this proxy needs a view of its own (by its kind, listener, namespace, zone and inbound \
+         ports), and the proxies at {peer} have {limit} different ones already, which is the limit \
+         for one address (--max-views-per-peer)"
+    )]
+    OfPeer { peer: IpAddr, limit: usize },
+}
+
+/// Who requested which view.
+pub type ViewRegistry = pilothouse_xds_server::ViewRegistry<ViewRequest, ViewKey>;
+/// Keeps a view requested until dropped.
+pub type ViewLease = pilothouse_xds_server::view_registry::ViewLease<ViewRequest, ViewKey>;

@@ -8,7 +8,7 @@ use pilothouse::metrics::Metrics;
 use pilothouse::model::{Change, Scope};
 use pilothouse::publish::{Publisher, Timing};
 use pilothouse::snapshot::Snapshot;
-use pilothouse::view::{ViewRegistry, ViewRequest};
+use pilothouse::view::{ViewLimits, ViewRegistry, ViewRequest};
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
@@ -84,8 +84,13 @@ async fn measure(options: &Options) -> anyhow::Result<Scale> {
     });
     let timing = Timing { pace: Duration::ZERO, ..Timing::default() };
     let metrics = Metrics::new(&mut Registry::default());
-    let (publisher, _models, mut snapshots) =
-        Publisher::new("cluster.local", timing, view_registry.clone(), metrics);
+    let (publisher, _models, mut snapshots) = Publisher::new(
+        "cluster.local",
+        timing,
+        ViewLimits::default(),
+        view_registry.clone(),
+        metrics,
+    );
     let (changes, from_source) = mpsc::channel(64);
     tokio::spawn(publisher.run(from_source, CancellationToken::new()));
 

@@ -5,8 +5,7 @@ use std::io::BufRead;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use pilothouse::ads::server::AdsServer;
-use pilothouse::ads::stream::{ServerContext, ServerLimits};
+use pilothouse::ads::{AdsServer, IstioMesh, ServerContext, ServerLimits};
 use pilothouse::door::{ConnectionLimits, LimitedListener};
 use pilothouse::metrics::Metrics;
 use pilothouse::model::{Change, Scope};
@@ -14,7 +13,7 @@ use pilothouse::names::ResourceType;
 use pilothouse::proxies::Proxies;
 use pilothouse::publish::{Publisher, Timing};
 use pilothouse::snapshot::Snapshot;
-use pilothouse::view::ViewRegistry;
+use pilothouse::view::{ViewLimits, ViewRegistry};
 use pilothouse_xds::FrameBuilder;
 use pilothouse_xds::Interner;
 use prometheus_client::registry::Registry;
@@ -32,21 +31,27 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
     let metrics = Metrics::new(&mut Registry::default());
     let view_registry = Arc::new(ViewRegistry::default());
     let timing = Timing { pace: Duration::from_millis(options.pace), ..Timing::default() };
-    let (publisher, _models, snapshots) =
-        Publisher::new("cluster.local", timing, view_registry.clone(), metrics.clone());
+    let (publisher, _models, snapshots) = Publisher::new(
+        "cluster.local",
+        timing,
+        ViewLimits::default(),
+        view_registry.clone(),
+        metrics.clone(),
+    );
     let shutdown = CancellationToken::new();
     let shared = Arc::new(ServerContext {
+        mesh: IstioMesh { metrics: metrics.clone() },
         snapshots: snapshots.clone(),
         view_registry,
         interner: Arc::new(Interner::default()),
         frames: Arc::new(FrameBuilder::new("bench")),
-        proxies: Arc::new(Proxies::default()),
-        metrics,
+        proxies: Arc::new(Proxies::new(ResourceType::TABLE)),
+        metrics: metrics.server.clone(),
         limits: ServerLimits { starting: options.starting, ..ServerLimits::default() },
         shutdown: shutdown.clone(),
     });
-    let server =
-        AdsServer::new(shared, pilothouse::descriptors::encoded(), Duration::from_secs(30))?;
+    let server = AdsServer::new(shared, Duration::from_secs(30))
+        .with_reflection(pilothouse::descriptors::encoded())?;
     let (changes, from_source) = mpsc::channel(1024);
     let (listener, port) = runtime.block_on(async {
         let listener = process::listen()?;

@@ -21,11 +21,11 @@ use discovery::{NAMES, check, resource, well_formed};
 use http::{HeaderMap, HeaderValue, Response};
 use input::Input;
 use libfuzzer_sys::fuzz_target;
-use pilothouse::ads::grpc::messages::{MessageFeed, MessageReceiver, grpc_messages};
 use pilothouse::names::ResourceType;
 use pilothouse_http2::{Connection, ErrorCode, Event};
 use pilothouse_xds::session::{Session, SessionLimits};
 use pilothouse_xds::{FrameBuilder, TypeSet, View};
+use pilothouse_xds_server::grpc::messages::{MessageFeed, MessageReceiver, grpc_messages};
 
 /// `:method POST`, `:scheme http`, `:path /`
 const REQUEST: &[u8] = &[0x83, 0x86, 0x84];
@@ -58,7 +58,7 @@ enum End {
 impl Served {
     fn new(stream: u32, frames: &Arc<FrameBuilder>) -> Self {
         let delta = stream / 2 % 2 == 1;
-        let (feed, requests) = grpc_messages(MAX_MESSAGE);
+        let (feed, requests) = grpc_messages(MAX_MESSAGE, "the limit");
         let limits = SessionLimits { names: 8, types: 6 };
         let session = Session::new(
             delta,

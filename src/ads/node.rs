@@ -6,16 +6,13 @@ use std::sync::Arc;
 
 use pilothouse_xds::discovery_request::MalformedRequest;
 use pilothouse_xds::peer_text;
+use pilothouse_xds_server::node::Node;
 use serde::Deserialize;
 use thiserror::Error;
 
 use crate::names::{NodeId, NodeIdError, NodeType, PROBE_METADATA};
 use crate::proxies::{Labels, ProxyIdentity};
 use crate::view::{ProxyKind, Spared, ViewKey, ViewRequest};
-
-mod fields;
-
-use fields::Fields;
 
 /// Metadata of a node that its view depends on.
 const INTERCEPTION_MODE: &str = "INTERCEPTION_MODE";
@@ -78,7 +75,7 @@ pub enum NodeError {
 pub fn identify(node: Option<&[u8]>) -> Result<(ProxyIdentity, ViewRequest), NodeError> {
     let node = node.ok_or(NodeError::Missing)?;
     check_len("information", node.len(), MAX_NODE)?;
-    let node = Fields::read(node)?;
+    let node = Node::read(node)?;
     if node.id.is_empty() {
         return Err(NodeError::Missing);
     }
@@ -129,7 +126,7 @@ fn check_len(what: &'static str, len: usize, limit: usize) -> Result<(), NodeErr
 
 /// The addresses of the workload, sorted: the id's, and those of another family from the
 /// metadata, where invalid ones are ignored.
-fn own_addresses(node: &Fields<'_>, of_id: IpAddr) -> Result<Arc<[IpAddr]>, NodeError> {
+fn own_addresses(node: &Node<'_>, of_id: IpAddr) -> Result<Arc<[IpAddr]>, NodeError> {
     let listed = text(node, INSTANCE_IPS)?.unwrap_or_default();
     let listed = listed.split(',').filter_map(|one| one.trim().parse().ok());
     let all: BTreeSet<IpAddr> = std::iter::once(of_id)
@@ -141,7 +138,7 @@ fn own_addresses(node: &Fields<'_>, of_id: IpAddr) -> Result<Arc<[IpAddr]>, Node
 
 /// The ports that a sidecar without capture cannot bind, as Istio's agent says them: the text of a list
 /// of container ports. Anything else counts as no ports.
-fn spared(node: &Fields<'_>) -> Result<Spared, NodeError> {
+fn spared(node: &Node<'_>) -> Result<Spared, NodeError> {
     let privileged = text(node, UNPRIVILEGED_POD)?.as_deref() == Some("true");
     let ports = node.metadata(POD_PORTS)?.unwrap_or_default();
     check_len(POD_PORTS, ports.len(), MAX_PORTS_TEXT)?;
@@ -159,7 +156,7 @@ struct ContainerPort {
     protocol: String,
 }
 
-fn standalone(node: &Fields<'_>) -> Result<ProxyKind, NodeError> {
+fn standalone(node: &Node<'_>) -> Result<ProxyKind, NodeError> {
     let ProxyKind::Standalone { mut address, mut port } = ProxyKind::DEFAULT_STANDALONE else {
         return Ok(ProxyKind::DEFAULT_STANDALONE);
     };
@@ -182,14 +179,14 @@ fn standalone(node: &Fields<'_>) -> Result<ProxyKind, NodeError> {
 }
 
 /// A metadata field as text; a whole number counts as its digits, as YAML writers expect.
-fn text(node: &Fields<'_>, key: &'static str) -> Result<Option<String>, NodeError> {
+fn text(node: &Node<'_>, key: &'static str) -> Result<Option<String>, NodeError> {
     let Some(text) = node.metadata(key)? else { return Ok(None) };
     check_len(key, text.len(), MAX_VALUE)?;
     Ok(Some(text.into_owned()))
 }
 
 /// The first labels by key, as many as fit into [`LABEL_BYTES`].
-fn labels(node: &Fields<'_>) -> Result<Labels, MalformedRequest> {
+fn labels(node: &Node<'_>) -> Result<Labels, MalformedRequest> {
     let mut bytes = 0;
     let fits = |(key, value): &(&str, &str)| {
         bytes += key.len() + value.len();
@@ -199,7 +196,7 @@ fn labels(node: &Fields<'_>) -> Result<Labels, MalformedRequest> {
     Ok(kept.map(|(key, value)| (key.into(), value.into())).collect())
 }
 
-fn user_agent(node: &Fields<'_>) -> String {
+fn user_agent(node: &Node<'_>) -> String {
     let name = peer_text::cut(node.user_agent_name, MAX_SHOWN);
     if let Some((major, minor, patch)) = node.build_version {
         return format!("{name}/{major}.{minor}.{patch}");
@@ -213,7 +210,7 @@ fn user_agent(node: &Fields<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
-    use envoy_types::pb::envoy::config::core::v3::{BuildVersion, Locality, Node};
+    use envoy_types::pb::envoy::config::core::v3::{self as core, BuildVersion, Locality};
     use envoy_types::pb::envoy::r#type::v3::SemanticVersion;
     use envoy_types::pb::google::protobuf::value::Kind;
     use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
@@ -221,12 +218,12 @@ mod tests {
 
     use super::*;
 
-    fn node(id: &str, metadata: &[(&str, Kind)]) -> Node {
+    fn node(id: &str, metadata: &[(&str, Kind)]) -> core::Node {
         let fields = metadata
             .iter()
             .map(|(key, kind)| ((*key).to_owned(), Value { kind: Some(kind.clone()) }))
             .collect();
-        Node { id: id.to_owned(), metadata: Some(Struct { fields }), ..Default::default() }
+        core::Node { id: id.to_owned(), metadata: Some(Struct { fields }), ..Default::default() }
     }
 
     fn string(text: &str) -> Kind {
@@ -234,7 +231,7 @@ mod tests {
     }
 
     /// Who it is; what it needs is the same view.
-    fn identity(node: &Node) -> ProxyIdentity {
+    fn identity(node: &core::Node) -> ProxyIdentity {
         let (identity, need) = identify(Some(&node.encode_to_vec())).unwrap();
         assert_eq!(identity.view, need.view);
         identity
@@ -338,8 +335,8 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said() {
-        let error = |node: Option<&Node>| {
-            identify(node.map(Node::encode_to_vec).as_deref()).unwrap_err().to_string()
+        let error = |node: Option<&core::Node>| {
+            identify(node.map(core::Node::encode_to_vec).as_deref()).unwrap_err().to_string()
         };
         assert!(error(None).starts_with("missing node information"));
         assert!(error(Some(&node("", &[]))).starts_with("missing node information"));
@@ -374,7 +371,8 @@ mod tests {
     #[test]
     fn what_a_node_says_at_length_is_refused_or_cut() {
         let long = "\u{1}".repeat(100_000);
-        let error = |node: &Node| identify(Some(&node.encode_to_vec())).unwrap_err().to_string();
+        let error =
+            |node: &core::Node| identify(Some(&node.encode_to_vec())).unwrap_err().to_string();
         for metadata in [LISTEN_ADDRESS, LISTEN_PORT, NAMESPACE] {
             let error = error(&node("edge", &[(metadata, string(&long))]));
             assert!(error.contains(metadata) && error.contains("the limit is 1024"), "{error}");
@@ -390,7 +388,8 @@ mod tests {
         let huge = node("edge", &[("OTHER", string(&long.repeat(3)))]);
         assert!(error(&huge).ends_with("the limit is 262144"));
 
-        let talkative = Node { cluster: long.clone(), user_agent_name: long, ..node("edge", &[]) };
+        let talkative =
+            core::Node { cluster: long.clone(), user_agent_name: long, ..node("edge", &[]) };
         let got = identity(&talkative);
         assert!(got.cluster.len() <= MAX_SHOWN && got.user_agent.len() <= MAX_SHOWN);
         assert!(got.cluster.ends_with("(100000 bytes)"));

@@ -6,14 +6,17 @@ use std::fs;
 const GROUP_LIMITS: [&str; 2] =
     ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
 
-/// Half of the memory that the process may use, bytes: of its control group's limit, else of what
-/// the machine has. Never zero.
+/// Half of the memory that the process may use, bytes. Never zero.
 pub fn half_of_limit() -> usize {
+    usize::try_from(limit() / 2).unwrap_or(usize::MAX).max(1)
+}
+
+/// The memory that the process may use, bytes: its control group's limit, else what the machine has.
+pub fn limit() -> u64 {
     let machine = rustix::system::sysinfo();
     let machine = machine.totalram as u64 * u64::from(machine.mem_unit);
     let group = GROUP_LIMITS.iter().filter_map(|path| parse_limit(&fs::read_to_string(path).ok()?));
-    let all = group.chain([machine]).min().unwrap_or(machine);
-    usize::try_from(all / 2).unwrap_or(usize::MAX).max(1)
+    group.chain([machine]).min().unwrap_or(machine)
 }
 
 /// `None` for `max` and for what is no number.

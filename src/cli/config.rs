@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use pilothouse_xds::session::SessionLimits;
 
 use super::{Cli, Serve, Source};
-use crate::ads::stream::ServerLimits;
+use crate::ads::ServerLimits;
 use crate::app::{self, memory};
 use crate::flags::{or_any, or_forever};
 use crate::publish::Timing;
@@ -75,11 +75,12 @@ impl Serve {
                 streams_per_peer: self.max_streams_per_peer,
                 starting: self.max_starting,
                 connection_age: self.max_connection_age,
-                views: ViewLimits { views: self.max_views, per_peer: self.max_views_per_peer },
                 connections: or_any(self.max_connections),
                 connection_memory: self.max_connection_memory,
                 peer_memory: self.max_peer_memory.unwrap_or_else(memory::half_of_limit),
             },
+            view_limits: ViewLimits { views: self.max_views, per_peer: self.max_views_per_peer },
+            events: self.events,
             keepalive: self.keepalive,
             shutdown_timeout: self.shutdown_timeout,
         })
@@ -99,6 +100,7 @@ impl Serve {
             (self.context.is_some(), "--context (PILOTHOUSE_CONTEXT)"),
             (self.endpoints.is_some(), "--endpoints (PILOTHOUSE_ENDPOINTS)"),
             (self.watch_nodes, "--watch-nodes (PILOTHOUSE_WATCH_NODES)"),
+            (self.events, "--events (PILOTHOUSE_EVENTS)"),
             (self.watch_timeout.is_some(), "--watch-timeout (PILOTHOUSE_WATCH_TIMEOUT)"),
         ];
         match given.into_iter().find(|(given, _)| *given) {
@@ -128,6 +130,9 @@ impl fmt::Display for Serve {
                 write!(f, "source=kube endpoints={:?}", self.endpoints())?;
                 if self.watch_nodes {
                     write!(f, " watch-nodes")?;
+                }
+                if self.events {
+                    write!(f, " events")?;
                 }
                 write!(f, " watch-timeout={:?}", self.watch_timeout())?;
                 if let Some(context) = &self.context {

@@ -50,6 +50,11 @@ pub(super) fn read(arguments: &[OsString]) -> Result<Cli, clap::Error> {
     Ok(cli)
 }
 
+/// What the program takes, for whoever describes it.
+pub fn definition() -> Clap {
+    Cli::command()
+}
+
 fn prepared() -> Clap {
     Cli::command().mut_subcommands(|command| command.mut_args(prepare))
 }

@@ -41,7 +41,8 @@ pub(super) fn edsz(
     writer: &mut ResponseWriter,
 ) -> Result<(), DebugError> {
     let of = ResourceType::Endpoint;
-    let [_, status, ..] = find::one_stream(state, parameters)?.status().types;
+    let mut types = find::one_stream(state, parameters)?.status().types;
+    let status = std::mem::take(&mut types[of.index()]);
     writer.json(&Dump { configs: ResourcesOnly(&Section { of, status }) })
 }
 

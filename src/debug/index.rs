@@ -1,6 +1,6 @@
 //! `/debug`, the list of pages for people, and `/debug/list`, the same for programs.
 
-use super::{DebugError, DebugHandler, DebugState, HANDLERS, Parameters, ResponseWriter};
+use super::{DebugError, DebugHandler, DebugState, HANDLERS, Parameters, ResponseWriter, page};
 use crate::version::VERSION;
 
 /// The HTML page. Nothing in it comes from anybody else.
@@ -10,9 +10,11 @@ pub(super) fn index() -> String {
          <style>body {{ font-family: sans-serif; margin: 2em }} td {{ padding: .3em 1em .3em 0 }}\
          </style></head>\n<body><h1>Pilothouse {VERSION}</h1>\n\
          <p>Every page is JSON, on one line without <code>pretty</code>. \
-         <a href=\"/ready\">/ready</a> says whether proxies are served.</p>\n\
-         <table>\n<tr><th>page</th><th>parameters</th><th>says</th></tr>\n{}</table></body></html>\n",
-        HANDLERS.iter().map(row).collect::<String>()
+         <a href=\"/ready\">/ready</a> says whether proxies are served, and <a href=\"/\">the page</a> \
+         shows it all, live.</p>\n\
+         <table>\n<tr><th>page</th><th>parameters</th><th>says</th></tr>\n{}{}</table></body></html>\n",
+        HANDLERS.iter().map(row).collect::<String>(),
+        page::API.iter().map(template).collect::<String>()
     )
 }
 
@@ -22,6 +24,17 @@ fn row(page: &DebugHandler) -> String {
         "<tr><td><a href=\"{path}?pretty\">{path}</a></td><td>{}</td><td>{help}</td></tr>\n",
         parameters.join(", ")
     )
+}
+
+/// The same without a link where the path has parts to be filled in.
+fn template(page: &DebugHandler) -> String {
+    let DebugHandler { path, parameters, help, .. } = page;
+    match path.contains('{') {
+        true => {
+            format!("<tr><td>{path}</td><td>{}</td><td>{help}</td></tr>\n", parameters.join(", "))
+        }
+        false => row(page),
+    }
 }
 
 /// Without itself, as in Istio.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::rfc3339;
+use crate::exposition::{OPENMETRICS, PROMETHEUS_TEXT, to_prometheus_text, wants_openmetrics};
 use crate::readiness::Conditions;
 use crate::version::{REVISION, VERSION};
 
@@ -71,16 +72,19 @@ async fn live(State(state): State<MonitoringState>) -> Response {
     live_page(&state.readiness)
 }
 
-async fn metrics(State(state): State<MonitoringState>) -> Response {
+async fn metrics(State(state): State<MonitoringState>, headers: HeaderMap) -> Response {
     // Off the thread that answers probes: the collector walks all proxies and services.
     static SCRAPES: Semaphore = Semaphore::const_new(SCRAPES_AT_ONCE);
     let slot = SCRAPES.acquire().await;
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|one| one.to_str().ok());
+    let openmetrics = accepted.into_iter().any(wants_openmetrics);
     let made = tokio::task::spawn_blocking(move || {
         let _slot = slot;
         let mut page = String::new();
-        text::encode(&mut page, &state.registry).map(|()| page)
+        text::encode(&mut page, &state.registry)?;
+        Ok::<_, std::fmt::Error>(if openmetrics { page } else { to_prometheus_text(&page) })
     });
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let kind = if openmetrics { OPENMETRICS } else { PROMETHEUS_TEXT };
     match made.await {
         Ok(Ok(page)) => ([(header::CONTENT_TYPE, kind)], page).into_response(),
         Ok(Err(_)) | Err(_) => {

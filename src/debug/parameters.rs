@@ -3,13 +3,16 @@
 
 use std::collections::BTreeMap;
 
-use axum::extract::Query;
+use axum::extract::{Query, RawPathParams};
 use axum::http::Uri;
 
 use super::DebugError;
 
 /// Every page's.
 const PRETTY: &str = "pretty";
+/// Entries of a list that are given at once: if nothing is said, and at most.
+const LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1000;
 
 #[derive(Debug, Default)]
 pub(super) struct Parameters(BTreeMap<String, String>);
@@ -30,6 +33,23 @@ impl Parameters {
             }
         }
         Ok(Self(read))
+    }
+
+    /// The same and the parts of the path. No page has a parameter by the name of one of them.
+    pub(super) fn with_path(mut self, path: &RawPathParams) -> Self {
+        self.0.extend(path.iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
+        self
+    }
+
+    /// `offset` and `limit` of a list.
+    pub(super) fn range(&self) -> Result<(usize, usize), DebugError> {
+        let number = |name, default| match self.get(name) {
+            None => Ok(default),
+            Some(text) => {
+                text.parse().map_err(|_| DebugError::NoNumber { name, value: text.to_owned() })
+            }
+        };
+        Ok((number("offset", 0)?, number("limit", LIMIT)?.min(MAX_LIMIT)))
     }
 
     /// None if it is empty, as in a form that was not filled in.

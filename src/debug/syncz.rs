@@ -99,7 +99,7 @@ pub(super) fn syncz(
 fn sync_status(
     connection: &XdsStream,
     identity: &ProxyIdentity,
-    types: [TypeStatus; ResourceType::COUNT],
+    types: Box<[TypeStatus]>,
     view: Option<String>,
 ) -> SyncStatus {
     let mut nonces = Map::new();

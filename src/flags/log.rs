@@ -13,6 +13,8 @@ const PARTS: &[&str] = &[
     "descriptors",
     "door",
     "escape",
+    "events",
+    "exposition",
     "flags",
     "http_server",
     "kubeconfig",
@@ -20,6 +22,7 @@ const PARTS: &[&str] = &[
     "metrics",
     "model",
     "names",
+    "operator",
     "output",
     "parts",
     "program",
@@ -40,6 +43,13 @@ const PARTS: &[&str] = &[
 /// Parts that stood at the top before they were `sidecar`'s: who names them still means them.
 const OF_SIDECAR: [&str; 4] = ["agent", "doctor", "inject", "iptables"];
 
+/// Parts of which all or most stands in the crate of the server today: who names them means that too.
+const OF_SERVER: [(&str, &str); 3] = [
+    ("ads", "pilothouse_xds_server"),
+    ("door", "pilothouse_xds_server::listener"),
+    ("proxies", "pilothouse_xds_server::proxies"),
+];
+
 /// The crates that the program is made of, of which some log.
 const CRATES: &str = include_str!("../../Cargo.lock");
 
@@ -51,7 +61,7 @@ const CRATES: &str = include_str!("../../Cargo.lock");
 /// The directive that names neither.
 pub fn log_filter(text: &str) -> Result<String, String> {
     let directives = text.split(',').map(str::trim).filter(|directive| !directive.is_empty());
-    let directives: Vec<String> = directives.map(with_present_name).collect();
+    let directives: Vec<String> = directives.flat_map(with_present_names).collect();
     if directives.is_empty() {
         return Err("it must name a level (off, error, warn, info, debug or trace)".to_owned());
     }
@@ -79,14 +89,17 @@ pub fn log_filter(text: &str) -> Result<String, String> {
     Ok(format!("notify=off,{}", directives.join(",")))
 }
 
-/// The directive, with the name that a moved part has today.
-fn with_present_name(directive: &str) -> String {
+/// The directive, with the names that a moved part has today.
+fn with_present_names(directive: &str) -> Vec<String> {
     let rest = directive.strip_prefix("pilothouse::").unwrap_or_default();
     let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
-    match OF_SIDECAR.contains(&&rest[..end]) {
-        true => format!("pilothouse::sidecar::{rest}"),
-        false => directive.to_owned(),
+    let (part, below) = rest.split_at(end);
+    if OF_SIDECAR.contains(&part) {
+        return vec![format!("pilothouse::sidecar::{rest}")];
     }
+    let of_server = OF_SERVER.iter().find(|(moved, _)| *moved == part);
+    let of_server = of_server.map(|(_, present)| format!("{present}{below}"));
+    std::iter::once(directive.to_owned()).chain(of_server).collect()
 }
 
 /// Whether anything in the program may log by this name.
@@ -134,6 +147,30 @@ mod tests {
                        pilothouse::sidecar::doctor";
         assert_eq!(filter.as_deref(), Ok(present));
         assert!(log_filter("pilothouse::agents=debug").is_err());
+    }
+
+    #[test]
+    fn who_names_a_part_of_the_server_means_its_crate_too() {
+        let filter = log_filter("warn,pilothouse::ads=debug,pilothouse::door").unwrap();
+        let present = "notify=off,warn,pilothouse::ads=debug,pilothouse_xds_server=debug,\
+                       pilothouse::door,pilothouse_xds_server::listener";
+        assert_eq!(filter, present);
+        let below = log_filter("pilothouse::ads::http::connection_task=trace").unwrap();
+        assert!(below.ends_with(",pilothouse_xds_server::http::connection_task=trace"), "{below}");
+        // A filter holds for all targets that begin with its name, the crate's as well.
+        assert!(is_logged("warn,pilothouse=debug") && is_logged(&filter));
+        assert!(!is_logged("warn,pilothouse::source=debug"));
+    }
+
+    /// Whether something that the server's crate logs at the level debug passes the filter.
+    fn is_logged(filter: &str) -> bool {
+        use tracing_subscriber::layer::SubscriberExt as _;
+        let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap();
+        let subscriber = tracing_subscriber::registry().with(filter);
+        tracing::subscriber::with_default(
+            subscriber,
+            || tracing::enabled!(target: "pilothouse_xds_server::stream", tracing::Level::DEBUG),
+        )
     }
 
     #[test]

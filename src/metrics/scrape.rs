@@ -13,7 +13,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::sync::watch;
 
-use super::Families;
+use super::{Families, process};
 use crate::door::{ConnectionCounters, ListenerStats};
 use crate::logging;
 use crate::model::Model;
@@ -40,6 +40,23 @@ pub struct Scrape {
     /// When the process started.
     pub started: SystemTime,
     pub listeners: Vec<ListenerStats>,
+    /// Bytes of memory that the process may use.
+    pub memory_limit: u64,
+}
+
+/// The states that a proxy may be in as a whole, as labels, the worst last.
+const STATES: [&str; 4] = ["synced", "not_sent", "stale", "rejected"];
+
+/// The place in [`STATES`] of a stream whose types have these states: its worst. A type that is not
+/// subscribed to counts only where there is nothing else.
+fn worst_state(types: impl IntoIterator<Item = SyncState>) -> usize {
+    let rank = |state| match state {
+        SyncState::NotSent => None,
+        SyncState::Synced => Some(0),
+        SyncState::Stale => Some(2),
+        SyncState::Error => Some(3),
+    };
+    types.into_iter().filter_map(rank).max().unwrap_or(1)
 }
 
 /// The sums over all streams for one type.
@@ -66,6 +83,18 @@ impl Collector for Scrape {
             "process_start_time_seconds",
             "When the process started, seconds since 1970",
             ConstGauge::new(started.as_secs_f64()),
+        )?;
+        if let Some(bytes) = process::resident_bytes() {
+            families.single(
+                "process_resident_memory_bytes",
+                "Resident memory size in bytes",
+                ConstGauge::new(bytes),
+            )?;
+        }
+        families.single(
+            "pilothouse_memory_limit_bytes",
+            "Memory that the process may use: the limit of its control group, else what the machine has",
+            ConstGauge::new(self.memory_limit),
         )?;
         families.single(
             "pilothouse_log_lines_lost",
@@ -128,6 +157,7 @@ impl Scrape {
         let mut kinds =
             BTreeMap::from(["probe", "router", "sidecar", "standalone", "unknown"].map(|k| (k, 0)));
         let mut totals = [TypeTotals::default(); ResourceType::COUNT];
+        let mut states = [0_u64; STATES.len()];
         for connection in self.proxies.all() {
             let status = connection.status();
             let (version, kind) = match &status.identity {
@@ -139,6 +169,9 @@ impl Scrape {
             let known = versions.len() < MAX_VERSIONS || versions.contains_key(&version);
             *versions.entry(if known { version } else { "other".into() }).or_default() += 1;
             *kinds.entry(kind).or_default() += 1;
+            if kind != "probe" {
+                states[worst_state(status.types.iter().map(|one| one.state()))] += 1;
+            }
             for (status, totals) in status.types.iter().zip(&mut totals) {
                 match status.state() {
                     SyncState::Stale => {
@@ -164,6 +197,13 @@ impl Scrape {
             MetricType::Gauge,
             "kind",
             kinds.into_iter().map(|(kind, count): (_, i64)| (kind, ConstGauge::new(count))),
+        )?;
+        families.labelled(
+            "pilothouse_proxy_states",
+            "xDS streams of proxies open now, by the worst state among their types",
+            MetricType::Gauge,
+            "state",
+            STATES.iter().zip(states).map(|(state, count)| (*state, ConstGauge::new(count))),
         )?;
         let by_type = || {
             ResourceType::IN_ORDER
@@ -292,4 +332,22 @@ impl Scrape {
 /// Zero if the clock was set back meanwhile.
 fn age(then: SystemTime, now: SystemTime) -> Duration {
     now.duration_since(then).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_is_as_well_as_its_worst_type() {
+        use SyncState::{Error, NotSent, Stale, Synced};
+        for (types, wanted) in [
+            ([Synced, Synced, NotSent, NotSent], "synced"),
+            ([Synced, Stale, NotSent, Synced], "stale"),
+            ([Stale, Error, Synced, Synced], "rejected"),
+            ([NotSent; 4], "not_sent"),
+        ] {
+            assert_eq!(STATES[worst_state(types)], wanted, "{types:?}");
+        }
+    }
 }

@@ -33,7 +33,7 @@ impl Publisher {
                 Ok(view) => self.pending_requests.push_back((request, view)),
                 Err(refusal) => {
                     self.metrics.view_refused();
-                    self.view_registry.refuse(&request, refusal);
+                    self.view_registry.refuse(&request, &refusal.to_string());
                 }
             }
         }
@@ -84,7 +84,7 @@ impl Publisher {
 
     /// What nobody has is not kept at the cost of what somebody asks for.
     fn make_room(&mut self) {
-        let limit = self.view_registry.limits().views;
+        let limit = self.view_limits.views;
         if limit != 0 && self.views.len() >= limit {
             let unused = self.views.evict_unused();
             self.drop_views(&unused);

@@ -16,6 +16,7 @@ use pilothouse_testkit::envoy::{self, Sample, Wire};
 use pilothouse_testkit::{Process, free_port, get, json, repository, until};
 
 mod controllers;
+mod events;
 mod injected;
 mod zones;
 

@@ -10,6 +10,7 @@
 use pilothouse_testkit::fake_api_server as api;
 use pilothouse_testkit::kube_control_plane as pilot;
 
+mod events;
 mod line;
 mod lists;
 mod proxy;

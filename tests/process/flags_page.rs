@@ -13,7 +13,8 @@ const HEAD: &str = "\
 # Flags
 
 Every flag of `serve`, `agent` and `doctor` has an environment variable that stands in for it; the command
-line wins. `inject` and `iptables` take flags only, so that what they write depends on nothing else.
+line wins. `inject` and `iptables` take flags only, so that what they write depends on nothing else; so do the
+operator's commands (`status` and what follows), for which `KUBECONFIG` and `NO_COLOR` count.
 
 - An empty variable counts as not set. A variable `PILOTHOUSE_…` that nothing reads is warned of.
 - Yes and no may be written `1`, `true`, `yes`, `on`, `0`, `false`, `no`, `off`.
@@ -112,7 +113,10 @@ fn spelling(argument: &Arg) -> String {
         let names = argument.get_value_names().unwrap_or_default();
         names.first().map_or_else(|| argument.get_id().to_string(), ToString::to_string)
     };
-    let Some(long) = argument.get_long() else { return format!("-- {}…", value()) };
+    let several = matches!(argument.get_action(), ArgAction::Append);
+    let Some(long) = argument.get_long() else {
+        return if several { format!("-- {}…", value()) } else { value() };
+    };
     let short = argument.get_short().map(|short| format!("-{short}, ")).unwrap_or_default();
     match takes_value(argument) {
         true => format!("{short}--{long} {}", value()),

@@ -6,10 +6,11 @@ use std::time::Duration;
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
-use pilothouse::ads::stream::ServerLimits;
+use pilothouse::ads::ServerLimits;
 use pilothouse::app::{self, ControlPlane, ControlPlaneConfig, SourceConfig};
 use pilothouse::publish::Timing;
 use pilothouse::source::files;
+use pilothouse::view::ViewLimits;
 use pilothouse_testkit::manifests::{self, http_service};
 use pilothouse_testkit::xds_client;
 pub(crate) use pilothouse_testkit::xds_client::{
@@ -51,6 +52,8 @@ impl Server {
             monitoring_addr: any_port,
             timing: Timing { pace: Duration::from_millis(5), linger: Duration::from_millis(5) },
             limits: ServerLimits::default(),
+            view_limits: ViewLimits::default(),
+            events: false,
             keepalive: Duration::from_secs(30),
             shutdown_timeout: PATIENCE,
         };

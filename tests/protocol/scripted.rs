@@ -27,8 +27,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     HttpConnectionManager, HttpFilter, Rds, http_connection_manager, http_filter,
 };
 use envoy_types::pb::google::protobuf::{Any, UInt32Value};
-use pilothouse::ads::server::AdsServer;
-use pilothouse::ads::stream::{ServerContext, ServerLimits};
+use pilothouse::ads::{AdsServer, IstioMesh, ServerContext, ServerLimits};
 use pilothouse::door::{ConnectionLimits, LimitedListener};
 use pilothouse::metrics::Metrics;
 use pilothouse::names::ResourceType;
@@ -76,25 +75,28 @@ impl Scripted {
 
     fn over(listener: TcpListener) -> Self {
         let (snapshots, following) = watch::channel(None);
-        let proxies = Arc::<Proxies>::default();
+        let proxies = Arc::new(Proxies::new(ResourceType::TABLE));
         let stop = CancellationToken::new();
         let view_registry = Arc::<ViewRegistry>::default();
         tokio::spawn(
             stop.clone().run_until_cancelled_owned(give_everybody_a_view(view_registry.clone())),
         );
+        let metrics = Metrics::new(&mut Default::default());
         let shared = ServerContext {
+            mesh: IstioMesh { metrics: metrics.clone() },
             snapshots: following,
             view_registry: view_registry.clone(),
             interner: Arc::<Interner>::default(),
             frames: Arc::new(FrameBuilder::new("scripted")),
             proxies: proxies.clone(),
-            metrics: Metrics::new(&mut Default::default()),
+            metrics: metrics.server.clone(),
             limits: ServerLimits::default(),
             shutdown: stop.clone(),
         };
         let descriptors = pilothouse::descriptors::encoded();
         let keepalive = Duration::from_secs(30);
-        let server = AdsServer::new(Arc::new(shared), descriptors, keepalive).unwrap();
+        let server = AdsServer::new(Arc::new(shared), keepalive);
+        let server = server.with_reflection(descriptors).unwrap();
         let grpc = listener.local_addr().unwrap();
         let room = ConnectionLimits { total: 1000, per_address: 1000 };
         tokio::spawn(server.run(LimitedListener::new("gRPC", listener, room), stop.clone()));

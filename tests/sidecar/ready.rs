@@ -109,6 +109,9 @@ async fn both_statistics_are_one_page() {
         let page = agent.page(path).await.unwrap().body;
         for sample in [
             "pilothouse_agent_ready 1\n",
+            // OpenMetrics' type `info` would make Prometheus refuse the whole page.
+            "# TYPE pilothouse_agent_build_info gauge\n",
+            "# TYPE pilothouse_agent_failed_scrapes_total counter\n",
             "envoy_server_live{} 1\n",
             "envoy_cluster_upstream_cx_total{envoy_cluster_name=\"xds-grpc\"} 1\n",
         ] {

@@ -6,14 +6,17 @@ use std::net::SocketAddr;
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{LONG_DEADLINE, until};
 
 mod answers;
+mod events;
 mod world;
 
+pub use events::Writes;
 pub use world::Changes;
 use world::{Shared, World};
 
@@ -70,7 +73,7 @@ impl Api {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Shared::new();
-        let app = answers::router(shared.clone());
+        let app = answers::router(shared.clone()).merge(events::router(shared.clone()));
         let door = answers::Door { listener, shared: shared.clone() };
         let serving = async move { axum::serve(door, app).await.unwrap() };
         let serving = AbortOnDropHandle::new(tokio::spawn(serving));
@@ -155,6 +158,21 @@ impl Api {
     /// From the next list on.
     pub fn streams(&self, streaming: Streaming) {
         self.shared.world().streaming = streaming;
+    }
+
+    /// What becomes of events from now on.
+    pub fn treat_events(&self, writes: Writes) {
+        self.shared.world().events.writes = writes;
+    }
+
+    /// All events that were written, in the order of namespaces and names.
+    pub fn events(&self) -> Vec<Value> {
+        self.shared.world().events.all.values().cloned().collect()
+    }
+
+    /// Requests about events, refused ones included.
+    pub fn event_requests(&self) -> usize {
+        self.shared.world().events.requests
     }
 
     pub fn hold_pages(&self, held: bool) {

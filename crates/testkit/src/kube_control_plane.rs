@@ -49,6 +49,11 @@ impl Pilot {
         self.control.grpc
     }
 
+    /// Where probes and Prometheus ask.
+    pub fn monitoring(&self) -> SocketAddr {
+        self.control.monitoring
+    }
+
     pub fn process(&self) -> &Process {
         &self.control.process
     }

@@ -15,7 +15,7 @@
 //! | [`backends`], [`balancer`], [`relay`] | workloads, a TCP balancer, an xDS stream that can be held and cut |
 //! | [`listener`] | a fault from outside: a process loses a listening socket |
 //! | [`namespace`] | a network namespace of a test's own |
-//! | [`xds_client`], [`raw_http2`] | proxies without an Envoy: by tonic's client; as cheap as can be |
+//! | [`xds_client`], [`rejecting`], [`raw_http2`] | proxies without an Envoy: by tonic's client; one that rejects; as cheap as can be |
 //! | [`model_mesh`], [`spread`] | of benchmarks: a mesh as a source says it; how a figure is spread |
 //!
 //! Every test has addresses and ports of its own, so tests run side by side. What fails panics with what
@@ -44,6 +44,7 @@ pub mod namespace;
 pub mod places;
 pub mod process;
 pub mod raw_http2;
+pub mod rejecting;
 pub mod relay;
 pub mod spread;
 pub mod wait;

@@ -31,6 +31,6 @@ pub use discovery_request::{DiscoveryRequest, MalformedRequest};
 pub use frame::{Frame, FrameBuilder, FramePiece, FramePieces};
 pub use resource::{Resource, Version};
 pub use resource_set::{Diff, TypeSet, View};
-pub use resource_type::{Role, ServedType, TypeIndex};
+pub use resource_type::{DiscoveryService, Role, ServedType, TypeIndex};
 pub use session::{Session, SessionLimits};
 pub use subscription::{Change, Interner, Subscription};

@@ -31,11 +31,11 @@ impl Running {
     }
 
     async fn with(limits: ViewLimits, changes: Vec<Change>) -> Self {
-        let (view_registry, stop) = (Arc::new(ViewRegistry::new(limits)), CancellationToken::new());
+        let (view_registry, stop) = (Arc::new(ViewRegistry::default()), CancellationToken::new());
         let metrics = Metrics::new(&mut Default::default());
         let timing = Timing { pace: Duration::from_millis(1), ..Timing::default() };
         let (publisher, _, mut snapshots) =
-            Publisher::new(DOMAIN, timing, view_registry.clone(), metrics);
+            Publisher::new(DOMAIN, timing, limits, view_registry.clone(), metrics);
         let (sender, receiver) = mpsc::channel(16);
         tokio::spawn(publisher.run(receiver, stop.clone()));
         for change in changes.into_iter().chain([Change::Synced]) {
@@ -175,7 +175,8 @@ async fn one_view_too_many_is_refused_and_another_may_have_its_place() {
     running.assigned(&second).await;
     let third = running.view_registry.lease(standalone_at(3));
     soon(third.watch().reassigned()).await;
-    assert_eq!((third.view(), third.refusal()), (None, Some(TooManyViews::InAll { limit: 2 })));
+    let too_many = TooManyViews::InAll { limit: 2 }.to_string();
+    assert_eq!((third.view(), third.refusal()), (None, Some(too_many.into())));
     drop((second, third));
     // What is kept for those who may come back has no place of its own.
     let third = running.view_registry.lease(standalone_at(3));

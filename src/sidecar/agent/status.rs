@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use super::app_probes::{APP_HEALTH, APP_LIFECYCLE, AppProbes, ProbeResponse};
 use super::drain::{self, NotDraining};
 use super::readiness::{NotReady, ProbeConditions};
+use crate::exposition::{PROMETHEUS_TEXT, to_prometheus_text};
 use crate::readiness::Conditions;
 use crate::sidecar::envoy_admin::EnvoyAdmin;
 
@@ -89,7 +90,7 @@ async fn statistics(Shared(pages): Shared<Arc<Pages>>, RawQuery(query): RawQuery
     });
     let mut page = own_metrics(&pages);
     page.push_str(&envoys);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response()
+    ([(header::CONTENT_TYPE, PROMETHEUS_TEXT)], page).into_response()
 }
 
 fn own_metrics(pages: &Pages) -> String {
@@ -112,8 +113,7 @@ fn own_metrics(pages: &Pages) -> String {
         warn!("the agent's own metrics cannot be written: {error}");
         return String::new();
     }
-    // OpenMetrics' end, after which Envoy's part comes.
-    page.trim_end_matches("# EOF\n").to_owned()
+    to_prometheus_text(&page)
 }
 
 async fn quit(Shared(pages): Shared<Arc<Pages>>) -> &'static str {

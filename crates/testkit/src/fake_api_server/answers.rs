@@ -59,7 +59,7 @@ impl axum::serve::Listener for Door {
 const DATE: &str = "Thu, 01 Jan 2060 00:00:00 GMT";
 
 /// One answer a connection, so that an outage breaks them all.
-fn answer(status: StatusCode, body: impl Into<Body>) -> Response {
+pub(crate) fn answer(status: StatusCode, body: impl Into<Body>) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "application/json"),
         (header::CONNECTION, "close"),
@@ -71,6 +71,8 @@ fn answer(status: StatusCode, body: impl Into<Body>) -> Response {
 fn status(code: u16) -> Value {
     let reason = match code {
         403 => "Forbidden",
+        404 => "NotFound",
+        409 => "AlreadyExists",
         410 => "Expired",
         422 => "Invalid",
         429 => "TooManyRequests",
@@ -80,11 +82,11 @@ fn status(code: u16) -> Value {
         "message": format!("the stand-in says {code}"), "reason": reason, "code": code })
 }
 
-fn refusal(code: u16) -> Response {
+pub(crate) fn refusal(code: u16) -> Response {
     answer(StatusCode::from_u16(code).unwrap(), status(code).to_string())
 }
 
-fn refusal_for(code: u16, seconds: u32) -> Response {
+pub(crate) fn refusal_for(code: u16, seconds: u32) -> Response {
     let mut status = status(code);
     status["details"] = json!({ "retryAfterSeconds": seconds });
     let mut response = answer(StatusCode::from_u16(code).unwrap(), status.to_string());

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::events::Events;
 use super::{Cut, SERVICES, SLICES, Streaming};
 
 #[derive(Debug, Default)]
@@ -29,6 +30,7 @@ pub(crate) struct World {
     pub(crate) lists: BTreeMap<String, usize>,
     /// The watches that can be cut, by kind.
     pub(crate) open: BTreeMap<&'static str, usize>,
+    pub(crate) events: Events,
 }
 
 #[derive(Debug)]

@@ -1,0 +1,100 @@
+//! The user's half of the server: who a proxy is, which view it gets, and which types there are.
+
+use std::fmt;
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use pilothouse_xds::{ServedType, View};
+
+/// What is served, and to whom.
+///
+/// A stream's first request identifies the proxy ([`Mesh::identify`]) and says what its view depends on, the
+/// [`Mesh::ViewRequest`]. The server holds the request in the [`ViewRegistry`](crate::ViewRegistry) for as
+/// long as the stream is open. Somebody assigns a [`Mesh::ViewKey`] to each request there, and the view of
+/// that key in the newest snapshot is what the proxy is sent.
+pub trait Mesh: fmt::Debug + Send + Sync + 'static {
+    /// Who a proxy is, for log and status.
+    type Identity: Identity;
+    /// What a proxy says of itself that decides its view.
+    type ViewRequest: Clone + Ord + Hash + fmt::Debug + Send + Sync + 'static;
+    /// What proxies differ by: those with equal keys share a view.
+    type ViewKey: fmt::Debug + Send + Sync + 'static;
+    /// All views at one moment.
+    type Snapshot: fmt::Debug + Send + Sync + 'static;
+
+    /// What messages say where only the program knows the words.
+    const TEXTS: &'static ServerTexts = &ServerTexts::DEFAULT;
+
+    /// The types that are served, in the order in which their resources must be sent. The same at every call.
+    fn types(&self) -> &'static [ServedType];
+
+    /// Reads the encoded `Node` of a stream's first request. `peer` is where the proxy connects from.
+    ///
+    /// # Errors
+    /// There is no node or it is invalid: the text that the stream ends with (`InvalidArgument`).
+    fn identify(
+        &self,
+        node: Option<&[u8]>,
+        peer: IpAddr,
+    ) -> Result<(Self::Identity, Self::ViewRequest), String>;
+
+    /// A proxy has identified itself, to be logged and counted.
+    fn proxy_connected(&self, identity: &Self::Identity, delta: bool);
+
+    /// The view of a key, if it is built.
+    fn view(snapshot: &Self::Snapshot, key: &Self::ViewKey) -> Option<Arc<View>>;
+
+    /// When the source sent the first of the changes that are new in a snapshot.
+    fn change_received(snapshot: &Self::Snapshot) -> Option<Instant>;
+
+    /// Calls [`View::forget_gone_sets`] of every view; the server does so periodically.
+    fn forget_gone_sets(snapshot: &Self::Snapshot);
+}
+
+/// Who a proxy is.
+pub trait Identity: Clone + fmt::Debug + Send + Sync + 'static {
+    /// The name that people search for, in log and status.
+    fn name(&self) -> &str;
+}
+
+/// What messages to peers and in the log say where only the program knows the words. The names are those of
+/// [`ServerLimits`](crate::ServerLimits)' settings, for instance the flags that set them.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerTexts {
+    /// Why there is no snapshot yet.
+    pub not_ready: &'static str,
+    /// Where a client that does not speak gRPC may have wanted to go; a sentence, or empty.
+    pub other_ports: &'static str,
+    pub max_names: &'static str,
+    pub max_types: &'static str,
+    pub request_bytes: &'static str,
+    pub first_request: &'static str,
+    pub send: &'static str,
+    pub requests_per_second: &'static str,
+    pub streams_per_peer: &'static str,
+    pub connection_age: &'static str,
+    pub connection_memory: &'static str,
+    pub peer_memory: &'static str,
+    pub keepalive: &'static str,
+}
+
+impl ServerTexts {
+    /// The names of the fields.
+    pub const DEFAULT: Self = Self {
+        not_ready: "not ready: there is no snapshot yet",
+        other_ports: "",
+        max_names: "SessionLimits::names",
+        max_types: "SessionLimits::types",
+        request_bytes: "ServerLimits::request_bytes",
+        first_request: "ServerLimits::first_request",
+        send: "ServerLimits::send",
+        requests_per_second: "ServerLimits::requests_per_second",
+        streams_per_peer: "ServerLimits::streams_per_peer",
+        connection_age: "ServerLimits::connection_age",
+        connection_memory: "ServerLimits::connection_memory",
+        peer_memory: "ServerLimits::peer_memory",
+        keepalive: "keepalive",
+    };
+}

@@ -1,0 +1,215 @@
+//! The open xDS streams and their status: which proxy, and what it was sent and has acknowledged.
+//!
+//! Each stream registers itself and is the one writer of its entry; the debug pages and metrics read.
+//! The status is a few counters a type and shared pointers to what was sent, never a list of names of
+//! its own, so ten thousand proxies cost little.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use dashmap::DashMap;
+use pilothouse_xds::{ServedType, Subscription, TypeSet, Version};
+use thiserror::Error;
+
+use crate::mesh::Identity;
+use crate::view_registry::ViewWatch;
+
+/// The status of one type on one stream.
+#[derive(Clone, Debug, Default)]
+pub struct TypeStatus {
+    /// Responses sent, ACKs and NACKs received.
+    pub sent: u64,
+    pub acks: u64,
+    pub nacks: u64,
+    /// Nonces, zero for none yet.
+    pub nonce_sent: u64,
+    pub nonce_acked: u64,
+    pub last_sent: Option<SystemTime>,
+    pub last_acked: Option<SystemTime>,
+    /// The last NACK's text and time, until the next ACK.
+    pub last_error: Option<Arc<str>>,
+    pub last_nack: Option<SystemTime>,
+    /// `version_info` or `system_version_info` of the last response.
+    pub version: Option<Version>,
+    /// The set that the stream was brought to, and the subscription.
+    pub set: Option<Arc<TypeSet>>,
+    pub subscription: Option<Arc<Subscription>>,
+}
+
+/// The state of a type, in the words of CSDS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncState {
+    /// Never subscribed, or nothing sent yet.
+    NotSent,
+    /// Everything was acknowledged, or the proxy had it from an earlier stream so that nothing had to be
+    /// sent.
+    Synced,
+    /// Sent and not yet acknowledged.
+    Stale,
+    /// The last response was rejected (NACK).
+    Error,
+}
+
+impl TypeStatus {
+    pub fn state(&self) -> SyncState {
+        if self.last_error.is_some() {
+            SyncState::Error
+        } else if self.nonce_sent == 0 && self.set.is_none() {
+            SyncState::NotSent
+        } else if self.nonce_sent == self.nonce_acked {
+            SyncState::Synced
+        } else {
+            SyncState::Stale
+        }
+    }
+}
+
+/// The status of one stream.
+#[derive(Debug)]
+pub struct ProxyStatus<I, K> {
+    /// Unknown until the first request.
+    pub identity: Option<I>,
+    /// The view that is assigned.
+    pub assigned: Option<Arc<ViewWatch<K>>>,
+    /// By the place in the table of types.
+    pub types: Box<[TypeStatus]>,
+}
+
+impl<I: Clone, K> Clone for ProxyStatus<I, K> {
+    fn clone(&self) -> Self {
+        let (identity, assigned) = (self.identity.clone(), self.assigned.clone());
+        Self { identity, assigned, types: self.types.clone() }
+    }
+}
+
+/// An open stream, ADS or of a single type.
+#[derive(Debug)]
+pub struct XdsStream<I, K> {
+    /// Unique within the process.
+    pub id: u64,
+    pub peer: Option<SocketAddr>,
+    pub connected: SystemTime,
+    /// Whether the stream speaks the delta variant.
+    pub delta: bool,
+    // Std mutex: one writer (the stream), rare readers, never held across an await.
+    status: Mutex<ProxyStatus<I, K>>,
+}
+
+impl<I: Identity, K> XdsStream<I, K> {
+    /// The proxy's name and a number.
+    pub fn connection_id(&self) -> String {
+        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = status.identity.as_ref().map_or("unknown", Identity::name);
+        format!("{name}-{}", self.id)
+    }
+
+    /// A consistent copy; sets and names in it are shared.
+    pub fn status(&self) -> ProxyStatus<I, K> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the status without copying it.
+    pub fn read<T>(&self, read: impl FnOnce(&ProxyStatus<I, K>) -> T) -> T {
+        read(&self.status.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// For the stream that owns this entry.
+    pub fn update(&self, change: impl FnOnce(&mut ProxyStatus<I, K>)) {
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// All open streams.
+#[derive(Debug)]
+pub struct Proxies<I, K> {
+    types: &'static [ServedType],
+    streams: DashMap<u64, Arc<XdsStream<I, K>>>,
+    by_peer: DashMap<IpAddr, usize>,
+    next: AtomicU64,
+}
+
+/// A peer has as many streams as one peer may have.
+#[derive(Debug, Error)]
+#[error("{peer} has {limit} streams open, which is the limit")]
+pub struct TooManyStreams {
+    peer: IpAddr,
+    limit: usize,
+}
+
+/// Takes the stream off the list when dropped.
+#[derive(Debug)]
+pub struct Registration<I, K> {
+    proxies: Arc<Proxies<I, K>>,
+    pub stream: Arc<XdsStream<I, K>>,
+}
+
+impl<I, K> Drop for Registration<I, K> {
+    fn drop(&mut self) {
+        self.proxies.streams.remove(&self.stream.id);
+        if let Some(peer) = self.stream.peer {
+            self.proxies.by_peer.remove_if_mut(&peer.ip(), |_, streams| {
+                *streams -= 1;
+                *streams == 0
+            });
+        }
+    }
+}
+
+impl<I, K> Proxies<I, K> {
+    /// None yet. `types` is the table of the types that are served.
+    pub fn new(types: &'static [ServedType]) -> Self {
+        let (streams, by_peer) = (DashMap::new(), DashMap::new());
+        Self { types, streams, by_peer, next: AtomicU64::new(0) }
+    }
+
+    /// Puts a new stream on the list. `limit` is the number of streams from one address, zero for no
+    /// limit.
+    ///
+    /// # Errors
+    /// The address has that many already.
+    pub fn register(
+        self: &Arc<Self>,
+        peer: Option<SocketAddr>,
+        delta: bool,
+        limit: usize,
+    ) -> Result<Registration<I, K>, TooManyStreams> {
+        if let Some(peer) = peer.map(|peer| peer.ip()) {
+            let mut streams = self.by_peer.entry(peer).or_insert(0);
+            if limit != 0 && *streams >= limit {
+                return Err(TooManyStreams { peer, limit });
+            }
+            *streams += 1;
+        }
+        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let stream = Arc::new(XdsStream {
+            id,
+            peer,
+            connected: SystemTime::now(),
+            delta,
+            status: Mutex::new(ProxyStatus {
+                identity: None,
+                assigned: None,
+                types: self.types.iter().map(|_| TypeStatus::default()).collect(),
+            }),
+        });
+        self.streams.insert(id, stream.clone());
+        Ok(Registration { proxies: self.clone(), stream })
+    }
+
+    /// All streams, in the order in which they were opened.
+    pub fn all(&self) -> Vec<Arc<XdsStream<I, K>>> {
+        let mut all: Vec<_> = self.streams.iter().map(|entry| entry.value().clone()).collect();
+        all.sort_unstable_by_key(|stream| stream.id);
+        all
+    }
+
+    pub fn len(&self) -> usize {
+        self.streams.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.streams.is_empty()
+    }
+}

@@ -1,0 +1,148 @@
+//! The start of a stream: its first request, which identifies the proxy, and the view that follows.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use pilothouse_xds::View;
+use pilothouse_xds::discovery_request::DiscoveryRequest;
+use pilothouse_xds::session::Session;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::Status;
+
+use super::{
+    Admitted, AdsStream, LeaseOf, Method, Peer, ServerContext, SnapshotSignal, StreamContext,
+    StreamOf, going_away, leased_view, malformed, reassigned,
+};
+use crate::admission::PermitHolder;
+use crate::admission::rate_limiter::RateLimiter;
+use crate::grpc::messages::MessageReceiver;
+use crate::mesh::Mesh;
+
+/// Returns the stream once its view is built; `None` if the client ended it without a request.
+pub(super) async fn handshake<M: Mesh>(
+    context: Arc<StreamContext<M>>,
+    method: Method,
+    peer: Peer,
+    stream: Arc<StreamOf<M>>,
+    mut requests: MessageReceiver,
+) -> Result<Option<Box<AdsStream<M>>>, Status> {
+    let mut signal = context.signal.clone();
+    let registered = context.streams.register(&stream, &peer.handle, &peer.account);
+    let server = &context.server;
+    let limit = server.limits.first_request;
+    let first = tokio::select! {
+        _ = signal.wait_for(|signal| signal.shutting_down) => return Err(going_away()),
+        first = timeout(limit, requests.receive()) => first.map_err(|_| {
+            Status::deadline_exceeded(format!(
+                "no request within {} s of opening the stream ({})",
+                limit.as_secs_f64(),
+                M::TEXTS.first_request
+            ))
+        })??,
+    };
+    let Some(first) = first else { return Ok(None) };
+    // While the view is built only the bytes are kept, not what they decode to.
+    registered.set_own_bytes(first.len());
+    let address = peer.address.ip().to_canonical();
+    let (identity, view_request) = identify(&server.mesh, first.clone(), method.delta, address)?;
+
+    if server.snapshots.borrow().is_none() {
+        // A proxy opens its next stream on the same connection, for as long as that lives. Behind a
+        // Service only a new connection leads to another replica, which may be ready: so this one ends.
+        peer.handle.drain();
+        return Err(Status::unavailable(M::TEXTS.not_ready));
+    }
+    let lease = server.view_registry.lease(view_request);
+    server.mesh.proxy_connected(&identity, method.delta);
+    stream.update(|status| {
+        status.identity = Some(identity);
+        status.assigned = Some(Arc::new(lease.watch()));
+    });
+    let view = wait_for_view(server, &mut signal, &lease).await?;
+
+    static STREAMS: AtomicU64 = AtomicU64::new(0);
+    let session = Session::new(
+        method.delta,
+        server.mesh.types(),
+        method.only,
+        server.limits.session,
+        server.interner.clone(),
+        server.frames.clone(),
+        nonce_seed(STREAMS.fetch_add(1, Ordering::Relaxed)),
+    );
+    let holder = PermitHolder { address: peer.address.ip(), connection: peer.account.id() };
+    let mut started = Box::new(AdsStream {
+        stream,
+        registered,
+        requests,
+        signal,
+        session,
+        view,
+        reassigned: Box::pin(reassigned(lease.watch())),
+        lease,
+        caught_up: false,
+        pieces: None,
+        rate_limiter: RateLimiter::new(server.limits.requests_per_second),
+        admitted: Admitted::Waiting(Box::pin(context.admission.clone().acquire(holder))),
+        sent_at: server.mesh.types().iter().map(|_| None).collect(),
+        timer: Box::pin(sleep(Duration::ZERO)),
+        timer_set: false,
+        last_event: Instant::now(),
+        change_received: None,
+        context,
+    });
+    started.handle_request(first)?;
+    Ok(Some(started))
+}
+
+/// Who sends a stream's first request, and the view that it requests.
+fn identify<M: Mesh>(
+    mesh: &M,
+    first: Bytes,
+    delta: bool,
+    peer: IpAddr,
+) -> Result<(M::Identity, M::ViewRequest), Status> {
+    let request = DiscoveryRequest::decode(first, delta).map_err(malformed)?;
+    let identified = mesh.identify(request.common().node.as_deref(), peer);
+    identified.map_err(Status::invalid_argument)
+}
+
+/// The view once the publisher has assigned and built it.
+async fn wait_for_view<M: Mesh>(
+    server: &ServerContext<M>,
+    signal: &mut watch::Receiver<SnapshotSignal>,
+    lease: &LeaseOf<M>,
+) -> Result<Arc<View>, Status> {
+    let mut watch = lease.watch();
+    loop {
+        if signal.borrow_and_update().shutting_down {
+            return Err(going_away());
+        }
+        let view =
+            server.snapshots.borrow().as_ref().and_then(|newest| leased_view::<M>(newest, lease));
+        if let Some(view) = view {
+            return Ok(view);
+        }
+        if let Some(refusal) = lease.refusal() {
+            return Err(Status::resource_exhausted(&*refusal));
+        }
+        tokio::select! {
+            changed = signal.changed() => changed.map_err(|_| going_away())?,
+            () = watch.reassigned() => {}
+        }
+    }
+}
+
+/// Far apart for different streams, so that a nonce of an earlier stream, or of another replica,
+/// is foreign to this one.
+fn nonce_seed(stream: u64) -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let mut seed = [0; 16];
+    seed[..8].copy_from_slice(&stream.to_le_bytes());
+    seed[8..].copy_from_slice(&(now.as_nanos() as u64).to_le_bytes());
+    xxhash_rust::xxh3::xxh3_64(&seed)
+}
