@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use imbl::OrdMap;
-pub use pilothouse_xds::{Resource, TypeSet, Version, View};
+use pilothouse_xds::View;
 
 use crate::view::ViewKey;
 

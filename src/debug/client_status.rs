@@ -28,7 +28,7 @@ use super::CLUSTER_ID;
 use super::config_dump::sent;
 use crate::names::ResourceType;
 use crate::proxies::{ProxyIdentity, ProxyStatus, SyncState, TypeStatus};
-use crate::snapshot::Resource;
+use pilothouse_xds::Resource;
 
 /// About how many bytes one answer may hold.
 const MAX_ANSWER: usize = 16 << 20;

@@ -24,7 +24,7 @@ use super::client_status::{self, Budget, Detail, TooLarge};
 use super::parameters::Parameters;
 use super::response_writer::HandlerPool;
 use super::{DebugError, DebugState, find, guard};
-use crate::snapshot::Resource;
+use pilothouse_xds::Resource;
 
 const SYNCZ: &str = "istio.io/debug/syncz";
 const CONFIG_DUMP: &str = "istio.io/debug/config_dump";

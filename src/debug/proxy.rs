@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use pilothouse_xds::Resource;
 use serde::Serialize;
 use serde_json::json;
 
@@ -11,7 +12,6 @@ use super::{DebugError, DebugState, Parameters, ResponseWriter, milliseconds};
 use crate::descriptors::to_json;
 use crate::names::ResourceType;
 use crate::proxies::{ProxyStatus, TypeStatus, XdsStream};
-use crate::snapshot::Resource;
 
 /// Names of a subscription that are listed.
 const MAX_NAMES: usize = 100;

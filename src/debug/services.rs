@@ -12,6 +12,7 @@ use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use pilothouse_xds::View;
 use prost::Message as _;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -22,7 +23,7 @@ use crate::model::{
 };
 use crate::names::{self, ResourceType};
 use crate::proxies::XdsStream;
-use crate::snapshot::{Snapshot, View};
+use crate::snapshot::Snapshot;
 use crate::view::ViewKey;
 
 /// Proxies that are named as lagging.

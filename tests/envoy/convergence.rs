@@ -25,7 +25,7 @@ async fn a_change_is_everywhere_once_envoy_has_it(wire: Wire) {
     lab.answered_by(&service.host(), &["v1"]).await;
     let before = lab.control.debug("changes").await.unwrap();
 
-    lab.manifests.put(&service.clone().with([&v2]));
+    lab.manifests.apply(&service.clone().with([&v2]));
     let change = acknowledged(&lab, "EndpointSlice", &before).await;
     lab.answered_by(&service.host(), &["v2"]).await;
     assert_eq!(change["action"], "applied", "{change}");
@@ -72,7 +72,7 @@ async fn a_rejection_holds_a_change_up_and_is_named(wire: Wire) {
     lab.is_synced(&["cds", "eds", "lds", "rds"]).await;
 
     let before = lab.control.debug("changes").await.unwrap();
-    lab.manifests.put(&service("shut", taken.1));
+    lab.manifests.apply(&service("shut", taken.1));
     let mut generation = Value::Null;
     eventually(DEADLINE, "the rejection to be named", async || {
         let change = newest(&lab, "Service", &before).await?;
@@ -89,7 +89,7 @@ async fn a_rejection_holds_a_change_up_and_is_named(wire: Wire) {
 
     // The next change of listeners brings what was rejected along, and its ACK is one of both.
     drop(occupant);
-    lab.manifests.put(&service("late", places::port()));
+    lab.manifests.apply(&service("late", places::port()));
     eventually(DEADLINE, "the change to be everywhere", async || {
         same(&convergence(&lab, &generation).await?["acknowledged"], &1.into())
     })
@@ -105,7 +105,7 @@ async fn a_stopped_proxy_holds_a_change_up_and_is_named(wire: Wire) {
     let before = lab.control.debug("changes").await.unwrap();
 
     lab.envoy.signal(Signal::STOP);
-    lab.manifests.put(&service.clone().with([&v2]));
+    lab.manifests.apply(&service.clone().with([&v2]));
     let mut generation = Value::Null;
     eventually(DEADLINE, "the stopped proxy to be named", async || {
         let change = newest(&lab, "EndpointSlice", &before).await?;
@@ -116,7 +116,7 @@ async fn a_stopped_proxy_holds_a_change_up_and_is_named(wire: Wire) {
     })
     .await;
     // And changes after it, too, although nothing of them can be sent to it.
-    lab.manifests.put(&Service::new("other", "http", 81).with([&v1]));
+    lab.manifests.apply(&Service::new("other", "http", 81).with([&v1]));
     eventually(DEADLINE, "a later change to be held up, too", async || {
         let change = newest(&lab, "Service", &before).await?;
         same((change["generation"].is_u64(), &change["acknowledged"]), (true, &0.into()))
