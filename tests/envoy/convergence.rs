@@ -6,11 +6,11 @@ use std::net::{Ipv4Addr, TcpListener};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::backends::Backend;
-use crate::harness::envoy::{Sample, Wire};
-use crate::harness::lab::Lab;
-use crate::harness::manifests::Service;
-use crate::harness::{DEADLINE, eventually, on_both_wires, places, same};
+use pilothouse_testkit::backends::Backend;
+use pilothouse_testkit::envoy::{Sample, Wire};
+use pilothouse_testkit::lab::Lab;
+use pilothouse_testkit::manifests::Service;
+use pilothouse_testkit::{DEADLINE, eventually, on_both_wires, places, same};
 
 on_both_wires!(
     a_change_is_everywhere_once_envoy_has_it,
