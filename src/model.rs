@@ -72,7 +72,7 @@ pub enum IpFamily {
 }
 
 impl IpFamily {
-    pub fn of(address: IpAddr) -> Self {
+    pub fn of_address(address: IpAddr) -> Self {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
 
