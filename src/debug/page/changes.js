@@ -54,7 +54,8 @@ function show(element, row) {
   const cell = (className, ...children) => el("span", { role: "cell", class: className }, ...children);
   const isService = row.kind === "Service";
   const object = [row.namespace, row.name].filter(Boolean).join("/");
-  const label = [el("b", null, visible(row.kind)), " ", name(object || "all"), " ", el("small", null, visible(row.action))];
+  const label = [el("b", null, visible(row.kind)), " ", name(object || "all"), " ", el("small", null, visible(row.action),
+    typeof row.objects === "number" ? `, ${row.objects} of them changed` : null)];
   element.className = `row ${row.stragglers_total > 0 ? "stale" : ""}`;
   fill(element,
     cell("", clock(row.seen), el("small", null, `${age(row.seen)} ago`)),
