@@ -46,6 +46,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "changes",
             "descriptors",
             "exposition",
+            "local_host",
             "model",
             "names",
             "proxies",
