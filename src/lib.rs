@@ -28,7 +28,6 @@ pub mod kubeconfig;
 pub mod names;
 pub mod view;
 pub mod well_known;
-pub mod wire;
 pub mod yaml;
 
 pub mod source;

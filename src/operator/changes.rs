@@ -75,7 +75,7 @@ impl ChangesArgs {
         if !print::document(&self.output, &document)? {
             match changes.is_empty() {
                 true if asked.answers.is_empty() => {}
-                true => output::say("No changes found."),
+                true => output::eprint_line("No changes found."),
                 false => {
                     let wide = self.output.output == Some(OutputFormat::Wide);
                     let table = table(&changes, wide, SystemTime::now());

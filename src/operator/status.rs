@@ -113,7 +113,7 @@ impl StatusArgs {
         }
         if gathered.rows.is_empty() {
             if !gathered.replicas.is_empty() {
-                output::say("No proxies found.");
+                output::eprint_line("No proxies found.");
             }
             return Ok(());
         }
@@ -121,7 +121,7 @@ impl StatusArgs {
         let table =
             table::of_proxies(gathered.rows.iter().map(|row| &row.proxy), wide, SystemTime::now());
         output::print(&table.render(print::screen(&self.output)))?;
-        output::say(summary(gathered));
+        output::eprint_line(summary(gathered));
         Ok(())
     }
 }

@@ -7,8 +7,8 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 
-use crate::common::places;
 use crate::harness::{Answer, StandIn, ask, page, row};
+use pilothouse_testkit::places;
 
 /// A limit for one question below the default, so that the tests are short.
 const LIMIT: &str = "--request-timeout=2s";
