@@ -284,7 +284,6 @@ impl Connection {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn http(error: hyper::Error) -> AskError {
     match error.is_parse() {
         true => AskError::Nonsense(with_causes(&error)),
