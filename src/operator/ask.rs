@@ -64,7 +64,7 @@ pub(super) struct Answer {
 #[derive(Clone)]
 enum Way {
     Address(SocketAddr),
-    Pod { pods: Api<Pod>, name: String },
+    Pod { pods: Box<Api<Pod>>, name: String },
 }
 
 /// One server of the control plane. Cheap to clone; clones share their idle connections.
@@ -89,7 +89,7 @@ impl Replica {
     }
 
     pub(super) fn pod(name: &str, pods: Api<Pod>, limit: Duration) -> Self {
-        Self::new(name.to_owned(), Way::Pod { pods, name: name.to_owned() }, limit)
+        Self::new(name.to_owned(), Way::Pod { pods: Box::new(pods), name: name.to_owned() }, limit)
     }
 
     fn new(name: String, way: Way, limit: Duration) -> Self {
@@ -284,7 +284,6 @@ impl Connection {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn http(error: hyper::Error) -> AskError {
     match error.is_parse() {
         true => AskError::Nonsense(with_causes(&error)),

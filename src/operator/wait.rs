@@ -30,6 +30,8 @@ use verdict::{Said, Verdict, judge};
 /// The first pause between two rounds; each is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_millis(800);
+/// So long before the end it is asked for the last time, as an answer takes its time.
+const LAST_LOOK: Duration = Duration::from_millis(200);
 /// A replica that has just been started has listed nothing, and knows as little as one that can never tell.
 const STARTS: Duration = Duration::from_secs(5);
 /// How long a list of pods is good for while nothing is decided.
@@ -208,11 +210,12 @@ impl Rounds {
             }
             let mut next = Instant::now();
             if !is_everywhere {
-                next += pause;
+                let last_look = end.checked_sub(LAST_LOOK).unwrap_or(end);
+                if next >= last_look {
+                    return verdict;
+                }
+                next = last_look.min(next + pause);
                 pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-            if next >= end && !is_everywhere {
-                return verdict;
             }
             sleep_until(next).await;
             let failed = self.last.iter().any(|(_, said)| matches!(said, Said::NotAsked(_)));

@@ -52,7 +52,8 @@ async fn page(replicas: &[Replica], row: &Row) -> Result<(Proxy, Value), String>
     let replica = replica.ok_or_else(|| "it is not there any more".to_owned())?;
     let path = format!("/debug/proxies/{}", encoded(&row.proxy.key));
     let value: Value = replica.json(&path).await.map_err(|error| error.to_string())?;
-    Ok((Proxy::read(&value)?, value))
+    // By what it is asked by, as in the table.
+    Ok((Proxy { replica: row.asked.clone(), ..Proxy::read(&value)? }, value))
 }
 
 fn describe(proxy: &Proxy, wide: bool, screen: Screen, now: SystemTime) -> String {
