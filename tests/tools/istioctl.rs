@@ -94,7 +94,7 @@ async fn one_proxys_configuration_is_compared_and_read() {
     assert!(!unknown.succeeded && unknown.text.contains("Proxy not connected"), "{unknown:?}");
     // What the proxy does not have yet is a difference.
     lab.envoy.signal(rustix::process::Signal::STOP);
-    lab.manifests.put(&Service::new("late", "http", 9080).with([&backend]));
+    lab.manifests.apply(&Service::new("late", "http", 9080).with([&backend]));
     eventually(DEADLINE, "a difference", async || {
         let compared = istioctl(control, &["proxy-status", &proxy, "--file", &dump]).await.text;
         let differs =
