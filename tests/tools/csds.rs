@@ -34,7 +34,7 @@ async fn who_matches_is_shown_with_what_it_was_sent() {
     let answer = client.fetch_client_status(asked.clone()).await.unwrap().into_inner();
     let [config] = &answer.config[..] else { panic!("{answer:?}") };
     assert_eq!(config.node.as_ref().unwrap().id, "one");
-    let [clusters @ ..] = &config.generic_xds_configs[..];
+    let clusters = &config.generic_xds_configs;
     let web = clusters.iter().find(|one| one.name.contains("web.default")).unwrap();
     assert_eq!(web.config_status(), ConfigStatus::Stale, "not acknowledged");
     let content = web.xds_config.as_ref().unwrap();

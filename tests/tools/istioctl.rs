@@ -120,8 +120,9 @@ async fn one_proxys_configuration_is_compared_and_read() {
     let endpoints = lab.envoy.page("/clusters?format=json").await.unwrap().body;
     let endpoints = file(folder.path(), "clusters.json", &endpoints);
     let shown = run("istioctl", &["proxy-config", "endpoints", "--file", &endpoints]).await;
-    let row = [&*crate::common::envoy::endpoint(backend.address), "HEALTHY", "OK"];
-    let row = [&row[..], &[&*services[0].cluster()]].concat();
+    let (endpoint, cluster) =
+        (crate::common::envoy::endpoint(backend.address), services[0].cluster());
+    let row = [&*endpoint, "HEALTHY", "OK", &*cluster];
     let mut rows = shown.text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     assert!(rows.any(|one| one == row), "no {row:?} in\n{}", shown.text);
 }
