@@ -1,9 +1,6 @@
-//! Compiles protobuf without a system `protoc`.
-//!
-//! - `proto/raw_discovery.proto` becomes Rust (`src/wire.rs`).
-//! - The Envoy messages that are served or shown become one descriptor set
-//!   (`src/descriptors.rs`), from the `.proto` files that the `envoy-types` package brings, so
-//!   that the descriptors and the generated types can never be of two versions.
+//! Compiles protobuf without a system `protoc`: the Envoy messages that are served or shown become one
+//! descriptor set (`src/descriptors.rs`), from the `.proto` files that the `envoy-types` package brings,
+//! so that the descriptors and the generated types can never be of two versions.
 
 use std::env;
 use std::error::Error;
@@ -11,7 +8,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use prost_build::Config;
 use protox::prost::Message;
 
 /// Everything that is served, shown or may stand in an `Any` of what is served, and what a sidecar's
@@ -66,12 +62,8 @@ fn main() {
 
 fn run() -> Result<()> {
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed=proto");
     // Where the version of envoy-types stands.
     println!("cargo:rerun-if-changed=Cargo.lock");
-
-    let raw = protox::compile(["proto/raw_discovery.proto"], ["proto"])?;
-    Config::new().bytes(["."]).compile_fds(raw)?;
 
     let set = envoy_descriptors(&envoy_protos()?)?;
     let out = PathBuf::from(env::var("OUT_DIR")?).join("envoy.binpb");

@@ -10,18 +10,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use pilothouse::model::{Change, Model, Scope};
 use pilothouse::names::ResourceType;
 use pilothouse::publish::SnapshotBuilder;
-use pilothouse::snapshot::View;
 use pilothouse::translate::clusters;
 use pilothouse::translate::endpoints::{self, ProxyLocation};
-use pilothouse::wire::DeltaDiscoveryRequest;
 use pilothouse_testkit::model_mesh as mesh;
-use pilothouse_xds::FrameBuilder;
-use pilothouse_xds::Interner;
 use pilothouse_xds::discovery_request::DiscoveryRequest as Request;
 use pilothouse_xds::session::{Session, SessionLimits};
+use pilothouse_xds::{FrameBuilder, Interner, View};
 use prost::Message;
 
 const SERVICES: [usize; 3] = [100, 1000, 10_000];

@@ -163,12 +163,7 @@ impl ChangeLog {
     }
 
     /// The last change of an object.
-    pub fn last_of(
-        &self,
-        kind: &str,
-        namespace: Option<&str>,
-        name: &str,
-    ) -> Option<ChangeRecord> {
+    pub fn last_of(&self, kind: &str, namespace: Option<&str>, name: &str) -> Option<ChangeRecord> {
         let inner = self.lock();
         let mut newest_first = inner.records.iter().rev();
         let found = newest_first.find(|one| {

@@ -2,8 +2,8 @@
 //! rejects configuration (about its Pod), a port of a Service cannot be served (about the Service).
 //!
 //! A reader at the end, as `debug` is: it looks at the streams' status and at what is published once in a
-//! while, so nothing of it stands in the way of a push. What it finds ([`findings`]) passes the limits
-//! ([`limit`], those of client-go) into a bounded queue, from which one task writes ([`writer`]). Whatever
+//! while, so nothing of it stands in the way of a push. What it finds (`findings`) passes the limits
+//! (`limit`, those of client-go) into a bounded queue, from which one task writes (`writer`). Whatever
 //! does not fit is counted and left out. Runs only with `--events`, since it is the one thing that needs a
 //! right to write.
 //!

@@ -26,7 +26,7 @@ mod rate;
 mod sink;
 
 use rate::RateLimiter;
-use sink::{LOST, Writing};
+use sink::{LOST_LINES, WriterGuard};
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub enum Format {
 /// Lines that were lost: standard error did not take them, or not in time.
 #[must_use]
 pub fn lost() -> u64 {
-    LOST.load(std::sync::atomic::Ordering::Relaxed)
+    LOST_LINES.load(std::sync::atomic::Ordering::Relaxed)
 }
 
 /// Lines that were left out because there were too many of their kind.
@@ -53,7 +53,7 @@ pub fn left_out() -> u64 {
 /// Ends the log when dropped: what is queued is written, if that goes soon.
 #[derive(Debug)]
 pub struct Logging {
-    _writing: Writing,
+    _guard: WriterGuard,
 }
 
 /// Starts the log of this process; `filter` is `--log`.
@@ -63,11 +63,11 @@ pub struct Logging {
 pub fn start(filter: &str, format: Format) -> Result<Logging, ParseError> {
     let filter = EnvFilter::try_new(filter)?;
     let rate = RateLimiter::default();
-    let escapes = match format {
-        Format::Text { .. } => sink::Escapes::Done,
-        Format::Json => sink::Escapes::OfJson,
+    let escaping = match format {
+        Format::Text { .. } => sink::Escaping::ByFormatter,
+        Format::Json => sink::Escaping::Json,
     };
-    let (sink, writing) = sink::start(std::io::stderr(), escapes, rate.clone(), &LOST);
+    let (sink, guard) = sink::start(std::io::stderr(), escaping, rate.clone(), &LOST_LINES);
     let lines = fmt::layer().with_writer(sink).log_internal_errors(false);
     let lines = match format {
         Format::Text { colours } => lines.with_ansi(colours).fmt_fields(fields()).boxed(),
@@ -75,7 +75,7 @@ pub fn start(filter: &str, format: Format) -> Result<Logging, ParseError> {
     };
     tracing_subscriber::registry().with(filter).with(rate).with(lines).init();
     std::panic::set_hook(Box::new(panicked));
-    Ok(Logging { _writing: writing })
+    Ok(Logging { _guard: guard })
 }
 
 /// `message NAME=value …`, with nothing in it that is not seen as what it is.
@@ -108,7 +108,10 @@ fn panicked(panic: &PanicHookInfo<'_>) {
     if tracing::enabled!(tracing::Level::ERROR) {
         error!(%place, thread, "panic: {message}");
     } else {
-        output::say(format_args!("error: panic at {place}: {}", crate::escape::line(&message)));
+        output::eprint_line(format_args!(
+            "error: panic at {place}: {}",
+            crate::escape::line(&message)
+        ));
     }
 }
 
@@ -117,7 +120,10 @@ pub fn fatal(problem: &anyhow::Error) {
     if tracing::enabled!(tracing::Level::ERROR) {
         error!("{problem:#}");
     } else {
-        output::say(format_args!("error: {}", crate::escape::line(&format!("{problem:#}"))));
+        output::eprint_line(format_args!(
+            "error: {}",
+            crate::escape::line(&format!("{problem:#}"))
+        ));
     }
 }
 

@@ -21,9 +21,7 @@ mod traffic_policy;
 mod unserved;
 
 pub use about::{About, Labels, TargetPort};
-pub use change::{
-    Action, Change, ENDPOINTS_PREFIX, Node, ObjectRef, Scope, SourceEvent, WatchId,
-};
+pub use change::{Action, Change, ENDPOINTS_PREFIX, Node, ObjectRef, Scope, SourceEvent, WatchId};
 pub use differences::{Difference, Differences};
 pub use endpoint::{Endpoint, EndpointSlice, EndpointState, SlicePort, SlicesOfService, Subset};
 pub use export_to::ExportTo;
@@ -74,7 +72,7 @@ pub enum IpFamily {
 }
 
 impl IpFamily {
-    pub fn of(address: IpAddr) -> Self {
+    pub fn of_address(address: IpAddr) -> Self {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
 

@@ -30,6 +30,6 @@ pub fn print(text: &str) -> Result<(), Unwritten> {
 }
 
 /// Says a line on standard error, if somebody listens.
-pub fn say(line: impl fmt::Display) {
+pub fn eprint_line(line: impl fmt::Display) {
     _ = writeln!(io::stderr().lock(), "{line}");
 }

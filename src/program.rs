@@ -55,7 +55,7 @@ fn operate(command: impl Future<Output = Result<Outcome, Unwritten>>) -> ExitCod
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(problem) => {
-            output::say(format_args!("error: cannot start the runtime: {problem}"));
+            output::eprint_line(format_args!("error: cannot start the runtime: {problem}"));
             return cannot;
         }
     };
@@ -67,7 +67,7 @@ fn operate(command: impl Future<Output = Result<Outcome, Unwritten>>) -> ExitCod
         // As with any program in a pipe whose reader has gone.
         Err(unwritten) if unwritten.is_unread() => ExitCode::FAILURE,
         Err(unwritten) => {
-            output::say(format_args!("error: {unwritten}"));
+            output::eprint_line(format_args!("error: {unwritten}"));
             cannot
         }
     }
@@ -77,7 +77,7 @@ fn operate(command: impl Future<Output = Result<Outcome, Unwritten>>) -> ExitCod
 fn done(result: anyhow::Result<()>) -> ExitCode {
     let Err(problem) = result else { return ExitCode::SUCCESS };
     if !problem.downcast_ref::<Unwritten>().is_some_and(Unwritten::is_unread) {
-        output::say(format_args!("error: {problem:#}"));
+        output::eprint_line(format_args!("error: {problem:#}"));
     }
     ExitCode::FAILURE
 }
@@ -86,7 +86,7 @@ fn doctor(arguments: &doctor::args::DoctorArgs) -> ExitCode {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(arguments.run()),
         Err(problem) => {
-            output::say(format_args!("error: cannot start the runtime: {problem}"));
+            output::eprint_line(format_args!("error: cannot start the runtime: {problem}"));
             ExitCode::from(doctor::Outcome::Unknown.exit_code())
         }
     }
@@ -174,5 +174,7 @@ fn start_logging(log: &str, format: LogFormat) -> Option<Logging> {
         LogFormat::Json => Format::Json,
     };
     let started = logging::start(log, format);
-    started.inspect_err(|problem| output::say(format_args!("error: --log {log:?}: {problem}"))).ok()
+    started
+        .inspect_err(|problem| output::eprint_line(format_args!("error: --log {log:?}: {problem}")))
+        .ok()
 }

@@ -13,6 +13,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use pilothouse_xds::View;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,7 @@ use crate::changes::{self, ChangeLog, Seen};
 use crate::metrics::Metrics;
 use crate::model::{Change, Differences, Model, ServiceKey, SourceEvent};
 use crate::names::ResourceType;
-use crate::snapshot::{Snapshot, View};
+use crate::snapshot::Snapshot;
 use crate::view::{ViewKey, ViewLimits, ViewRegistry, ViewRequest};
 
 mod address_claims;

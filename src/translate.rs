@@ -1,12 +1,12 @@
 //! From the model to Envoy's messages: pure functions, no state.
 //!
-//! Every function takes one service (or nothing but a port) and gives the resources that follow
-//! from it alone, so that a change of one service costs work for that service. Where the
-//! resources of two services can conflict, the function says so; `publish` decides which is served.
+//! Every function translates one service (or one port) to the resources that follow from it alone, so
+//! that a change of one service costs work for that service. Where the resources of two services can
+//! conflict, the function's documentation says so; `publish` decides which one is served.
 //!
-//! Uses `model`, `names` and `view`. Shapes and defaults are Istio's without what only its own
-//! Envoy build has, so that people and tools recognise them. Versions are hashes of the encoding,
-//! so nothing here may depend on the order of a hash map: no protobuf map gets a second entry.
+//! Uses `model`, `names` and `view`. Shapes and defaults are Istio's, except for extensions that only
+//! Istio's build of Envoy has, so that people and tools recognise them. Versions are hashes of the
+//! encoding, so nothing here may depend on the order of a hash map: no protobuf map has two entries.
 
 use std::net::IpAddr;
 
@@ -62,8 +62,8 @@ pub fn serves_http_port(kind: &ProxyKind, port: u16) -> bool {
     }
 }
 
-/// Whether a sidecar can have an inbound chain for this port of the workload: those of the proxy
-/// itself are not captured, or guarded already.
+/// Whether a sidecar can have an inbound filter chain for this port of the workload. The proxy's own
+/// ports are not captured, or have a filter chain already.
 pub fn serves_inbound_port(port: u16) -> bool {
     !ENVOY_LISTENER_PORTS.contains(&port)
 }
@@ -73,11 +73,11 @@ fn can_bind(kind: &ProxyKind, port: u16) -> bool {
     !spared && !ENVOY_LISTENER_PORTS.contains(&port) && !AGENT_PORTS.contains(&port)
 }
 
-/// The ports that have a cluster, hence endpoints and something that leads to them.
+/// The ports of a service that have a cluster, and therefore endpoints, a listener or a route.
 ///
-/// A headless service's clients connect to the pods themselves, so load balancing its TCP ports
-/// would be wrong; its HTTP ports can be reached by Host as any other's. So too where the clients
-/// of a name outside connect to what DNS says. An alias has no clusters of its own.
+/// Clients of a headless service connect to its pods, so load balancing its TCP ports would be wrong;
+/// its HTTP ports are routed by Host like any other's. The same holds for an ExternalName service, whose
+/// clients connect to the addresses that DNS returns. An alias has no clusters of its own.
 fn served_ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
     service.ports.iter().filter(|port| match service.kind {
         ServiceKind::ClusterIp(_) => true,
@@ -94,8 +94,8 @@ fn target_service(service: &Service) -> &Service {
     }
 }
 
-/// Whether the client's address chooses the endpoint. Behind a sidecar without capture every client
-/// is 127.0.0.1, on every host: hashing that would send the whole mesh to one endpoint.
+/// Whether requests are balanced by a hash of the client's address. Behind a sidecar without capture every
+/// client is 127.0.0.1, on every host: its hash would send the whole mesh to one endpoint.
 fn hashes_clients(kind: &ProxyKind, policy: &TrafficPolicy) -> bool {
     policy.load_balancing.is_by_client() && !matches!(kind, ProxyKind::BoundSidecar(_))
 }
@@ -104,8 +104,8 @@ fn to_any<M: Message + Name>(message: &M) -> Any {
     Any { type_url: M::type_url(), value: message.encode_to_vec() }
 }
 
-/// The ADS stream. Without a fetch timeout: the control plane always responds, and a slow start must
-/// not end in an empty cluster or table.
+/// ADS as the source of a resource, without a fetch timeout: the control plane always responds, and after
+/// a slow start Envoy must not use an empty cluster or route table.
 fn ads_config_source() -> ConfigSource {
     ConfigSource {
         resource_api_version: ApiVersion::V3.into(),

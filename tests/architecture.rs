@@ -14,7 +14,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("kubeconfig", &[]),
     ("flags", &["names"]),
     ("view", &[]),
-    ("wire", &[]),
     ("yaml", &[]),
     ("version", &[]),
     ("descriptors", &[]),

@@ -27,7 +27,8 @@ impl Follower {
     pub(crate) async fn start(grpc: SocketAddr, clusters: Vec<String>, last: u32) -> Self {
         let told = Arc::<Mutex<HashMap<u32, Instant>>>::default();
         let channel = xds_client::connect(grpc).await;
-        let stream = AbortOnDropHandle::new(tokio::spawn(follow(channel, clusters, told.clone())));
+        let stream =
+            AbortOnDropHandle::new(tokio::spawn(run_stream(channel, clusters, told.clone())));
         let follower = Self { told, stream };
         follower.has(0..last).await;
         follower
@@ -52,7 +53,11 @@ impl Follower {
     }
 }
 
-async fn follow(channel: Channel, clusters: Vec<String>, told: Arc<Mutex<HashMap<u32, Instant>>>) {
+async fn run_stream(
+    channel: Channel,
+    clusters: Vec<String>,
+    told: Arc<Mutex<HashMap<u32, Instant>>>,
+) {
     if let Err(status) = stream(channel, clusters, &told).await {
         eprintln!("{status}");
     }

@@ -161,7 +161,7 @@ async fn churn(options: &Options) -> Vec<Window> {
         let window = Window {
             changes: (last - first) as usize,
             told: lags.len(),
-            lag: Spread::of(&lags),
+            lag: Spread::from_samples(&lags),
             cpu,
             memory_kib,
         };

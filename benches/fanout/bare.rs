@@ -30,7 +30,7 @@ pub(crate) async fn serve(
         let what = what.lock().ok().and_then(|mut what| what.take());
         async {
             let (start, changes) = what.context("one stream a sidecar")?;
-            let body = StreamBody::new(told(start, changes, request.into_body()));
+            let body = StreamBody::new(responses(start, changes, request.into_body()));
             let response = Response::builder().header(CONTENT_TYPE, "application/grpc");
             anyhow::Ok(response.body(body)?)
         }
@@ -41,7 +41,7 @@ pub(crate) async fn serve(
     Ok(http2.serve_connection(TokioIo::new(socket), service).await?)
 }
 
-fn told(
+fn responses(
     start: Bytes,
     mut changes: broadcast::Receiver<Bytes>,
     mut requests: Incoming,

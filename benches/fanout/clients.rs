@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use pilothouse::names::ResourceType;
-use pilothouse::wire::{DeltaDiscoveryRequest, DiscoveryRequest};
 use prost::Message;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -195,8 +195,9 @@ async fn sidecar(fleet: &Fleet, number: usize) -> anyhow::Result<()> {
         let mut out = Vec::new();
         SCRATCH.with_borrow_mut(|scratch| match socket.try_read(scratch) {
             Ok(0) => bail!("cut by the server"),
-            Ok(read) => reader
-                .take(&scratch[..read], &mut out, |response, out| one.take(fleet, response, out)),
+            Ok(read) => reader.receive(&scratch[..read], &mut out, |response, out| {
+                one.handle_response(fleet, response, out)
+            }),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(error) => Err(error.into()),
         })?;
@@ -212,7 +213,12 @@ async fn stalled(stall: &mut watch::Receiver<bool>) {
 }
 
 impl Sidecar {
-    fn take(&mut self, fleet: &Fleet, got: Response, out: &mut Vec<u8>) -> anyhow::Result<()> {
+    fn handle_response(
+        &mut self,
+        fleet: &Fleet,
+        got: Response,
+        out: &mut Vec<u8>,
+    ) -> anyhow::Result<()> {
         use ResourceType::{Cluster, Endpoint, Listener, Route};
         fleet.bytes.fetch_add(got.bytes, Ordering::Relaxed);
         fleet.messages.fetch_add(1, Ordering::Relaxed);
@@ -307,8 +313,7 @@ fn first(number: usize, delta: bool) -> Vec<u8> {
         number >> 8 & 255,
         number & 255
     );
-    let node = Node { id, cluster: "bench".to_owned(), ..Default::default() };
-    let node = node.encode_to_vec().into();
+    let node = Some(Node { id, cluster: "bench".to_owned(), ..Default::default() });
     let type_url = ResourceType::Cluster.type_url().to_owned();
     if delta {
         DeltaDiscoveryRequest { node, type_url, ..Default::default() }.encode_to_vec()

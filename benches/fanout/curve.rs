@@ -54,7 +54,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
                 pace_ms: pace,
                 changes_per_second: rate,
                 snapshots: cuts.len(),
-                latency: Spread::of(&latencies(&cuts, arrivals)),
+                latency: Spread::from_samples(&latencies(&cuts, arrivals)),
                 server_cpu: cpu / f64::from(SECONDS),
             };
             let Spread { p50, p99, max } = point.latency;

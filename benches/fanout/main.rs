@@ -167,7 +167,7 @@ fn measure(options: &Options, name: &str) -> anyhow::Result<Figures> {
     let watched = KernelMemory::watch();
     let cold: Cold = serde_json::from_str(&clients.expect("cold")?)?;
     clients.ask("settle", "settled")?;
-    figures.cold_start = Spread::of(&cold.took);
+    figures.cold_start = Spread::from_samples(&cold.took);
     figures.cold_start_bytes = cold.bytes / options.streams as u64;
     figures.cold_start_cpu_s = server.cpu()? - cpu;
     figures.cold_start_peak_kib = server.memory("VmHWM")?;
@@ -226,7 +226,7 @@ fn change(server: &mut Process, clients: &mut Process, what: &str) -> anyhow::Re
     let begun: f64 = server.ask(what, "begun")?.parse()?;
     let at: Vec<f64> = serde_json::from_str(&clients.expect("arrived")?)?;
     let took: Vec<f64> = at.iter().map(|at| (at - begun) * 1000.0).collect();
-    Ok(Spread::of(&took))
+    Ok(Spread::from_samples(&took))
 }
 
 /// The kernel's memory for sockets, looked at every now and then.

@@ -68,7 +68,10 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
             say("begun", now());
             for (of, told) in added {
                 let names: Names = told.iter().map(|one| one.name.to_string()).collect();
-                naive.put(of, told.iter().map(|one| (one.name.to_string(), one.value().to_vec())));
+                naive.set_resources(
+                    of,
+                    told.iter().map(|one| (one.name.to_string(), one.value().to_vec())),
+                );
                 if of != ResourceType::Endpoint {
                     changes.send((of.type_url(), names.into()))?;
                 }
@@ -83,7 +86,7 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
 }
 
 impl Naive {
-    fn put(&self, of: ResourceType, told: impl Iterator<Item = (String, Vec<u8>)>) {
+    fn set_resources(&self, of: ResourceType, told: impl Iterator<Item = (String, Vec<u8>)>) {
         let mut all = self.resources.write().unwrap_or_else(PoisonError::into_inner);
         all.entry(of.type_url()).or_default().extend(told);
     }

@@ -11,9 +11,9 @@ use bytes::Bytes;
 use pilothouse::model::{Change, Model, Scope};
 use pilothouse::names::ResourceType;
 use pilothouse::publish::SnapshotBuilder;
-use pilothouse::snapshot::{Resource, TypeSet, View};
 use pilothouse::view::ViewKey;
 use pilothouse_xds::FrameBuilder;
+use pilothouse_xds::{Resource, TypeSet, View};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::broadcast;
@@ -196,7 +196,7 @@ impl Mesh {
 
     /// A gRPC message as the real server makes it.
     fn message(&self, of: ResourceType, all: &[&Resource]) -> Vec<u8> {
-        let version = pilothouse::snapshot::Version::default();
+        let version = pilothouse_xds::Version::default();
         let frame = if self.delta {
             self.frames.delta(of.type_url(), version, all, &[])
         } else {

@@ -136,5 +136,5 @@ async fn time_each(
         snapshots.changed().await?;
         took.push(begun.elapsed().as_secs_f64() * 1e6);
     }
-    Ok(Spread::of(&took).p50)
+    Ok(Spread::from_samples(&took).p50)
 }

@@ -22,11 +22,10 @@ use http::{HeaderMap, HeaderValue, Response};
 use input::Input;
 use libfuzzer_sys::fuzz_target;
 use pilothouse_xds_server::grpc::messages::{MessageFeed, MessageReceiver, grpc_messages};
-use pilothouse_xds::session::{Session, SessionLimits};
 use pilothouse::names::ResourceType;
-use pilothouse_xds::FrameBuilder;
-use pilothouse::snapshot::{TypeSet, View};
 use pilothouse_http2::{Connection, ErrorCode, Event};
+use pilothouse_xds::session::{Session, SessionLimits};
+use pilothouse_xds::{FrameBuilder, TypeSet, View};
 
 /// `:method POST`, `:scheme http`, `:path /`
 const REQUEST: &[u8] = &[0x83, 0x86, 0x84];
@@ -61,7 +60,15 @@ impl Served {
         let delta = stream / 2 % 2 == 1;
         let (feed, requests) = grpc_messages(MAX_MESSAGE, "the limit");
         let limits = SessionLimits { names: 8, types: 6 };
-        let session = Session::new(delta, ResourceType::TABLE, None, limits, Arc::default(), frames.clone(), 0);
+        let session = Session::new(
+            delta,
+            ResourceType::TABLE,
+            None,
+            limits,
+            Arc::default(),
+            frames.clone(),
+            0,
+        );
         Self { delta, feed, requests, session, unsent: Vec::new(), came: 0, taken: 0 }
     }
 

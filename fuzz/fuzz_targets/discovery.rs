@@ -8,9 +8,9 @@ use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 use envoy_types::pb::google::rpc;
-use pilothouse_xds::session::{Response, Session};
 use pilothouse::names::ResourceType;
-use pilothouse::snapshot::Resource;
+use pilothouse_xds::Resource;
+use pilothouse_xds::session::{Response, Session};
 use prost::Message;
 
 use crate::input::Input;

@@ -16,11 +16,10 @@ use bytes::Bytes;
 use discovery::{NAMES, check, resource, well_formed};
 use input::Input;
 use libfuzzer_sys::fuzz_target;
+use pilothouse::names::ResourceType;
 use pilothouse_xds::discovery_request::DiscoveryRequest as Request;
 use pilothouse_xds::session::{Session, SessionLimits};
-use pilothouse::names::ResourceType;
-use pilothouse_xds::FrameBuilder;
-use pilothouse::snapshot::{TypeSet, View};
+use pilothouse_xds::{FrameBuilder, TypeSet, View};
 
 fuzz_target!(|data: &[u8]| {
     let mut input = Input(data);
@@ -29,7 +28,15 @@ fuzz_target!(|data: &[u8]| {
     let only = (how & 2 != 0).then(|| input.of());
     let limits = SessionLimits { names: 8, types: 6 };
     let frames = Arc::new(FrameBuilder::new("fuzz"));
-    let mut session = Session::new(delta, ResourceType::TABLE, only.map(Into::into), limits, Arc::default(), frames, 0);
+    let mut session = Session::new(
+        delta,
+        ResourceType::TABLE,
+        only.map(Into::into),
+        limits,
+        Arc::default(),
+        frames,
+        0,
+    );
     let mut sets: [Arc<TypeSet>; ResourceType::COUNT] = std::array::from_fn(|_| Arc::default());
     while !input.0.is_empty() {
         match input.byte() % 8 {

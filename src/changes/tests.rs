@@ -174,11 +174,8 @@ fn a_list_is_one_change_and_the_objects_that_it_changed() {
     let event = listed(&["a", "c"], Some(9));
     let differences = model.differences(event.change.as_ref().unwrap(), MAX_DIFFERENCES);
     log.record(&Seen::of(&event), differences, None, at(1));
-    let expected = [
-        "deleted default/b 0 -> None",
-        "applied default/c 0 -> None",
-        "relisted -/- 9 -> None",
-    ];
+    let expected =
+        ["deleted default/b 0 -> None", "applied default/c 0 -> None", "relisted -/- 9 -> None"];
     assert_eq!(log.text(), expected);
     let [.., list] = &log.records()[..] else { panic!("a list") };
     assert_eq!((list.differences, list.object.kind), (Some(2), "Service"));

@@ -211,13 +211,13 @@ fn defaults_that_are_told_in_words_are_those_in_force() {
     let mut command = Cli::command();
     command.build();
     let serve = command.find_subcommand("serve").unwrap();
-    let told = |flag: &str, default: String| {
+    let assert_default_in_help = |flag: &str, default: String| {
         let flag = serve.get_arguments().find(|one| one.get_long() == Some(flag)).unwrap();
         let help = flag.get_help().unwrap().to_string();
         assert!(help.ends_with(&format!("[default: {default}]")), "{help}");
     };
-    told("watch-timeout", format!("{:?}", config::WATCH_TIMEOUT));
-    told("endpoints", format!("{:?}", kube::EndpointsKind::Auto).to_lowercase());
+    assert_default_in_help("watch-timeout", format!("{:?}", config::WATCH_TIMEOUT));
+    assert_default_in_help("endpoints", format!("{:?}", kube::EndpointsKind::Auto).to_lowercase());
 }
 
 #[test]

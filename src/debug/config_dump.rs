@@ -4,6 +4,7 @@
 //! Made from the encoded resources that were sent, not from the current state of the mesh. Written
 //! resource by resource: at no time is the page there both as objects and as text.
 
+use pilothouse_xds::Resource;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Value, json};
 
@@ -11,7 +12,6 @@ use super::{DebugError, DebugState, Parameters, ResponseWriter, find};
 use crate::descriptors::to_json;
 use crate::names::ResourceType;
 use crate::proxies::{ProxyIdentity, ProxyStatus, SyncState, TypeStatus};
-use crate::snapshot::Resource;
 
 /// Sections in Istio's order.
 const SECTIONS: [ResourceType; ResourceType::COUNT] =

@@ -45,7 +45,9 @@ pub(super) fn convergence(
     let Some(generation) = number(parameters, "generation")? else {
         return writer.json(&progress(state, parameters)?);
     };
-    if ["kind", "namespace", "name", "resource_version"].iter().any(|one| parameters.get(one).is_some())
+    if ["kind", "namespace", "name", "resource_version"]
+        .iter()
+        .any(|one| parameters.get(one).is_some())
     {
         let both = "Give either a generation, or kind and name: these are two questions.";
         return Err(DebugError::Query(both.to_owned()));

@@ -59,9 +59,12 @@ impl Lagging {
         for stream in state.proxies.all() {
             let rank = |status: &ProxyStatus| {
                 let reason = reason(&status.types);
-                (rank(reason.state), reason.since.map_or(u128::MAX, |since| {
-                    since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis()
-                }))
+                (
+                    rank(reason.state),
+                    reason.since.map_or(u128::MAX, |since| {
+                        since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis()
+                    }),
+                )
             };
             let Generations { sent, acknowledged } = stream.generations();
             let counts = stream.read(|status| {

@@ -165,7 +165,7 @@ fn registry_service(service: &Service, resolved: &Service, domain: &str) -> Regi
         resolution,
         mesh_external: matches!(service.kind, ServiceKind::ExternalName(_)),
         resource_version: service.resource_version.to_string(),
-        traffic_policy: EffectivePolicy::of(resolved),
+        traffic_policy: EffectivePolicy::from_service(resolved),
         flaws: resolved
             .flaws
             .iter()

@@ -11,6 +11,7 @@ use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use http_body_util::BodyExt;
 use pilothouse_xds::Interner;
+use pilothouse_xds::{Resource, TypeSet, View};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -24,7 +25,6 @@ use crate::model::{
 };
 use crate::names::ResourceType;
 use crate::proxies::{ProxyIdentity, Registration, XdsStream};
-use crate::snapshot::{Resource, TypeSet, View};
 use crate::version::VERSION;
 use crate::view::{ProxyKind, ViewKey};
 

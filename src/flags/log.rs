@@ -39,7 +39,6 @@ const PARTS: &[&str] = &[
     "version",
     "view",
     "well_known",
-    "wire",
     "yaml",
 ];
 

@@ -65,7 +65,7 @@ impl RateLimiter {
         }
     }
 
-    /// What was left out since the last call.
+    /// How many lines of each callsite were left out since the last call.
     pub(super) fn take_left_out(&self) -> Vec<(&'static Metadata<'static>, u64)> {
         let mut callsites = self.callsites();
         let silent = callsites.values_mut().filter(|state| state.left_out > 0);
@@ -85,7 +85,7 @@ impl<S: Subscriber> Layer<S> for RateLimiter {
         let metadata = event.metadata();
         // The log's own lines are few.
         *metadata.level() > Level::INFO
-            || metadata.target() == super::sink::OWN
+            || metadata.target() == super::sink::TARGET
             || self.admits(metadata, Instant::now())
     }
 }

@@ -1,4 +1,4 @@
-//! Where lines go: a queue with a bound, and a thread that writes them. A reader that hangs stops that
+//! The log's output: a bounded queue of lines and a thread that writes them. A reader that hangs blocks that
 //! thread and nothing else.
 
 use std::io::{self, Write};
@@ -14,71 +14,78 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::rate::{RateLimiter, SUMMARY_INTERVAL};
 use crate::escape;
 
-/// What waits to be written, at most.
-const LINES: usize = 8192;
-const BYTES: usize = 2 << 20;
+/// How much is queued at most; lines beyond that are dropped and counted.
+const MAX_QUEUED_LINES: usize = 8192;
+const MAX_QUEUED_BYTES: usize = 2 << 20;
 
-/// How long the end of the process waits for what is queued.
-const LAST: Duration = Duration::from_secs(1);
+/// How long the end of the process waits until the queued lines are written.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The target of what the log says of itself.
-pub(super) const OWN: &str = module_path!();
+/// The target of the lines in which the log reports about itself.
+pub(super) const TARGET: &str = module_path!();
 
-pub(super) static LOST: AtomicU64 = AtomicU64::new(0);
+pub(super) static LOST_LINES: AtomicU64 = AtomicU64::new(0);
 
-/// Who sees to it that a line holds nothing unsafe.
+/// Who escapes control characters in a line.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Escapes {
-    /// Whoever formats it.
-    Done,
-    /// It is JSON, which escapes what would break a line, and nothing else.
-    OfJson,
+pub(super) enum Escaping {
+    /// The formatter has.
+    ByFormatter,
+    /// The sink must: JSON escapes only the characters that would break a line.
+    Json,
 }
 
-enum Order {
-    Line(Box<[u8]>),
-    /// To be answered once all that came before is written.
-    End(SyncSender<()>),
+enum Command {
+    Write(Box<[u8]>),
+    /// Answered once all lines before it are written.
+    Flush(SyncSender<()>),
 }
 
-/// Takes lines and never waits.
+/// Queues lines and never blocks.
 #[derive(Clone, Debug)]
 pub(super) struct Sink {
-    queue: SyncSender<Order>,
-    queued: Arc<AtomicUsize>,
-    escapes: Escapes,
+    queue: SyncSender<Command>,
+    queued_bytes: Arc<AtomicUsize>,
+    escaping: Escaping,
     lost: &'static AtomicU64,
 }
 
-/// Starts the thread that writes to `out`. Without a thread every line is lost, and counted.
+/// Starts the thread that writes to `out`. If the thread cannot start, every line is dropped and counted.
 pub(super) fn start(
     out: impl Write + Send + 'static,
-    escapes: Escapes,
+    escaping: Escaping,
     rate: RateLimiter,
     lost: &'static AtomicU64,
-) -> (Sink, Writing) {
-    let (queue, orders) = sync_channel(LINES);
-    let queued = Arc::new(AtomicUsize::new(0));
-    let mut writer = Writer { out, queued: queued.clone(), rate, lost, lost_said: 0, works: true };
+) -> (Sink, WriterGuard) {
+    let (queue, commands) = sync_channel(MAX_QUEUED_LINES);
+    let queued_bytes = Arc::new(AtomicUsize::new(0));
+    let mut writer = Writer {
+        out,
+        queued_bytes: queued_bytes.clone(),
+        rate,
+        lost,
+        reported_lost: 0,
+        last_write_succeeded: true,
+    };
     // Not joined: a reader that hangs would hold up the end of the process.
-    _ = thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(&orders));
-    (Sink { queue: queue.clone(), queued, escapes, lost }, Writing { queue })
+    _ = thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(&commands));
+    (Sink { queue: queue.clone(), queued_bytes, escaping, lost }, WriterGuard { queue })
 }
 
 impl Write for &Sink {
-    /// A record, whole.
+    /// Queues a whole record.
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
-        let line: Box<[u8]> = match (self.escapes, std::str::from_utf8(record)) {
-            (Escapes::OfJson, Ok(text)) => {
+        let line: Box<[u8]> = match (self.escaping, std::str::from_utf8(record)) {
+            (Escaping::Json, Ok(text)) => {
                 let escaped = escape::json(text.trim_end_matches('\n'));
                 [escaped.as_bytes(), b"\n"].concat().into()
             }
             _ => record.into(),
         };
         let len = line.len();
-        let fits = self.queued.fetch_add(len, Ordering::Relaxed) + len <= BYTES;
-        if !fits || self.queue.try_send(Order::Line(line)).is_err() {
-            self.queued.fetch_sub(len, Ordering::Relaxed);
+        let fits = self.queued_bytes.fetch_add(len, Ordering::Relaxed) + len <= MAX_QUEUED_BYTES;
+        if !fits || self.queue.try_send(Command::Write(line)).is_err() {
+            self.queued_bytes.fetch_sub(len, Ordering::Relaxed);
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
         Ok(record.len())
@@ -99,81 +106,80 @@ impl<'a> MakeWriter<'a> for Sink {
 
 struct Writer<W> {
     out: W,
-    queued: Arc<AtomicUsize>,
+    queued_bytes: Arc<AtomicUsize>,
     rate: RateLimiter,
     lost: &'static AtomicU64,
-    lost_said: u64,
-    /// Whether the last line was written.
-    works: bool,
+    reported_lost: u64,
+    last_write_succeeded: bool,
 }
 
 impl<W: Write> Writer<W> {
-    fn run(&mut self, orders: &Receiver<Order>) {
-        let mut said = Instant::now();
+    fn run(&mut self, commands: &Receiver<Command>) {
+        let mut last_summary = Instant::now();
         loop {
-            match orders.recv_timeout(SUMMARY_INTERVAL) {
-                Ok(Order::Line(line)) => self.line(&line),
-                Ok(Order::End(done)) => {
-                    self.sum_up();
-                    // What that has said is behind this in the queue.
-                    while let Ok(Order::Line(line)) = orders.try_recv() {
-                        self.line(&line);
+            match commands.recv_timeout(SUMMARY_INTERVAL) {
+                Ok(Command::Write(line)) => self.write_line(&line),
+                Ok(Command::Flush(done)) => {
+                    self.log_summary();
+                    // The summary itself is behind this command in the queue.
+                    while let Ok(Command::Write(line)) = commands.try_recv() {
+                        self.write_line(&line);
                     }
                     _ = done.try_send(());
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if said.elapsed() >= SUMMARY_INTERVAL {
-                self.sum_up();
-                said = Instant::now();
+            if last_summary.elapsed() >= SUMMARY_INTERVAL {
+                self.log_summary();
+                last_summary = Instant::now();
             }
         }
     }
 
-    fn line(&mut self, line: &[u8]) {
-        self.queued.fetch_sub(line.len(), Ordering::Relaxed);
-        self.works = self.out.write_all(line).is_ok();
-        if !self.works {
+    fn write_line(&mut self, line: &[u8]) {
+        self.queued_bytes.fetch_sub(line.len(), Ordering::Relaxed);
+        self.last_write_succeeded = self.out.write_all(line).is_ok();
+        if !self.last_write_succeeded {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn sum_up(&mut self) {
-        for (of, count) in self.rate.take_left_out() {
-            say_left_out(of, count);
+    fn log_summary(&mut self) {
+        for (metadata, count) in self.rate.take_left_out() {
+            log_left_out(metadata, count);
         }
         let lost = self.lost.load(Ordering::Relaxed);
-        if self.works && lost > self.lost_said {
-            say_lost(lost - self.lost_said);
-            self.lost_said = lost;
+        if self.last_write_succeeded && lost > self.reported_lost {
+            log_lost(lost - self.reported_lost);
+            self.reported_lost = lost;
         }
     }
 }
 
-fn say_left_out(of: &'static Metadata<'static>, count: u64) {
-    let (file, line) = (of.file().unwrap_or_default(), of.line().unwrap_or_default());
+fn log_left_out(metadata: &'static Metadata<'static>, count: u64) {
+    let (file, line) = (metadata.file().unwrap_or_default(), metadata.line().unwrap_or_default());
     warn!(
-        kind = of.target(), place = %format_args!("{file}:{line}"),
+        kind = metadata.target(), place = %format_args!("{file}:{line}"),
         "lines of one kind came too fast: {count} more were left out"
     );
 }
 
-fn say_lost(count: u64) {
+fn log_lost(count: u64) {
     warn!("{count} lines of this log were lost: they could not be written, or not in time");
 }
 
-/// Writes what is queued when dropped, if that goes soon.
+/// Waits, when dropped, until the queued lines are written, but not longer than [`FLUSH_TIMEOUT`].
 #[derive(Debug)]
-pub(super) struct Writing {
-    queue: SyncSender<Order>,
+pub(super) struct WriterGuard {
+    queue: SyncSender<Command>,
 }
 
-impl Drop for Writing {
+impl Drop for WriterGuard {
     fn drop(&mut self) {
         let (done, written) = sync_channel(1);
-        if self.queue.try_send(Order::End(done)).is_ok() {
-            _ = written.recv_timeout(LAST);
+        if self.queue.try_send(Command::Flush(done)).is_ok() {
+            _ = written.recv_timeout(FLUSH_TIMEOUT);
         }
     }
 }
@@ -184,7 +190,7 @@ mod tests {
 
     use super::*;
 
-    /// Says what it is given to write, and writes as the answers say.
+    /// Reports what it is given to write; the test scripts the results.
     struct Scripted {
         written: Sender<String>,
         answers: Receiver<io::Result<()>>,
@@ -204,23 +210,23 @@ mod tests {
 
     struct Log {
         sink: Sink,
-        writing: Writing,
+        guard: WriterGuard,
         written: Receiver<String>,
         answers: Sender<io::Result<()>>,
         lost: &'static AtomicU64,
     }
 
     impl Log {
-        fn start(escapes: Escapes) -> Self {
+        fn start(escaping: Escaping) -> Self {
             let (written, lines) = channel();
             let (answers, scripted) = channel();
             let lost: &AtomicU64 = Box::leak(Box::default());
             let out = Scripted { written, answers: scripted };
-            let (sink, writing) = start(out, escapes, RateLimiter::default(), lost);
-            Self { sink, writing, written: lines, answers, lost }
+            let (sink, guard) = start(out, escaping, RateLimiter::default(), lost);
+            Self { sink, guard, written: lines, answers, lost }
         }
 
-        fn says(&self, line: &str) {
+        fn write(&self, line: &str) {
             (&self.sink).write_all(line.as_bytes()).expect("it takes every line");
         }
 
@@ -231,41 +237,41 @@ mod tests {
 
     #[test]
     fn a_line_that_cannot_be_written_is_counted_and_the_next_one_is_tried() {
-        let log = Log::start(Escapes::Done);
+        let log = Log::start(Escaping::ByFormatter);
         log.answers.send(Err(io::ErrorKind::StorageFull.into())).unwrap();
         log.answers.send(Err(io::ErrorKind::BrokenPipe.into())).unwrap();
         for line in ["one\n", "two\n", "three\n"] {
-            log.says(line);
+            log.write(line);
         }
         drop(log.answers);
-        drop(log.writing);
+        drop(log.guard);
         assert_eq!(log.written.try_iter().collect::<Vec<_>>(), ["one\n", "two\n", "three\n"]);
         assert_eq!(log.lost.load(Ordering::Relaxed), 2);
     }
 
     #[test]
     fn a_reader_that_hangs_costs_lines_and_holds_up_nobody() {
-        let log = Log::start(Escapes::Done);
+        let log = Log::start(Escaping::ByFormatter);
         let line = "x".repeat(1023) + "\n";
-        log.says(&line);
+        log.write(&line);
         // The thread hangs in this one.
         assert_eq!(log.written.recv().unwrap(), line);
-        let fit = BYTES / line.len();
+        let fit = MAX_QUEUED_BYTES / line.len();
         for _ in 0..fit + 500 {
-            log.says(&line);
+            log.write(&line);
         }
         assert_eq!(log.lost(), 500);
         drop(log.answers);
-        drop(log.writing);
+        drop(log.guard);
         assert_eq!(log.written.try_iter().count(), fit, "what fitted is written");
     }
 
     #[test]
     fn json_keeps_its_one_line_without_what_drives_a_terminal() {
-        let log = Log::start(Escapes::OfJson);
+        let log = Log::start(Escaping::Json);
         drop(log.answers);
         (&log.sink).write_all("{\"a\":\"\u{9b}2J\"}\n".as_bytes()).unwrap();
-        drop(log.writing);
+        drop(log.guard);
         assert_eq!(log.written.recv().unwrap(), "{\"a\":\"\\u009b2J\"}\n");
     }
 }

@@ -31,7 +31,7 @@ impl Model {
         let service = self.service(key)?;
         let ServiceKind::ExternalName(name) = &service.kind else { return Some(service.clone()) };
         let mut resolved = (**service).clone();
-        match self.follow(key, name, domain) {
+        match self.resolve_name(key, name, domain) {
             Ok(kind) => {
                 if let ServiceKind::Alias(target) = &kind {
                     // A name that leads nowhere would answer 503 where nobody knows of it at all.
@@ -56,7 +56,12 @@ impl Model {
         Some(Arc::new(resolved))
     }
 
-    fn follow(&self, from: &ServiceKey, name: &str, domain: &str) -> Result<ServiceKind, String> {
+    fn resolve_name(
+        &self,
+        from: &ServiceKey,
+        name: &str,
+        domain: &str,
+    ) -> Result<ServiceKind, String> {
         let mut passed = vec![from.clone()];
         let mut name: Arc<str> = name.into();
         while let Some(target) = in_mesh(&name, domain) {

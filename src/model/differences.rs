@@ -60,8 +60,7 @@ impl Model {
                 let kept: BTreeSet<_> =
                     list.iter().map(|slice| (&slice.service.namespace, &slice.name)).collect();
                 let known = self.slice_names();
-                for (namespace, name) in
-                    known.filter(|id| scope.covers(id.0) && !kept.contains(id))
+                for (namespace, name) in known.filter(|id| scope.covers(id.0) && !kept.contains(id))
                 {
                     found.add(limit, || deleted(ObjectRef::slice(namespace, name)));
                 }
@@ -105,7 +104,10 @@ mod tests {
     fn service(namespace: &str, name: &str, version: &str) -> Arc<Service> {
         let key = ServiceKey::new(namespace, name);
         let kind = ServiceKind::ClusterIp(Vec::new());
-        Arc::new(Service { resource_version: version.into(), ..Service::new(key, kind, Vec::new()) })
+        Arc::new(Service {
+            resource_version: version.into(),
+            ..Service::new(key, kind, Vec::new())
+        })
     }
 
     fn slice(namespace: &str, name: &str, service: &str) -> Arc<EndpointSlice> {
@@ -134,8 +136,7 @@ mod tests {
         changed.kind = ServiceKind::Headless;
         changed.resource_version = "7".into();
         // The first has another version alone, which means nothing.
-        let list =
-            vec![service("one", "a", "5"), Arc::new(changed), service("one", "new", "8")];
+        let list = vec![service("one", "a", "5"), Arc::new(changed), service("one", "new", "8")];
         let listed = Change::Services(Scope::Namespace("one".into()), list);
         let found = model.differences(&listed, 10);
         let expected = [

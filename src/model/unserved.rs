@@ -36,13 +36,13 @@ mod tests {
     fn ports_of_the_sidecar_itself_are_told_where_there_is_no_cluster_ip() {
         let port = |port| ServicePort { name: "".into(), port, protocol: Protocol::Http };
         let ports = [80, 15001, 15006, 15021, 15090, 15020].map(port);
-        let told = |kind: ServiceKind| -> Vec<String> {
+        let unserved_fields = |kind: ServiceKind| -> Vec<String> {
             unserved_ports(&kind, &ports).map(|flaw| flaw.field.to_string()).collect()
         };
         let all = [15001, 15006, 15021, 15090].map(|port| format!("spec.ports[port={port}]"));
-        assert_eq!(told(ServiceKind::Headless), all);
-        assert_eq!(told(ServiceKind::ExternalName("example.com".into())), all);
-        assert_eq!(told(ServiceKind::ClusterIp(Vec::new())), all);
-        assert!(told(ServiceKind::ClusterIp(vec![[10, 96, 0, 1].into()])).is_empty());
+        assert_eq!(unserved_fields(ServiceKind::Headless), all);
+        assert_eq!(unserved_fields(ServiceKind::ExternalName("example.com".into())), all);
+        assert_eq!(unserved_fields(ServiceKind::ClusterIp(Vec::new())), all);
+        assert!(unserved_fields(ServiceKind::ClusterIp(vec![[10, 96, 0, 1].into()])).is_empty());
     }
 }

@@ -139,7 +139,7 @@ impl DashboardArgs {
         let url = format!("http://{address}/");
         let names: Vec<&str> = replicas.iter().map(|replica| &*replica.name).collect();
         output::print(&format!("{url}\n"))?;
-        output::say(crate::escape::line(&format!(
+        output::eprint_line(crate::escape::line(&format!(
             "the page of {}; Ctrl-C ends it",
             names.join(", ")
         )));

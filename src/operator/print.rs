@@ -118,12 +118,12 @@ pub(super) fn failures(failures: &[Failure]) {
 
 /// A line on standard error, of what others may have said.
 pub(super) fn warn(text: &str) {
-    output::say(format_args!("warning: {}", escape::line(text)));
+    output::eprint_line(format_args!("warning: {}", escape::line(text)));
 }
 
 /// Likewise, of what made the command end.
 pub(super) fn error(text: &str) {
-    output::say(format_args!("error: {}", escape::line(text)));
+    output::eprint_line(format_args!("error: {}", escape::line(text)));
 }
 
 #[cfg(test)]

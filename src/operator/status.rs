@@ -112,14 +112,16 @@ impl StatusArgs {
             return Ok(());
         }
         if gathered.rows.is_empty() {
-            output::say("No proxies found.");
+            if !gathered.replicas.is_empty() {
+                output::eprint_line("No proxies found.");
+            }
             return Ok(());
         }
         let wide = self.output.output == Some(OutputFormat::Wide);
         let table =
             table::of_proxies(gathered.rows.iter().map(|row| &row.proxy), wide, SystemTime::now());
         output::print(&table.render(print::screen(&self.output)))?;
-        output::say(summary(gathered));
+        output::eprint_line(summary(gathered));
         Ok(())
     }
 }

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use pilothouse_xds::{Resource, TypeSet};
+
 use super::layers::{LayeredSets, Override, ResourceChanges};
 use super::service_index::{MeshChanges, ServiceIndex};
 use super::visibility::RestrictedResources;
 use crate::model::ServiceKey;
 use crate::names::ResourceType;
-use crate::snapshot::{Resource, TypeSet};
 use crate::translate::clusters;
 use crate::view::{InboundPort, InboundPorts, ViewKey};
 

@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use pilothouse_xds::{Resource, TypeSet};
+
 use super::clusters::Clusters;
 use super::layers::{LayeredSets, Override, ResourceChanges};
 use super::service_index::{MeshChanges, ServiceIndex};
 use super::visibility::RestrictedResources;
 use crate::model::{Service, ServiceKey, SlicesOfService};
 use crate::names::ResourceType;
-use crate::snapshot::{Resource, TypeSet};
 use crate::translate::endpoints::{self, ProxyLocation};
 use crate::view::ViewKey;
 

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::snapshot::{Resource, TypeSet};
+use pilothouse_xds::{Resource, TypeSet};
 
 /// Names with what is under them now; `None` for nothing.
 pub(super) type ResourceChanges = Vec<(Arc<str>, Option<Arc<Resource>>)>;

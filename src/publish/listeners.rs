@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use pilothouse_xds::{Resource, TypeSet};
+
 use super::clusters::inbound_variant;
 use super::conflicts::RecordedConflicts;
 use super::layers::{LayeredSets, Override, ResourceChanges};
@@ -14,7 +16,7 @@ use super::service_index::ServiceIndex;
 use super::visibility::RestrictedServices;
 use crate::model::{Service, ServiceKey};
 use crate::names::ResourceType;
-use crate::snapshot::{Conflicts, Resource, TypeSet};
+use crate::snapshot::Conflicts;
 use crate::translate::listeners;
 use crate::view::{InboundPorts, ProxyKind, ViewKey};
 

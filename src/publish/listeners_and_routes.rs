@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use pilothouse_xds::TypeSet;
+
 use super::listeners::{Listeners, fixed_listeners};
 use super::route_tables::RouteTables;
 use super::service_index::{MeshChanges, ServiceIndex};
 use crate::model::ServiceKey;
-use crate::snapshot::{Conflicts, TypeSet};
+use crate::snapshot::Conflicts;
 use crate::view::{ProxyKind, ViewKey};
 
 #[derive(Debug)]

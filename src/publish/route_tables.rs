@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use pilothouse_xds::{Resource, TypeSet};
 use prost::Message;
 use prost::encoding::encode_varint;
 
@@ -15,7 +16,6 @@ use super::service_index::ServiceIndex;
 use super::visibility::RestrictedServices;
 use crate::model::{Service, ServiceKey};
 use crate::names::{self, ResourceType};
-use crate::snapshot::{Resource, TypeSet};
 use crate::translate::routes;
 use crate::view::ProxyKind;
 

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use pilothouse_xds::View;
 use tokio::time::Instant;
 
 use super::clusters::Clusters;
@@ -16,7 +17,7 @@ use super::listeners_and_routes::ListenersAndRoutes;
 use super::removals::PendingRemovals;
 use super::service_index::{MeshChanges, ServiceIndex};
 use crate::model::{Model, ServiceKey};
-use crate::snapshot::{Conflicts, Snapshot, View};
+use crate::snapshot::{Conflicts, Snapshot};
 use crate::view::ViewKey;
 
 /// Everything that snapshots are made of.

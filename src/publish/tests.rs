@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use pilothouse_xds::View;
 use prost::Message;
 
 use super::SnapshotBuilder;
@@ -15,7 +16,7 @@ use crate::model::{
     ServiceKind, ServicePort, SlicePort, Subset,
 };
 use crate::names::ResourceType;
-use crate::snapshot::{Snapshot, View};
+use crate::snapshot::Snapshot;
 use crate::view::{InboundPort, InboundProtocol, ProxyKind, ViewKey};
 
 mod aliases;
@@ -110,7 +111,7 @@ impl Mesh {
         }
     }
 
-    fn of(changes: Vec<Change>) -> Self {
+    fn with_changes(changes: Vec<Change>) -> Self {
         let mut mesh = Self::new();
         changes.into_iter().for_each(|change| mesh.apply(change));
         mesh
@@ -151,7 +152,7 @@ fn content(snapshot: &Snapshot) -> Vec<String> {
         for of in ResourceType::IN_ORDER {
             let set = view.set(of);
             lines.push(format!("{key}: {} {} {}", of.short(), set.version(), set.bytes()));
-            let one = |one: &Arc<crate::snapshot::Resource>| {
+            let one = |one: &Arc<pilothouse_xds::Resource>| {
                 format!("{key}: {} {} {}", of.short(), one.name, one.version)
             };
             lines.extend(set.iter().map(one));
@@ -183,7 +184,7 @@ fn domains(view: &View, name: &str) -> Vec<String> {
 #[test]
 fn a_cluster_outlives_its_routes() {
     let web = key("one", "web");
-    let mut mesh = Mesh::of(vec![
+    let mut mesh = Mesh::with_changes(vec![
         Change::Service(service(&web, at(&["10.1.0.1"]), &[(80, Protocol::Http)])),
         Change::Slice(slice(&web, "web-1", &[80], &[1])),
     ]);
@@ -207,7 +208,7 @@ fn a_cluster_outlives_its_routes() {
 fn every_cluster_lingers_as_long_after_its_own_routes() {
     let http =
         |name: &str| Change::Service(service(&key("one", name), at(&[]), &[(80, Protocol::Http)]));
-    let mut mesh = Mesh::of(vec![http("a"), http("b")]);
+    let mut mesh = Mesh::with_changes(vec![http("a"), http("b")]);
     mesh.snapshot(&views());
     mesh.apply(Change::ServiceGone(key("one", "a")));
     let first = mesh.snapshot(&views()).generation;
@@ -230,7 +231,8 @@ fn every_cluster_lingers_as_long_after_its_own_routes() {
 fn a_service_that_returns_in_time_is_not_removed() {
     let web = key("one", "web");
     let here = || Change::Service(service(&web, at(&["10.1.0.1"]), &[(80, Protocol::Http)]));
-    let mut mesh = Mesh::of(vec![here(), Change::Slice(slice(&web, "web-1", &[80], &[1]))]);
+    let mut mesh =
+        Mesh::with_changes(vec![here(), Change::Slice(slice(&web, "web-1", &[80], &[1]))]);
     let before = content(&mesh.snapshot(&views()));
     mesh.apply(Change::ServiceGone(web.clone()));
     mesh.snapshot(&views());
@@ -244,7 +246,7 @@ fn a_service_that_returns_in_time_is_not_removed() {
 fn a_port_that_goes_takes_its_cluster_along() {
     let web = key("one", "web");
     let with = |ports: &[(u16, Protocol)]| Change::Service(service(&web, at(&[]), ports));
-    let mut mesh = Mesh::of(vec![with(&[(80, Protocol::Http), (81, Protocol::Http)])]);
+    let mut mesh = Mesh::with_changes(vec![with(&[(80, Protocol::Http), (81, Protocol::Http)])]);
     mesh.view(ProxyKind::Sidecar, None);
     mesh.apply(with(&[(80, Protocol::Http)]));
     let view = mesh.view(ProxyKind::Sidecar, None);
@@ -269,7 +271,7 @@ fn an_address_that_two_services_have_goes_to_the_first() {
         let owners = hosts.iter().filter(|host| host.domains.iter().any(|one| one == "10.1.0.1"));
         owners.map(|host| host.name.clone()).collect::<Vec<_>>()
     };
-    let mut mesh = Mesh::of(vec![with(&second)]);
+    let mut mesh = Mesh::with_changes(vec![with(&second)]);
     let view = mesh.view(ProxyKind::Sidecar, None);
     assert_eq!(owner(&view), ["b.one.svc.cluster.local:80"]);
     mesh.apply(with(&first));
@@ -285,7 +287,7 @@ fn a_listener_that_two_services_want_goes_to_http_then_to_the_first() {
     let tcp = |name: &str| {
         Change::Service(service(&key("one", name), at(&["10.1.0.1"]), &[(90, Protocol::Tcp)]))
     };
-    let mut mesh = Mesh::of(vec![tcp("b"), tcp("c")]);
+    let mut mesh = Mesh::with_changes(vec![tcp("b"), tcp("c")]);
     let leads_to = |view: &View| {
         let listener = view.set(ResourceType::Listener).get("0.0.0.0_90").unwrap();
         let text = String::from_utf8_lossy(listener.value()).into_owned();
@@ -317,8 +319,11 @@ fn a_namespace_has_its_own_short_names_and_shares_the_rest() {
     let http = |namespace: &str, name: &str, port: u16| {
         Change::Service(service(&key(namespace, name), at(&[]), &[(port, Protocol::Http)]))
     };
-    let mut mesh =
-        Mesh::of(vec![http("one", "web", 80), http("two", "web", 80), http("two", "db", 81)]);
+    let mut mesh = Mesh::with_changes(vec![
+        http("one", "web", 80),
+        http("two", "web", 80),
+        http("two", "db", 81),
+    ]);
     let keys = [Some("one"), Some("two"), None]
         .map(|namespace| ViewKey::new(ProxyKind::Sidecar, namespace));
     let snapshot = mesh.snapshot(&keys);
@@ -350,7 +355,7 @@ fn a_namespace_has_its_own_short_names_and_shares_the_rest() {
 #[test]
 fn a_change_of_endpoints_touches_nothing_else() {
     let web = key("one", "web");
-    let mut mesh = Mesh::of(vec![
+    let mut mesh = Mesh::with_changes(vec![
         Change::Service(service(&web, at(&["10.1.0.1"]), &[(80, Protocol::Http)])),
         Change::Slice(slice(&web, "web-1", &[80], &[1])),
     ]);
@@ -369,7 +374,7 @@ fn resources_can_be_made_anew_though_no_service_has_changed() {
     let services = ["a", "b", "c"].map(|name| {
         Change::Service(service(&key("one", name), at(&["10.1.0.1"]), &[(80, Protocol::Http)]))
     });
-    let mut mesh = Mesh::of(services.into());
+    let mut mesh = Mesh::with_changes(services.into());
     let before = mesh.snapshot(&views());
     let some: BTreeSet<_> = [key("one", "a"), key("one", "b")].into();
     let nothing = MeshChanges::default;

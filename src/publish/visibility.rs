@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use pilothouse_xds::Resource;
+
 use super::layers::{Override, ResourceChanges};
 use crate::model::{ExportTo, ServiceKey};
-use crate::snapshot::Resource;
 
 /// The services that not everybody sees. Nearly always few, hence kept apart.
 #[derive(Debug, Default)]

@@ -163,8 +163,8 @@ fn start_parts(
     let (admin, config) = (*admin, config.clone());
     parts.add("readiness", CancellationToken::new(), |stop| async move {
         tokio::join!(
-            of_envoy.follow(admin, causes),
-            cause::follow(&config, &conditions.ready, cause)
+            of_envoy.follow_admin(admin, causes),
+            cause::diagnose_while_not_ready(&config, &conditions.ready, cause)
         );
         // Ready for good: there is nothing more to be asked.
         stop.cancelled().await;

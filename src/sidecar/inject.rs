@@ -40,7 +40,7 @@ pub fn run(args: &InjectArgs) -> Result<()> {
             }
         })?;
     for note in notes {
-        output::say(note);
+        output::eprint_line(note);
     }
     match &args.output {
         Some(file) => std::fs::write(file, text)

@@ -17,7 +17,8 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::model::{
-    ENDPOINTS_PREFIX, ExportTo, Flaw, IpFamily, Service, ServiceKey, ServiceKind, ServicePort, unserved_ports,
+    ENDPOINTS_PREFIX, ExportTo, Flaw, IpFamily, Service, ServiceKey, ServiceKind, ServicePort,
+    unserved_ports,
 };
 
 mod about;

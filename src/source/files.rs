@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::SendError;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -148,9 +149,9 @@ async fn read_until_closed(
 async fn send_lists(
     lists: manifest_set::ObjectLists,
     changes: &Sender<SourceEvent>,
-) -> Result<(), ()> {
-    changes.send(Change::Slices(Scope::All, lists.slices).into()).await.map_err(drop)?;
-    changes.send(Change::Services(Scope::All, lists.services).into()).await.map_err(drop)
+) -> Result<(), SendError<SourceEvent>> {
+    changes.send(Change::Slices(Scope::All, lists.slices).into()).await?;
+    changes.send(Change::Services(Scope::All, lists.services).into()).await
 }
 
 /// Waits until nothing has changed for [`QUIET_PERIOD`], so that a file is not read half-written.

@@ -53,14 +53,14 @@ pub fn fixed_clusters() -> Vec<Cluster> {
     vec![black_hole, passthrough, workload_cluster(names::INBOUND_PASSTHROUGH_CLUSTER)]
 }
 
-/// What a sidecar's inbound chain of this port leads to: the workload beside it, at whichever of
-/// its addresses was called.
+/// The cluster of a sidecar's inbound filter chain for this port: the workload beside it, at the address
+/// that the client connected to.
 pub fn inbound_cluster(port: &InboundPort) -> Cluster {
     let name = names::inbound_cluster(port.port);
     let mut cluster = workload_cluster(&name);
     cluster.alt_stat_name = names::stat_name(&name);
     match port.protocol {
-        // The protocol is known, or the client's will do; for TCP it says nothing.
+        // HTTP/1.1 is Envoy's default; TCP needs no protocol.
         InboundProtocol::Http | InboundProtocol::Tcp => {}
         InboundProtocol::Http2 | InboundProtocol::Grpc => {
             set_upstream_protocol(&mut cluster, http2_upstream())
@@ -77,9 +77,9 @@ fn workload_cluster(name: &str) -> Cluster {
     }
 }
 
-/// One cluster per served port, in the order of the ports; its endpoints come over EDS under the
-/// cluster's own name, or by DNS for a name outside. None for an alias within the mesh, none for
-/// the TCP ports of a service without an address of its own.
+/// One cluster per served port, in the order of the ports. Its endpoints are sent over EDS under the
+/// cluster's name; an ExternalName service is resolved by DNS. An alias within the mesh has no cluster,
+/// nor has a TCP port of a service without a cluster IP.
 pub fn service_clusters(service: &Service, domain: &str) -> Vec<Cluster> {
     let host = names::host(&service.key.name, &service.key.namespace, domain);
     served_ports(service).map(|port| port_cluster(service, &host, port)).collect()
@@ -102,8 +102,8 @@ fn port_cluster(service: &Service, host: &str, port: &ServicePort) -> Cluster {
     }
     cluster.alt_stat_name = names::stat_name(&name);
     apply_traffic_policy(&mut cluster, &service.traffic_policy);
-    // Endpoints are sent only if they are usable, so "too few look healthy" must never turn into
-    // "use them all".
+    // Only usable endpoints are sent, so Envoy must never panic, that is, use the ejected ones as well
+    // because too few are healthy.
     cluster.common_lb_config = Some(CommonLbConfig {
         healthy_panic_threshold: Some(Percent { value: 0.0 }),
         ..Default::default()
@@ -114,8 +114,8 @@ fn port_cluster(service: &Service, host: &str, port: &ServicePort) -> Cluster {
     cluster
 }
 
-/// One logical host with all addresses of both families, tried in turn, as a client of its own
-/// would do it; connections stay where they are when DNS rotates.
+/// Makes the cluster resolve `outside` by DNS: one logical host with all addresses of both families, which
+/// Envoy tries in turn as any client would. Connections stay open when DNS rotates the addresses.
 fn resolve_by_dns(cluster: &mut Cluster, outside: &str, port: u16) {
     let dns = DnsCluster {
         respect_dns_ttl: true,
@@ -149,8 +149,8 @@ fn resolve_by_dns(cluster: &mut Cluster, outside: &str, port: u16) {
     });
 }
 
-/// Requests that carry a pod's name (see `routes`) go to the endpoint that has it and to no other;
-/// all others go to any. A new name is a new endpoint, nothing else.
+/// Subsets by the pod's name: a request that carries one (see `routes`) goes to that pod's endpoint and to
+/// no other; a request without goes to any endpoint. A new pod changes its endpoints only.
 fn pod_name_subsets() -> LbSubsetConfig {
     LbSubsetConfig {
         fallback_policy: LbSubsetFallbackPolicy::AnyEndpoint.into(),

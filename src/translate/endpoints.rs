@@ -1,8 +1,8 @@
-//! Endpoints: for each cluster of a service, where its requests may go.
+//! Endpoints: one `ClusterLoadAssignment` for each cluster of a service.
 //!
-//! The rules are `reference/kubernetes.md`'s, section 1, and what gRPC clients insist on besides
-//! (a locality, weights of at least 1, no address twice). The result depends on what the slices
-//! say, never on their number or order: a controller that reshuffles them must not cause a push.
+//! The rules are those of `docs/kubernetes.md`, and what gRPC clients insist on besides (a locality,
+//! weights of at least 1, no address twice). The result depends on the content of the slices, never on
+//! their number or order: a controller that reshuffles them must not cause a push.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -29,10 +29,9 @@ use crate::model::{
 };
 use crate::names;
 
-/// One address and port, as some slice has it. The order of the fields is the order of
-/// preference if slices disagree about the same address and port: whoever calls it more usable is
-/// right (an endpoint that moves between slices is in both for a while), and a known zone is
-/// better than none.
+/// An endpoint of one slice: an address and port. If slices disagree about the same address and port, the
+/// least by the order of the fields is used: the more usable state (an endpoint that moves between slices
+/// is in both for a while), and a known zone rather than none.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate<'a> {
     address: IpAddr,
@@ -50,19 +49,19 @@ struct Candidate<'a> {
     pod: Option<NonZeroU64>,
 }
 
-/// The pods whose second address is known, with that address and its port.
+/// Pods whose address of the second family is known, with that address and its port.
 type SecondAddresses = BTreeMap<NonZeroU64, (IpAddr, u16)>;
 
-/// The assignment of each cluster that [`super::clusters::service_clusters`] makes, in the same order
-/// and by the same name. One without endpoints is there too: a proxy waits for it.
+/// The assignment of each cluster of [`super::clusters::service_clusters`], in the same order and by the
+/// same name. A cluster without endpoints has an empty one, because a proxy waits for it.
 ///
-/// `slices` are the service's own, in any order. Only one address family is used, since a
-/// dual-stack pod would count twice: the first of the service's families (by its addresses if it
-/// does not say, else IPv4) in which there is something to use. Where the service is for both, the
-/// other address of the same pod stands beside the first, for Envoy to try if that does not answer.
+/// `slices` are the service's, in any order. Endpoints are of one address family, because a dual-stack pod
+/// would count twice: the first of the service's families (of its cluster IPs if it names none, else IPv4)
+/// that has a usable endpoint. If the service is dual-stack, the pod's address of the other family is an
+/// additional address, which Envoy tries if the first does not answer.
 ///
-/// `proxy` is where the proxy is: endpoints near it go first where the service wants that, and those of its
-/// node are the only ones where the service wants that.
+/// `proxy` is the location of the proxy: by the service's traffic distribution or hints, endpoints near it
+/// have a higher priority; by its internal traffic policy, those of its node are the only ones.
 pub fn service_endpoints<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice>,
@@ -70,7 +69,7 @@ pub fn service_endpoints<'a>(
     proxy: ProxyLocation<'_>,
 ) -> Vec<ClusterLoadAssignment> {
     let host = names::host(&service.key.name, &service.key.namespace, domain);
-    // What DNS says of a name outside is the cluster's own to find out.
+    // Envoy resolves these itself.
     if matches!(service.kind, ServiceKind::ExternalName(_)) {
         return Vec::new();
     }
@@ -135,21 +134,23 @@ fn port_candidates<'a>(
     candidates
 }
 
-/// The families whose endpoints may be used, the preferred one first.
+/// The address families whose endpoints may be used, the preferred one first.
 fn families(service: &Service) -> Vec<IpFamily> {
     if !service.families.is_empty() {
         return service.families.clone();
     }
-    let first =
-        service.cluster_ips().first().map_or(IpFamily::V4, |address| IpFamily::of(*address));
+    let first = service
+        .cluster_ips()
+        .first()
+        .map_or(IpFamily::V4, |address| IpFamily::of_address(*address));
     vec![first, first.other()]
 }
 
-/// Leaves one state and one family: ready, or draining if nothing is ready (as kube-proxy does), or
-/// nothing; of these the first family that occurs.
+/// Keeps the candidates of one state and one family: ready ones, or draining ones if none is ready (as
+/// kube-proxy does), or none at all; of these, the first family that has any.
 fn keep_usable(candidates: &mut Vec<Candidate<'_>>, families: &[IpFamily]) {
     let rank = |one: &Candidate<'_>| {
-        let family = IpFamily::of(one.address);
+        let family = IpFamily::of_address(one.address);
         let at = families.iter().position(|own| *own == family)?;
         (one.state != EndpointState::NotReady).then_some((one.state, at))
     };
@@ -157,8 +158,8 @@ fn keep_usable(candidates: &mut Vec<Candidate<'_>>, families: &[IpFamily]) {
     candidates.retain(|one| best.is_some() && rank(one) == best);
 }
 
-/// The addresses of the second family, by pod, where nothing is in doubt: a pod has exactly one
-/// address and port of each family, and both are in the same state.
+/// The address of the second family of each pod that has exactly one address and port of each family, both
+/// in the same state.
 fn second_addresses(candidates: &[Candidate<'_>], families: &[IpFamily]) -> SecondAddresses {
     let mut pods: BTreeMap<NonZeroU64, Vec<&Candidate<'_>>> = BTreeMap::new();
     for candidate in candidates {
@@ -168,7 +169,8 @@ fn second_addresses(candidates: &[Candidate<'_>], families: &[IpFamily]) -> Seco
     }
     let second = |(pod, own): (NonZeroU64, Vec<&Candidate<'_>>)| {
         let &[one, other] = own.as_slice() else { return None };
-        let is_second = |one: &Candidate<'_>| families.get(1) == Some(&IpFamily::of(one.address));
+        let is_second =
+            |one: &Candidate<'_>| families.get(1) == Some(&IpFamily::of_address(one.address));
         let second = match (is_second(one), is_second(other)) {
             (true, false) => one,
             (false, true) => other,
@@ -179,8 +181,8 @@ fn second_addresses(candidates: &[Candidate<'_>], families: &[IpFamily]) -> Seco
     pods.into_iter().filter_map(second).collect()
 }
 
-/// `candidates` are sorted by address and stay so within each zone; zones are sorted by priority
-/// and name, the unknown one first. A zone may stand in both priorities if hints divide it.
+/// Groups `candidates`, which are sorted by address and stay so, by priority and zone, the unknown zone
+/// first. If hints divide a zone, it is in both priorities.
 fn group_by_locality<'a>(
     candidates: &[Candidate<'a>],
     nearness: Nearness<'_>,
@@ -229,9 +231,8 @@ fn lb_endpoint(
     }
 }
 
-/// The label under which DNS knows the pod of a headless service: its hostname, else its address with
-/// dashes, as CoreDNS has it (`endpointHostname` in its kubernetes plugin; a name cannot end in a
-/// dash).
+/// The DNS label of a headless service's pod: its hostname, else its address with dashes, as in CoreDNS
+/// (`endpointHostname` of its kubernetes plugin; a name cannot end in a dash).
 fn pod_name(candidate: &Candidate<'_>) -> String {
     if !candidate.hostname_unknown {
         return candidate.hostname.to_owned();
@@ -240,7 +241,8 @@ fn pod_name(candidate: &Candidate<'_>) -> String {
     if dashed.ends_with('-') { dashed + "0" } else { dashed }
 }
 
-/// One entry in each of the two maps, so that the encoding does not depend on chance.
+/// The pod's name for subset load balancing. Each of the two maps has one entry, so that the encoding is
+/// always the same.
 fn pod_name_metadata(hostname: &str) -> Metadata {
     let value = Value { kind: Some(value::Kind::StringValue(hostname.to_owned())) };
     let fields = Struct { fields: [(HOSTNAME_KEY.to_owned(), value)].into() };

@@ -1,9 +1,9 @@
-//! Listeners: how traffic gets in, by the kind of proxy.
+//! Listeners, by the kind of proxy.
 //!
-//! A sidecar's listeners are not bound: iptables redirects everything to `virtualOutbound`, which
-//! hands a connection to the listener of its original destination. The listeners of other kinds
-//! are bound, so there two services can conflict over a port number: their listeners have the same name,
-//! and the caller decides (HTTP before TCP, then by the service's key).
+//! A sidecar's listeners are not bound: iptables redirects everything to `virtualOutbound`, which hands a
+//! connection to the listener of its original destination. The listeners of other kinds are bound, so
+//! services can conflict over a port number: their listeners have the same name, and the caller chooses
+//! (HTTP before TCP, then by the service's key).
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -55,8 +55,8 @@ pub fn fixed_listeners(kind: &ProxyKind) -> Vec<Listener> {
             let mut listener = outbound_listener(*address, *port);
             listener.filter_chains = vec![FilterChain {
                 filters: vec![connection_manager_filter(HttpConnectionManager {
-                    // A client that came here by the service's name has this listener's port in
-                    // its Host; it is not the service's.
+                    // A client that connected by the service's name has this listener's port in its Host,
+                    // not the service's.
                     strip_matching_host_port: true,
                     early_header_mutation_extensions: vec![port_header_mutation(*port)],
                     use_remote_address: Some(BoolValue { value: true }),
@@ -69,7 +69,7 @@ pub fn fixed_listeners(kind: &ProxyKind) -> Vec<Listener> {
     }
 }
 
-/// Sets the header by which the route table knows the port that a request came to.
+/// The filter that sets the header from which the route table takes the listener's port.
 fn port_header_mutation(port: u16) -> TypedExtensionConfig {
     let header = HeaderValueOption {
         header: Some(HeaderValue {
@@ -87,8 +87,8 @@ fn port_header_mutation(port: u16) -> TypedExtensionConfig {
     }
 }
 
-/// The one listener of all HTTP services with this port number, routed by the table of that
-/// number. None for kinds that have none and for ports that are taken
+/// The one listener of all HTTP services with this port number, routed by the table of that number.
+/// `None` for kinds of proxies without such listeners and for reserved ports
 /// ([`super::serves_http_port`]).
 pub fn http_port_listener(kind: &ProxyKind, port: u16) -> Option<Listener> {
     serves_http_port(kind, port).then_some(())?;
@@ -102,8 +102,8 @@ fn http_listener(kind: &ProxyKind, address: IpAddr, port: u16) -> Listener {
     let mut chain =
         FilterChain { filters: vec![connection_manager_filter(manager)], ..Default::default() };
     if *kind == ProxyKind::Sidecar {
-        // Anything may be captured on this port, so what does not look like plain HTTP is left
-        // alone and passed on.
+        // Any protocol may be captured on this port, so what does not look like plain HTTP is
+        // passed through.
         chain.filter_chain_match = Some(FilterChainMatch {
             transport_protocol: "raw_buffer".to_owned(),
             application_protocols: vec!["http/1.1".to_owned(), "h2c".to_owned()],
@@ -115,7 +115,7 @@ fn http_listener(kind: &ProxyKind, address: IpAddr, port: u16) -> Listener {
             "envoy.filters.listener.http_inspector",
             to_any(&HttpInspector::default()),
         )];
-        // Wait for the first bytes as long as it takes: a slow client is no reason to guess.
+        // Without a timeout: a slow client must not be taken for one that speaks no HTTP.
         listener.listener_filters_timeout = Some(seconds(0));
         listener.bind_to_port = Some(BoolValue { value: false });
     }
@@ -123,8 +123,8 @@ fn http_listener(kind: &ProxyKind, address: IpAddr, port: u16) -> Listener {
     listener
 }
 
-/// The listeners that one port of a service has for itself: see `tcp_port_listeners`
-/// and `http_port_listeners_by_address`.
+/// The listeners that belong to one port of a service alone: see `tcp_port_listeners` and
+/// `http_port_listeners_by_address`.
 pub fn port_listeners(
     kind: &ProxyKind,
     service: &Service,
@@ -138,8 +138,8 @@ pub fn port_listeners(
     }
 }
 
-/// The listeners of an HTTP port with the number of one of the sidecar's own, where the common one of
-/// [`http_port_listener`] cannot stand: per cluster IP, routed by the table of the number.
+/// The listeners of an HTTP port whose number is one of the sidecar's own ports, where the common listener
+/// ([`http_port_listener`]) is impossible: one per cluster IP, routed by the table of the number.
 fn http_port_listeners_by_address(kind: &ProxyKind, service: &Service, port: u16) -> Vec<Listener> {
     if *kind != ProxyKind::Sidecar || serves_http_port(kind, port) {
         return Vec::new();
@@ -148,9 +148,9 @@ fn http_port_listeners_by_address(kind: &ProxyKind, service: &Service, port: u16
     addresses.map(|&address| http_listener(kind, address, port)).collect()
 }
 
-/// The listeners of one TCP port of a service, each leading to the port's cluster: per cluster IP
-/// for captured traffic, a single bound one for the other kinds. Two services with the same port
-/// number get bound listeners of the same name, which also is the name of [`http_port_listener`]'s.
+/// The listeners of one TCP port of a service, which forward to the port's cluster: one per cluster IP for
+/// captured traffic, one bound listener for the other kinds. The bound listeners of two services with the
+/// same port number have the same name, which is also that of [`http_port_listener`].
 ///
 /// None for services without a cluster IP and for a standalone Envoy.
 fn tcp_port_listeners(
@@ -185,7 +185,7 @@ fn tcp_port_listeners(
     }
 }
 
-/// Where listeners for a port number stand; none for the kind that has no such listeners.
+/// The address that listeners for a port number bind to; `None` for the kind that has no such listeners.
 fn bind_address(kind: &ProxyKind) -> Option<IpAddr> {
     match kind {
         ProxyKind::Sidecar | ProxyKind::Router => Some(EVERYWHERE),
@@ -206,7 +206,7 @@ fn virtual_outbound() -> Listener {
     }
 }
 
-/// Named after its address and port, without filter chains.
+/// A listener named after its address and port, without filter chains.
 fn outbound_listener(address: IpAddr, port: u16) -> Listener {
     Listener {
         name: names::listener(address, port),
@@ -216,8 +216,8 @@ fn outbound_listener(address: IpAddr, port: u16) -> Listener {
     }
 }
 
-/// A connection to the capture port itself was never redirected; passing it on would send it
-/// here again, for ever.
+/// The filter chain for connections to the capture port itself. They were not redirected, and passing them
+/// through would connect to this listener again, endlessly.
 fn black_hole_chain(name: &str, capture_port: u16) -> FilterChain {
     FilterChain {
         filter_chain_match: Some(FilterChainMatch {
@@ -233,7 +233,7 @@ fn tcp_chain(name: &str, cluster: &str, idle: Option<Duration>) -> FilterChain {
     FilterChain { name: name.to_owned(), filters, ..Default::default() }
 }
 
-/// Connections may be `idle` for so long; Envoy's default is an hour, its zero is no limit.
+/// `idle` is the idle timeout; Envoy's default is an hour, and zero is no timeout.
 fn tcp_proxy_filter(cluster: &str, by_client: bool, idle: Option<Duration>) -> Filter {
     let source_ip = HashPolicy { policy_specifier: Some(PolicySpecifier::SourceIp(SourceIp {})) };
     let proxy = TcpProxy {
@@ -250,14 +250,14 @@ fn connection_manager_filter(manager: HttpConnectionManager) -> Filter {
     network_filter("envoy.filters.network.http_connection_manager", &manager)
 }
 
-/// What all outbound HTTP listeners have in common. Theirs to add is `use_remote_address`: true where
-/// requests come from outside, so that the peer counts as the client, and `x-forwarded-for` and
-/// Envoy's own headers are not taken at their word.
+/// The connection manager of outbound HTTP listeners. The caller sets `use_remote_address`: true where
+/// requests come from outside the mesh, so that the peer is the client, and `x-forwarded-for` and Envoy's
+/// own headers are not trusted.
 fn outbound_manager(kind: &ProxyKind, listener: &str, table: &str) -> HttpConnectionManager {
     let bare = common_manager();
     let mut http_filters = bare.http_filters;
     if *kind != ProxyKind::Sidecar {
-        // Does nothing until a route gives it something to do, see `routes`.
+        // Without effect until a virtual host configures it, see `routes`.
         http_filters.insert(0, http_filter(POD_NAME_FILTER, to_any(&HeaderToMetadata::default())));
     }
     HttpConnectionManager {
@@ -271,17 +271,17 @@ fn outbound_manager(kind: &ProxyKind, listener: &str, table: &str) -> HttpConnec
     }
 }
 
-/// What is the same in both directions.
+/// The connection manager's fields that inbound and outbound have in common.
 fn common_manager() -> HttpConnectionManager {
     HttpConnectionManager {
         http_filters: vec![http_filter("envoy.filters.http.router", to_any(&Router::default()))],
         normalize_path: Some(BoolValue { value: true }),
-        // Health checks of old load balancers speak it; Envoy would answer 426 by itself.
+        // Health checks of old load balancers speak HTTP/1.0; by default Envoy answers 426.
         http_protocol_options: Some(Http1ProtocolOptions {
             accept_http_10: true,
             ..Default::default()
         }),
-        // Streams may be quiet for as long as they like.
+        // Streams have no idle timeout.
         stream_idle_timeout: Some(seconds(0)),
         upgrade_configs: vec![http_connection_manager::UpgradeConfig {
             upgrade_type: "websocket".to_owned(),

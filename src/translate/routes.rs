@@ -1,13 +1,13 @@
-//! Route tables: which cluster a Host leads to.
+//! Route tables: the cluster for each Host.
 //!
-//! Captured and bound proxies have a table per port number, since the listener already knows the
-//! port; a standalone Envoy has a single table in which the port is part of the Host. A table is
-//! its fixed fields ([`table_without_services`]) and the virtual hosts that services put into it ([`virtual_hosts`]);
+//! Captured and bound proxies have a table per port number, because the listener determines the port; a
+//! standalone Envoy has one table, in which the port is part of the Host. A table consists of its fixed
+//! fields ([`table_without_services`]) and the virtual hosts of services ([`virtual_hosts`]);
 //! `virtual_hosts` is a repeated field, so the encoded parts are concatenated.
 //!
-//! Envoy rejects a table in which a domain occurs twice. Names of two services cannot meet
-//! ([`names::dns_forms`]), and the model keeps the ports of one service apart; only cluster IPs can,
-//! when two manifests claim one or a watch lags behind. That is why they are a parameter.
+//! Envoy rejects a table in which a domain occurs twice. Names of two services are never equal
+//! ([`names::dns_forms`]), and the model makes the ports of a service unique; only cluster IPs can occur
+//! twice, if two manifests claim one or a watch is behind. That is why they are a parameter.
 
 use std::net::IpAddr;
 
@@ -49,19 +49,19 @@ pub use inbound::inbound_routes;
 /// A virtual host and the name of the table it belongs to.
 pub type TableEntry = (String, VirtualHost);
 
-/// The virtual hosts that `service` puts into the tables of such proxies, one per HTTP port; for a
-/// headless service another one for the names of its pods (see `route_to_pods`). An alias has those of the
-/// service that it stands for, under its own names.
+/// The virtual hosts of `service` for proxies of a kind, one per HTTP port; a headless service has another
+/// one for the names of its pods (see `route_to_pods`). An alias has those of its target, under its own
+/// names.
 ///
-/// `namespace` is the proxy's: services of the same namespace answer to their bare name as well.
-/// For every other namespace, and for none, the result is the same, so that it can be shared.
-/// `addresses` are those of the service's cluster IPs that no other service claims before it.
+/// `namespace` is the proxy's: within its namespace a service is reachable by its bare name as well. For
+/// every other namespace, and for `None`, the result is the same, so that it can be shared.
+/// `addresses` are the cluster IPs of the service that no service before it claims.
 ///
-/// In the standalone table every name stands with each of the ports, and alone for the one port
-/// that is meant if none is said: the listener's own number (a client that came to it by name
-/// has that in its Host, and it is stripped, see `listeners`), else 80, else the first. The table is
-/// the same whatever the listener's number, of which a proxy may name any: the listener says its
-/// number in a header, by which the bare name of a service with several ports is routed.
+/// In the standalone table each name has a domain with each of the ports. The name without a port is
+/// the domain of one of them: of the listener's own number (a client that connected to it by name has that
+/// number in its Host, and it is stripped, see `listeners`), else of 80, else of the first. The table does
+/// not depend on the listener's number, because a proxy may choose any: the listener sets a header with
+/// its number, by which the bare name of a service with several ports is routed.
 pub fn virtual_hosts(
     kind: &ProxyKind,
     namespace: Option<&str>,
@@ -145,7 +145,7 @@ fn standalone_virtual_hosts(
     placed
 }
 
-/// What came to a listener with this number.
+/// The route for requests that came to the listener with this number.
 fn listener_port_route(port: u16, action: RouteAction) -> Route {
     let mut route = catch_all_route(&format!("listener {port}"), action);
     let is_port = HeaderMatcher {
@@ -160,22 +160,22 @@ fn listener_port_route(port: u16, action: RouteAction) -> Route {
     route
 }
 
-/// The table without the services' virtual hosts: its fixed fields and, for captured traffic,
-/// the way out for hosts that nobody here answers to.
+/// The table without the services' virtual hosts: its fixed fields and, for captured traffic, the virtual
+/// host that passes requests for unknown hosts through.
 ///
-/// A bound listener has no such way: nothing tells where the request was meant to go.
+/// A bound listener has no such virtual host: the original destination of the request is not known.
 pub fn table_without_services(kind: &ProxyKind, name: &str) -> RouteConfiguration {
     let captured = *kind == ProxyKind::Sidecar;
     let by_port = !matches!(kind, ProxyKind::Standalone { .. });
     RouteConfiguration {
         name: name.to_owned(),
         virtual_hosts: captured.then(allow_any_host).into_iter().collect(),
-        // A route may arrive before its cluster; then it answers 503, which beats a NACK.
+        // A route may arrive before its cluster; Envoy then answers 503 instead of rejecting the table.
         validate_clusters: Some(BoolValue { value: false }),
-        // By port number the table is already chosen, so whatever port the client put into Host
-        // says nothing more. In the standalone table the port is what tells services apart.
+        // The table of a port number is that port's, whatever port the client's Host has. In the
+        // standalone table the port distinguishes services.
         ignore_port_in_host_matching: by_port,
-        // It is between the listener and this table.
+        // Only the listener and this table may see it.
         request_headers_to_remove: match by_port {
             true => Vec::new(),
             false => vec![LISTENER_PORT_HEADER.to_owned()],
@@ -201,23 +201,22 @@ fn allow_any_host() -> VirtualHost {
     }
 }
 
-/// The domains of the pods behind a headless service, which have names of their own.
+/// The domains of the pods of a headless service, which have DNS names of their own.
 ///
-/// Whether a name is one of a pod, only DNS knows. Where traffic is captured, so has the client's
-/// resolver decided already, and none but the names below the service's full name is taken:
-/// `www.app` may be a pod of the service `app` or a host outside, and `leaf.nats` a pod of `nats` or
-/// a service in the namespace `nats`.
+/// Only DNS knows whether a name is a pod's. Where traffic is captured, the client's resolver has decided
+/// that already, and only names below the service's full name are matched: `www.app` may be a pod of the
+/// service `app` or a host outside, and `leaf.nats` a pod of `nats` or a service in the namespace `nats`.
 fn pod_domains(kind: &ProxyKind, key: &ServiceKey, forms: &[String]) -> Vec<String> {
     let full = format!("{}.{}.svc", key.name, key.namespace);
     let taken = |form: &&String| *kind != ProxyKind::Sidecar || form.starts_with(&full);
     forms.iter().filter(taken).map(|form| format!("*.{form}")).collect()
 }
 
-/// Requests for a pod of a headless service by its name.
+/// The virtual host for a pod of a headless service, by its name.
 ///
-/// Captured, they go where the client's connection was meant to go: DNS has led it to that pod, or
-/// to none of the service's. Elsewhere the name chooses among the endpoints; what stands before the
-/// service's name must then be one label, since `db-0.leaf.nats` is no pod of `nats`.
+/// Captured requests are forwarded to their original destination: DNS has resolved the name to that pod, or
+/// to none of the service's. Elsewhere the name selects the endpoint; then only one label may precede the
+/// service's name, because `db-0.leaf.nats` is no pod of `nats`.
 fn route_to_pods(
     kind: &ProxyKind,
     mut host: VirtualHost,
@@ -239,7 +238,7 @@ fn route_to_pods(
     host
 }
 
-/// A Host of one label and any form of the service's name, maybe with a port.
+/// Matches a Host of one label and any form of the service's name, with or without a port.
 fn pod_name_matcher(key: &ServiceKey, domain: &str) -> HeaderMatcher {
     let [name, namespace, domain] =
         [&*key.name, &*key.namespace, domain].map(|text| text.replace('.', r"\."));
@@ -255,7 +254,7 @@ fn pod_name_matcher(key: &ServiceKey, domain: &str) -> HeaderMatcher {
 
 fn cluster_action(kind: &ProxyKind, policy: &TrafficPolicy, cluster: String) -> RouteAction {
     RouteAction {
-        // No limit but the client's own unless the service has one.
+        // No timeout except the client's unless the service has one.
         timeout: Some(policy.request_timeout.map_or(seconds(0), proto_duration)),
         retry_policy: match policy.retries.unwrap_or(TrafficPolicy::RETRIES) {
             0 => None,
@@ -276,8 +275,8 @@ fn source_address_hash() -> HashPolicy {
     }
 }
 
-/// Gives the Host's first label to the cluster's subsets. Without this the same filter does
-/// nothing.
+/// Configures the filter that copies the Host's first label to the metadata for subset load balancing.
+/// Without this configuration the filter does nothing.
 fn pod_name_from_host() -> HeaderToMetadata {
     let rewrite = RegexMatchAndSubstitute {
         pattern: Some(RegexMatcher { regex: r"^([^.]*)\..*$".to_owned(), ..Default::default() }),
@@ -314,7 +313,7 @@ fn catch_all_route(name: &str, action: RouteAction) -> Route {
     }
 }
 
-/// Istio's default: twice, on another host, and only where the request was not acted upon.
+/// Istio's default: two retries, on another host, and only if the request was not processed.
 fn retry_policy(retries: u32) -> RetryPolicy {
     RetryPolicy {
         retry_on: "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::common::control_plane::{ControlPlane, pilothouse};
-use crate::common::envoy::{self, Sample, Wire};
-use crate::common::{Process, free_port, get, json, repository, until};
 use crate::harness::Kubectl;
+use pilothouse_testkit::control_plane::{ControlPlane, pilothouse};
+use pilothouse_testkit::envoy::{self, Sample, Wire};
+use pilothouse_testkit::{Process, free_port, get, json, repository, until};
 
 mod controllers;
 mod events;

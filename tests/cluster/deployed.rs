@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use tokio::process::Child;
 use tokio::sync::OnceCell;
 
-use crate::common::until;
 use crate::harness::{Forward, Kubectl};
+use pilothouse_testkit::until;
 
 pub(crate) const NAMESPACE: &str = "istio-system";
 
@@ -96,7 +96,7 @@ impl Visitor {
         kubectl
             .run(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"])
             .await;
-        let (log, mut lines) = kubectl.follow(&["logs", "-f", name]);
+        let (log, mut lines) = kubectl.spawn_following(&["logs", "-f", name]);
         let visits: Arc<Mutex<Vec<Visit>>> = Arc::default();
         let seen = visits.clone();
         tokio::spawn(async move {

@@ -10,14 +10,14 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::api_server::{ApiServer, Pilot};
-use crate::common::{Process, until};
+use pilothouse_testkit::{Process, until};
 
 const PILOT: &str = "istio-pilot.istio-system:15010";
 
 pub(crate) struct Said(pub(crate) Value, pub(crate) Option<i32>);
 
 impl Said {
-    pub(crate) fn of(output: &Output) -> Self {
+    pub(crate) fn parse(output: &Output) -> Self {
         let text = String::from_utf8_lossy(&output.stdout);
         let json = serde_json::from_str(&text)
             .unwrap_or_else(|error| panic!("{error}: {text} {output:?}"));
@@ -40,7 +40,7 @@ async fn doctor(kubeconfig: &Path, arguments: &[&str]) -> Said {
         .args(arguments)
         .env("KUBECONFIG", kubeconfig)
         .output();
-    Said::of(&output.await.unwrap())
+    Said::parse(&output.await.unwrap())
 }
 
 /// A name server: silent, or says of every name that it does not exist, or has this address.
@@ -239,7 +239,7 @@ impl Network {
 
     async fn doctor(&self, arguments: &[&str]) -> Said {
         let program = [env!("CARGO_BIN_EXE_pilothouse"), "doctor", "--json", "--no-kubernetes"];
-        Said::of(&self.command(&[&program[..], arguments].concat()).output().await.unwrap())
+        Said::parse(&self.command(&[&program[..], arguments].concat()).output().await.unwrap())
     }
 }
 

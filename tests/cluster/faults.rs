@@ -6,11 +6,11 @@ use futures::FutureExt as _;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use crate::common::until;
 use crate::deployed::{NAMESPACE as PILOTS, rolled_out};
 use crate::doctor::Said;
 use crate::half_live::story;
 use crate::harness::Kubectl;
+use pilothouse_testkit::until;
 
 mod bound;
 
@@ -124,7 +124,7 @@ async fn deployed() -> Kubectl {
 async fn doctor(kubectl: &Kubectl, pod: &str, arguments: &[&str]) -> Said {
     let exec = ["-n", NAMESPACE, "exec", pod, "-c", "istio-proxy", "--"];
     let program = ["pilothouse", "doctor", "--json"];
-    Said::of(&kubectl.output(&[&exec[..], &program, arguments].concat()).await)
+    Said::parse(&kubectl.output(&[&exec[..], &program, arguments].concat()).await)
 }
 
 /// A visit by the application of `caller`: the status, or what there was instead.

@@ -8,8 +8,8 @@ use futures::FutureExt as _;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::common::until;
 use crate::harness::Kubectl;
+use pilothouse_testkit::until;
 
 const NAMESPACE: &str = "half-live";
 const APPS: [&str; 4] = ["details", "productpage", "ratings", "reviews"];
@@ -141,16 +141,16 @@ async fn from_half_live_to_the_named_cause_and_back() {
     let namespace =
         json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
     kubectl.apply(&[namespace]).await;
-    let told = AssertUnwindSafe(told(&kubectl)).catch_unwind().await;
+    let outcome = AssertUnwindSafe(assert_walk_through(&kubectl)).catch_unwind().await;
     // Whatever happened, the cluster gets its name server back.
     story("repair_if_broken").await;
     kubectl.run(&["delete", "namespace", NAMESPACE, "--wait=false"]).await;
-    if let Err(panic) = told {
+    if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
     }
 }
 
-async fn told(kubectl: &Kubectl) {
+async fn assert_walk_through(kubectl: &Kubectl) {
     story("control_plane").await;
     story("deploy").await;
     all_show(kubectl, "2/2").await;

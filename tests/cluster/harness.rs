@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::common::{get, json};
+use pilothouse_testkit::{get, json};
 
 const RUNNING: &str = "--field-selector=status.phase=Running";
 
@@ -90,7 +90,10 @@ impl Kubectl {
     }
 
     /// The lines that a kubectl command prints for as long as it runs; it ends when dropped.
-    pub(crate) fn follow(&self, arguments: &[&str]) -> (Child, Lines<BufReader<ChildStdout>>) {
+    pub(crate) fn spawn_following(
+        &self,
+        arguments: &[&str],
+    ) -> (Child, Lines<BufReader<ChildStdout>>) {
         // Nobody reads what it says on the side, so that must not fill a pipe.
         let mut child =
             self.command(arguments).stderr(Stdio::inherit()).spawn().expect("kubectl is installed");
@@ -108,7 +111,7 @@ impl Kubectl {
     ) -> Result<Forward, String> {
         let to = format!(":{port}");
         let (child, mut lines) =
-            self.follow(&["-n", namespace, "port-forward", &format!("pod/{pod}"), &to]);
+            self.spawn_following(&["-n", namespace, "port-forward", &format!("pod/{pod}"), &to]);
         // Forwarding from 127.0.0.1:40123 -> 8080
         let line = lines.next_line().await.expect("kubectl prints text");
         let local = line.as_ref().and_then(|line| line.split_whitespace().nth(2));

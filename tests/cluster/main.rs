@@ -6,8 +6,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
 
-use pilothouse_testkit as common;
-
 mod api_server;
 mod deployed;
 mod doctor;
@@ -15,6 +13,7 @@ mod faults;
 mod half_live;
 mod harness;
 mod node;
+mod operator;
 mod replicas;
 mod rollout;
 mod sidecars;

@@ -13,9 +13,9 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::common::{get, until};
 use crate::deployed::NAMESPACE;
 use crate::harness::Kubectl;
+use pilothouse_testkit::{get, until};
 
 /// The replicas of the control plane, asked at their own addresses: `kubectl port-forward` needs
 /// the API server.
@@ -30,7 +30,7 @@ pub(crate) struct Replicas {
 
 impl Replicas {
     /// Asks each for `/ready` all the time from now on.
-    pub(crate) async fn of(kubectl: &Kubectl) -> Self {
+    pub(crate) async fn watch(kubectl: &Kubectl) -> Self {
         let names = kubectl.pods(NAMESPACE, "istio=pilot").await;
         assert_eq!(names.len(), 2, "{names:?}");
         let (mut monitoring, mut processes) = (Vec::new(), Vec::new());
@@ -115,7 +115,7 @@ impl Replicas {
 }
 
 /// The program that runs in a pod, by the pod's uid.
-fn process_of(uid: &str) -> Option<u32> {
+pub(crate) fn process_of(uid: &str) -> Option<u32> {
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     let mut ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     ids.find(|id| {

@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use pilothouse::names::ResourceType;
 use serde_json::Value;
 
-use crate::common::until;
 use crate::deployed::{NAMESPACE, debug_pages, deployed, rolled_out};
 use crate::harness::Kubectl;
 use crate::rollout::{URL, are_answered_by, cluster_address, end, pods, ten_pods};
 use pilothouse_testkit::envoy::Wire;
 use pilothouse_testkit::loaded_envoy::LoadedEnvoy;
+use pilothouse_testkit::until;
 
 /// Connections are spread by chance: with so many, none of a kind on one replica is one chance in
 /// 10^4.

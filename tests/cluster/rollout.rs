@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 
 use serde_json::json;
 
-use crate::common::until;
 use crate::deployed::{NAMESPACE, deployed, replica_of, rolled_out};
 use crate::harness::Kubectl;
 use crate::node::{Killed, Replicas};
 use pilothouse_testkit::envoy::Wire;
 use pilothouse_testkit::loaded_envoy::LoadedEnvoy;
+use pilothouse_testkit::until;
 
 pub(crate) const URL: &str = "rolled:9080/details/0";
 
@@ -150,7 +150,7 @@ async fn the_api_server_and_etcd_are_killed_under_load() {
     let kubectl = deployed().await;
     let before = ten_pods(&kubectl).await;
     let envoys = two_envoys(&kubectl, &before).await;
-    let replicas = Replicas::of(&kubectl).await;
+    let replicas = Replicas::watch(&kubectl).await;
 
     // Without an API server: both replicas say what is wrong and how old what they have is.
     let errors = replicas.watch_errors().await.unwrap();

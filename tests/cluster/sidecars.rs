@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use crate::common::until;
 use crate::deployed::rolled_out;
 use crate::half_live::story;
 use crate::harness::Kubectl;
+use pilothouse_testkit::until;
 
 mod life;
 

@@ -5,11 +5,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
-use crate::harness::backends::Backend;
-use crate::harness::envoy::{Sample, Wire};
-use crate::harness::lab::Lab;
-use crate::harness::manifests::Service;
-use crate::harness::{VISIBLE, eventually, on_both_wires, places, same};
+use pilothouse_testkit::backends::Backend;
+use pilothouse_testkit::envoy::{Sample, Wire};
+use pilothouse_testkit::lab::Lab;
+use pilothouse_testkit::manifests::Service;
+use pilothouse_testkit::{VISIBLE, eventually, on_both_wires, places, same};
 
 on_both_wires!(a_sidecar_without_capture, a_router);
 
@@ -46,11 +46,11 @@ async fn serves_http_and_tcp(sample: Sample, wire: Wire, at: std::net::IpAddr) {
     lab.is_synced(&["cds", "eds", "lds", "rds"]).await;
     lab.agrees().await;
 
-    lab.manifests.put(&stored.clone().with([&other]));
+    lab.manifests.apply(&stored.clone().with([&other]));
     said(tcp, "other").await;
     // A port of its own, and the TCP service gone: one listener comes, one goes.
     let late = SocketAddr::new(at, places::port());
-    lab.manifests.put(&Service::new("late", "http", late.port()).with(&reviews));
+    lab.manifests.apply(&Service::new("late", "http", late.port()).with(&reviews));
     lab.answered_at(late, "late", &["v1", "v2"]).await;
     lab.manifests.delete(&stored);
     eventually(VISIBLE, "the TCP listener to be gone", async || {

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::harness::backends::{Backend, target_port};
-use crate::harness::envoy::{Sample, Wire};
-use crate::harness::lab::Lab;
-use crate::harness::{DEADLINE, VISIBLE, eventually, namespace, places, same};
-use crate::meaning::{pods, put, slice};
+use crate::meaning::{apply_objects, pods, slice};
+use pilothouse_testkit::backends::{Backend, target_port};
+use pilothouse_testkit::envoy::{Sample, Wire};
+use pilothouse_testkit::lab::Lab;
+use pilothouse_testkit::{DEADLINE, VISIBLE, eventually, namespace, places, same};
 
 const PROXYS_OWN: [u16; 4] = [15001, 15006, 15021, 15090];
 
@@ -92,10 +92,10 @@ async fn requests_for_pods_and_neighbours_go_where_dns_led_them() {
     let [nats, app_pods, leaf_pods] = [vec![zero, one], vec![app], vec![leaf]].map(|backends| {
         backends.iter().map(|one| json!({ "addresses": [one.address] })).collect::<Vec<_>>()
     });
-    put(&lab, "nats", &[headless("nats"), slice("nats", "IPv4", &nats)]);
-    put(&lab, "leaf", &[headless("leaf"), slice("leaf", "IPv4", &leaf_pods)]);
-    put(&lab, "app", &[headless("app"), slice("app", "IPv4", &app_pods)]);
-    put(&lab, "db", &[headless("db"), slice("db", "IPv4", &pods(&[zero]))]);
+    apply_objects(&lab, "nats", &[headless("nats"), slice("nats", "IPv4", &nats)]);
+    apply_objects(&lab, "leaf", &[headless("leaf"), slice("leaf", "IPv4", &leaf_pods)]);
+    apply_objects(&lab, "app", &[headless("app"), slice("app", "IPv4", &app_pods)]);
+    apply_objects(&lab, "db", &[headless("db"), slice("db", "IPv4", &pods(&[zero]))]);
     answers(client, app, "app").await;
     answers(client, leaf, "leaf").await;
 
@@ -138,7 +138,7 @@ async fn services_with_the_port_numbers_of_the_proxy_are_served_by_cluster_ip() 
         for port in PROXYS_OWN {
             let (own, ip) = (format!("{name}-{port}"), places::address());
             let one = service(&own, &ip.to_string(), kind, port, &Value::Null);
-            put(&lab, &own, &[one, slice(&own, "IPv4", &endpoints)]);
+            apply_objects(&lab, &own, &[one, slice(&own, "IPv4", &endpoints)]);
             eventually(VISIBLE, &format!("an answer by {own}"), async || {
                 let answer = asked(client, SocketAddr::new(ip, port), &own, "HTTP/1.1").await?;
                 same(answer.as_str(), "w-one")
@@ -156,7 +156,7 @@ async fn services_with_the_port_numbers_of_the_proxy_are_served_by_cluster_ip() 
 
     // Without a cluster IP there is nothing to tell it by, and that is said.
     let headless = service("bare", "None", "http", 15021, &Value::Null);
-    put(&lab, "bare", &[headless, slice("bare", "IPv4", &endpoints)]);
+    apply_objects(&lab, "bare", &[headless, slice("bare", "IPv4", &endpoints)]);
     let flaw = "default/bare: spec.ports[port=15021]";
     eventually(VISIBLE, "the flaw in push_status", async || {
         let page = lab.control.debug("push_status").await?;
@@ -186,7 +186,7 @@ async fn a_tcp_connection_that_is_idle_for_too_long_is_closed() {
     let annotations = json!({ "pilothouse.io/tcp-idle-timeout": "300ms" });
     let stored = service("stored", &address.to_string(), "tcp", 5432, &annotations);
     let endpoints = [json!({ "addresses": [silent.address] })];
-    put(&lab, "stored", &[stored, slice("stored", "IPv4", &endpoints)]);
+    apply_objects(&lab, "stored", &[stored, slice("stored", "IPv4", &endpoints)]);
     let stat = "tcp.outbound|5432||stored.default.svc.cluster.local.idle_timeout";
     eventually(DEADLINE, "Envoy to close it", async || {
         let mut stream = connect(client, SocketAddr::new(address, 5432)).await?;
@@ -211,7 +211,7 @@ async fn http_1_0_passes_through() {
     let workload = Backend::http("w-one").await;
     let web = service("web", "None", "http", target_port(), &Value::Null);
     let endpoints = [json!({ "addresses": [workload.address] })];
-    put(&lab, "web", &[web, slice("web", "IPv4", &endpoints)]);
+    apply_objects(&lab, "web", &[web, slice("web", "IPv4", &endpoints)]);
     answers(client, &workload, "web").await;
     let at = SocketAddr::new(workload.address, workload.port);
     assert_eq!(asked(client, at, "web", "HTTP/1.0").await.as_deref(), Ok("w-one"));

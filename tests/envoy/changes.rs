@@ -1,11 +1,11 @@
 //! What changes in the manifests changes where requests go, soon, and without a failed request.
 
-use crate::harness::backends::Backend;
-use crate::harness::envoy::{Sample, Wire, endpoint};
-use crate::harness::lab::Lab;
-use crate::harness::load::Load;
-use crate::harness::manifests::Service;
-use crate::harness::{DEADLINE, VISIBLE, eventually, on_both_wires, same};
+use pilothouse_testkit::backends::Backend;
+use pilothouse_testkit::envoy::{Sample, Wire, endpoint};
+use pilothouse_testkit::lab::Lab;
+use pilothouse_testkit::load::Load;
+use pilothouse_testkit::manifests::Service;
+use pilothouse_testkit::{DEADLINE, VISIBLE, eventually, on_both_wires, same};
 
 on_both_wires!(
     endpoints_come_and_go,
@@ -31,20 +31,20 @@ async fn endpoints_come_and_go(wire: Wire) {
     let load = Load::start(lab.envoy.listener, "reviews", &[200]);
 
     // As long as one endpoint is left that answers, no request fails.
-    lab.manifests.put(&service.clone().with([&v1, &v2, &v3]));
+    lab.manifests.apply(&service.clone().with([&v1, &v2, &v3]));
     lab.answered_by("reviews", &["v1", "v2", "v3"]).await;
-    lab.manifests.put(&service.clone().with([&v2, &v3]));
+    lab.manifests.apply(&service.clone().with([&v2, &v3]));
     lab.answered_by("reviews", &["v2", "v3"]).await;
-    lab.manifests.put(&service.clone().with([&v1, &v2, &v3]).with_unready(&v3).with_unready(&v1));
+    lab.manifests.apply(&service.clone().with([&v1, &v2, &v3]).with_unready(&v3).with_unready(&v1));
     lab.answered_by("reviews", &["v2"]).await;
-    lab.manifests.put(&service.clone().with([&v1, &v2, &v3]).with_unready(&v2));
+    lab.manifests.apply(&service.clone().with([&v1, &v2, &v3]).with_unready(&v2));
     lab.answered_by("reviews", &["v1", "v3"]).await;
     load.assert_flawless();
     drop(load);
 
-    lab.manifests.put(&service.clone().with([&v1]).with_unready(&v1));
+    lab.manifests.apply(&service.clone().with([&v1]).with_unready(&v1));
     lab.answers("reviews", 503).await;
-    lab.manifests.put(&service.clone().with([&v1]));
+    lab.manifests.apply(&service.clone().with([&v1]));
     lab.answered_by("reviews", &["v1"]).await;
     eventually(VISIBLE, "Envoy's /clusters to show the one endpoint", async || {
         let seen = lab.envoy.clusters().await?.remove(&service.cluster());
@@ -66,7 +66,7 @@ async fn services_come_and_go(wire: Wire) {
     lab.answered_by("steady", &["old"]).await;
     let load = Load::start(lab.envoy.listener, "steady", &[200]);
 
-    lab.manifests.put(&service.clone().with([&old]));
+    lab.manifests.apply(&service.clone().with([&old]));
     lab.answered_by("passing", &["old"]).await;
     {
         // Make before break: the route goes before its cluster does, so there is no 503 between.
@@ -81,12 +81,12 @@ async fn services_come_and_go(wire: Wire) {
         load.assert_flawless();
     }
     // The same again, with other endpoints; Envoy must not wait for anything or remember the old.
-    lab.manifests.put(&service.clone().with([&new]));
+    lab.manifests.apply(&service.clone().with([&new]));
     lab.answered_by("passing", &["new"]).await;
     // Gone and back before its cluster was taken away.
     lab.manifests.delete(&service);
     lab.answers("passing", 404).await;
-    lab.manifests.put(&service.clone().with([&old]));
+    lab.manifests.apply(&service.clone().with([&old]));
     lab.answered_by("passing", &["old"]).await;
 
     load.assert_flawless();
@@ -106,7 +106,7 @@ async fn a_changed_cluster_costs_no_request(wire: Wire) {
     // Another protocol is another cluster under the same name: Envoy prepares it beside the old
     // one, and until it has its endpoints the old one serves.
     for (name, version) in [("http2", "HTTP/2.0"), ("http", "HTTP/1.1"), ("grpc", "HTTP/2.0")] {
-        lab.manifests.put(&service.clone().with_port_name(name));
+        lab.manifests.apply(&service.clone().with_port_name(name));
         eventually(VISIBLE, &format!("{version} upstream"), async || {
             let answer = lab.envoy.fetch("upgraded").await?;
             if answer.body.ends_with(version) { Ok(()) } else { Err(answer.body) }
@@ -115,7 +115,7 @@ async fn a_changed_cluster_costs_no_request(wire: Wire) {
         load.goes_on(20).await;
     }
     // Protocol and endpoints in one step.
-    lab.manifests.put(&service.clone().with(&backends[..1]));
+    lab.manifests.apply(&service.clone().with(&backends[..1]));
     lab.answered_by("upgraded", &["one"]).await;
 
     load.assert_flawless();
@@ -135,11 +135,11 @@ async fn routes_wait_for_their_clusters(wire: Wire) {
     // The bare name follows the only port to a new cluster each time. The route must not change
     // before that cluster is warm, nor the old one go before the route has changed.
     for port in 8001..8009 {
-        lab.manifests.put(&service(port));
+        lab.manifests.apply(&service(port));
         lab.answered_by(&format!("moving:{port}"), &["one"]).await;
         load.goes_on(10).await;
     }
-    lab.manifests.put(&Service::new("new", "http", 80).with([&backend]));
+    lab.manifests.apply(&Service::new("new", "http", 80).with([&backend]));
     lab.answered_by("new", &["one"]).await;
     load.assert_flawless();
     nobody_yet.assert_flawless();
@@ -152,13 +152,13 @@ async fn many_changes_at_once_arrive(wire: Wire) {
     let service = |number: usize| Service::new(&format!("s{number}"), "http", 80).with([&backend]);
     let lab = Lab::start(Sample::Standalone, wire, &[]).await;
     for number in 0..60 {
-        lab.manifests.put(&service(number));
+        lab.manifests.apply(&service(number));
     }
     for number in (0..60).step_by(2) {
         lab.manifests.delete(&service(number));
     }
     for number in (1..60).step_by(4) {
-        lab.manifests.put(&service(number).with_port_name("http2"));
+        lab.manifests.apply(&service(number).with_port_name("http2"));
     }
     lab.answered_by("s1", &["one"]).await;
     lab.answered_by("s59", &["one"]).await;

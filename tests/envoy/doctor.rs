@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::control_plane::pilothouse;
-use crate::harness::process::Process;
+use pilothouse_testkit::control_plane::pilothouse;
+use pilothouse_testkit::process::Process;
 
 mod connection;
 mod impostors;

@@ -4,11 +4,11 @@ use std::process::Command;
 
 use rustix::process::Signal;
 
-use crate::harness::control_plane::{ControlPlane, pilothouse};
-use crate::harness::manifests::{Manifests, Service};
-use crate::harness::process::Process;
-use crate::harness::{DEADLINE, eventually, same};
 use crate::wire::Client;
+use pilothouse_testkit::control_plane::{ControlPlane, pilothouse};
+use pilothouse_testkit::manifests::{Manifests, Service};
+use pilothouse_testkit::process::Process;
+use pilothouse_testkit::{DEADLINE, eventually, same};
 
 const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 
@@ -53,7 +53,7 @@ async fn at_the_ends_of_what_flags_may_be_proxies_are_served() {
         let mut control = ControlPlane::start_with(&arguments, &[]).await;
         control.becomes_ready().await;
         let mut client = Client::open(control.grpc).await;
-        client.ask(CLUSTER).await;
+        client.subscribe(CLUSTER).await;
         let response = client.response().await.expect("clusters");
         assert!(response.resources.len() > 1, "{arguments:?}: {response:?}");
         control.process.signal(Signal::TERM);

@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::harness::backends::{Backend, target_port};
-use crate::harness::control_plane::ControlPlane;
-use crate::harness::dump::Config;
-use crate::harness::envoy::{Envoy, Sample, Wire};
-use crate::harness::lab::Lab;
-use crate::harness::manifests::Manifests;
-use crate::harness::{DEADLINE, VISIBLE, eventually, namespace, on_both_wires, places, same};
+use pilothouse_testkit::backends::{Backend, target_port};
+use pilothouse_testkit::control_plane::ControlPlane;
+use pilothouse_testkit::dump::Config;
+use pilothouse_testkit::envoy::{Envoy, Sample, Wire};
+use pilothouse_testkit::lab::Lab;
+use pilothouse_testkit::manifests::Manifests;
+use pilothouse_testkit::{DEADLINE, VISIBLE, eventually, namespace, on_both_wires, places, same};
 
 on_both_wires!(each_port_of_the_pod_is_taken_for_what_it_speaks);
 

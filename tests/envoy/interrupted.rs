@@ -3,16 +3,16 @@
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use prost::Message as _;
 
-use crate::harness::backends::Backend;
-use crate::harness::control_plane::ControlPlane;
-use crate::harness::dump::Config;
-use crate::harness::envoy::{Envoy, Sample, Wire};
-use crate::harness::lab::Lab;
-use crate::harness::load::Load;
-use crate::harness::manifests::{Manifests, Service};
-use crate::harness::relay::Relay;
-use crate::harness::{DEADLINE, VISIBLE, eventually, on_both_wires, same};
 use crate::wire::Client;
+use pilothouse_testkit::backends::Backend;
+use pilothouse_testkit::control_plane::ControlPlane;
+use pilothouse_testkit::dump::Config;
+use pilothouse_testkit::envoy::{Envoy, Sample, Wire};
+use pilothouse_testkit::lab::Lab;
+use pilothouse_testkit::load::Load;
+use pilothouse_testkit::manifests::{Manifests, Service};
+use pilothouse_testkit::relay::Relay;
+use pilothouse_testkit::{DEADLINE, VISIBLE, eventually, on_both_wires, same};
 
 on_both_wires!(
     a_cluster_still_warming_gets_its_endpoints_on_the_next_stream,
@@ -36,7 +36,7 @@ async fn a_cluster_still_warming_gets_its_endpoints_on_the_next_stream(wire: Wir
 
     // It changes, and the endpoints that Envoy wants anew for it are lost with the stream.
     relay.hold(ENDPOINTS);
-    lab.manifests.put(&service.clone().with_port_name("http2"));
+    lab.manifests.apply(&service.clone().with_port_name("http2"));
     eventually(DEADLINE, "the cluster to wait", async || {
         same(Config::waiting(&lab.envoy.config_dump().await?), vec![service.cluster()])
     })
@@ -51,7 +51,7 @@ async fn a_cluster_still_warming_gets_its_endpoints_on_the_next_stream(wire: Wir
         same(relay.opened().iter().any(|one| one == CLUSTERS), true)
     })
     .await;
-    lab.manifests.put(&other.with_port_name("http2"));
+    lab.manifests.apply(&other.with_port_name("http2"));
     eventually(VISIBLE, "HTTP/2 upstream", async || {
         same(lab.envoy.fetch("other").await?.body.as_str(), "one HTTP/2.0")
     })
@@ -77,16 +77,16 @@ async fn a_proxy_that_lagged_behind_loses_no_request(wire: Wire) {
     // While it is told of one change, a service moves from one cluster to another: it sees the new
     // one come, the old one go and the route change in one step.
     relay.pause(true);
-    lab.manifests.put(&other.with_port_name("http2"));
+    lab.manifests.apply(&other.with_port_name("http2"));
     eventually(DEADLINE, "clusters on their way", async || {
         let sync = lab.control.sync().await?;
         same(sync.count("cds", "responses")? > sync.count("cds", "acks")?, true)
     })
     .await;
-    lab.manifests.put(&service(8001));
+    lab.manifests.apply(&service(8001));
     eventually(DEADLINE, "the old cluster to be gone", async || {
         let mut observer = Client::open(lab.control.grpc).await;
-        observer.ask(CLUSTERS).await;
+        observer.subscribe(CLUSTERS).await;
         let response = observer.response().await.map_err(|status| status.to_string())?;
         let names = response.resources.iter().map(|any| Cluster::decode(&*any.value).unwrap().name);
         same(names.filter(|name| name.contains("moving")).collect(), vec![service(8001).cluster()])

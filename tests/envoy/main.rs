@@ -5,11 +5,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
 
-use pilothouse_testkit as harness;
-
 mod bound;
 mod captured;
 mod changes;
+mod convergence;
 mod doctor;
 mod flags;
 mod inbound;

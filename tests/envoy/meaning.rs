@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpSocket;
 
-use crate::harness::backends::{Backend, target_port};
-use crate::harness::envoy::{Sample, Wire};
-use crate::harness::lab::Lab;
-use crate::harness::{DEADLINE, VISIBLE, eventually, on_both_wires, places, same};
+use pilothouse_testkit::backends::{Backend, target_port};
+use pilothouse_testkit::envoy::{Sample, Wire};
+use pilothouse_testkit::lab::Lab;
+use pilothouse_testkit::{DEADLINE, VISIBLE, eventually, on_both_wires, places, same};
 
 on_both_wires!(
     a_headless_service_is_its_pods_and_each_of_them,
@@ -39,7 +39,7 @@ pub(crate) fn slice(service: &str, family: &str, endpoints: &[Value]) -> Value {
         "ports": [{ "name": "http", "port": target_port() }] })
 }
 
-pub(crate) fn put(lab: &Lab, name: &str, items: &[Value]) {
+pub(crate) fn apply_objects(lab: &Lab, name: &str, items: &[Value]) {
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
     lab.manifests.put_raw(&format!("{name}.json"), &list.to_string());
 }
@@ -54,7 +54,7 @@ pub(crate) fn put_service(
 ) {
     let endpoints: Vec<_> =
         backends.iter().map(|one| json!({ "addresses": [one.address] })).collect();
-    put(lab, name, &[service(name, spec, annotations), slice(name, "IPv4", &endpoints)]);
+    apply_objects(lab, name, &[service(name, spec, annotations), slice(name, "IPv4", &endpoints)]);
 }
 
 pub(crate) fn pods(backends: &[&Backend]) -> Vec<Value> {
@@ -67,7 +67,7 @@ async fn a_headless_service_is_its_pods_and_each_of_them(wire: Wire) {
         [Backend::http("db-0").await, Backend::http("db-1").await, Backend::http("db-2").await];
     let lab = Lab::start(Sample::Standalone, wire, &[]).await;
     let headless = service("db", &json!({ "clusterIP": "None" }), &Value::Null);
-    put(&lab, "db", &[headless.clone(), slice("db", "IPv4", &pods(&[&zero, &one]))]);
+    apply_objects(&lab, "db", &[headless.clone(), slice("db", "IPv4", &pods(&[&zero, &one]))]);
     lab.answered_by("db", &["db-0", "db-1"]).await;
     for form in ["db", "db.default", "db.default.svc", "db.default.svc.cluster.local"] {
         lab.answered_by(&format!("db-0.{form}"), &["db-0"]).await;
@@ -82,7 +82,7 @@ async fn a_headless_service_is_its_pods_and_each_of_them(wire: Wire) {
         ["cds", "lds", "rds"].map(|of| sync.count(of, "responses").unwrap())
     };
     let before = pushes().await;
-    put(&lab, "db", &[headless, slice("db", "IPv4", &pods(&[&zero, &one, &two]))]);
+    apply_objects(&lab, "db", &[headless, slice("db", "IPv4", &pods(&[&zero, &one, &two]))]);
     lab.answered_by("db-2.db", &["db-2"]).await;
     lab.answered_by("db", &["db-0", "db-1", "db-2"]).await;
     assert_eq!(pushes().await, before);
@@ -112,7 +112,7 @@ async fn an_alias_is_what_it_stands_for(wire: Wire) {
     let lab = Lab::start(Sample::Standalone, wire, &[]).await;
     let alias = |name: &str, of: &str| {
         let spec = json!({ "type": "ExternalName", "externalName": of, "ports": null });
-        put(&lab, name, &[service(name, &spec, &Value::Null)]);
+        apply_objects(&lab, name, &[service(name, &spec, &Value::Null)]);
     };
     alias("near", "far.default.svc.cluster.local");
     alias("far", "web.default.svc.cluster.local");
@@ -168,7 +168,7 @@ async fn endpoints_on_their_way_out_serve_where_nothing_else_does() {
                 |(one, conditions)| json!({ "addresses": [one.address], "conditions": conditions }),
             )
             .collect();
-        put(&lab, "web", &[web.clone(), slice("web", "IPv4", &endpoints)]);
+        apply_objects(&lab, "web", &[web.clone(), slice("web", "IPv4", &endpoints)]);
     };
     with(&[(&old, conditions(false, true, true)), (&new, conditions(false, false, false))]);
     lab.answered_by("web", &["old"]).await;
@@ -200,7 +200,7 @@ async fn the_second_family_of_a_pod_is_tried_where_the_first_does_not_answer() {
             slice(name, "IPv4", &[endpoint(nobody)]),
             slice(name, "IPv6", &[endpoint(six.ip())]),
         ];
-        put(&lab, name, &items);
+        apply_objects(&lab, name, &items);
     }
     lab.answered_by("both", &["six"]).await;
     lab.answered_by("six", &["six"]).await;
@@ -306,7 +306,11 @@ async fn annotations_tune_and_a_bad_one_costs_itself_alone() {
     // One of the two refuses connections.
     let dead = json!({ "addresses": [places::address()] });
     let alive = json!({ "addresses": [backend.address] });
-    put(&lab, "half", &[service("half", &none, &errors), slice("half", "IPv4", &[dead, alive])]);
+    apply_objects(
+        &lab,
+        "half",
+        &[service("half", &none, &errors), slice("half", "IPv4", &[dead, alive])],
+    );
 
     lab.answers("slow", 504).await;
     lab.answers("closed", 503).await;

@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::harness::backends::Backend;
-use crate::harness::control_plane::ControlPlane;
-use crate::harness::envoy::{Envoy, Sample, Wire};
-use crate::harness::manifests::{Manifests, Service};
-use crate::harness::{VISIBLE, eventually, http, places, same};
+use pilothouse_testkit::backends::Backend;
+use pilothouse_testkit::control_plane::ControlPlane;
+use pilothouse_testkit::envoy::{Envoy, Sample, Wire};
+use pilothouse_testkit::manifests::{Manifests, Service};
+use pilothouse_testkit::{VISIBLE, eventually, http, places, same};
 
 /// Far longer than a test: whoever has to wait for it has not been answered.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -71,7 +71,7 @@ async fn on_demand(beside: bool) {
     assert_eq!((answer.status, &*answer.body), (200, "one HTTP/1.1"));
     // That there is none is said at once (rule 9), and when there is one, it comes.
     assert_eq!(get(at, &late.cluster()).await.unwrap().status, 503);
-    manifests.put(&late);
+    manifests.apply(&late);
     eventually(VISIBLE, "the cluster that is there now", async || {
         same(get(at, &late.cluster()).await?.status, 200)
     })

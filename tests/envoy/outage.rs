@@ -2,13 +2,13 @@
 
 use rustix::process::Signal;
 
-use crate::harness::backends::Backend;
-use crate::harness::control_plane::ControlPlane;
-use crate::harness::envoy::{Envoy, Sample, Wire};
-use crate::harness::lab::Lab;
-use crate::harness::load::Load;
-use crate::harness::manifests::{Manifests, Service};
-use crate::harness::{DEADLINE, eventually, on_both_wires, same};
+use pilothouse_testkit::backends::Backend;
+use pilothouse_testkit::control_plane::ControlPlane;
+use pilothouse_testkit::envoy::{Envoy, Sample, Wire};
+use pilothouse_testkit::lab::Lab;
+use pilothouse_testkit::load::Load;
+use pilothouse_testkit::manifests::{Manifests, Service};
+use pilothouse_testkit::{DEADLINE, eventually, on_both_wires, same};
 
 on_both_wires!(
     no_request_fails,
@@ -44,7 +44,7 @@ async fn no_request_fails(wire: Wire) {
         let sent = |of: &&str| sync.count(of, "responses") != Ok(0);
         assert!(!spared.iter().any(sent), "{}", sync.0);
     }
-    lab.manifests.put(&service.clone().with(&backends[..1]));
+    lab.manifests.apply(&service.clone().with(&backends[..1]));
     lab.answered_by("steady", &["one"]).await;
     load.assert_flawless();
     lab.assert_untroubled().await;
@@ -64,9 +64,9 @@ async fn what_changed_meanwhile_arrives(wire: Wire) {
     let load = Load::start(lab.envoy.listener, "kept", &[200]);
 
     lab.control.stop(Signal::TERM).await;
-    lab.manifests.put(&moved.with([&two]));
-    lab.manifests.put(&upgraded.with_port_name("http2"));
-    lab.manifests.put(&Service::new("new", "http", 80).with([&two]));
+    lab.manifests.apply(&moved.with([&two]));
+    lab.manifests.apply(&upgraded.with_port_name("http2"));
+    lab.manifests.apply(&Service::new("new", "http", 80).with([&two]));
     lab.manifests.delete(&gone);
     lab.control.start_again().await;
     connection(&lab, 1).await;
@@ -96,7 +96,7 @@ async fn a_port_that_moves_meanwhile_costs_no_request(wire: Wire) {
     for port in 8001..8006 {
         lab.control.stop(Signal::KILL).await;
         connection(&lab, 0).await;
-        lab.manifests.put(&service(port));
+        lab.manifests.apply(&service(port));
         lab.control.start_again().await;
         lab.answered_by(&format!("moving:{port}"), &["one"]).await;
         lab.answered_by("moving", &["one"]).await;
@@ -121,7 +121,7 @@ async fn all_clusters_may_go_and_one_return(wire: Wire) {
     lab.control.start_again().await;
     connection(&lab, 1).await;
     lab.is_synced(&["lds", "rds"]).await;
-    lab.manifests.put(&service);
+    lab.manifests.apply(&service);
     lab.answered_by("passing", &["one"]).await;
     lab.agrees().await;
     lab.assert_untroubled().await;
@@ -146,7 +146,7 @@ async fn a_frozen_envoy_is_dropped_and_may_come_back(wire: Wire) {
     .await;
     let log = lab.control.process.log();
     assert!(log.contains("no answer to a ping within 500ms (--keepalive)"), "{log}");
-    lab.manifests.put(&service.with([&two]));
+    lab.manifests.apply(&service.with([&two]));
     lab.envoy.signal(Signal::CONT);
     lab.answered_by("steady", &["two"]).await;
     lab.agrees().await;

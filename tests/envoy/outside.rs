@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 use tokio::net::UdpSocket;
 
-use crate::harness::backends::{Backend, target_port};
-use crate::harness::envoy::{Envoy, Sample, Wire};
-use crate::harness::lab::Lab;
-use crate::harness::{DEADLINE, eventually, places};
-use crate::meaning::{put, service};
+use crate::meaning::{apply_objects, service};
+use pilothouse_testkit::backends::{Backend, target_port};
+use pilothouse_testkit::envoy::{Envoy, Sample, Wire};
+use pilothouse_testkit::lab::Lab;
+use pilothouse_testkit::{DEADLINE, eventually, places};
 
 /// What a kubelet writes into a pod's resolv.conf, as c-ares reads it from the environment, where it
 /// takes one search domain.
@@ -97,7 +97,7 @@ async fn in_a_pod(lab: &mut Lab, dns: SocketAddr) {
 fn outside(lab: &Lab, name: &str, of: &str, port: u16) {
     let ports = json!([{ "name": "http", "port": port }]);
     let spec = json!({ "type": "ExternalName", "externalName": of, "ports": ports });
-    put(lab, name, &[service(name, &spec, &Value::Null)]);
+    apply_objects(lab, name, &[service(name, &spec, &Value::Null)]);
 }
 
 #[tokio::test]

@@ -7,11 +7,11 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tonic::Code;
 
-use crate::harness::control_plane::{ControlPlane, pilothouse};
-use crate::harness::manifests::Manifests;
-use crate::harness::process::Process;
-use crate::harness::{DEADLINE, eventually, http, places};
 use crate::wire::Client;
+use pilothouse_testkit::control_plane::{ControlPlane, pilothouse};
+use pilothouse_testkit::manifests::Manifests;
+use pilothouse_testkit::process::Process;
+use pilothouse_testkit::{DEADLINE, eventually, http, places};
 
 /// Exit status and everything that was said.
 async fn ended(command: &mut Command) -> (Option<i32>, String) {
@@ -62,7 +62,7 @@ async fn sigterm_ends_it_and_streams_are_told() {
     let manifests = Manifests::new(&[]);
     let mut control = ControlPlane::start(manifests.path()).await;
     let mut client = Client::open(control.grpc).await;
-    client.ask("type.googleapis.com/envoy.config.cluster.v3.Cluster").await;
+    client.subscribe("type.googleapis.com/envoy.config.cluster.v3.Cluster").await;
     client.response().await.expect("an answer");
 
     control.process.signal(Signal::TERM);
@@ -101,7 +101,7 @@ async fn an_api_server_that_is_away_is_waited_for() {
     .await;
     // Nothing is served, which is said; an empty mesh would be a lie.
     let mut client = Client::open(control.grpc).await;
-    client.ask("type.googleapis.com/envoy.config.cluster.v3.Cluster").await;
+    client.subscribe("type.googleapis.com/envoy.config.cluster.v3.Cluster").await;
     let status = client.end().await;
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert!(status.message().contains("/ready"), "{status:?}");

@@ -3,11 +3,11 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
-use crate::harness::backends::Backend;
-use crate::harness::envoy::{Sample, Wire};
-use crate::harness::lab::Lab;
-use crate::harness::manifests::Service;
-use crate::harness::{DEADLINE, eventually, on_both_wires, places, same, throughout};
+use pilothouse_testkit::backends::Backend;
+use pilothouse_testkit::envoy::{Sample, Wire};
+use pilothouse_testkit::lab::Lab;
+use pilothouse_testkit::manifests::Service;
+use pilothouse_testkit::{DEADLINE, eventually, on_both_wires, places, same, throughout};
 
 on_both_wires!(a_taken_port_is_said_and_harms_nothing_else, it_may_come_later);
 
@@ -31,13 +31,14 @@ async fn a_taken_port_is_said_and_harms_nothing_else(wire: Wire) {
 
     // The rest is served, and goes on to be.
     lab.answered_at(good, "good", &["v1"]).await;
-    lab.manifests.put(&service.clone().with([&v2]));
+    lab.manifests.apply(&service.clone().with([&v2]));
     lab.answered_at(good, "good", &["v2"]).await;
 
     // Nothing new to say about listeners, so nothing is said: no loop of response and NACK.
     throughout(Duration::from_secs(3), "silence about listeners", async || {
         let now = lab.control.sync().await?;
-        let responses = |sync: &crate::harness::control_plane::Sync| sync.count("lds", "responses");
+        let responses =
+            |sync: &pilothouse_testkit::control_plane::Sync| sync.count("lds", "responses");
         same(responses(&now)?, responses(&before)?)
     })
     .await;
@@ -45,12 +46,12 @@ async fn a_taken_port_is_said_and_harms_nothing_else(wire: Wire) {
 
     // The port becomes free. The next change of listeners brings the rejected one along.
     drop(occupant);
-    lab.manifests.put(&Service::new("late", "http", late.port()).with([&v1]));
+    lab.manifests.apply(&Service::new("late", "http", late.port()).with([&v1]));
     lab.answered_at(late, "late", &["v1"]).await;
     lab.answered_at(taken, "shut", &["v1"]).await;
     eventually(DEADLINE, "syncz to forget the NACK", async || {
         let sync = lab.control.sync().await?;
-        let status = sync.of("lds")?;
+        let status = sync.type_status("lds")?;
         same((&status["state"], status.get("lastError")), (&"SYNCED".into(), None))
     })
     .await;
@@ -68,16 +69,16 @@ async fn it_may_come_later(wire: Wire) {
 
     let _occupant = TcpListener::bind(taken).expect("a free port");
     let shut = service("shut", taken);
-    lab.manifests.put(&shut);
+    lab.manifests.apply(&shut);
     eventually(DEADLINE, "the NACK to show in syncz", async || rejected(&lab, taken).await).await;
     // Other listeners come all the same, although what was rejected comes with them.
-    lab.manifests.put(&service("late", late));
+    lab.manifests.apply(&service("late", late));
     lab.answered_at(late, "late", &["one"]).await;
     lab.answered_at(good, "good", &["one"]).await;
     // Taking the cause away ends the trouble.
     lab.manifests.delete(&shut);
     eventually(DEADLINE, "listeners to be synced again", async || {
-        same(&lab.control.sync().await?.of("lds")?["state"], &"SYNCED".into())
+        same(&lab.control.sync().await?.type_status("lds")?["state"], &"SYNCED".into())
     })
     .await;
     lab.agrees().await;
@@ -91,7 +92,7 @@ fn local() -> SocketAddr {
 /// Syncz shows that the listener for `taken` was rejected, and in Envoy's own words why.
 async fn rejected(lab: &Lab, taken: SocketAddr) -> Result<(), String> {
     let sync = lab.control.sync().await?;
-    let status = sync.of("lds")?;
+    let status = sync.type_status("lds")?;
     let error = status["lastError"].as_str().ok_or_else(|| status.to_string())?;
     let name = format!("127.0.0.1_{}", taken.port());
     if error.contains(&name) && error.contains("Address already in use") {

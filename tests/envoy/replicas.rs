@@ -10,13 +10,13 @@ use pilothouse::names::ResourceType;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::harness::backends::Backend;
-use crate::harness::balancer::Balancer;
-use crate::harness::control_plane::ControlPlane;
-use crate::harness::envoy::{Envoy, Sample, Wire};
-use crate::harness::manifests::{Manifests, Service};
-use crate::harness::{DEADLINE, eventually, on_both_wires, same};
 use crate::process::NOWHERE;
+use pilothouse_testkit::backends::Backend;
+use pilothouse_testkit::balancer::Balancer;
+use pilothouse_testkit::control_plane::ControlPlane;
+use pilothouse_testkit::envoy::{Envoy, Sample, Wire};
+use pilothouse_testkit::manifests::{Manifests, Service};
+use pilothouse_testkit::{DEADLINE, eventually, on_both_wires, same};
 
 on_both_wires!(a_replica_without_a_snapshot_lets_its_proxies_go);
 
@@ -67,17 +67,17 @@ async fn rule_13_two_processes_agree_on_every_version() {
     assert_eq!(wanted["eds"].1.len(), 3, "{wanted:?}");
 
     let passing = Service::new("passing", "tcp", 81).with(&backends);
-    in_steps.put(&passing);
-    in_steps.put(&b.clone().with_port_name("http2").with_unready(&backends[0]));
-    in_steps.put(&a.clone().with(&backends[..1]));
+    in_steps.apply(&passing);
+    in_steps.apply(&b.clone().with_port_name("http2").with_unready(&backends[0]));
+    in_steps.apply(&a.clone().with(&backends[..1]));
     let seen = async || other.debug("registryz").await.map(|page| page.to_string());
     eventually(DEADLINE, "the passing service", async || {
         same(seen().await?.contains("passing"), true)
     })
     .await;
-    in_steps.put(&b);
+    in_steps.apply(&b);
     in_steps.delete(&passing);
-    in_steps.put(&a);
+    in_steps.apply(&a);
     eventually(DEADLINE, "equal versions", async || {
         same(&versions(other.grpc, &endpoints).await, &wanted)
     })

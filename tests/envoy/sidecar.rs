@@ -1,12 +1,12 @@
 //! A sidecar whose traffic is captured. Capture itself needs a pod; here Envoy must take all of
 //! the configuration and use it.
 
-use crate::harness::backends::Backend;
-use crate::harness::dump::Config;
-use crate::harness::envoy::{Sample, Wire};
-use crate::harness::lab::Lab;
-use crate::harness::manifests::Service;
-use crate::harness::{DEADLINE, eventually, on_both_wires, same};
+use pilothouse_testkit::backends::Backend;
+use pilothouse_testkit::dump::Config;
+use pilothouse_testkit::envoy::{Sample, Wire};
+use pilothouse_testkit::lab::Lab;
+use pilothouse_testkit::manifests::Service;
+use pilothouse_testkit::{DEADLINE, eventually, on_both_wires, same};
 
 on_both_wires!(all_of_it_is_accepted_and_used);
 
@@ -28,7 +28,7 @@ async fn all_of_it_is_accepted_and_used(wire: Wire) {
         "{apiVersion: v1, kind: Service, metadata: {name: alias, namespace: default}, \
          spec: {type: ExternalName, externalName: example.com, ports: [{name: http, port: 80}]}}",
     );
-    lab.manifests.put(&service("late", "http", 9090).with_cluster_ip("10.96.1.10"));
+    lab.manifests.apply(&service("late", "http", 9090).with_cluster_ip("10.96.1.10"));
 
     eventually(DEADLINE, "Envoy to use all listeners", async || {
         let own = lab.envoy.config_dump().await?;

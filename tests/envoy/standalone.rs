@@ -1,10 +1,10 @@
 //! A standalone Envoy: one listener that routes to every HTTP service by Host.
 
-use crate::harness::backends::Backend;
-use crate::harness::envoy::{Envoy, Sample, Wire, endpoint};
-use crate::harness::lab::Lab;
-use crate::harness::manifests::Service;
-use crate::harness::{DEADLINE, eventually, on_both_wires, same};
+use pilothouse_testkit::backends::Backend;
+use pilothouse_testkit::envoy::{Envoy, Sample, Wire, endpoint};
+use pilothouse_testkit::lab::Lab;
+use pilothouse_testkit::manifests::Service;
+use pilothouse_testkit::{DEADLINE, eventually, on_both_wires, same};
 
 on_both_wires!(
     hosts_lead_to_their_workloads,
@@ -87,7 +87,7 @@ async fn an_empty_mesh_fills_up(wire: Wire) {
 
     let backend = Backend::http("one").await;
     let service = Service::new("first", "http", 80).with([&backend]);
-    lab.manifests.put(&service);
+    lab.manifests.apply(&service);
     lab.answered_by("first", &["one"]).await;
     lab.manifests.delete(&service);
     lab.answers("first", 404).await;
@@ -106,7 +106,7 @@ async fn a_service_without_endpoints_gets_some(wire: Wire) {
     lab.is_synced(&["cds", "eds", "lds", "rds"]).await;
 
     let backend = Backend::http("awake").await;
-    lab.manifests.put(&service.with([&backend]));
+    lab.manifests.apply(&service.with([&backend]));
     lab.answered_by("idle", &["awake"]).await;
     lab.assert_untroubled().await;
 }

@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 
-use crate::harness::backends::Backend;
-use crate::harness::control_plane::ControlPlane;
-use crate::harness::envoy::{Envoy, Sample, Wire};
-use crate::harness::lab::Lab;
-use crate::harness::manifests::{Manifests, Service};
-use crate::harness::{on_both_wires, places};
+use pilothouse_testkit::backends::Backend;
+use pilothouse_testkit::control_plane::ControlPlane;
+use pilothouse_testkit::envoy::{Envoy, Sample, Wire};
+use pilothouse_testkit::lab::Lab;
+use pilothouse_testkit::manifests::{Manifests, Service};
+use pilothouse_testkit::{on_both_wires, places};
 
 on_both_wires!(rule_14_scoped_routes_that_are_not_served_hold_nothing_up);
 

@@ -3,11 +3,11 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-use crate::harness::backends::Backend;
-use crate::harness::envoy::{Sample, Wire};
-use crate::harness::lab::Lab;
-use crate::harness::manifests::Service;
-use crate::harness::{DEADLINE, eventually, on_both_wires, places, same};
+use pilothouse_testkit::backends::Backend;
+use pilothouse_testkit::envoy::{Sample, Wire};
+use pilothouse_testkit::lab::Lab;
+use pilothouse_testkit::manifests::Service;
+use pilothouse_testkit::{DEADLINE, eventually, on_both_wires, places, same};
 
 on_both_wires!(it_starts_and_follows, it_rejects_and_goes_on, a_captured_sidecar_starts);
 
@@ -35,9 +35,9 @@ async fn it_starts_and_follows(wire: Wire) {
     let services = [service.clone().with([&one]), tcp];
     let lab = Lab::start(Sample::Standalone, wire, &services).await;
     lab.answered_by("steady", &["one"]).await;
-    lab.manifests.put(&service.clone().with([&two]));
+    lab.manifests.apply(&service.clone().with([&two]));
     lab.answered_by("steady", &["two"]).await;
-    lab.manifests.put(&service.with([&one, &two]).with_port_name("http2"));
+    lab.manifests.apply(&service.with([&one, &two]).with_port_name("http2"));
     lab.answered_by("steady", &["one", "two"]).await;
     lab.agrees().await;
     lab.assert_untroubled().await;
@@ -52,12 +52,12 @@ async fn it_rejects_and_goes_on(wire: Wire) {
     let lab = Lab::start(Sample::Bound, wire, &[service.clone().with([&one]), shut]).await;
     eventually(DEADLINE, "the NACK with Envoy's words", async || {
         let sync = lab.control.sync().await?;
-        let error = sync.of("lds")?["lastError"].as_str().unwrap_or_default().to_owned();
+        let error = sync.type_status("lds")?["lastError"].as_str().unwrap_or_default().to_owned();
         same(error.contains("Address already in use"), true).map_err(|_| sync.0.to_string())
     })
     .await;
     lab.answered_at(good, "good", &["one"]).await;
-    lab.manifests.put(&service.with([&two]));
+    lab.manifests.apply(&service.with([&two]));
     lab.answered_at(good, "good", &["two"]).await;
 }
 
@@ -69,10 +69,11 @@ async fn a_captured_sidecar_starts(wire: Wire) {
         Service::new("plain", "tcp", 81).with([&one]).with_cluster_ip("10.96.1.2"),
         Service::new("api", "grpc", 82).with([&one]).with_cluster_ip("10.96.1.3"),
     ];
-    let manifests = crate::harness::manifests::Manifests::new(&services);
-    let control = crate::harness::control_plane::ControlPlane::start(manifests.path()).await;
+    let manifests = pilothouse_testkit::manifests::Manifests::new(&services);
+    let control = pilothouse_testkit::control_plane::ControlPlane::start(manifests.path()).await;
     let envoy =
-        crate::harness::envoy::Envoy::start_unready(Sample::Sidecar, wire, control.grpc, &[]).await;
+        pilothouse_testkit::envoy::Envoy::start_unready(Sample::Sidecar, wire, control.grpc, &[])
+            .await;
     // That its ports are free is not what is asked: that it understands every field is.
     eventually(DEADLINE, "clusters and routes to be accepted", async || {
         control.sync().await?.is_synced(&["cds", "eds", "rds"])
@@ -80,7 +81,7 @@ async fn a_captured_sidecar_starts(wire: Wire) {
     .await;
     eventually(DEADLINE, "listeners to be judged", async || {
         let sync = control.sync().await?;
-        let error = sync.of("lds")?["lastError"].as_str().unwrap_or_default().to_owned();
+        let error = sync.type_status("lds")?["lastError"].as_str().unwrap_or_default().to_owned();
         let judged = sync.count("lds", "acks")? + sync.count("lds", "nacks")? > 0;
         let ours = error.is_empty() || error.contains("Address already in use");
         same((judged, ours), (true, true)).map_err(|_| sync.0.to_string())

@@ -2,12 +2,12 @@
 
 use serde_json::json;
 
-use crate::harness::backends::Backend;
-use crate::harness::dump::Config;
-use crate::harness::envoy::{Sample, Wire};
-use crate::harness::lab::Lab;
-use crate::harness::manifests::Service;
-use crate::harness::{VISIBLE, eventually, on_both_wires, same};
+use pilothouse_testkit::backends::Backend;
+use pilothouse_testkit::dump::Config;
+use pilothouse_testkit::envoy::{Sample, Wire};
+use pilothouse_testkit::lab::Lab;
+use pilothouse_testkit::manifests::Service;
+use pilothouse_testkit::{VISIBLE, eventually, on_both_wires, same};
 
 on_both_wires!(a_service_is_seen_where_it_is_exported_to, every_name_of_a_service_leads_to_it);
 
@@ -31,7 +31,7 @@ async fn a_service_is_seen_where_it_is_exported_to(wire: Wire) {
 
     for (export_to, status) in [("edge, default", 200), ("~", 404), ("*", 200), ("shop,edge", 404)]
     {
-        lab.manifests.put(&with(export_to));
+        lab.manifests.apply(&with(export_to));
         lab.answers("secret.shop:8000", status).await;
         eventually(VISIBLE, &format!("everything to follow {export_to}"), async || {
             same(has_any().await?, status == 200)
@@ -40,7 +40,7 @@ async fn a_service_is_seen_where_it_is_exported_to(wire: Wire) {
     }
 
     // What cannot be read is shown, and is as if it was not there.
-    lab.manifests.put(&with("not/a/namespace"));
+    lab.manifests.apply(&with("not/a/namespace"));
     lab.answers("secret.shop:8000", 200).await;
     let registry = lab.control.debug("registryz").await.unwrap();
     let flaws: Vec<_> =

@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-use crate::harness::control_plane::ControlPlane;
-use crate::harness::manifests::{Manifests, Service};
-use crate::harness::{DEADLINE, eventually};
+use pilothouse_testkit::control_plane::ControlPlane;
+use pilothouse_testkit::manifests::{Manifests, Service};
+use pilothouse_testkit::{DEADLINE, eventually};
 
 const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
@@ -37,7 +37,7 @@ impl Client {
     }
 
     /// A subscription by a standalone node.
-    pub(crate) async fn ask(&self, type_url: &str) {
+    pub(crate) async fn subscribe(&self, type_url: &str) {
         let node = Node { id: "client".to_owned(), ..Default::default() };
         self.send(DiscoveryRequest { node: Some(node), ..request(type_url) }).await;
     }
@@ -81,18 +81,18 @@ async fn served() -> (ControlPlane, Manifests, Client) {
     let manifests = Manifests::new(&[Service::new("any", "http", 80)]);
     let control = ControlPlane::start(manifests.path()).await;
     let mut client = Client::open(control.grpc).await;
-    client.ask(CLUSTER).await;
+    client.subscribe(CLUSTER).await;
     assert_eq!(client.response().await.unwrap().resources.len(), 4);
     (control, manifests, client)
 }
 
 /// A second service reaches the client that was there all along, and a new client too.
 async fn assert_unharmed(control: &ControlPlane, manifests: &Manifests, before: &mut Client) {
-    manifests.put(&Service::new("second", "http", 80));
+    manifests.apply(&Service::new("second", "http", 80));
     before.accept().await;
     assert_eq!(before.response().await.unwrap().resources.len(), 5);
     let mut after = Client::open(control.grpc).await;
-    after.ask(CLUSTER).await;
+    after.subscribe(CLUSTER).await;
     assert_eq!(after.response().await.unwrap().resources.len(), 5);
 }
 
@@ -125,7 +125,7 @@ async fn a_bad_first_request_is_answered_with_what_is_wrong() {
 async fn an_unknown_type_costs_nothing() {
     let (control, manifests, mut good) = served().await;
     let mut client = Client::open(control.grpc).await;
-    client.ask(SECRET).await;
+    client.subscribe(SECRET).await;
     client.send(request(LISTENER)).await;
     client.send(request(CLUSTER)).await;
     let mut served = Vec::new();
@@ -169,7 +169,7 @@ async fn too_much_of_anything_is_refused_by_the_name_of_its_flag() {
     assert!(status.message().contains("--max-names"), "{status:?}");
 
     let mut client = Client::open(control.grpc).await;
-    client.ask(SECRET).await;
+    client.subscribe(SECRET).await;
     client.response().await.expect("that there is none");
     client.send(request(&format!("{SECRET}2"))).await;
     let status = client.end().await;

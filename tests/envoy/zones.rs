@@ -4,12 +4,12 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use crate::harness::backends::{Backend, target_port};
-use crate::harness::control_plane::ControlPlane;
-use crate::harness::envoy::{Envoy, Sample, Wire};
-use crate::harness::lab::Lab;
-use crate::harness::manifests::Manifests;
-use crate::harness::on_both_wires;
+use pilothouse_testkit::backends::{Backend, target_port};
+use pilothouse_testkit::control_plane::ControlPlane;
+use pilothouse_testkit::envoy::{Envoy, Sample, Wire};
+use pilothouse_testkit::lab::Lab;
+use pilothouse_testkit::manifests::Manifests;
+use pilothouse_testkit::on_both_wires;
 
 on_both_wires!(
     traffic_stays_in_the_zone_for_as_long_as_it_has_endpoints,
@@ -21,12 +21,12 @@ async fn traffic_stays_in_the_zone_for_as_long_as_it_has_endpoints(wire: Wire) {
     let far = Backend::http("far").await;
     let both = [(near.address, "zone-a"), (far.address, "zone-b")];
     let manifests = Manifests::new(&[]);
-    let put = |name: &str, asks: &Asks, endpoints: &[(IpAddr, &str)]| {
+    let apply_service = |name: &str, asks: &Asks, endpoints: &[(IpAddr, &str)]| {
         manifests.put_raw(&format!("{name}.json"), &service(name, asks, endpoints));
     };
-    put("close", &Asks::Distribution, &both);
-    put("hinted", &Asks::Hints, &both);
-    put("plain", &Asks::Nothing, &both);
+    apply_service("close", &Asks::Distribution, &both);
+    apply_service("hinted", &Asks::Hints, &both);
+    apply_service("plain", &Asks::Nothing, &both);
     let control = ControlPlane::start(manifests.path()).await;
     let node = ("cluster: sample\n", "cluster: sample\n  locality: { zone: zone-a }\n");
     let envoy = Envoy::start_with(Sample::Standalone, wire, control.grpc, &[node]).await;
@@ -39,14 +39,14 @@ async fn traffic_stays_in_the_zone_for_as_long_as_it_has_endpoints(wire: Wire) {
 
     // The zone empties, then it has an endpoint again.
     for (endpoints, answering) in [(&both[1..], "far"), (&both[..], "near")] {
-        put("close", &Asks::Distribution, endpoints);
-        put("hinted", &Asks::Hints, endpoints);
+        apply_service("close", &Asks::Distribution, endpoints);
+        apply_service("hinted", &Asks::Hints, endpoints);
         for name in ["close", "hinted"] {
             lab.answered_by(name, &[answering]).await;
         }
     }
     // It asks no more.
-    put("close", &Asks::Nothing, &both);
+    apply_service("close", &Asks::Nothing, &both);
     lab.answered_by("close", &["near", "far"]).await;
     lab.is_synced(&["cds", "eds", "lds", "rds"]).await;
     lab.agrees().await;
@@ -57,12 +57,12 @@ async fn traffic_stays_in_the_zone_for_as_long_as_it_has_endpoints(wire: Wire) {
 async fn internal_traffic_of_a_local_service_stays_on_the_node(wire: Wire) {
     let (here, there) = (Backend::http("here").await, Backend::http("there").await);
     let manifests = Manifests::new(&[]);
-    let put = |name: &str, policy: &str, endpoints: &[(IpAddr, &str)]| {
+    let apply_service = |name: &str, policy: &str, endpoints: &[(IpAddr, &str)]| {
         manifests.put_raw(&format!("{name}.json"), &local_service(name, policy, endpoints));
     };
     let both = [(here.address, "node-a"), (there.address, "node-b")];
-    put("local", "Local", &both);
-    put("everywhere", "Cluster", &both);
+    apply_service("local", "Local", &both);
+    apply_service("everywhere", "Cluster", &both);
     let control = ControlPlane::start(manifests.path()).await;
     let on = |node: &str| {
         let named = format!("NAMESPACE: default\n    NODE_NAME: {node}\n");
@@ -78,13 +78,13 @@ async fn internal_traffic_of_a_local_service_stays_on_the_node(wire: Wire) {
     lab.answered_by("everywhere", &["here", "there"]).await;
 
     // The node loses its endpoint, which serves others, and has one again.
-    put("local", "Local", &both[1..]);
+    apply_service("local", "Local", &both[1..]);
     lab.answers("local", 503).await;
-    put("local", "Local", &both);
+    apply_service("local", "Local", &both);
     lab.answered_by("local", &["here"]).await;
-    put("local", "Cluster", &both);
+    apply_service("local", "Cluster", &both);
     lab.answered_by("local", &["here", "there"]).await;
-    put("local", "Local", &both);
+    apply_service("local", "Local", &both);
     lab.answered_by("local", &["here"]).await;
     lab.envoy.assert_untroubled().await;
 

@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use crate::api::{Api, SLICES, Writes};
-use crate::common::rejecting::Rejecting;
-use crate::common::xds_client::connect_from;
-use crate::common::{places, until};
 use crate::pilot::Pilot;
+use pilothouse_testkit::rejecting::Rejecting;
+use pilothouse_testkit::xds_client::connect_from;
+use pilothouse_testkit::{places, until};
 
 /// Pods of namespace `default`, each with an address of its own.
 struct Pods(Vec<(String, IpAddr)>);

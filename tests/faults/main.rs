@@ -7,7 +7,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
 
-use pilothouse_testkit as common;
 use pilothouse_testkit::fake_api_server as api;
 use pilothouse_testkit::kube_control_plane as pilot;
 

@@ -34,7 +34,8 @@ impl Proxy {
         let seen = Arc::<Mutex<Seen>>::default();
         let clusters: Vec<_> = services.iter().map(|name| cluster(name)).collect();
         let channel = xds_client::connect(pilot.grpc()).await;
-        let stream = AbortOnDropHandle::new(tokio::spawn(follow(channel, clusters, seen.clone())));
+        let stream =
+            AbortOnDropHandle::new(tokio::spawn(run_stream(channel, clusters, seen.clone())));
         let proxy = Self { seen, _stream: stream };
         until("the proxy to have its endpoints", async || {
             let seen = proxy.seen.lock().unwrap();
@@ -69,7 +70,7 @@ impl Proxy {
     }
 }
 
-async fn follow(channel: Channel, clusters: Vec<String>, seen: Arc<Mutex<Seen>>) {
+async fn run_stream(channel: Channel, clusters: Vec<String>, seen: Arc<Mutex<Seen>>) {
     let ended = stream(channel, clusters, &seen).await;
     seen.lock().unwrap().ended = Some(format!("{ended:?}"));
 }

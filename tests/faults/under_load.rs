@@ -13,11 +13,11 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::api::{Api, Changes, Cut, SERVICES, SLICES, Streaming};
-use crate::common::until;
 use crate::line::Line;
 use crate::pilot::Pilot;
 use pilothouse_testkit::envoy::Wire;
 use pilothouse_testkit::loaded_envoy::LoadedEnvoy;
+use pilothouse_testkit::until;
 
 /// The first address of the backends; the others follow it.
 const FIRST: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 1);
@@ -62,7 +62,7 @@ impl Mesh {
         [address(self.turn).to_string(), address(self.turn + 1).to_string()]
     }
 
-    fn tell(&self, now: &mut Changes<'_>) {
+    fn write_to(&self, now: &mut Changes<'_>) {
         now.put(
             SERVICES,
             json!({ "metadata": { "name": "loaded", "namespace": "default",
@@ -78,7 +78,7 @@ impl Mesh {
     fn next(&mut self, now: &mut Changes<'_>) {
         now.delete_service(&format!("bystander-{}", self.turn));
         self.turn += 1;
-        self.tell(now);
+        self.write_to(now);
     }
 }
 
@@ -99,7 +99,7 @@ impl Loaded {
     /// The API server is reached at another address than its own.
     async fn start_at(api: Api, reached_at: SocketAddr) -> Self {
         let mesh = Mesh::start().await;
-        api.change(|now| mesh.tell(now));
+        api.change(|now| mesh.write_to(now));
         let pilot = Pilot::start_at(reached_at).await;
         until("ready", async || pilot.ready().await).await;
         let grpc = pilot.grpc();
@@ -205,7 +205,7 @@ async fn whatever_befalls_the_api_server_no_request_is_lost() {
         mesh.turn += 1;
         api.cut(cut, |now| {
             now.restore();
-            mesh.tell(now);
+            mesh.write_to(now);
         })
         .await;
         loaded.is_well().await;

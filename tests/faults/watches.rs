@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::api::{Api, Cut, SERVICES, SLICES};
-use crate::common::until;
 use crate::line::Line;
 use crate::pilot::Pilot;
 use crate::proxy::Proxy;
+use pilothouse_testkit::until;
 
 /// Services `a`, `b` and `c`, served to a proxy.
 pub(crate) async fn served() -> (Api, Pilot, Proxy) {

@@ -105,7 +105,7 @@ impl Stream {
         true
     }
 
-    pub(crate) async fn ask(&mut self, request: &DeltaDiscoveryRequest) -> bool {
+    pub(crate) async fn send_request(&mut self, request: &DeltaDiscoveryRequest) -> bool {
         self.send(message(&request.encode_to_vec())).await
     }
 

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use pilothouse::names::ResourceType;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::common::until;
 use crate::views::pilot::{Mesh, Pilot};
 use crate::views::proxy::{Proxy, Role};
+use pilothouse_testkit::until;
 
 const PROXIES: usize = 300;
 

@@ -8,7 +8,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
 
-use pilothouse_testkit as common;
 use pilothouse_testkit::raw_http2 as http2;
 
 mod attacker;

@@ -8,9 +8,9 @@ use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
 use prost::Message;
 
 use crate::attacker::{CDS, Connection, EDS, HOSTILE, Stream, first, message, node};
-use crate::common::until;
 use crate::good::Bystanders;
 use crate::victim::Victim;
+use pilothouse_testkit::until;
 
 /// What the allocator keeps of a peak, and what a debug build needs besides.
 const KEPT: usize = 64 << 20;
@@ -82,7 +82,7 @@ async fn tiny_messages_on_fifty_connections_cost_what_was_sent() {
         // It does not take its first response, so nothing that it says after that is read.
         let mut connection = Connection::with_window(&victim, HOSTILE, 10).await;
         let mut stream = connection.stream().await;
-        stream.ask(&first(CDS)).await;
+        stream.send_request(&first(CDS)).await;
         stream.stalls().await;
         stream.send(tiny.clone()).await;
         connections.push((connection, stream));
@@ -122,7 +122,7 @@ async fn a_hundred_messages_that_never_end_end_their_connection() {
     let mut streams = Vec::new();
     for _ in 0..100 {
         let mut stream = connection.stream().await;
-        stream.ask(&first(EDS)).await;
+        stream.send_request(&first(EDS)).await;
         streams.push(stream);
     }
     futures::future::join_all(streams.iter_mut().map(begin_message)).await;
@@ -147,7 +147,7 @@ async fn many_connections_that_hold_what_one_may_are_ended_the_worst_first() {
         let mut streams = Vec::new();
         for _ in 0..5 {
             let mut stream = connection.stream().await;
-            stream.ask(&first(EDS)).await;
+            stream.send_request(&first(EDS)).await;
             streams.push(stream);
         }
         futures::future::join_all(streams.iter_mut().map(begin_message)).await;
@@ -189,7 +189,7 @@ async fn subscriptions_to_names_that_nobody_has_are_charged_to_who_made_them_up(
                     resource_names_subscribe: names.collect(),
                     ..Default::default()
                 };
-                if !stream_of.ask(&request).await {
+                if !stream_of.send_request(&request).await {
                     break;
                 }
             }

@@ -17,7 +17,7 @@ async fn crowd(victim: &Victim, from: Ipv4Addr) -> Vec<(Connection, Vec<Stream>)
         let mut streams = Vec::new();
         for _ in 0..STREAMS {
             let mut stream = connection.stream().await;
-            stream.ask(&first(CDS)).await;
+            stream.send_request(&first(CDS)).await;
             streams.push(stream);
         }
         crowd.push((connection, streams));

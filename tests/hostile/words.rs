@@ -26,7 +26,7 @@ async fn four_megabytes_of_control_characters_are_answered_and_logged_in_a_line(
     for len in [4_000_000, 200_000, 1024] {
         let mut connection = Connection::open(&victim, HOSTILE).await;
         let mut stream = connection.stream().await;
-        stream.ask(&with_metadata("LISTEN_ADDRESS", &"\u{1}".repeat(len))).await;
+        stream.send_request(&with_metadata("LISTEN_ADDRESS", &"\u{1}".repeat(len))).await;
         let (code, text) = stream.refusal().await;
         assert_eq!(code, "3", "{text}");
         assert!(text.len() < 4096, "{len}: {} bytes", text.len());
@@ -50,13 +50,13 @@ async fn nacks_of_megabytes_are_cut_and_few_of_them_are_logged() {
     let before = victim.resident();
     let mut connection = Connection::open(&victim, HOSTILE).await;
     let mut stream = connection.stream().await;
-    stream.ask(&first(CDS)).await;
+    stream.send_request(&first(CDS)).await;
     let mut nack = DeltaDiscoveryRequest { type_url: CDS.to_owned(), ..Default::default() };
     nack.response_nonce = stream.response().await.nonce;
     let message = "no\n".repeat(1_000_000);
     nack.error_detail = Some(Status { code: 13, message, details: vec![] });
     for _ in 0..50 {
-        if !stream.ask(&nack).await {
+        if !stream.send_request(&nack).await {
             break;
         }
     }

@@ -30,13 +30,13 @@ async fn a_change_of_one_name_among_99_000_holds_nobody_up() {
         let mut stream = connection.stream().await;
         let names = (0..NAMES).map(|number| format!("name-{number}")).collect();
         let request = DeltaDiscoveryRequest { resource_names_subscribe: names, ..first(EDS) };
-        assert!(stream.ask(&request).await);
+        assert!(stream.send_request(&request).await);
         connections.push((connection, stream));
     }
     // In a burst, as many as the limit of requests lets through.
     let bursts = connections.iter_mut().map(async |(_, stream)| {
         for number in 0..4_900 {
-            if !stream.ask(&change(number)).await {
+            if !stream.send_request(&change(number)).await {
                 return number;
             }
         }
@@ -73,7 +73,7 @@ async fn large_subscriptions_that_change_all_the_time_hold_nobody_up() {
                     std::mem::take(&mut request.resource_names_subscribe);
                 request.resource_names_subscribe =
                     (0..40_000).map(|number| format!("name-{round}-{number}")).collect();
-                if !stream.ask(&request).await {
+                if !stream.send_request(&request).await {
                     break;
                 }
                 sent += 1;

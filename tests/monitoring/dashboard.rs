@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::common::repository;
 use crate::prometheus::INTERVAL;
+use pilothouse_testkit::repository;
 
 /// The columns of Grafana's grid.
 const COLUMNS: u64 = 24;

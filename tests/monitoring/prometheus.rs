@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::common::{Process, free_port, json, until};
 use crate::rules;
+use pilothouse_testkit::{Process, free_port, json, until};
 
 /// Seconds between two scrapes, and between two evaluations of the rules.
 pub(crate) const INTERVAL: u64 = 1;

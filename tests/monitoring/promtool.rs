@@ -4,10 +4,10 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use crate::common::control_plane::ControlPlane;
-use crate::common::manifests::{Manifests, Service};
-use crate::common::repository;
 use crate::rules;
+use pilothouse_testkit::control_plane::ControlPlane;
+use pilothouse_testkit::manifests::{Manifests, Service};
+use pilothouse_testkit::repository;
 
 /// promtool with these arguments, and a text to read.
 fn promtool(arguments: &[&str], input: &str) -> Output {

@@ -6,7 +6,7 @@ use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use envoy_types::pb::google::rpc::Status;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::common::xds_client::{CDS, EDS, ack, cluster, connect, delta, node, open_delta};
+use pilothouse_testkit::xds_client::{CDS, EDS, ack, cluster, connect, delta, node, open_delta};
 
 /// What it does with a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::common::repository;
+use pilothouse_testkit::repository;
 
 pub(crate) fn path() -> PathBuf {
     repository().join("manifests/monitoring/rules.yaml")

@@ -3,12 +3,12 @@
 
 use serde_json::Value;
 
-use crate::common::fake_api_server::Api;
-use crate::common::kube_control_plane::Pilot;
-use crate::common::until;
 use crate::prometheus::{JOB, Prometheus};
 use crate::proxies::{Answers, Proxy};
 use crate::{dashboard, rules};
+use pilothouse_testkit::fake_api_server::Api;
+use pilothouse_testkit::kube_control_plane::Pilot;
+use pilothouse_testkit::until;
 
 /// What an alert is about: its expression without the threshold, since one that does not fire has no data.
 fn measured(expression: &str) -> &str {

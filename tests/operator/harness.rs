@@ -14,8 +14,8 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 
-use crate::common::control_plane::pilothouse;
-use crate::common::places;
+use pilothouse_testkit::control_plane::pilothouse;
+use pilothouse_testkit::places;
 
 /// How a command ended, and what it printed.
 #[derive(Debug)]

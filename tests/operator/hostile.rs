@@ -7,8 +7,8 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 
-use crate::common::places;
 use crate::harness::{Answer, StandIn, ask, page, row};
+use pilothouse_testkit::places;
 
 /// A limit for one question below the default, so that the tests are short.
 const LIMIT: &str = "--request-timeout=2s";
@@ -107,7 +107,8 @@ async fn one_that_speaks_no_http() {
             _ = socket.write_all(b"SSH-2.0-OpenSSH_9.2\r\n\r\n").await;
         }
     });
-    costs_only_itself(address, "not understood").await;
+    // By the moment at which it is noticed, it is bad HTTP or the end of the connection.
+    costs_only_itself(address, "could not be asked").await;
     server.abort();
 }
 

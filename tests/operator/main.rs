@@ -7,6 +7,8 @@ use pilothouse_testkit as common;
 
 mod harness;
 mod hostile;
+mod proxies;
+mod replicas;
 mod shell;
 mod status;
 mod terminal;

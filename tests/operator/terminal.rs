@@ -2,8 +2,8 @@
 
 use tokio::process::Command;
 
-use crate::common::program;
 use crate::harness::{StandIn, row};
+use pilothouse_testkit::program;
 
 /// What the command prints on a terminal of this width (`script` of util-linux makes one).
 async fn on_terminal(server: &StandIn, columns: u16, environment: &str, flags: &str) -> String {

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
-use crate::common::{get, until};
 use crate::harness::{Place, Running};
+use pilothouse_testkit::{get, until};
 
 #[tokio::test]
 async fn a_terminal_that_is_closed_ends_it_as_sigterm_does() {

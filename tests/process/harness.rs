@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::common::{free_port, get, until};
+use pilothouse_testkit::{free_port, get, until};
 
 /// `pilothouse` with these arguments and nothing from the environment of whoever runs the tests.
 pub(crate) fn pilothouse(arguments: &[&str]) -> Command {

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
 
-use pilothouse_testkit as common;
-
 mod ends;
 mod flags_page;
 mod harness;

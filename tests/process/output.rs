@@ -4,8 +4,8 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::common::{get, until};
 use crate::harness::{Place, Running, closed_pipe, full_disk, pilothouse};
+use pilothouse_testkit::{get, until};
 
 /// A service that is added is known.
 async fn follows_its_source(place: &Place) {

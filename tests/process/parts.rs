@@ -9,8 +9,8 @@ use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use tonic::transport::Channel;
 
-use crate::common::{free_port, get, listener, until};
 use crate::harness::{Place, Running};
+use pilothouse_testkit::{free_port, get, listener, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_part_that_fails_ends_the_program_drained_with_the_reason() {

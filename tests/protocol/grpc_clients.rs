@@ -35,7 +35,7 @@ impl Shop {
     }
 
     /// Two clusters, each with a workload.
-    fn all(&self) -> [Change; 6] {
+    fn all_changes(&self) -> [Change; 6] {
         let [one, two] = self.ports;
         [
             listener("shop"),
@@ -50,7 +50,7 @@ impl Shop {
     /// All is served, and accepted.
     async fn open() -> Self {
         let shop = Self::closed().await;
-        shop.server.publish(shop.all());
+        shop.server.publish(shop.all_changes());
         shop.answered("one").await;
         shop.answered("two").await;
         for of in ResourceType::IN_ORDER {
@@ -118,7 +118,7 @@ async fn rule_15_a_grpc_client_names_its_node_once_and_is_served_all_types() {
 #[tokio::test]
 async fn rule_02_and_03_a_grpc_client_rejects_one_cluster_and_uses_the_other() {
     let shop = Shop::closed().await;
-    shop.server.publish(shop.all());
+    shop.server.publish(shop.all_changes());
     shop.server.publish([bad_cluster("two")]);
     // The valid ones of a rejected response are used.
     shop.answered("one").await;
@@ -177,7 +177,7 @@ async fn rule_08_what_a_grpc_client_waits_for_is_sent_when_it_is_created() {
     for missing in [LDS, RDS, CDS, EDS] {
         let shop = Shop::closed().await;
         let [mut now, mut later] = [Vec::new(), Vec::new()];
-        for change in shop.all() {
+        for change in shop.all_changes() {
             if change.is(missing) { later.push(change) } else { now.push(change) }
         }
         shop.server.publish(now);
@@ -201,7 +201,7 @@ async fn rule_22_a_grpc_client_goes_on_and_finds_the_control_plane_again() {
     shop.server = shop.server.restart().await;
     shop.answered("one").await;
     // Nothing is served before everything is known; then it follows changes again.
-    shop.server.publish(shop.all());
+    shop.server.publish(shop.all_changes());
     shop.server.publish([endpoints("one", shop.ports[1])]);
     shop.answered_by("one", "two").await;
     shop.answered("two").await;

@@ -36,7 +36,7 @@ async fn replicas() -> [Server; 2] {
     let wanted = has;
     let mut has = HashMap::new();
     while has != wanted {
-        take(&mut stream, &mut has).await;
+        receive_and_ack(&mut stream, &mut has).await;
     }
     [one, other]
 }
@@ -44,7 +44,10 @@ async fn replicas() -> [Server; 2] {
 type Delta = Stream<DeltaDiscoveryRequest, DeltaDiscoveryResponse>;
 
 /// Takes a response in and accepts it.
-async fn take(stream: &mut Delta, has: &mut HashMap<String, String>) -> DeltaDiscoveryResponse {
+async fn receive_and_ack(
+    stream: &mut Delta,
+    has: &mut HashMap<String, String>,
+) -> DeltaDiscoveryResponse {
     let response = stream.response().await;
     stream.say(ack(&response)).await;
     for name in &response.removed_resources {
@@ -64,7 +67,7 @@ async fn take_until(
 ) {
     let before = has.get(name).cloned();
     while changed && has.get(name) == before.as_ref() {
-        take(stream, has).await;
+        receive_and_ack(stream, has).await;
     }
 }
 
@@ -85,7 +88,7 @@ async fn rule_13_a_delta_client_that_moves_is_sent_nothing_but_what_differs() {
         let names = names_of(of);
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         stream.say(delta(of, &names)).await;
-        take(&mut stream, has.entry(of).or_default()).await;
+        receive_and_ack(&mut stream, has.entry(of).or_default()).await;
     }
     assert_eq!(has[&EDS].len(), SERVICES.len());
 

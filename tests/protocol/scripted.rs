@@ -32,10 +32,9 @@ use pilothouse::door::{ConnectionLimits, LimitedListener};
 use pilothouse::metrics::Metrics;
 use pilothouse::names::ResourceType;
 use pilothouse::proxies::{Proxies, TypeStatus};
-use pilothouse::snapshot::{Resource, Snapshot, TypeSet, View};
+use pilothouse::snapshot::Snapshot;
 use pilothouse::view::{ProxyKind, ViewKey, ViewRegistry};
-use pilothouse_xds::FrameBuilder;
-use pilothouse_xds::Interner;
+use pilothouse_xds::{FrameBuilder, Interner, Resource, TypeSet, View};
 use prost::{Message, Name};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -149,7 +148,7 @@ pub(crate) struct Change {
 }
 
 impl Change {
-    fn put(of: ResourceType, name: &str, message: &impl Message) -> Self {
+    fn insert(of: ResourceType, name: &str, message: &impl Message) -> Self {
         Self { of, name: name.to_owned(), message: Some(message.encode_to_vec()) }
     }
 
@@ -186,7 +185,7 @@ pub(crate) fn listener(name: &str) -> Change {
     };
     let api_listener = Some(ApiListener { api_listener: Some(any(&manager)) });
     let listener = Listener { name: name.to_owned(), api_listener, ..Default::default() };
-    Change::put(LDS, name, &listener)
+    Change::insert(LDS, name, &listener)
 }
 
 /// A table that leads the methods of service `CLUSTER` to the cluster of that name.
@@ -211,7 +210,7 @@ pub(crate) fn routes(name: &str, clusters: &[&str]) -> Change {
     };
     let virtual_hosts = vec![host];
     let table = RouteConfiguration { name: name.to_owned(), virtual_hosts, ..Default::default() };
-    Change::put(RDS, name, &table)
+    Change::insert(RDS, name, &table)
 }
 
 pub(crate) fn cluster(name: &str) -> Change {
@@ -230,7 +229,7 @@ fn clusters(name: &str, eds_config: Option<ConfigSource>) -> Change {
         eds_cluster_config: Some(EdsClusterConfig { eds_config, ..Default::default() }),
         ..Default::default()
     };
-    Change::put(CDS, name, &cluster)
+    Change::insert(CDS, name, &cluster)
 }
 
 /// One endpoint on 127.0.0.1.
@@ -258,5 +257,5 @@ pub(crate) fn endpoints(cluster_name: &str, port: u16) -> Change {
         endpoints: vec![locality],
         ..Default::default()
     };
-    Change::put(EDS, cluster_name, &assignment)
+    Change::insert(EDS, cluster_name, &assignment)
 }

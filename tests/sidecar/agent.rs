@@ -7,11 +7,11 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::control_plane::pilothouse;
-use crate::harness::envoy::program;
-use crate::harness::http::Answer;
-use crate::harness::process::Process;
-use crate::harness::{DEADLINE, eventually, http, places, same};
+use pilothouse_testkit::control_plane::pilothouse;
+use pilothouse_testkit::envoy::program;
+use pilothouse_testkit::http::Answer;
+use pilothouse_testkit::process::Process;
+use pilothouse_testkit::{DEADLINE, eventually, http, places, same};
 
 #[derive(Debug)]
 pub(crate) struct Agent {

@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::agent::command;
-use crate::harness::envoy::program;
+use pilothouse_testkit::envoy::program;
 
 /// What `--bootstrap-only` prints, with the usual ports.
 fn printed(more: &[&str], environment: &[(&str, &str)]) -> String {

@@ -9,9 +9,9 @@ use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
 use crate::agent::Agent;
-use crate::harness::control_plane::ControlPlane;
-use crate::harness::manifests::Manifests;
-use crate::harness::{DEADLINE, eventually, places};
+use pilothouse_testkit::control_plane::ControlPlane;
+use pilothouse_testkit::manifests::Manifests;
+use pilothouse_testkit::{DEADLINE, eventually, places};
 
 /// Hears every question; answers all of them with one address once it is told which.
 struct NameServer {

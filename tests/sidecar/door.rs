@@ -6,8 +6,8 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use crate::agent::{command, executable};
-use crate::harness::process::Process;
-use crate::harness::{DEADLINE, places};
+use pilothouse_testkit::process::Process;
+use pilothouse_testkit::{DEADLINE, places};
 
 /// Exit code and last words of an agent that does not get far.
 async fn refused(address: IpAddr, folder: &Path, more: &[&str]) -> (Option<i32>, String) {

@@ -7,13 +7,14 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 
 use crate::agent::Agent;
-use crate::harness::control_plane::ControlPlane;
-use crate::harness::load::Load;
-use crate::harness::manifests::Manifests;
-use crate::harness::process::Process;
-use crate::harness::{DEADLINE, eventually, http, listener, places, same};
+use pilothouse_testkit::control_plane::ControlPlane;
+use pilothouse_testkit::load::Load;
+use pilothouse_testkit::manifests::Manifests;
+use pilothouse_testkit::process::Process;
+use pilothouse_testkit::{DEADLINE, eventually, http, listener, places, same};
 
 /// For agents that need no control plane.
 const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
@@ -96,12 +97,7 @@ impl Inbound {
     /// The agent is ended while a request is answered slowly, and the answer comes whole.
     async fn finishes_what_is_under_way(&self, mut agent: Agent) {
         self.is_served().await;
-        let url = format!("http://{}/slow", self.listener);
-        let slow = tokio::spawn(async move { http::get(&url, None).await });
-        eventually(DEADLINE, "the slow request to be under way", async || {
-            same(agent.stat("cluster.workload.upstream_rq_active").await?, 1)
-        })
-        .await;
+        let slow = self.begin_slow_request(&agent).await;
         agent.process.signal(Signal::TERM);
         assert_eq!(slow.await.unwrap().map(|answer| answer.body).as_deref(), Ok("slow"));
         assert_eq!(agent.process.end(DEADLINE).await.code(), Some(0));
@@ -131,6 +127,18 @@ impl Inbound {
         let file = folder.path().join("inbound.yaml");
         std::fs::write(&file, inbound(listener, address)).unwrap();
         Self { listener, template: format!("--template={}", file.display()), _folder: folder }
+    }
+
+    /// Returns once the workload has the request.
+    async fn begin_slow_request(&self, agent: &Agent) -> JoinHandle<Result<http::Answer, String>> {
+        let url = format!("http://{}/slow", self.listener);
+        let slow = tokio::spawn(async move { http::get(&url, None).await });
+        eventually(DEADLINE, "the slow request to be under way", async || {
+            let active = agent.stat("cluster.workload.upstream_rq_active").await?;
+            if active > 0 { Ok(()) } else { Err("none active".to_owned()) }
+        })
+        .await;
+        slow
     }
 
     async fn is_served(&self) {
@@ -186,24 +194,33 @@ static_resources:
     )
 }
 
+/// An agent that is ready and whose Envoy serves the inbound listener.
+struct Serving {
+    agent: Agent,
+    inbound: Inbound,
+    _control: ControlPlane,
+    _manifests: Manifests,
+}
+
+impl Serving {
+    async fn start(flags: &[&str]) -> Self {
+        let manifests = Manifests::new(&[]);
+        let control = ControlPlane::start(manifests.path()).await;
+        let inbound = Inbound::new().await;
+        let agent = Agent::start(control.grpc, &[&[&*inbound.template], flags].concat());
+        agent.becomes_ready().await;
+        inbound.is_served().await;
+        Self { agent, inbound, _control: control, _manifests: manifests }
+    }
+}
+
 #[tokio::test]
 async fn sigterm_cuts_no_request_that_fits_the_drain_time() {
-    let manifests = Manifests::new(&[]);
-    let control = ControlPlane::start(manifests.path()).await;
-    let inbound = Inbound::new().await;
-    let drain = "--termination-drain-duration=4s";
-    let mut agent = Agent::start(control.grpc, &[&inbound.template, drain]);
-    agent.becomes_ready().await;
-    inbound.is_served().await;
+    let Serving { mut agent, inbound, .. } =
+        Serving::start(&["--termination-drain-duration=4s"]).await;
     let load = Load::start(inbound.listener, "workload", &[200]);
     load.goes_on(20).await;
-    let url = format!("http://{}/slow", inbound.listener);
-    let slow = tokio::spawn(async move { http::get(&url, None).await });
-    eventually(DEADLINE, "the slow request to be under way", async || {
-        let active = agent.stat("cluster.workload.upstream_rq_active").await?;
-        if active > 0 { Ok(()) } else { Err("none active".to_owned()) }
-    })
-    .await;
+    let slow = inbound.begin_slow_request(&agent).await;
 
     agent.process.signal(Signal::TERM);
     // Readiness goes first; Envoy still takes what comes, until clients have heard.
@@ -219,12 +236,7 @@ async fn sigterm_cuts_no_request_that_fits_the_drain_time() {
 /// By default, with nothing said about how long: README, `docs/agent.md`.
 #[tokio::test]
 async fn the_drain_lasts_five_seconds_and_takes_new_connections_for_four() {
-    let manifests = Manifests::new(&[]);
-    let control = ControlPlane::start(manifests.path()).await;
-    let inbound = Inbound::new().await;
-    let mut agent = Agent::start(control.grpc, &[&inbound.template]);
-    agent.becomes_ready().await;
-    inbound.is_served().await;
+    let Serving { mut agent, inbound, .. } = Serving::start(&[]).await;
     let address = inbound.listener;
     let mut endless = TcpStream::connect(address).await.unwrap();
     endless.write_all(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
@@ -253,20 +265,10 @@ async fn the_drain_lasts_five_seconds_and_takes_new_connections_for_four() {
 /// The real Envoy hears of it, drains, and is ended.
 #[tokio::test]
 async fn an_agent_that_loses_its_port_drains_and_ends_envoy() {
-    let manifests = Manifests::new(&[]);
-    let control = ControlPlane::start(manifests.path()).await;
-    let inbound = Inbound::new().await;
-    let drain = "--termination-drain-duration=4s";
-    let mut agent = Agent::start(control.grpc, &[&inbound.template, drain]);
-    agent.becomes_ready().await;
-    inbound.is_served().await;
+    let Serving { mut agent, inbound, .. } =
+        Serving::start(&["--termination-drain-duration=4s"]).await;
     let envoy = agent.envoy().await;
-    let url = format!("http://{}/slow", inbound.listener);
-    let slow = tokio::spawn(async move { http::get(&url, None).await });
-    eventually(DEADLINE, "the slow request to be under way", async || {
-        same(agent.stat("cluster.workload.upstream_rq_active").await?, 1)
-    })
-    .await;
+    let slow = inbound.begin_slow_request(&agent).await;
     listener::lose(agent.process.id(), SocketAddr::new(agent.address, 15020));
     assert_eq!(slow.await.unwrap().map(|answer| answer.body).as_deref(), Ok("slow"));
     assert_eq!(agent.process.end(DEADLINE).await.code(), Some(1));
@@ -346,8 +348,12 @@ async fn post(url: &str) -> u16 {
 #[tokio::test]
 async fn what_is_not_for_people_says_so_by_failing() {
     // Started by somebody other than the process it is to be tied to, it becomes nothing.
-    let mut command =
-        crate::harness::control_plane::pilothouse(&["parent-death-exec", "1", "--", "/bin/true"]);
+    let mut command = pilothouse_testkit::control_plane::pilothouse(&[
+        "parent-death-exec",
+        "1",
+        "--",
+        "/bin/true",
+    ]);
     let mut process = Process::start("parent-death-exec", &mut command);
     assert_eq!(process.end(DEADLINE).await.code(), Some(1));
 }

@@ -6,8 +6,8 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::agent::{Child, children, command, executable, state};
-use crate::harness::process::Process;
-use crate::harness::{DEADLINE, eventually, places, same};
+use pilothouse_testkit::process::Process;
+use pilothouse_testkit::{DEADLINE, eventually, places, same};
 
 #[tokio::test]
 async fn orphans_are_reaped_and_envoys_end_is_not_missed() {

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
 
-use pilothouse_testkit as harness;
-
 mod agent;
 mod bootstrap;
 mod dns;

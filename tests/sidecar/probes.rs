@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::agent::Agent;
-use crate::harness::{DEADLINE, eventually, places, same};
+use pilothouse_testkit::{DEADLINE, eventually, places, same};
 
 /// Nobody listens there.
 const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);

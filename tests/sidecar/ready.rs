@@ -7,12 +7,12 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::agent::Agent;
-use crate::harness::backends::Backend;
-use crate::harness::balancer::Balancer;
-use crate::harness::control_plane::ControlPlane;
-use crate::harness::load::Load;
-use crate::harness::manifests::{Manifests, Service};
-use crate::harness::{DEADLINE, eventually, http, places, same, throughout};
+use pilothouse_testkit::backends::Backend;
+use pilothouse_testkit::balancer::Balancer;
+use pilothouse_testkit::control_plane::ControlPlane;
+use pilothouse_testkit::load::Load;
+use pilothouse_testkit::manifests::{Manifests, Service};
+use pilothouse_testkit::{DEADLINE, eventually, http, places, same, throughout};
 
 const NOTHING_YET: &str = "Envoy proxy is NOT ready: config not received from Pilot (is Pilot \
     running?): cds updates: 0 successful, 0 rejected; lds updates: 0 successful, 0 rejected";
@@ -93,7 +93,7 @@ async fn a_rejection_is_said_in_envoys_words() {
     agent.says("Address already in use").await;
 
     drop(occupant);
-    manifests.put(&Service::new("other", "http", places::port()).with([&backend]));
+    manifests.apply(&Service::new("other", "http", places::port()).with([&backend]));
     agent.becomes_ready().await;
 }
 
@@ -188,7 +188,7 @@ async fn the_log_says_the_cause_and_probes_are_marked() {
     let taken = SocketAddr::from((Ipv4Addr::LOCALHOST, places::port()));
     let _occupant = TcpListener::bind(taken).expect("a free port");
     let backend = Backend::http("one").await;
-    manifests.put(&Service::new("shut", "http", taken.port()).with([&backend]));
+    manifests.apply(&Service::new("shut", "http", taken.port()).with([&backend]));
     let agent = Agent::start(control.grpc, &[]);
     agent.says("; cause: ").await;
     let probes = control.metric("pilothouse_probes_total").await.unwrap();

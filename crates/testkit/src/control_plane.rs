@@ -149,7 +149,7 @@ pub struct Sync(pub Value);
 
 impl Sync {
     /// The status of one type: `cds`, `eds`, `lds` or `rds`.
-    pub fn of(&self, short: &str) -> Result<&Value, String> {
+    pub fn type_status(&self, short: &str) -> Result<&Value, String> {
         let url = match short {
             "cds" => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
             "eds" => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
@@ -161,14 +161,14 @@ impl Sync {
     }
 
     pub fn count(&self, short: &str, what: &str) -> Result<u64, String> {
-        let status = self.of(short)?;
+        let status = self.type_status(short)?;
         status[what].as_u64().ok_or_else(|| format!("no {what} in {status}"))
     }
 
     /// Every response of these types was accepted.
     pub fn is_synced(&self, types: &[&str]) -> Result<(), String> {
         for short in types {
-            let status = self.of(short)?;
+            let status = self.type_status(short)?;
             let accepted = self.count(short, "responses")? == self.count(short, "acks")?;
             if status["state"] != "SYNCED" || !accepted || self.count(short, "nacks")? != 0 {
                 return Err(format!("{short} is not simply synced: {status}"));

@@ -55,7 +55,7 @@ impl LoadedEnvoy {
         let envoy = Envoy::start_with(Sample::Standalone, wire, pilot, &named).await;
         let at = envoy.listener;
         until("the first answer through Envoy", async || {
-            let answer = ask(&client(), at, url).await;
+            let answer = get(&client(), at, url).await;
             answer.map_err(|e| format!("{e}; its log: {}", envoy.process.log()))
         })
         .await;
@@ -69,7 +69,7 @@ impl LoadedEnvoy {
                 ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 loop {
                     ticks.tick().await;
-                    let answer = ask(&client, at, url).await;
+                    let answer = get(&client, at, url).await;
                     let mut seen = seen.lock().unwrap();
                     seen.answers += 1;
                     match answer {
@@ -138,7 +138,7 @@ fn client() -> Client<HttpConnector, Empty<Bytes>> {
 }
 
 /// The pod that answered 200, or what came instead.
-async fn ask(
+async fn get(
     client: &Client<HttpConnector, Empty<Bytes>>,
     at: SocketAddr,
     url: &str,

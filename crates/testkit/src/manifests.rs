@@ -131,7 +131,7 @@ impl Manifests {
     pub fn new(services: &[Service]) -> Self {
         let manifests = Self { folder: TempDir::new().expect("a temporary folder") };
         for service in services {
-            manifests.put(service);
+            manifests.apply(service);
         }
         manifests
     }
@@ -141,7 +141,7 @@ impl Manifests {
     }
 
     /// Writes a service's file as careful tools do: beside it, then renamed over it.
-    pub fn put(&self, service: &Service) {
+    pub fn apply(&self, service: &Service) {
         let file = self.file(service);
         let beside = file.with_extension("new");
         std::fs::write(&beside, service.manifest().to_string()).expect("the folder is writable");

@@ -32,8 +32,8 @@ impl Process {
         let log = Arc::default();
         // A pipe that nobody reads would stop the process once it is full.
         let readers = vec![
-            follow(child.stdout.take().expect("it is piped"), &log),
-            follow(child.stderr.take().expect("it is piped"), &log),
+            read_lines(child.stdout.take().expect("it is piped"), &log),
+            read_lines(child.stderr.take().expect("it is piped"), &log),
         ];
         Self { name: name.to_owned(), child, log, readers }
     }
@@ -114,7 +114,7 @@ impl Drop for Process {
     }
 }
 
-fn follow(pipe: impl Read + Send + 'static, log: &Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
+fn read_lines(pipe: impl Read + Send + 'static, log: &Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
     let log = log.clone();
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {

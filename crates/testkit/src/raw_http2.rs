@@ -89,7 +89,7 @@ impl Reader {
     ///
     /// # Errors
     /// The server ended the stream or the connection.
-    pub fn take(
+    pub fn receive(
         &mut self,
         mut bytes: &[u8],
         out: &mut Vec<u8>,
@@ -108,7 +108,7 @@ impl Reader {
             let part = split(&mut bytes, self.left);
             self.left -= part.len();
             if self.head[3] == DATA {
-                self.message.take(part, |response| arrived(response, out))?;
+                self.message.receive(part, |response| arrived(response, out))?;
             } else {
                 self.control.extend_from_slice(part);
             }
@@ -158,7 +158,7 @@ struct Message {
 }
 
 impl Message {
-    fn take(
+    fn receive(
         &mut self,
         mut bytes: &[u8],
         mut arrived: impl FnMut(Response) -> anyhow::Result<()>,

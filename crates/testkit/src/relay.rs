@@ -93,7 +93,7 @@ impl Drop for Relay {
 type Responses<R> = Pin<Box<dyn Stream<Item = Result<R, Status>> + Send>>;
 
 impl Line {
-    fn note(&self, type_url: &str) {
+    fn count_request(&self, type_url: &str) {
         let mut opened = self.opened.lock().expect("nobody panics here");
         if !opened.iter().any(|one| one == type_url) {
             opened.push(type_url.to_owned());
@@ -111,7 +111,7 @@ impl Line {
         tokio::spawn(async move {
             let pass = async {
                 while let Ok(Some(request)) = requests.message().await {
-                    line.note(type_of(&request));
+                    line.count_request(type_of(&request));
                     if send.send(request).await.is_err() {
                         return;
                     }

@@ -11,7 +11,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    pub fn of(took: &[f64]) -> Self {
+    pub fn from_samples(took: &[f64]) -> Self {
         let mut took = took.to_vec();
         took.sort_by(f64::total_cmp);
         let part = |share: f64| {
@@ -23,8 +23,9 @@ impl Spread {
 
     /// Of each of the three figures.
     pub fn median(all: &[Self]) -> Self {
-        let of =
-            |figure: fn(&Self) -> f64| Self::of(&all.iter().map(figure).collect::<Vec<_>>()).p50;
+        let of = |figure: fn(&Self) -> f64| {
+            Self::from_samples(&all.iter().map(figure).collect::<Vec<_>>()).p50
+        };
         Self { p50: of(|one| one.p50), p99: of(|one| one.p99), max: of(|one| one.max) }
     }
 }

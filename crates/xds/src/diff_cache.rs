@@ -104,7 +104,7 @@ mod tests {
     use super::*;
     use crate::{Resource, ServedType, View};
 
-    fn put(name: &str, content: &str) -> (Arc<str>, Option<Arc<Resource>>) {
+    fn insertion(name: &str, content: &str) -> (Arc<str>, Option<Arc<Resource>>) {
         let of = ServedType::CLUSTER.type_url;
         (name.into(), Some(Resource::from_encoded(of, name.into(), content.as_bytes())))
     }
@@ -115,9 +115,9 @@ mod tests {
 
     #[test]
     fn what_is_known_of_an_older_set_goes_when_nobody_is_at_it_any_more() {
-        let older = Arc::new(TypeSet::default()).with([put("a", "1"), put("b", "1")]);
-        let other = older.with([put("c", "1")]);
-        let newer = older.with([("a".into(), None), put("b", "2")]);
+        let older = Arc::new(TypeSet::default()).with([insertion("a", "1"), insertion("b", "1")]);
+        let other = older.with([insertion("c", "1")]);
+        let newer = older.with([("a".into(), None), insertion("b", "2")]);
         let kept = newer.with_removed_of(&older);
         assert!(kept.get("a").is_some() && kept.get("b") == newer.get("b"));
         assert!(Arc::ptr_eq(&kept, &newer.with_removed_of(&older)), "one for all streams");
@@ -135,16 +135,16 @@ mod tests {
         assert_eq!(diffs(&newer), 1);
         drop(older);
         // Or when the next difference is requested.
-        newer.diff_from(&newer.with([put("d", "1")]));
+        newer.diff_from(&newer.with([insertion("d", "1")]));
         assert_eq!(diffs(&newer), 1);
     }
 
     #[test]
     fn keeping_all_of_a_set_is_that_set_however_often() {
-        let older = Arc::new(TypeSet::default()).with([put("a", "1"), put("b", "1")]);
+        let older = Arc::new(TypeSet::default()).with([insertion("a", "1"), insertion("b", "1")]);
         let newer = older.with([("a".into(), None)]);
         assert!(Arc::ptr_eq(&newer.with_removed_of(&older), &older));
-        let changed = older.with([("a".into(), None), put("b", "2")]);
+        let changed = older.with([("a".into(), None), insertion("b", "2")]);
         let first = changed.with_removed_of(&older);
         assert!(
             Arc::ptr_eq(&changed.with_removed_of(&first), &first),

@@ -158,11 +158,11 @@ impl Lists {
         }
         let subscription = found(&self.older)?;
         let (bytes, weak) = self.older.remove(&hash)?;
-        self.put(hash, bytes, weak);
+        self.insert(hash, bytes, weak);
         Some(subscription)
     }
 
-    fn put(&mut self, hash: u64, bytes: Arc<[u8]>, subscription: Weak<Subscription>) {
+    fn insert(&mut self, hash: u64, bytes: Arc<[u8]>, subscription: Weak<Subscription>) {
         if bytes.len() > LIST_BYTES {
             return;
         }
@@ -219,7 +219,7 @@ impl Interner {
         if made.len() == len {
             made.as_sent.get_or_init(|| bytes.clone());
         }
-        self.lock().lists.put(hash, bytes, Arc::downgrade(&made));
+        self.lock().lists.insert(hash, bytes, Arc::downgrade(&made));
         made
     }
 

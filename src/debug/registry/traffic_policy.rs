@@ -41,7 +41,7 @@ struct Ejection {
 
 impl EffectivePolicy {
     /// Of a service whose alias is resolved: an alias is tuned as what it stands for.
-    pub(super) fn of(service: &Service) -> Self {
+    pub(super) fn from_service(service: &Service) -> Self {
         let policy = match &service.kind {
             ServiceKind::Alias(target) => &target.traffic_policy,
             _ => &service.traffic_policy,

@@ -196,9 +196,12 @@ async fn a_proxys_page_has_its_last_responses_and_answers() {
     send(stream);
     let (lds, connected) = (ResourceType::Listener, stream.connected);
     stream.update_with_history(|_, history| {
-        for (number, what) in
-            [(1, Happening::Response), (1, Happening::Nack), (2, Happening::Response), (2, Happening::Nack)]
-        {
+        for (number, what) in [
+            (1, Happening::Response),
+            (1, Happening::Nack),
+            (2, Happening::Response),
+            (2, Happening::Nack),
+        ] {
             history.push(HistoryEntry {
                 at: connected + Duration::from_secs(number),
                 resource_type: lds.into(),

@@ -12,7 +12,7 @@ struct Followed {
 }
 
 impl Followed {
-    fn of(changes: Vec<Change>) -> Self {
+    fn with_changes(changes: Vec<Change>) -> Self {
         let index = ServiceIndex::new("cluster.local".into());
         let mut followed = Self { model: Model::default(), index };
         followed.apply(changes);
@@ -60,7 +60,8 @@ fn concerned(changes: &MeshChanges) -> [Vec<&str>; 3] {
 
 #[test]
 fn a_change_of_slices_concerns_endpoints_alone() {
-    let mut followed = Followed::of(vec![service("web", at("10.1.0.1"), 80), slice("web", 1)]);
+    let mut followed =
+        Followed::with_changes(vec![service("web", at("10.1.0.1"), 80), slice("web", 1)]);
     let changes = followed.apply(vec![slice("web", 2), slice("nobodys", 3)]);
     assert_eq!(concerned(&changes), [vec![], vec!["web"], vec![]]);
     assert_eq!(changes.before.len(), 2, "which addresses a slice names counts without a service");
@@ -68,7 +69,7 @@ fn a_change_of_slices_concerns_endpoints_alone() {
 
 #[test]
 fn a_change_of_a_service_concerns_all_that_is_made_of_it_and_of_its_aliases() {
-    let mut followed = Followed::of(vec![
+    let mut followed = Followed::with_changes(vec![
         service("web", at("10.1.0.1"), 80),
         service("near", alias_of("web"), 80),
         service("nearer", alias_of("near"), 80),
@@ -84,7 +85,7 @@ fn a_change_of_a_service_concerns_all_that_is_made_of_it_and_of_its_aliases() {
 
 #[test]
 fn an_address_that_another_service_wins_concerns_the_listeners_and_routes_of_both() {
-    let mut followed = Followed::of(vec![service("web", at("10.1.0.1"), 80)]);
+    let mut followed = Followed::with_changes(vec![service("web", at("10.1.0.1"), 80)]);
     let changes = followed.apply(vec![service("first", at("10.1.0.1"), 80)]);
     assert_eq!(concerned(&changes), [vec!["first"], vec!["first"], vec!["first", "web"]]);
     let web = followed.index.resolved(&ServiceKey::new("one", "web")).unwrap();
@@ -95,7 +96,8 @@ fn an_address_that_another_service_wins_concerns_the_listeners_and_routes_of_bot
 
 #[test]
 fn a_region_that_becomes_known_concerns_endpoints_alone() {
-    let mut followed = Followed::of(vec![service("web", at("10.1.0.1"), 80), slice("web", 1)]);
+    let mut followed =
+        Followed::with_changes(vec![service("web", at("10.1.0.1"), 80), slice("web", 1)]);
     let node = Node { name: "n".into(), zone: Some("a".into()), region: Some("r".into()) };
     let changes = followed.apply(vec![Change::Node(node.clone())]);
     assert_eq!(concerned(&changes), [vec![], vec!["web"], vec![]]);
@@ -108,7 +110,7 @@ fn a_region_that_becomes_known_concerns_endpoints_alone() {
 
 #[test]
 fn what_is_as_it_was_concerns_nothing_but_its_endpoints() {
-    let mut followed = Followed::of(vec![service("web", at("10.1.0.1"), 80)]);
+    let mut followed = Followed::with_changes(vec![service("web", at("10.1.0.1"), 80)]);
     let web = ServiceKey::new("one", "web");
     let changes = followed.index.update(&followed.model, &[web].into());
     assert_eq!(concerned(&changes), [vec![], vec!["web"], vec![]]);

@@ -20,25 +20,25 @@ fn leads_to(view: &View, name: &str) -> Option<String> {
 #[test]
 fn an_alias_follows_its_target_over_another_alias() {
     let db = key("two", "db");
-    let put = |kind, ports: &[(u16, Protocol)]| Change::Service(service(&db, kind, ports));
-    let mut mesh = Mesh::of(vec![
+    let target_with = |kind, ports: &[(u16, Protocol)]| Change::Service(service(&db, kind, ports));
+    let mut mesh = Mesh::with_changes(vec![
         alias("near", "far.one.svc.cluster.local", &[]),
         alias("far", "db.two.svc.cluster.local", &[]),
     ]);
     let look = |mesh: &mut Mesh| leads_to(&mesh.view(ProxyKind::Sidecar, Some("one")), "near");
     assert_eq!(look(&mut mesh), None, "there is no db yet");
     let own = Some("outbound|80||db.two.svc.cluster.local".to_owned());
-    mesh.apply(put(at(&["10.1.0.1"]), &[(80, Protocol::Http)]));
+    mesh.apply(target_with(at(&["10.1.0.1"]), &[(80, Protocol::Http)]));
     assert_eq!(look(&mut mesh), own);
-    mesh.apply(put(ServiceKind::Headless, &[(80, Protocol::Grpc)]));
+    mesh.apply(target_with(ServiceKind::Headless, &[(80, Protocol::Grpc)]));
     assert_eq!(look(&mut mesh), own);
-    mesh.apply(put(at(&[]), &[(81, Protocol::Http)]));
+    mesh.apply(target_with(at(&[]), &[(81, Protocol::Http)]));
     assert_eq!(look(&mut mesh), None);
-    mesh.apply(put(ServiceKind::ExternalName("example.com".into()), &[]));
+    mesh.apply(target_with(ServiceKind::ExternalName("example.com".into()), &[]));
     mesh.apply(alias("near", "far.one.svc.cluster.local", &[(80, Protocol::Http)]));
     let outside = Some("outbound|80||near.one.svc.cluster.local".to_owned());
     assert_eq!(look(&mut mesh), outside, "its own cluster, by DNS");
-    mesh.apply(put(at(&[]), &[(80, Protocol::Http)]));
+    mesh.apply(target_with(at(&[]), &[(80, Protocol::Http)]));
     assert_eq!(look(&mut mesh), own);
     mesh.apply(Change::ServiceGone(db.clone()));
     assert_eq!(look(&mut mesh), None);
@@ -51,7 +51,8 @@ fn an_alias_is_seen_where_its_target_is_seen_too() {
         let ports = [(80, Protocol::Http)];
         Change::Service(Service { export_to, ..service(&key("two", "db"), at(&[]), &ports) })
     };
-    let mut mesh = Mesh::of(vec![alias("near", "db.two.svc.cluster.local", &[]), to(&["two"])]);
+    let mut mesh =
+        Mesh::with_changes(vec![alias("near", "db.two.svc.cluster.local", &[]), to(&["two"])]);
     let look = |mesh: &mut Mesh, namespace| {
         leads_to(&mesh.view(ProxyKind::Sidecar, Some(namespace)), "near.one")
     };
@@ -67,7 +68,7 @@ fn an_alias_is_seen_where_its_target_is_seen_too() {
 fn a_service_that_becomes_an_alias_leaves_no_endpoints_behind() {
     let web = key("one", "web");
     let cluster = "outbound|80||web.one.svc.cluster.local";
-    let mut mesh = Mesh::of(vec![
+    let mut mesh = Mesh::with_changes(vec![
         Change::Service(service(&web, at(&[]), &[(80, Protocol::Http)])),
         Change::Slice(slice(&web, "web-1", &[80], &[1])),
     ]);
@@ -92,8 +93,10 @@ fn a_new_pod_of_a_headless_service_is_one_update_of_endpoints() {
         Change::Slice(slice)
     };
     let ports = [(80, Protocol::Http), (90, Protocol::Tcp)];
-    let mut mesh =
-        Mesh::of(vec![Change::Service(service(&db, ServiceKind::Headless, &ports)), pods(&[1, 2])]);
+    let mut mesh = Mesh::with_changes(vec![
+        Change::Service(service(&db, ServiceKind::Headless, &ports)),
+        pods(&[1, 2]),
+    ]);
     for kind in [ProxyKind::Sidecar, ProxyKind::DEFAULT_STANDALONE] {
         let before = mesh.view(kind.clone(), Some("one"));
         for hosts in [[1, 2, 3].as_slice(), &[1, 4, 3], &[1, 2]] {

@@ -27,7 +27,7 @@ impl Default for Followed {
 }
 
 impl Followed {
-    pub(super) fn of(changes: Vec<Change>) -> Self {
+    pub(super) fn with_changes(changes: Vec<Change>) -> Self {
         let mut followed = Self::default();
         followed.apply(changes);
         followed
@@ -75,7 +75,7 @@ pub(super) const HTTP: (u16, Protocol) = (80, Protocol::Http);
 #[test]
 fn the_ports_are_those_of_the_pod_behind_every_service_that_names_it() {
     let (first, second) = (key("one", "web"), key("two", "data"));
-    let mut followed = Followed::of(vec![
+    let mut followed = Followed::with_changes(vec![
         web(&[HTTP, (81, Protocol::Grpc), (82, Protocol::Tcp)]),
         // Slices may differ in their ports.
         Change::Slice(slice(&first, "web-1", &[80, 81], &[1, 2])),
@@ -100,15 +100,17 @@ fn the_proxys_own_ports_are_not_the_workloads() {
     let mut own = slice(&web_key, "web-1", &[], &[1]);
     own.subsets[0].ports = vec![web_port("p80", 15006), web_port("p81", 8081)];
     let ports = [HTTP, (81, Protocol::Http)];
-    let mut followed = Followed::of(vec![web(&ports), Change::Slice(own)]);
+    let mut followed = Followed::with_changes(vec![web(&ports), Change::Slice(own)]);
     assert_eq!(followed.inbound_of(&sidecar_at(&["10.0.0.1"])), ["8081 Http"]);
 }
 
 #[test]
 fn a_pod_that_becomes_part_of_a_service_gets_its_ports_and_nobody_else_does() {
     let web_key = key("one", "web");
-    let mut followed =
-        Followed::of(vec![web(&[HTTP]), Change::Slice(slice(&web_key, "web-1", &[80], &[1]))]);
+    let mut followed = Followed::with_changes(vec![
+        web(&[HTTP]),
+        Change::Slice(slice(&web_key, "web-1", &[80], &[1])),
+    ]);
     let (here, late) = (sidecar_at(&["10.0.0.1"]), sidecar_at(&["10.0.0.2"]));
     followed.inbound_of(&here);
     assert!(followed.inbound_of(&late).is_empty());
@@ -143,7 +145,7 @@ fn of_two_words_about_a_port_the_first_counts_and_that_is_seen() {
             Change::Slice(slice(&b, "b-1", &[80], &[1])),
         ]
     };
-    let mut followed = Followed::of(both(Protocol::Tcp));
+    let mut followed = Followed::with_changes(both(Protocol::Tcp));
     let request = sidecar_at(&["10.0.0.1"]);
     assert_eq!(followed.inbound_of(&request), ["8080 Http"]);
     let noted: Vec<_> = followed.conflicts.iter().collect();
@@ -172,7 +174,7 @@ fn a_port_may_be_idle_for_as_long_as_any_service_allows() {
         one.traffic_policy.tcp_idle_timeout = seconds.map(Duration::from_secs);
         Change::Service(one)
     };
-    let mut followed = Followed::of(vec![
+    let mut followed = Followed::with_changes(vec![
         Change::Slice(slice(&a, "a-1", &[80], &[1])),
         Change::Slice(slice(&b, "b-1", &[80], &[1])),
         tuned(&a, Protocol::Tcp, None),
@@ -208,8 +210,10 @@ fn a_port_may_be_idle_for_as_long_as_any_service_allows() {
 #[test]
 fn a_view_of_ports_differs_in_its_listener_and_its_clusters_alone() {
     let web_key = key("one", "web");
-    let mut mesh =
-        Mesh::of(vec![web(&[HTTP]), Change::Slice(slice(&web_key, "web-1", &[80], &[1]))]);
+    let mut mesh = Mesh::with_changes(vec![
+        web(&[HTTP]),
+        Change::Slice(slice(&web_key, "web-1", &[80], &[1])),
+    ]);
     let keys = [
         ViewKey::new(ProxyKind::Sidecar, Some("one")),
         with_inbound("one", &[8080]),

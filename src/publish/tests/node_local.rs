@@ -30,7 +30,7 @@ fn local_service(key: &ServiceKey, node_local: bool) -> Change {
 #[test]
 fn nodes_share_all_but_the_services_that_are_for_their_own_node_alone() {
     let (local, plain) = (key("one", "local"), key("one", "plain"));
-    let mut mesh = Mesh::of(vec![
+    let mut mesh = Mesh::with_changes(vec![
         local_service(&local, true),
         spread(&local, &["n1", "n2"]),
         local_service(&plain, false),

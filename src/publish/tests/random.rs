@@ -188,7 +188,7 @@ proptest! {
 
         // One replica lists it in one go, the other has seen other times and gets it piece by piece.
         let everything = Scope::All;
-        let mut one = Mesh::of(vec![
+        let mut one = Mesh::with_changes(vec![
             Change::Services(everything.clone(), services.clone()),
             Change::Slices(everything.clone(), slices.clone()),
         ]);
@@ -199,7 +199,7 @@ proptest! {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             pieces.swap(at, (seed >> 33) as usize % (at + 1));
         }
-        let mut other = Mesh::of(detour);
+        let mut other = Mesh::with_changes(detour);
         other.snapshot(&all);
         for (at, change) in pieces.into_iter().enumerate() {
             other.apply(change);

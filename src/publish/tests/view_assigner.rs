@@ -23,7 +23,7 @@ impl Followed {
 
 #[test]
 fn proxies_that_make_up_where_they_are_share_the_view_of_those_who_say_nothing() {
-    let mut followed = Followed::of(vec![web(&[HTTP])]);
+    let mut followed = Followed::with_changes(vec![web(&[HTTP])]);
     let nowhere = followed.view(&router(None, None));
     for number in 0..1000 {
         let (namespace, zone) = (format!("namespace-{number}"), format!("zone-{number}"));
@@ -35,7 +35,7 @@ fn proxies_that_make_up_where_they_are_share_the_view_of_those_who_say_nothing()
 
 #[test]
 fn a_namespace_counts_once_a_service_lives_in_it_or_is_exported_to_it_and_no_longer() {
-    let mut followed = Followed::of(vec![web(&[HTTP])]);
+    let mut followed = Followed::with_changes(vec![web(&[HTTP])]);
     let request = router(Some("two"), None);
     assert_eq!(followed.view(&request).namespace, None);
     let of_two = key("two", "web");
@@ -71,7 +71,7 @@ fn a_zone_counts_once_an_endpoint_or_a_node_is_in_it_and_no_longer() {
         Change::Slice(slice)
     };
     let node = Node { name: "n".into(), zone: Some("a".into()), region: Some("r".into()) };
-    let mut followed = Followed::of(vec![web(&[HTTP]), in_zone(None, &[])]);
+    let mut followed = Followed::with_changes(vec![web(&[HTTP]), in_zone(None, &[])]);
     let request = router(None, Some("a"));
     assert_eq!(followed.view(&request).zone, None);
     for (change, zone) in [

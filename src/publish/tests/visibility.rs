@@ -28,8 +28,10 @@ const EVERYWHERE: [&str; 4] = ["cds", "eds", "lds", "rds"];
 fn only_the_namespaces_it_is_exported_to_have_any_of_it() {
     let secret = key("one", "secret");
     let to = |namespaces: &[&str]| exported(&secret, &HTTP_AND_TCP, Some(namespaces));
-    let mut mesh =
-        Mesh::of(vec![to(&["one", "friend"]), Change::Slice(slice(&secret, "s", &[80, 90], &[1]))]);
+    let mut mesh = Mesh::with_changes(vec![
+        to(&["one", "friend"]),
+        Change::Slice(slice(&secret, "s", &[80, 90], &[1])),
+    ]);
     for kind in [ProxyKind::Sidecar, ProxyKind::BOUND, ProxyKind::Router] {
         for namespace in ["one", "friend"] {
             let view = mesh.view(kind.clone(), Some(namespace));
@@ -63,7 +65,7 @@ fn only_the_namespaces_it_is_exported_to_have_any_of_it() {
 #[test]
 fn namespaces_that_see_nothing_of_their_own_share_everything() {
     let secret = key("one", "secret");
-    let mut mesh = Mesh::of(vec![
+    let mut mesh = Mesh::with_changes(vec![
         exported(&key("one", "open"), &HTTP_AND_TCP, None),
         exported(&secret, &[(81, Protocol::Http)], Some(&["friend"])),
         Change::Slice(slice(&secret, "s", &[80, 81], &[1])),
@@ -96,7 +98,7 @@ fn namespaces_that_see_nothing_of_their_own_share_everything() {
 #[test]
 fn who_gets_a_listener_is_between_those_that_a_namespace_sees() {
     let tcp = |name: &str, to| exported(&key("one", name), &[(90, Protocol::Tcp)], to);
-    let mut mesh = Mesh::of(vec![tcp("a", Some(&["friend"][..])), tcp("b", None)]);
+    let mut mesh = Mesh::with_changes(vec![tcp("a", Some(&["friend"][..])), tcp("b", None)]);
     let leads_to = |view: &View| {
         let listener = view.set(ResourceType::Listener).get("0.0.0.0_90").unwrap();
         let text = String::from_utf8_lossy(listener.value()).into_owned();
@@ -111,7 +113,7 @@ fn who_gets_a_listener_is_between_those_that_a_namespace_sees() {
 fn what_was_hidden_lingers_hidden() {
     let secret = key("one", "secret");
     let cluster = "outbound|80||secret.one.svc.cluster.local";
-    let mut mesh = Mesh::of(vec![exported(&secret, &HTTP_AND_TCP, Some(&["friend"]))]);
+    let mut mesh = Mesh::with_changes(vec![exported(&secret, &HTTP_AND_TCP, Some(&["friend"]))]);
     let has = |mesh: &mut Mesh, namespace| {
         names(&mesh.view(ProxyKind::Sidecar, Some(namespace)), ResourceType::Cluster)
             .contains(&cluster)

@@ -27,7 +27,7 @@ const PLAIN: &str = "outbound|80||plain.one.svc.cluster.local";
 #[test]
 fn zones_share_all_but_the_services_that_ask_for_nearness() {
     let (near, plain) = (key("one", "near"), key("one", "plain"));
-    let mut mesh = Mesh::of(vec![
+    let mut mesh = Mesh::with_changes(vec![
         near_service(&near, true),
         zoned_slice(&near, &[1, 2]),
         near_service(&plain, false),
@@ -76,7 +76,8 @@ fn zones_share_all_but_the_services_that_ask_for_nearness() {
 #[test]
 fn a_region_that_becomes_known_shows_in_its_zones_and_is_no_news_twice() {
     let plain = key("one", "plain");
-    let mut mesh = Mesh::of(vec![near_service(&plain, false), zoned_slice(&plain, &[3, 4])]);
+    let mut mesh =
+        Mesh::with_changes(vec![near_service(&plain, false), zoned_slice(&plain, &[3, 4])]);
     let before = mesh.view(ProxyKind::Sidecar, None);
     let node = |name: &str, zone: &str, region: &str| Node {
         name: name.into(),
@@ -108,7 +109,7 @@ fn a_region_that_becomes_known_shows_in_its_zones_and_is_no_news_twice() {
 #[test]
 fn a_service_that_returns_before_its_clusters_are_removed_has_nothing_left_of_its_zones() {
     let near = key("one", "near");
-    let mut mesh = Mesh::of(vec![near_service(&near, true), zoned_slice(&near, &[1, 2])]);
+    let mut mesh = Mesh::with_changes(vec![near_service(&near, true), zoned_slice(&near, &[1, 2])]);
     let keys = [in_zone("a"), ViewKey::new(ProxyKind::Sidecar, Some("one"))];
     let [zoned, all] = keys.each_ref().map(|key| mesh.snapshot(&keys).views[key].clone());
     assert!(

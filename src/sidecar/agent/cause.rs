@@ -21,7 +21,7 @@ pub struct Cause {
 
 impl Cause {
     /// None where nothing is found to be wrong, or it could not be told.
-    fn of(diagnosis: Diagnosis) -> Option<Self> {
+    fn from_diagnosis(diagnosis: Diagnosis) -> Option<Self> {
         let broken = diagnosis.outcome == Outcome::Broken;
         broken.then_some(Self { text: diagnosis.cause, fix: diagnosis.fix })
     }
@@ -46,7 +46,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_secs(10), Duration::from_se
 const DIAGNOSIS_LIMIT: Duration = Duration::from_secs(5);
 
 /// Searches until the proxy is ready.
-pub(super) async fn follow(
+pub(super) async fn diagnose_while_not_ready(
     config: &AgentConfig,
     ready: &Conditions,
     causes: watch::Sender<Option<Cause>>,
@@ -56,7 +56,7 @@ pub(super) async fn follow(
         tokio::time::sleep(START_GRACE).await;
         let mut pause = None;
         loop {
-            let found = Cause::of(doctor::diagnose(&target, DIAGNOSIS_LIMIT).await);
+            let found = Cause::from_diagnosis(doctor::diagnose(&target, DIAGNOSIS_LIMIT).await);
             let before = causes.send_replace(found.clone());
             let next = next_pause(pause, found == before);
             pause = Some(next);

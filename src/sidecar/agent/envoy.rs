@@ -189,7 +189,9 @@ impl ParentDeathExec {
     pub fn run(self) -> ExitCode {
         let tied = set_parent_process_death_signal(Some(Signal::KILL));
         if let Err(error) = tied {
-            output::say(format_args!("error: Envoy cannot be tied to the agent's life: {error}"));
+            output::eprint_line(format_args!(
+                "error: Envoy cannot be tied to the agent's life: {error}"
+            ));
             return ExitCode::FAILURE;
         }
         // The agent may have ended before the kernel was asked.
@@ -197,7 +199,10 @@ impl ParentDeathExec {
             return ExitCode::FAILURE;
         }
         let error = std::process::Command::new(&self.program).args(self.arguments).exec();
-        output::say(format_args!("error: {} cannot be run: {error}", self.program.display()));
+        output::eprint_line(format_args!(
+            "error: {} cannot be run: {error}",
+            self.program.display()
+        ));
         ExitCode::from(126)
     }
 }

@@ -99,7 +99,7 @@ impl EnvoyConditions {
 
     /// Asks Envoy until it is ready, and from then on whether it still answers. Never returns: it is
     /// dropped when Envoy has ended.
-    pub async fn follow(self, admin: EnvoyAdmin, causes: watch::Receiver<Option<Cause>>) {
+    pub async fn follow_admin(self, admin: EnvoyAdmin, causes: watch::Receiver<Option<Cause>>) {
         self.become_ready(&admin, &causes).await;
         self.watch_liveness(&admin).await;
     }

@@ -158,7 +158,7 @@ impl DoctorArgs {
             // Whoever reads may have gone (`doctor | head`): the exit code still says it.
             Err(unread) if unread.is_unread() => ExitCode::from(diagnosis.outcome.exit_code()),
             Err(error) => {
-                output::say(format_args!("error: {error}"));
+                output::eprint_line(format_args!("error: {error}"));
                 ExitCode::from(Outcome::Unknown.exit_code())
             }
         }

@@ -75,7 +75,7 @@ pub(super) enum Protocol {
 }
 
 impl Protocol {
-    pub(super) fn of(bytes: &[u8]) -> Self {
+    pub(super) fn from_bytes(bytes: &[u8]) -> Self {
         match bytes {
             [_, _, _, SETTINGS, _, 0, 0, 0, 0, ..] => Self::Http2,
             [b'H', b'T', b'T', b'P', ..] => Self::Http1,
@@ -137,7 +137,7 @@ async fn first_response(
                 break;
             }
         }
-        Protocol::of(&heard)
+        Protocol::from_bytes(&heard)
     };
     timeout(limit, exchange).await.ok()
 }

@@ -79,7 +79,7 @@ async fn probe_endpoint(
     match timeout(FIRST_BYTES_TIMEOUT, stream.read(&mut heard)).await {
         Ok(Ok(length @ 1..)) => spoke(heard.get(..length).unwrap_or_default(), spoken),
         Err(_) if spoken.is_http() => {
-            match timeout(ANSWER_TIMEOUT.min(limit), ask(stream, host)).await {
+            match timeout(ANSWER_TIMEOUT.min(limit), exchange(stream, host)).await {
                 Ok(Ok(answer)) => answered(&answer, spoken),
                 Ok(Err(_)) | Err(_) => ProbeResult::Waits,
             }
@@ -90,7 +90,7 @@ async fn probe_endpoint(
 }
 
 /// The beginning of the answer to `GET /`.
-async fn ask(mut stream: TcpStream, host: &str) -> std::io::Result<Vec<u8>> {
+async fn exchange(mut stream: TcpStream, host: &str) -> std::io::Result<Vec<u8>> {
     let request = format!(
         "GET / HTTP/1.1\r\nhost: {host}\r\nuser-agent: pilothouse-doctor\r\nconnection: close\r\n\r\n"
     );
@@ -103,7 +103,7 @@ async fn ask(mut stream: TcpStream, host: &str) -> std::io::Result<Vec<u8>> {
 
 /// First words without having been asked.
 fn spoke(words: &[u8], spoken: PortProtocol) -> ProbeResult {
-    match (Protocol::of(words), spoken) {
+    match (Protocol::from_bytes(words), spoken) {
         // As servers of HTTP/2 may (RFC 9113, section 3.4) and those of grpc-go do.
         (Protocol::Http2, PortProtocol::Http) => ProbeResult::Http2Only,
         (Protocol::Http2, _) => ProbeResult::Waits,
@@ -112,7 +112,7 @@ fn spoke(words: &[u8], spoken: PortProtocol) -> ProbeResult {
 }
 
 fn answered(answer: &[u8], spoken: PortProtocol) -> ProbeResult {
-    match Protocol::of(answer) {
+    match Protocol::from_bytes(answer) {
         Protocol::Http1 => {}
         // A server of HTTP/2 alone need not understand the question.
         _ if spoken != PortProtocol::Http => return ProbeResult::Waits,

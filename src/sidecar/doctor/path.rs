@@ -13,6 +13,7 @@ use super::envoy::{self, Envoy};
 use super::finding::{Code, Diagnosis, Finding, Link, LinkState};
 use super::kubernetes::{self, ServicesToQuery};
 use super::observations::Observations;
+use super::pilot::Readiness;
 use super::verdict::{no_connection, pilot_silent, wrong_protocol};
 use super::{Target, ads, explain, pilot, verdict};
 use crate::causes::with_causes;
@@ -152,17 +153,17 @@ impl Walk<'_> {
         }
     }
 
-    /// Notes how a link is.
-    fn note(&mut self, name: &'static str, since: Instant, state: LinkState, said: String) {
+    /// Adds a link of the path and its state.
+    fn add_link(&mut self, name: &'static str, since: Instant, state: LinkState, said: String) {
         self.links.push(Link { name, state, said, took: since.elapsed() });
     }
 
     fn well(&mut self, name: &'static str, since: Instant, said: impl Into<String>) {
-        self.note(name, since, LinkState::Well, said.into());
+        self.add_link(name, since, LinkState::Well, said.into());
     }
 
     fn unknown(&mut self, name: &'static str, since: Instant, said: impl Into<String>) {
-        self.note(name, since, LinkState::Unknown, said.into());
+        self.add_link(name, since, LinkState::Unknown, said.into());
     }
 
     /// Notes the broken link and ends the walk.
@@ -175,7 +176,7 @@ impl Walk<'_> {
     ) -> Finding {
         let unknown = finding.code.outcome() == super::Outcome::Unknown;
         let state = if unknown { LinkState::Unknown } else { LinkState::Broken };
-        self.note(name, since, state, said.into());
+        self.add_link(name, since, state, said.into());
         finding
     }
 
@@ -293,12 +294,12 @@ impl Walk<'_> {
         let port = SocketAddr::new(address.ip(), MONITORING_PORT);
         let monitoring = self.target.monitoring.unwrap_or(port);
         match pilot::readiness(monitoring, self.deadline.optional_step()).await {
-            Ok(Ok(ready)) => {
+            Readiness::Ready(ready) => {
                 self.well("Pilot", since, ready.summary());
                 Ok(ready.stale())
             }
-            Ok(Err(finding)) => Err(self.broken("Pilot", since, "not ready", finding)),
-            Err(why) => {
+            Readiness::NotReady(finding) => Err(self.broken("Pilot", since, "not ready", finding)),
+            Readiness::Unknown(why) => {
                 self.unknown("Pilot", since, format!("could not look: {why}"));
                 Ok(None)
             }

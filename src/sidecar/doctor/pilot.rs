@@ -17,20 +17,31 @@ const DEFAULT_WATCH_SECONDS: f64 = 30.0;
 /// is a fault.
 const STALE_AFTER_WATCHES: f64 = 2.0;
 
-/// What its monitoring port says; an error if that cannot be looked at.
-pub(super) async fn readiness(
-    address: SocketAddr,
-    limit: Duration,
-) -> Result<Result<ReadyPilot, Finding>, String> {
-    let ready = get(address, "/ready", limit).await;
-    let ready = ready.map_err(|error| format!("{address} could not be asked: {error}"))?;
+/// What the monitoring port says of the control plane.
+#[derive(Debug)]
+pub(super) enum Readiness {
+    Ready(ReadyPilot),
+    NotReady(Finding),
+    /// With the reason: the port does not answer, or is not the control plane's.
+    Unknown(String),
+}
+
+/// Asks the monitoring port.
+pub(super) async fn readiness(address: SocketAddr, limit: Duration) -> Readiness {
+    let ready = match get(address, "/ready", limit).await {
+        Ok(ready) => ready,
+        Err(error) => {
+            return Readiness::Unknown(format!("{address} could not be asked: {error}"));
+        }
+    };
     match ready.status {
         200 => {}
-        503 => return Ok(Err(ads::not_ready(&ready.body))),
-        status => return Err(format!("{address} answers {status} to /ready")),
+        503 => return Readiness::NotReady(ads::not_ready(&ready.body)),
+        status => return Readiness::Unknown(format!("{address} answers {status} to /ready")),
     }
     let metrics = get(address, "/metrics", limit).await;
-    Ok(Ok(ReadyPilot { oldest: metrics.ok().and_then(|page| longest_silent_watch(&page.body)) }))
+    let oldest = metrics.ok().and_then(|page| longest_silent_watch(&page.body));
+    Readiness::Ready(ReadyPilot { oldest })
 }
 
 /// What a pod that is not ready says of itself; `None` if it says nothing, or that it is.

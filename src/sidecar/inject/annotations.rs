@@ -68,7 +68,7 @@ impl Annotations {
     /// # Errors
     /// A label or an annotation that is no text: the API server refuses the pod, and whoever wrote
     /// `8080` or `false` without quotes would otherwise lose what he meant.
-    pub(super) fn of(pod: &Node) -> Result<Self, String> {
+    pub(super) fn from_pod(pod: &Node) -> Result<Self, String> {
         for kind in ["labels", "annotations"] {
             let Some(Node::Map(map)) = pod.at(&["metadata", kind]) else { continue };
             for (name, value) in map {

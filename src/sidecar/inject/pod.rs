@@ -29,7 +29,7 @@ pub(super) fn inject(
     namespace: &str,
     settings: &Settings,
 ) -> Result<InjectionResult, String> {
-    let annotations = Annotations::of(pod)?;
+    let annotations = Annotations::from_pod(pod)?;
     if let Some(why) = reason_to_skip(pod, namespace) {
         return Ok(InjectionResult::Skipped(why));
     }

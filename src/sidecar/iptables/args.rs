@@ -41,11 +41,11 @@ impl FromStr for Redirect {
 #[derive(Clone, Debug, clap::Args)]
 pub struct IptablesArgs {
     /// Port of Envoy that takes outbound traffic
-    #[arg(short = 'p', long, value_name = "PORT", default_value_t = Port::of(OUTBOUND_CAPTURE_PORT))]
+    #[arg(short = 'p', long, value_name = "PORT", default_value_t = Port::from_number(OUTBOUND_CAPTURE_PORT))]
     envoy_port: Port,
 
     /// Port of Envoy that takes inbound traffic
-    #[arg(short = 'z', long, value_name = "PORT", default_value_t = Port::of(INBOUND_CAPTURE_PORT))]
+    #[arg(short = 'z', long, value_name = "PORT", default_value_t = Port::from_number(INBOUND_CAPTURE_PORT))]
     inbound_capture_port: Port,
 
     /// User ids whose traffic is Envoy's own and not captured
@@ -217,7 +217,7 @@ struct Port(NonZeroU16);
 
 impl Port {
     /// One of [`crate::well_known`].
-    const fn of(number: u16) -> Self {
+    const fn from_number(number: u16) -> Self {
         match NonZeroU16::new(number) {
             Some(number) => Self(number),
             None => Self(NonZeroU16::MIN),

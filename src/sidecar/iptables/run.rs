@@ -33,7 +33,7 @@ pub fn run(args: &IptablesArgs) -> Result<()> {
         Ipv6Mode::No => false,
     };
     if let Some(warning) = args.warning(v6).filter(|_| !args.clean) {
-        output::say(warning);
+        output::eprint_line(warning);
     }
     if args.dry_run {
         let mut text = shown(Family::V4, &apply(&capture.rules(Family::V4), ""));
@@ -51,7 +51,7 @@ pub fn run(args: &IptablesArgs) -> Result<()> {
     if v6 {
         set(Family::V6, &capture)?;
     }
-    say(&format!(
+    print(&format!(
         "traffic is captured: outbound to {}, inbound to {}{}\n",
         capture.outbound_port,
         capture.inbound_port,
@@ -64,7 +64,7 @@ fn set(family: Family, capture: &Capture) -> Result<()> {
     let (variant, saved) = saved(family)?;
     let text = apply(&capture.rules(family), &saved);
     restore(family, variant, &text)?;
-    say(&shown(family, &text));
+    print(&shown(family, &text));
     Ok(())
 }
 
@@ -78,9 +78,9 @@ fn remove(family: Family, needed: bool) -> Result<()> {
     match clean(&saved) {
         Some(text) => {
             restore(family, variant, &text)?;
-            say(&shown(family, &text));
+            print(&shown(family, &text));
         }
-        None => say(&format!("# {} has no rules of ours\n", program(family, variant, "save"))),
+        None => print(&format!("# {} has no rules of ours\n", program(family, variant, "save"))),
     }
     Ok(())
 }
@@ -90,7 +90,7 @@ fn shown(family: Family, text: &str) -> String {
 }
 
 /// What is done does not depend on somebody who reads of it: a pod's log may be gone or full.
-fn say(text: &str) {
+fn print(text: &str) {
     _ = output::print(text);
 }
 

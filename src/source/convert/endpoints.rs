@@ -73,7 +73,7 @@ impl Converter {
                 continue;
             };
             match parse_host(&field, address) {
-                Ok(address) if IpFamily::of(address) != family => {
+                Ok(address) if IpFamily::of_address(address) != family => {
                     let reason = format!("{address} in a slice of {} addresses", from.address_type);
                     flaws.push(Rejection::new(field, reason));
                 }

@@ -141,25 +141,25 @@ async fn a_file_replaced_by_renaming_again_and_again() {
 #[tokio::test]
 async fn a_configmap_swapped_by_its_symlink() {
     let dir = temp();
-    let put = |revision: &str, port| {
+    let write_service = |revision: &str, port| {
         let folder = dir.path().join(format!("..{revision}"));
         fs::create_dir(&folder).expect("a folder");
         write(&folder.join("mesh.yaml"), &service(port));
         symlink(format!("..{revision}"), dir.path().join("..data_tmp")).expect("a link");
         fs::rename(dir.path().join("..data_tmp"), dir.path().join("..data")).expect("swapped");
     };
-    put("1", 80);
+    write_service("1", 80);
     let file = dir.path().join("mesh.yaml");
     symlink("..data/mesh.yaml", &file).expect("a link");
     for (given, from) in [(dir.path(), 80), (file.as_path(), 90)] {
         let mut running = Running::start(&[given]);
         running.until(&[from]).await;
         for port in [from + 1, from + 2] {
-            put(&port.to_string(), port);
+            write_service(&port.to_string(), port);
             running.until(&[port]).await;
         }
         running.end().await;
-        put(&format!("{from}-end"), 90);
+        write_service(&format!("{from}-end"), 90);
     }
 }
 

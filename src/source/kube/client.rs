@@ -92,7 +92,9 @@ pub(super) fn observed(
             if let Some(health) = &health {
                 health.contact(&name);
             }
-            Ok::<_, Error>(response.map(|body| ObservedBody::new(body, health, name, lasts, position)))
+            Ok::<_, Error>(
+                response.map(|body| ObservedBody::new(body, health, name, lasts, position)),
+            )
         }
     });
     Client::new(service, namespace)

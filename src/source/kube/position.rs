@@ -57,7 +57,10 @@ mod tests {
     #[test]
     fn a_watch_begins_where_its_list_ended() {
         let of = |uri: &str| of_watch_request(&uri.parse().unwrap());
-        assert_eq!(of("/api/v1/services?watch=true&timeoutSeconds=30&resourceVersion=812"), Some(812));
+        assert_eq!(
+            of("/api/v1/services?watch=true&timeoutSeconds=30&resourceVersion=812"),
+            Some(812)
+        );
         assert_eq!(of("/api/v1/services?watch=true&resourceVersion=none"), None);
         assert_eq!(of("/api/v1/services?watch=true"), None);
         assert_eq!(of("/api/v1/services"), None);

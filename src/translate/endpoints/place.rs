@@ -1,8 +1,8 @@
 //! Which of a service's endpoints are near a proxy.
 //!
-//! Nearness becomes priorities: the near ones have 0 and get everything for as long as there are
-//! any that work; the others have 1 and take over when there are not. Only a service that asks for
-//! it (`trafficDistribution`), or for which Kubernetes has made hints, is told apart by zone.
+//! Near endpoints have priority 0 and get all requests while enough of them are healthy; the others have
+//! priority 1 and take over when they are not. Zones matter only for a service that asks for that
+//! (`trafficDistribution`), or whose endpoints have Kubernetes' hints.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,16 +13,16 @@ use crate::model::{EndpointSlice, Service};
 /// Where a proxy is, and the regions of zones.
 #[derive(Clone, Copy, Debug)]
 pub struct ProxyLocation<'a> {
-    /// None for a proxy that does not say; then everything is equally far.
+    /// `None` if the proxy's zone is unknown; then all endpoints are equally far.
     pub zone: Option<&'a str>,
-    /// None for a proxy that does not say; then no endpoint is on its node.
+    /// `None` if the proxy's node is unknown; then no endpoint is on its node.
     pub node: Option<&'a str>,
     /// The region of each zone, as far as known.
     pub regions: &'a BTreeMap<Arc<str>, Arc<str>>,
 }
 
-/// Whether endpoints may differ by the proxy's zone at all. Those of one node do not, as for
-/// kube-proxy.
+/// Whether the service's endpoints may depend on the proxy's zone. Those of a node-local service do not,
+/// as in kube-proxy.
 pub fn depends_on_zone<'a>(
     service: &Service,
     mut slices: impl Iterator<Item = &'a EndpointSlice>,
@@ -38,15 +38,15 @@ pub fn depends_on_zone<'a>(
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Nearness<'a> {
     Equal,
-    /// That it is meant for this zone.
+    /// Kubernetes' hints name this zone.
     Hint(&'a str),
-    /// That it is in this zone.
+    /// The endpoint is in this zone.
     Zone(&'a str),
 }
 
 impl<'a> Nearness<'a> {
-    /// `candidates` are the usable endpoints. Hints count if all of these have some and any is for
-    /// this zone, as in kube-proxy; else the zones themselves do where the service asks for it.
+    /// `candidates` are the usable endpoints. Hints count if all of them have hints and any names this zone,
+    /// as in kube-proxy; otherwise their zones count if the service asks for that.
     pub(super) fn choose(
         candidates: &[Candidate<'_>],
         service: &Service,

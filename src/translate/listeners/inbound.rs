@@ -1,6 +1,6 @@
-//! A sidecar's inbound side: one listener, in which each port of the workload that services lead
-//! to has a filter chain of its own. It depends on the set of ports alone, so pods with the same
-//! set have the same listener, byte for byte.
+//! A sidecar's inbound listener, with a filter chain for each port of the workload that a service
+//! targets. It depends on the set of ports alone, so pods with the same set have the same listener,
+//! byte for byte.
 
 use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, TrafficDirection};
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener};
@@ -19,12 +19,12 @@ use crate::translate::routes;
 use crate::view::{InboundPort, InboundProtocol};
 use crate::well_known::INBOUND_CAPTURE_PORT;
 
-/// What the workload sees as Host of an HTTP/1.0 request that has none: Envoy sends HTTP/1.1 on,
-/// where one is obligatory.
+/// The Host that the workload sees on an HTTP/1.0 request without one: Envoy forwards it as HTTP/1.1, which
+/// requires a Host.
 const DEFAULT_HOST: &str = "localhost";
 
-/// What comes in on none of these ports passes through unread. `ports` have no number twice, and
-/// none that [`crate::translate::serves_inbound_port`] excludes: Envoy would reject the listener.
+/// Connections to other ports are passed through as TCP. No number may be in `ports` twice, nor may one
+/// that [`crate::translate::serves_inbound_port`] excludes: Envoy would reject the listener.
 pub fn virtual_inbound(ports: &[InboundPort]) -> Listener {
     let mut filter_chains =
         vec![black_hole_chain("virtualInbound-blackhole", INBOUND_CAPTURE_PORT)];
@@ -51,13 +51,13 @@ fn chain(port: &InboundPort) -> FilterChain {
         InboundProtocol::Http | InboundProtocol::Http2 | InboundProtocol::Grpc => FilterChain {
             filters: vec![connection_manager_filter(HttpConnectionManager {
                 stat_prefix: names::stat_name(&format!("inbound_{name}")),
-                // Inline: it says nothing that the port does not.
+                // Inline, because the routes depend on nothing but the port.
                 route_specifier: Some(http_connection_manager::RouteSpecifier::RouteConfig(
                     routes::inbound_routes(port),
                 )),
-                // The client's sidecar has said what there is to say of the client.
+                // The client's sidecar has set the headers about the client.
                 use_remote_address: Some(BoolValue { value: false }),
-                // HTTP/1.0 needs no Host, and here none is needed to find the way.
+                // HTTP/1.0 needs no Host, and these routes match without one.
                 http_protocol_options: Some(Http1ProtocolOptions {
                     accept_http_10: true,
                     default_host_for_http_10: DEFAULT_HOST.to_owned(),

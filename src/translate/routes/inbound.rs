@@ -1,4 +1,4 @@
-//! The routes of a workload's own port, which stand in its filter chain.
+//! The routes of a workload's own port, inline in its filter chain.
 
 use envoy_types::pb::envoy::config::route::v3::{
     RetryPolicy, RouteAction, RouteConfiguration, VirtualHost, route_action,
@@ -9,14 +9,14 @@ use super::{catch_all_route, seconds, uint32_value};
 use crate::names;
 use crate::view::{InboundPort, InboundProtocol};
 
-/// Whatever the Host, to the workload.
+/// Routes every Host to the workload.
 pub fn inbound_routes(port: &InboundPort) -> RouteConfiguration {
     let cluster = names::inbound_cluster(port.port);
     let action = RouteAction {
-        // No limit but the client's own.
+        // No timeout except the client's.
         timeout: Some(seconds(0)),
-        // Istio's: a request that the workload has not seen may go again, on a new connection;
-        // everything else is the client's side to repeat. gRPC clients do so themselves.
+        // Istio's: a request that the workload has not seen is retried on a new connection; all other
+        // retries are the client side's. gRPC clients retry by themselves.
         retry_policy: (port.protocol != InboundProtocol::Grpc).then(|| RetryPolicy {
             retry_on: "reset-before-request".to_owned(),
             num_retries: Some(uint32_value(2)),
@@ -33,7 +33,7 @@ pub fn inbound_routes(port: &InboundPort) -> RouteConfiguration {
             routes: vec![catch_all_route("default", action)],
             ..Default::default()
         }],
-        // Clusters come first, but an update of one must not be able to refuse the listener.
+        // Clusters are sent first, but a cluster that is updated must not get the listener rejected.
         validate_clusters: Some(BoolValue { value: false }),
         ..Default::default()
     }

@@ -7,8 +7,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::{ApiServer, Envoy, Pilot, program};
-use crate::common::{Process, json as page, until};
 use crate::harness::Kubectl;
+use pilothouse_testkit::{Process, json as page, until};
 
 const CONTROLLERS: &str = "--controllers=deployment-controller,replicaset-controller,\
     statefulset-controller,endpoints-controller,endpointslice-controller,\

@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use serde_json::{Value, json};
 
 use super::{ApiServer, Pilot, until};
-use crate::common::rejecting::Rejecting;
-use crate::common::xds_client::connect_from;
-use crate::common::{get, repository};
+use pilothouse_testkit::rejecting::Rejecting;
+use pilothouse_testkit::xds_client::connect_from;
+use pilothouse_testkit::{get, repository};
 
 /// An address of this machine that EndpointSlices may have: the API server refuses loopback. Nothing is
 /// sent to find it, and connections from it to this machine do not leave it.

@@ -7,8 +7,8 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::{ApiServer, Envoy, Pilot, program};
-use crate::common::{Process, json as page, until};
 use crate::harness::Kubectl;
+use pilothouse_testkit::{Process, json as page, until};
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 const REGION: &str = "topology.kubernetes.io/region";

@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use super::{NAMESPACE, deployed, doctor, pod, ready, service, visit, web};
-use crate::common::until;
 use crate::harness::Kubectl;
+use pilothouse_testkit::until;
 
 /// `/config_dump` of a pod's Envoy: its listeners that were rejected.
 async fn rejected(kubectl: &Kubectl, pod: &str) -> Vec<String> {

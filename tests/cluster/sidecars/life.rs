@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::{NAMESPACE, app, deployed};
-use crate::common::until;
 use crate::deployed::rolled_out;
 use crate::harness::Kubectl;
+use pilothouse_testkit::until;
 
 /// How a container of a pod is, as the kubelet says it.
 async fn container(kubectl: &Kubectl, pod: &str, name: &str) -> Result<Value, String> {
@@ -112,7 +112,7 @@ async fn requests_are_finished_while_the_pod_ends() {
     })
     .await;
     let log = ["-n", NAMESPACE, "logs", "-f", "pod/lingering", "-c", "istio-proxy"];
-    let (_following, mut log) = kubectl.follow(&log);
+    let (_following, mut log) = kubectl.spawn_following(&log);
     kubectl.run(&["-n", NAMESPACE, "delete", "pod/lingering", "--wait=false"]).await;
     for request in asked {
         let answer = request.await.unwrap();

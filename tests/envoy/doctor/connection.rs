@@ -8,10 +8,10 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 use super::{doctor, to};
-use crate::harness::control_plane::ControlPlane;
-use crate::harness::envoy::{Envoy, Sample, Wire};
-use crate::harness::manifests::{Manifests, Service};
-use crate::harness::places;
+use pilothouse_testkit::control_plane::ControlPlane;
+use pilothouse_testkit::envoy::{Envoy, Sample, Wire};
+use pilothouse_testkit::manifests::{Manifests, Service};
+use pilothouse_testkit::places;
 
 /// A server that reads what comes first and answers with these bytes, then hangs up.
 async fn server(answer: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> SocketAddr {

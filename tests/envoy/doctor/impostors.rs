@@ -10,11 +10,11 @@ use tonic::transport::Server;
 
 use super::proxy::examine;
 use super::{doctor, to};
-use crate::harness::control_plane::ControlPlane;
-use crate::harness::envoy::{Envoy, Sample, Wire};
-use crate::harness::manifests::Manifests;
-use crate::harness::places;
-use crate::harness::relay::Relay;
+use pilothouse_testkit::control_plane::ControlPlane;
+use pilothouse_testkit::envoy::{Envoy, Sample, Wire};
+use pilothouse_testkit::manifests::Manifests;
+use pilothouse_testkit::places;
+use pilothouse_testkit::relay::Relay;
 
 async fn listen() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind((places::address(), 0)).await.expect("a free port");

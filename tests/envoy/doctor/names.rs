@@ -10,9 +10,9 @@ use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
 use super::{Said, doctor, resolv_conf};
-use crate::harness::control_plane::ControlPlane;
-use crate::harness::manifests::Manifests;
-use crate::harness::places;
+use pilothouse_testkit::control_plane::ControlPlane;
+use pilothouse_testkit::manifests::Manifests;
+use pilothouse_testkit::places;
 
 /// Answers every question by what a function makes of its name and type; `None` keeps silent.
 struct NameServer {
@@ -61,7 +61,7 @@ impl Drop for NameServer {
     }
 }
 
-async fn ask(server: SocketAddr, discovery: &str) -> Said {
+async fn diagnose(server: SocketAddr, discovery: &str) -> Said {
     let folder = TempDir::new().unwrap();
     let conf = resolv_conf(&folder, server.ip());
     let port = server.port().to_string();
@@ -74,7 +74,7 @@ const PILOT: &str = "istio-pilot.istio-system:15010";
 #[tokio::test]
 async fn a_silent_name_server() {
     let server = NameServer::start(|_, _| None).await;
-    let said = ask(server.address, PILOT).await;
+    let said = diagnose(server.address, PILOT).await;
     said.is("name_server_silent", 1);
     said.names(&[&server.address.ip().to_string(), "resolv.conf"]);
     assert_eq!((said.link("name server"), said.link("name")), (Some("broken"), None));
@@ -83,7 +83,7 @@ async fn a_silent_name_server() {
 #[tokio::test]
 async fn a_name_server_that_is_refused() {
     let nobody = SocketAddr::new(places::address(), places::port());
-    let said = ask(nobody, PILOT).await;
+    let said = diagnose(nobody, PILOT).await;
     said.is("name_server_refused", 1);
     said.names(&[&nobody.ip().to_string()]);
 }
@@ -99,7 +99,7 @@ async fn a_name_server_that_speaks_no_dns() {
             _ = socket.send_to(b"what?", peer).await;
         }
     });
-    let said = ask(address, PILOT).await;
+    let said = diagnose(address, PILOT).await;
     said.is("name_server_unreachable", 1);
     said.names(&[&address.ip().to_string()]);
 }
@@ -108,14 +108,14 @@ async fn a_name_server_that_speaks_no_dns() {
 async fn a_name_server_that_refuses_to_answer() {
     for code in [ResponseCode::Refused, ResponseCode::ServFail] {
         let server = NameServer::start(move |_, _| Some(Err(code))).await;
-        ask(server.address, PILOT).await.is("name_server_failed", 1);
+        diagnose(server.address, PILOT).await.is("name_server_failed", 1);
     }
 }
 
 #[tokio::test]
 async fn a_name_that_does_not_exist() {
     let server = NameServer::start(|_, _| Some(Err(ResponseCode::NXDomain))).await;
-    let said = ask(server.address, PILOT).await;
+    let said = diagnose(server.address, PILOT).await;
     said.is("name_not_found", 1);
     said.names(&["istio-pilot.istio-system.svc.cluster.local", "namespace istio-system"]);
     assert_eq!((said.link("name server"), said.link("name")), (Some("well"), Some("broken")));
@@ -153,7 +153,7 @@ async fn the_name_is_found_under_the_search_list() {
     })
     .await;
     let discovery = format!("istio-pilot.istio-system:{}", control.grpc.port());
-    let said = ask(server.address, &discovery).await;
+    let said = diagnose(server.address, &discovery).await;
     // Its monitoring port is elsewhere here, and nobody may call well what was not looked at.
     said.is("not_all_examined", 3);
     said.names(&["Pilot (could not look", "15014"]);
@@ -172,13 +172,13 @@ async fn a_cluster_name_that_is_missing_is_not_the_name_servers_fault() {
     };
     let server = NameServer::start(answer).await;
     for discovery in [PILOT, "istio-pilot.wrong:15010", "istio-pilot.wrong.svc:15010"] {
-        let said = ask(server.address, discovery).await;
+        let said = diagnose(server.address, discovery).await;
         said.is("name_not_found", 1);
         let namespace = if discovery == PILOT { "istio-system" } else { "wrong" };
         said.names(&[&format!("no Service istio-pilot in namespace {namespace}"), "SERVFAIL"]);
     }
     // A name outside the cluster is meant as it stands, and there the server fails.
-    ask(server.address, "pilot.mesh.example.org:15010").await.is("name_server_failed", 1);
+    diagnose(server.address, "pilot.mesh.example.org:15010").await.is("name_server_failed", 1);
 }
 
 #[tokio::test]
@@ -192,17 +192,17 @@ async fn names_of_the_hosts_file_need_no_name_server() {
     let (port, monitoring) = (control.grpc.port(), control.monitoring.to_string());
     let places =
         ["--hosts-file", &hosts, "--resolv-conf", &conf, "--monitoring-address", &monitoring];
-    let ask = async |name: &str| {
+    let diagnose = async |name: &str| {
         let discovery = format!("{name}:{port}");
         let arguments = ["--no-envoy", "--discovery-address", &discovery];
         doctor(&[&arguments[..], &places].concat()).await
     };
-    let said = ask("pilot.example").await;
+    let said = diagnose("pilot.example").await;
     said.is("all_well", 0);
     assert_eq!((said.link("name server"), said.link("name")), (None, Some("well")));
     // Known without a file, too; here nobody listens on 127.0.0.1 itself.
-    let said = ask("localhost").await;
+    let said = diagnose("localhost").await;
     said.is("connection_refused", 1);
     assert_eq!(said.link("name"), Some("well"));
-    ask("other.example").await.is("resolv_conf_unreadable", 1);
+    diagnose("other.example").await.is("resolv_conf_unreadable", 1);
 }

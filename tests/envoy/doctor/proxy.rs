@@ -5,13 +5,13 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use rustix::process::Signal;
 
 use super::{Said, doctor};
-use crate::harness::backends::Backend;
-use crate::harness::control_plane::{ControlPlane, pilothouse};
-use crate::harness::envoy::{Envoy, Sample, Wire};
-use crate::harness::lab::Lab;
-use crate::harness::manifests::{Manifests, Service};
-use crate::harness::process::Process;
-use crate::harness::{DEADLINE, eventually, places, same};
+use pilothouse_testkit::backends::Backend;
+use pilothouse_testkit::control_plane::{ControlPlane, pilothouse};
+use pilothouse_testkit::envoy::{Envoy, Sample, Wire};
+use pilothouse_testkit::lab::Lab;
+use pilothouse_testkit::manifests::{Manifests, Service};
+use pilothouse_testkit::process::Process;
+use pilothouse_testkit::{DEADLINE, eventually, places, same};
 
 /// Everything as it is: the control plane is found by Envoy's own bootstrap.
 pub(super) async fn examine(envoy: &Envoy, control: &ControlPlane, more: &[&str]) -> Said {

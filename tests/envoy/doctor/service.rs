@@ -2,12 +2,12 @@
 
 use super::doctor;
 use super::proxy::examine;
-use crate::harness::backends::{Backend, target_port};
-use crate::harness::control_plane::ControlPlane;
-use crate::harness::envoy::{Envoy, Sample, Wire};
-use crate::harness::lab::Lab;
-use crate::harness::manifests::{Manifests, Service};
-use crate::harness::{namespace, places};
+use pilothouse_testkit::backends::{Backend, target_port};
+use pilothouse_testkit::control_plane::ControlPlane;
+use pilothouse_testkit::envoy::{Envoy, Sample, Wire};
+use pilothouse_testkit::lab::Lab;
+use pilothouse_testkit::manifests::{Manifests, Service};
+use pilothouse_testkit::{namespace, places};
 
 #[tokio::test]
 async fn each_reason_is_told_apart() {
@@ -36,10 +36,14 @@ async fn each_reason_is_told_apart() {
         ]})
         .to_string(),
     );
-    crate::harness::eventually(crate::harness::DEADLINE, "the mismatch to be known", async || {
-        let page = lab.control.debug("registryz").await?;
-        if page.to_string().contains("mismatch") { Ok(()) } else { Err(page.to_string()) }
-    })
+    pilothouse_testkit::eventually(
+        pilothouse_testkit::DEADLINE,
+        "the mismatch to be known",
+        async || {
+            let page = lab.control.debug("registryz").await?;
+            if page.to_string().contains("mismatch") { Ok(()) } else { Err(page.to_string()) }
+        },
+    )
     .await;
 
     for (service, code, exit) in [
@@ -143,9 +147,9 @@ async fn a_service_whose_every_request_fails_is_told_by_envoys_own_count() {
         .to_string(),
     );
     let at = ([127, 0, 0, 1], port).into();
-    crate::harness::eventually(crate::harness::DEADLINE, "a request to fail", async || {
+    pilothouse_testkit::eventually(pilothouse_testkit::DEADLINE, "a request to fail", async || {
         let answer = lab.envoy.fetch_at(at, "broken").await?;
-        crate::harness::same(answer.status, 503)
+        pilothouse_testkit::same(answer.status, 503)
     })
     .await;
     let said = examine(&lab.envoy, &lab.control, &["--service", "broken"]).await;
@@ -199,10 +203,14 @@ async fn what_is_behind_another_pods_sidecar_shows_in_its_answer() {
     let sample = "sidecar~10.244.0.10~sample-0.default~default.svc.cluster.local";
     let envoy =
         Envoy::start_with(Sample::Sidecar, Wire::Delta, control.grpc, &[(sample, &id)]).await;
-    crate::harness::eventually(crate::harness::DEADLINE, "the Envoy to serve", async || {
-        let at = std::net::SocketAddr::new(own, target_port());
-        crate::harness::same(envoy.fetch_at(at, "web").await?.status, 200)
-    })
+    pilothouse_testkit::eventually(
+        pilothouse_testkit::DEADLINE,
+        "the Envoy to serve",
+        async || {
+            let at = std::net::SocketAddr::new(own, target_port());
+            pilothouse_testkit::same(envoy.fetch_at(at, "web").await?.status, 200)
+        },
+    )
     .await;
 
     let (discovery, monitoring) = (control.grpc.to_string(), control.monitoring.to_string());

@@ -4,10 +4,10 @@
 use std::net::Ipv4Addr;
 
 use envoy_types::pb::envoy::config::core::v3::{Locality, Node};
+use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
 use pilothouse::names::ResourceType;
-use pilothouse::wire::DiscoveryRequest;
 use prost::Message;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpSocket;
@@ -194,8 +194,7 @@ async fn run(
         Cluster | Listener => &[],
     };
     let mut out = http2::opening(SOTW);
-    let node = role.node().encode_to_vec().into();
-    let first = DiscoveryRequest { node, ..request(Cluster, &[], "") };
+    let first = DiscoveryRequest { node: Some(role.node()), ..request(Cluster, &[], "") };
     http2::message(&mut out, &[&first.encode_to_vec()]);
     let (mut reader, mut buffer) = (Reader::default(), vec![0; 64 << 10]);
     loop {
@@ -203,7 +202,7 @@ async fn run(
         out.clear();
         let read = socket.read(&mut buffer).await?;
         anyhow::ensure!(read > 0, "cut by the server");
-        reader.take(&buffer[..read], &mut out, |response: Response, out| {
+        reader.receive(&buffer[..read], &mut out, |response: Response, out| {
             let of = response.of.ok_or_else(|| anyhow::anyhow!("a response without a type"))?;
             let is_first = seen.borrow().responses[of.index()] == 0;
             seen.send_modify(|seen| {

@@ -139,9 +139,8 @@ async fn wait_for_view<M: Mesh>(
             return Err(going_away());
         }
         let newest = server.snapshots.borrow().clone();
-        let view = newest.and_then(|newest| {
-            Some((leased_view::<M>(&newest, lease)?, M::generation(&newest)))
-        });
+        let view = newest
+            .and_then(|newest| Some((leased_view::<M>(&newest, lease)?, M::generation(&newest))));
         if let Some(view) = view {
             return Ok(view);
         }

@@ -70,18 +70,18 @@ fn a_message_is_few_pieces_and_shares_all_but_its_end() {
 #[test]
 fn sets_know_their_digest_and_difference() {
     let (a, b) = (load_assignment("a"), load_assignment("b"));
-    let put = |one: &Arc<Resource>| (one.name.clone(), Some(one.clone()));
+    let insertion = |one: &Arc<Resource>| (one.name.clone(), Some(one.clone()));
     let empty = Arc::new(TypeSet::default());
-    let one_way = empty.with([put(&a)]).with([put(&b)]);
-    let other_way = empty.with([put(&b), put(&a)]);
+    let one_way = empty.with([insertion(&a)]).with([insertion(&b)]);
+    let other_way = empty.with([insertion(&b), insertion(&a)]);
     assert_eq!(one_way.version(), other_way.version());
     assert_eq!(one_way.bytes(), other_way.bytes());
-    assert!(Arc::ptr_eq(&one_way, &one_way.with([put(&a)])), "nothing changed");
+    assert!(Arc::ptr_eq(&one_way, &one_way.with([insertion(&a)])), "nothing changed");
 
     let less = one_way.with([("a".into(), None), ("never there".into(), None)]);
     let diff = less.diff_from(&one_way);
     assert_eq!((diff.changed.len(), &*diff.removed), (0, &["a".into()][..]));
-    let back = less.with([put(&a)]);
+    let back = less.with([insertion(&a)]);
     assert_eq!(back.version(), one_way.version());
     assert_eq!(back.diff_from(&less).changed, [a]);
 }

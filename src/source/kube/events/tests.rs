@@ -38,7 +38,7 @@ impl Feed {
     }
 
     /// How many changes the events became.
-    fn take(
+    fn apply_event(
         &mut self,
         events: impl IntoIterator<Item = Event<LenientDecode<core::Service>>>,
     ) -> usize {
@@ -61,9 +61,9 @@ fn a_list_is_one_change_at_its_end() {
     let mut feed = Feed::new(Scope::All);
     let listing =
         [Event::Init, Event::InitApply(service("a", 80)), Event::InitApply(service("b", 80))];
-    assert_eq!(feed.take(listing), 0, "nothing may be known before the list is complete");
+    assert_eq!(feed.apply_event(listing), 0, "nothing may be known before the list is complete");
     assert!(!feed.index.is_first_list());
-    assert_eq!(feed.take([Event::InitDone]), 1);
+    assert_eq!(feed.apply_event([Event::InitDone]), 1);
     assert!(feed.index.is_first_list());
     assert_eq!(feed.names(), ["a", "b"]);
 }
@@ -71,11 +71,11 @@ fn a_list_is_one_change_at_its_end() {
 #[test]
 fn a_relist_removes_what_is_gone_and_keeps_the_old_state_until_then() {
     let mut feed = Feed::new(Scope::Namespace("shop".into()));
-    feed.take([Event::Init, Event::InitApply(service("a", 80)), Event::InitDone]);
-    feed.take([Event::Init, Event::InitApply(service("b", 80))]);
+    feed.apply_event([Event::Init, Event::InitApply(service("a", 80)), Event::InitDone]);
+    feed.apply_event([Event::Init, Event::InitApply(service("b", 80))]);
     assert_eq!(feed.names(), ["a"]);
     // The list broke off and begins anew: what it had brought does not count.
-    feed.take([Event::Init, Event::InitApply(service("c", 80)), Event::InitDone]);
+    feed.apply_event([Event::Init, Event::InitApply(service("c", 80)), Event::InitDone]);
     assert_eq!(feed.names(), ["c"]);
     assert!(!feed.index.is_first_list());
 }
@@ -84,35 +84,35 @@ fn a_relist_removes_what_is_gone_and_keeps_the_old_state_until_then() {
 fn an_object_that_does_not_convert_is_removed_alone_and_shown() {
     let mut feed = Feed::new(Scope::All);
     let listed = [Event::InitApply(service("a", 80)), Event::InitApply(broken("b"))];
-    feed.take([Event::Init].into_iter().chain(listed).chain([Event::InitDone]));
+    feed.apply_event([Event::Init].into_iter().chain(listed).chain([Event::InitDone]));
     assert_eq!(feed.names(), ["a"]);
     assert_eq!(feed.health.rejections()["Service shop/b"], "spec: missing");
 
-    feed.take([Event::Apply(broken("a")), Event::Apply(service("b", 80))]);
+    feed.apply_event([Event::Apply(broken("a")), Event::Apply(service("b", 80))]);
     assert_eq!(feed.names(), ["b"]);
     let rejected: Vec<_> = feed.health.rejections().into_keys().collect();
     assert_eq!(rejected, ["Service shop/a"]);
 
-    feed.take([Event::Delete(broken("a"))]);
+    feed.apply_event([Event::Delete(broken("a"))]);
     assert!(feed.health.rejections().is_empty());
 }
 
 #[test]
 fn a_relist_forgets_what_was_said_of_objects_that_are_gone() {
     let mut feed = Feed::new(Scope::All);
-    feed.take([Event::Init, Event::InitApply(broken("b")), Event::InitDone]);
+    feed.apply_event([Event::Init, Event::InitApply(broken("b")), Event::InitDone]);
     assert_eq!(feed.health.rejections().len(), 1);
-    feed.take([Event::Init, Event::InitDone]);
+    feed.apply_event([Event::Init, Event::InitDone]);
     assert!(feed.health.rejections().is_empty());
 }
 
 #[test]
 fn a_bad_port_costs_only_itself_and_is_noted() {
     let mut feed = Feed::new(Scope::All);
-    feed.take([Event::Apply(service("a", 70000))]);
+    feed.apply_event([Event::Apply(service("a", 70000))]);
     assert_eq!(feed.names(), ["a"]);
     assert!(feed.health.notes()["Service shop/a"].contains("spec.ports[0].port"));
-    feed.take([Event::Apply(service("a", 80))]);
+    feed.apply_event([Event::Apply(service("a", 80))]);
     assert!(feed.health.notes().is_empty());
 }
 
@@ -123,11 +123,11 @@ fn a_bad_annotation_is_noted_as_any_other_flaw() {
         parse(json!({"metadata": {"name": "a", "namespace": "shop",
             "annotations": {"pilothouse.io/retries": retries}}, "spec": {"ports": [{"port": 80}]}}))
     };
-    feed.take([Event::Apply(annotated("many"))]);
+    feed.apply_event([Event::Apply(annotated("many"))]);
     assert_eq!(feed.names(), ["a"]);
     let note = &feed.health.notes()["Service shop/a"];
     assert!(note.starts_with("metadata.annotations[pilothouse.io/retries]: \"many\""), "{note}");
-    feed.take([Event::Apply(annotated("3"))]);
+    feed.apply_event([Event::Apply(annotated("3"))]);
     assert!(feed.health.notes().is_empty());
 }
 
@@ -177,17 +177,17 @@ fn an_object_that_cannot_be_read_goes_alone_and_comes_back() {
     let list = |one| {
         [Event::Init, Event::InitApply(one), Event::InitApply(service("b", 80)), Event::InitDone]
     };
-    feed.take(list(service("a", 80)));
+    feed.apply_event(list(service("a", 80)));
     // As an event, its old state does not linger.
-    feed.take([Event::Apply(unreadable("a"))]);
+    feed.apply_event([Event::Apply(unreadable("a"))]);
     assert_eq!(feed.names(), ["b"]);
     let said = feed.health.rejections()["Service shop/a"].clone();
     assert!(said.contains("spec.ports[0].port") && said.contains("eighty"), "{said}");
-    feed.take([Event::Apply(service("a", 80))]);
+    feed.apply_event([Event::Apply(service("a", 80))]);
     assert_eq!((feed.names(), feed.health.rejections().len()), (vec!["a", "b"], 0));
     // In a list, the others are there; deleted, nothing is left of it.
-    feed.take(list(unreadable("a")));
+    feed.apply_event(list(unreadable("a")));
     assert_eq!((feed.names(), feed.health.rejections().len()), (vec!["b"], 1));
-    feed.take([Event::Delete(unreadable("a"))]);
+    feed.apply_event([Event::Delete(unreadable("a"))]);
     assert_eq!((feed.names(), feed.health.rejections().len()), (vec!["b"], 0));
 }

@@ -13,7 +13,7 @@ fn endpoint(host: u8, zone: &str, for_zones: &[&str]) -> Endpoint {
     }
 }
 
-fn one(prefers_own_zone: bool) -> Service {
+fn web_service(prefers_own_zone: bool) -> Service {
     let plain = service("default/a", cluster_ip(&[]), &[(Protocol::Http, 80)]);
     Service { prefers_own_zone, ..plain }
 }
@@ -55,19 +55,19 @@ fn a_service_that_asks_for_nothing_is_the_same_from_everywhere() {
     let endpoints = [endpoint(1, "a", &[]), endpoint(2, "b", &[]), endpoint(3, "", &[])];
     let everywhere = ["0 /: 3", "0 /a: 1", "0 r/b: 2"];
     for zone in [None, Some("a"), Some("elsewhere")] {
-        assert_eq!(seen_from(zone, &one(false), &endpoints), everywhere);
+        assert_eq!(seen_from(zone, &web_service(false), &endpoints), everywhere);
     }
-    assert_eq!(seen_from(None, &one(true), &endpoints), everywhere);
+    assert_eq!(seen_from(None, &web_service(true), &endpoints), everywhere);
 }
 
 #[test]
 fn the_own_zone_goes_first_and_the_others_are_there_for_when_it_fails() {
     let endpoints = [endpoint(1, "a", &[]), endpoint(2, "b", &[]), endpoint(3, "b", &[])];
-    assert_eq!(seen_from(Some("a"), &one(true), &endpoints), ["0 /a: 1", "1 r/b: 2 3"]);
-    assert_eq!(seen_from(Some("b"), &one(true), &endpoints), ["0 r/b: 2 3", "1 /a: 1"]);
+    assert_eq!(seen_from(Some("a"), &web_service(true), &endpoints), ["0 /a: 1", "1 r/b: 2 3"]);
+    assert_eq!(seen_from(Some("b"), &web_service(true), &endpoints), ["0 r/b: 2 3", "1 /a: 1"]);
     // A zone without endpoints: nothing is near, and priorities begin at 0.
-    assert_eq!(seen_from(Some("c"), &one(true), &endpoints), ["0 /a: 1", "0 r/b: 2 3"]);
-    assert!(seen_from(Some("c"), &one(true), &[]).is_empty());
+    assert_eq!(seen_from(Some("c"), &web_service(true), &endpoints), ["0 /a: 1", "0 r/b: 2 3"]);
+    assert!(seen_from(Some("c"), &web_service(true), &[]).is_empty());
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn what_is_not_usable_does_not_make_a_zone_near() {
     let leaving = Endpoint { state: EndpointState::Draining, ..endpoint(1, "a", &[]) };
     for first in [gone, leaving] {
         let endpoints = [first, endpoint(2, "b", &[])];
-        assert_eq!(seen_from(Some("a"), &one(true), &endpoints), ["0 r/b: 2"]);
+        assert_eq!(seen_from(Some("a"), &web_service(true), &endpoints), ["0 r/b: 2"]);
     }
 }
 
@@ -86,21 +86,21 @@ fn hints_count_if_every_usable_endpoint_has_some_and_one_is_for_the_zone() {
     let hinted =
         [endpoint(1, "a", &["a", "c"]), endpoint(2, "b", &["b"]), endpoint(3, "b", &["a"])];
     let from_a = ["0 /a: 1", "0 r/b: 3", "1 r/b: 2"];
-    for service in [one(false), one(true)] {
+    for service in [web_service(false), web_service(true)] {
         assert_eq!(seen_from(Some("a"), &service, &hinted), from_a);
         assert_eq!(seen_from(Some("c"), &service, &hinted), ["0 /a: 1", "1 r/b: 2 3"]);
     }
     let equal = ["0 /a: 1", "0 r/b: 2 3"];
-    assert_eq!(seen_from(Some("d"), &one(false), &hinted), equal, "none is for it");
-    assert_eq!(seen_from(None, &one(false), &hinted), equal);
+    assert_eq!(seen_from(Some("d"), &web_service(false), &hinted), equal, "none is for it");
+    assert_eq!(seen_from(None, &web_service(false), &hinted), equal);
 
     let mut partly = hinted;
     partly[1].for_zones = Box::default();
-    assert_eq!(seen_from(Some("a"), &one(false), &partly), equal, "one has none");
-    assert_eq!(seen_from(Some("b"), &one(true), &partly), ["0 r/b: 2 3", "1 /a: 1"]);
+    assert_eq!(seen_from(Some("a"), &web_service(false), &partly), equal, "one has none");
+    assert_eq!(seen_from(Some("b"), &web_service(true), &partly), ["0 r/b: 2 3", "1 /a: 1"]);
     partly[1].state = EndpointState::NotReady;
     assert_eq!(
-        seen_from(Some("c"), &one(false), &partly),
+        seen_from(Some("c"), &web_service(false), &partly),
         ["0 /a: 1", "1 r/b: 3"],
         "which is not usable"
     );

@@ -3,7 +3,7 @@
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 
 use super::harness::{Peer, SILENCE};
-use super::order::{WORLD, both, settled};
+use super::order::{WORLD, both_variants, settled};
 use crate::session::Generations;
 use crate::session::tests::types::ResourceType;
 
@@ -20,7 +20,7 @@ fn numbers(peer: &Peer) -> (u64, u64) {
 
 /// Both settled at generation 5.
 fn settled_at_5() -> [Peer; 2] {
-    let mut both = both();
+    let mut both = both_variants();
     for peer in &mut both {
         assert_eq!(publish(peer, 5, ""), SILENCE);
         assert_eq!(numbers(peer), (5, 5), "nothing had to be sent");
@@ -86,7 +86,11 @@ fn an_ack_of_other_resources_is_none_of_what_was_rejected() {
         publish(&mut peer, 6, "eds a=bad");
         peer.nack("eds");
         publish(&mut peer, 7, "eds c=1");
-        let more = if peer.is_delta() { peer.subscribe("eds c") } else { peer.ask("eds a b c") };
+        let more = if peer.is_delta() {
+            peer.subscribe("eds c")
+        } else {
+            peer.subscribe_sotw("eds a b c")
+        };
         assert_eq!(more, ["eds c=1"]);
         peer.ack("eds");
         assert_eq!(numbers(&peer).1, 5, "a is still what it was");
@@ -181,7 +185,11 @@ fn more_names_at_the_same_generation_are_owed() {
         peer.set(ResourceType::Endpoint, "c", Some("1"));
         publish(&mut peer, 6, "");
         assert_eq!(numbers(&peer), (6, 6));
-        let more = if peer.is_delta() { peer.subscribe("eds c") } else { peer.ask("eds a b c") };
+        let more = if peer.is_delta() {
+            peer.subscribe("eds c")
+        } else {
+            peer.subscribe_sotw("eds a b c")
+        };
         assert_eq!(more, ["eds c=1"]);
         assert_eq!(numbers(&peer), (6, 5));
         peer.ack("eds");

@@ -132,7 +132,7 @@ impl Peer {
     // === requests ===
 
     /// SotW: asks for names, with the last version and nonce, as an Envoy does.
-    pub(super) fn ask(&mut self, wanted: &str) -> Vec<String> {
+    pub(super) fn subscribe_sotw(&mut self, wanted: &str) -> Vec<String> {
         let (resource_type, names) = parse(wanted);
         self.names[resource_type.index()] = names;
         let nonce = self.nonce(resource_type);
@@ -141,7 +141,7 @@ impl Peer {
 
     /// The wildcard or a list of names, as the first request of either variant.
     pub(super) fn open(&mut self, wanted: &str) -> Vec<String> {
-        if self.delta { self.subscribe(wanted) } else { self.ask(wanted) }
+        if self.delta { self.subscribe(wanted) } else { self.subscribe_sotw(wanted) }
     }
 
     /// SotW: what the next request will name.
@@ -266,17 +266,17 @@ impl Peer {
     }
 
     pub(super) fn raw_sotw(&mut self, request: DiscoveryRequest) -> Vec<String> {
-        self.take(request.encode_to_vec()).expect("not refused");
+        self.handle_request(request.encode_to_vec()).expect("not refused");
         self.drain()
     }
 
     pub(super) fn raw_delta(&mut self, request: DeltaDiscoveryRequest) -> Vec<String> {
-        self.take(request.encode_to_vec()).expect("not refused");
+        self.handle_request(request.encode_to_vec()).expect("not refused");
         self.drain()
     }
 
     /// Gives the session a request's bytes.
-    pub(super) fn take(&mut self, request: Vec<u8>) -> Result<(), RequestError> {
+    pub(super) fn handle_request(&mut self, request: Vec<u8>) -> Result<(), RequestError> {
         let request = self.session.decode(request.into()).expect("a request");
         let (_, kind) = self.session.handle_request(&request, &self.view())?;
         self.kind = Some(kind);

@@ -120,7 +120,7 @@ impl Run {
             }
             Op::Everything(..) => {}
             Op::Repeat(resource_type) if self.client.types[type_at(resource_type).index()].open => {
-                let sent = self.client.ask(type_at(resource_type));
+                let sent = self.client.request(type_at(resource_type));
                 self.up.push_back(sent);
             }
             Op::Repeat(_) => {}
@@ -256,12 +256,12 @@ impl Run {
 
     fn deliver(&mut self) {
         let Some(sent) = self.up.pop_front() else { return };
-        self.take(sent.resource_type, &sent.bytes);
+        self.handle_request(sent.resource_type, &sent.bytes);
         self.allowed += if sent.is_answer { 0 } else { 2 };
         self.drain();
     }
 
-    fn take(&mut self, resource_type: ResourceType, bytes: &[u8]) {
+    fn handle_request(&mut self, resource_type: ResourceType, bytes: &[u8]) {
         let request = self.session.decode(bytes.to_vec().into()).expect("a request");
         if self.asked[resource_type.index()].open {
             let unanswered = &mut self.unanswered[resource_type.index()];
@@ -269,7 +269,7 @@ impl Run {
                 *unanswered = None;
             }
         }
-        self.asked[resource_type.index()].take(resource_type, self.client.delta, bytes);
+        self.asked[resource_type.index()].record(resource_type, self.client.delta, bytes);
         let view = View::new(self.sets.clone());
         self.session.handle_request(&request, &view).expect("not refused");
     }
@@ -437,7 +437,7 @@ impl Run {
             let view = View::new(self.sets.clone());
             self.session.handle_request(&request, &view).expect("not refused");
         } else {
-            self.take(resource_type, &bytes);
+            self.handle_request(resource_type, &bytes);
         }
         self.drain();
     }

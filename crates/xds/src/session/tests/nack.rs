@@ -57,7 +57,7 @@ fn rule_03_names_that_were_asked_for_and_rejected_come_again() {
 #[test]
 fn rule_03_a_rejected_name_that_is_deleted_frees_the_others() {
     let mut peer = Peer::sotw("rds bad=1 good=1");
-    peer.ask("rds bad good");
+    peer.subscribe_sotw("rds bad good");
     peer.nack("rds");
     // In SotW there is no way to say it, but it is a change, and what is left may be fine.
     assert_eq!(peer.publish("rds -bad"), ["rds good=1"]);
@@ -104,7 +104,7 @@ fn rule_03_what_a_rejected_response_may_have_left_behind_is_removed() {
 #[test]
 fn rule_03_a_subscription_change_with_or_after_a_nack_is_served() {
     let mut peer = Peer::sotw("eds a=bad b=1 c=1");
-    peer.ask("eds a");
+    peer.subscribe_sotw("eds a");
     peer.names_are("eds a b");
     assert_eq!(peer.nack("eds"), ["eds b=1"], "what is new, not what was rejected");
     assert_eq!(peer.ack("eds"), SILENCE);

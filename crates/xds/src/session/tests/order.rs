@@ -16,20 +16,20 @@ pub(super) fn settled(mut peer: Peer) -> Peer {
     peer
 }
 
-pub(super) fn both() -> [Peer; 2] {
+pub(super) fn both_variants() -> [Peer; 2] {
     [settled(Peer::sotw(WORLD)), settled(Peer::delta(WORLD))]
 }
 
 #[test]
 fn rule_18_make_before_break() {
-    for mut peer in both() {
+    for mut peer in both_variants() {
         let said = peer.publish("rds r=2 lds l=2 eds a=2 cds c=1");
         let order: Vec<_> = said.iter().map(|one| &one[..3]).collect();
         assert_eq!(order, ["cds", "eds"], "a cluster is added, Envoy warms it before it ACKs");
         assert_eq!(peer.ack("cds"), ["lds l=2", "rds r=2"]);
     }
     // A cluster that only changes stays in use until the new one is warm.
-    for mut peer in both() {
+    for mut peer in both_variants() {
         let said = peer.publish("rds r=2 lds l=2 eds a=2 cds a=2");
         let order: Vec<_> = said.iter().map(|one| &one[..3]).collect();
         assert_eq!(order, ["cds", "eds", "lds", "rds"]);
@@ -38,7 +38,7 @@ fn rule_18_make_before_break() {
 
 #[test]
 fn rule_18_a_nack_of_new_clusters_lets_routes_go() {
-    for mut peer in both() {
+    for mut peer in both_variants() {
         assert_eq!(peer.publish("cds c=1 rds r=2").len(), 1, "the route waits");
         assert_eq!(peer.nack("cds"), ["rds r=2"]);
     }
@@ -46,7 +46,7 @@ fn rule_18_a_nack_of_new_clusters_lets_routes_go() {
 
 #[test]
 fn rule_18_a_mesh_that_never_rests_does_not_hold_routes_for_ever() {
-    for mut peer in both() {
+    for mut peer in both_variants() {
         peer.publish("cds c0=1 rds r=2");
         let rounds = (1..10).take_while(|round| {
             peer.change(&format!("cds c{round}=1"));
@@ -58,13 +58,13 @@ fn rule_18_a_mesh_that_never_rests_does_not_hold_routes_for_ever() {
 
 #[test]
 fn rule_18_clusters_that_only_vanish_go_after_what_refers_to_them() {
-    for mut peer in both() {
+    for mut peer in both_variants() {
         let said = peer.publish("cds -b lds l=2 rds r=2");
         let clusters = if peer.is_delta() { "cds -b" } else { "cds a=1" };
         assert_eq!(said, ["lds l=2", "rds r=2", clusters]);
     }
     // They wait as long as the routes that lead to them cannot be replaced.
-    for mut peer in both() {
+    for mut peer in both_variants() {
         peer.publish("rds r=2");
         assert_eq!(peer.publish("cds -b rds r=3"), SILENCE, "the last RDS is not answered");
         let said = peer.ack("rds");
@@ -87,7 +87,7 @@ fn rule_18_routes_of_which_there_are_none_hold_no_removal_back() {
 
 #[test]
 fn rule_18_endpoints_never_wait_for_the_ack_of_clusters() {
-    for mut peer in both() {
+    for mut peer in both_variants() {
         peer.publish("cds a=2");
         peer.ack("eds");
         // Envoy withholds the ACK of CDS until clusters are warm.
@@ -100,7 +100,7 @@ fn rule_18_endpoints_never_wait_for_the_ack_of_clusters() {
 
 #[test]
 fn rule_18_listeners_and_routes_wait_for_clusters_that_cannot_be_sent() {
-    for mut peer in both() {
+    for mut peer in both_variants() {
         peer.publish("cds a=2");
         peer.ack("eds");
         assert_eq!(
@@ -118,7 +118,7 @@ fn rule_18_listeners_and_routes_wait_for_clusters_that_cannot_be_sent() {
 
 #[test]
 fn rule_18_a_missing_ack_of_clusters_does_not_hold_listeners_for_ever() {
-    for mut peer in both() {
+    for mut peer in both_variants() {
         peer.publish("cds a=2");
         assert_eq!(peer.publish("cds c=1 lds l=2"), SILENCE);
         let mut give_up = || {
@@ -135,7 +135,7 @@ fn rule_18_a_missing_ack_of_clusters_does_not_hold_listeners_for_ever() {
 
 #[test]
 fn rule_18_an_unanswered_cds_holds_nothing_if_no_cluster_is_missing() {
-    for mut peer in both() {
+    for mut peer in both_variants() {
         peer.publish("cds a=2");
         assert_eq!(peer.publish("lds l=2 rds r=2"), ["lds l=2", "rds r=2"]);
     }
@@ -171,7 +171,7 @@ fn rule_18_clusters_that_vanish_where_others_are_added_go_after_the_routes() {
 
 #[test]
 fn rule_18_what_is_kept_for_a_while_is_shared() {
-    for mut one in both() {
+    for mut one in both_variants() {
         let mut other = one.twin();
         for wanted in ["cds", "eds a b", "lds", "rds r"] {
             other.open(wanted);
@@ -242,12 +242,12 @@ fn rule_18_delta_clusters_that_vanished_meanwhile_go_after_what_refers_to_them()
 #[test]
 fn rule_18_sotw_a_client_that_comes_back_gets_routes_after_its_clusters() {
     let mut peer = moved(settled(Peer::sotw(WORLD)));
-    assert_eq!(peer.ask("cds"), ["cds a=1 c=1"]);
-    assert_eq!(peer.ask("eds a b"), ["eds a=1"]);
-    assert_eq!(peer.ask("lds"), SILENCE);
-    assert_eq!(peer.ask("rds r"), SILENCE);
+    assert_eq!(peer.subscribe_sotw("cds"), ["cds a=1 c=1"]);
+    assert_eq!(peer.subscribe_sotw("eds a b"), ["eds a=1"]);
+    assert_eq!(peer.subscribe_sotw("lds"), SILENCE);
+    assert_eq!(peer.subscribe_sotw("rds r"), SILENCE);
     peer.ack("eds");
-    assert_eq!(peer.ask("eds a b c"), ["eds c=1"]);
+    assert_eq!(peer.subscribe_sotw("eds a b c"), ["eds c=1"]);
     assert_eq!(peer.ack("cds"), ["lds l=2", "rds r=2"]);
 
     // Without any change of clusters there is nothing to wait for.
@@ -255,8 +255,8 @@ fn rule_18_sotw_a_client_that_comes_back_gets_routes_after_its_clusters() {
     peer.ack("rds");
     peer.change("rds r=3");
     peer.reconnect();
-    assert_eq!(peer.ask("cds"), SILENCE);
-    assert_eq!(peer.ask("rds r"), ["rds r=3"]);
+    assert_eq!(peer.subscribe_sotw("cds"), SILENCE);
+    assert_eq!(peer.subscribe_sotw("rds r"), ["rds r=3"]);
 }
 
 #[test]
@@ -282,9 +282,9 @@ fn rule_18_a_client_that_starts_waits_for_nothing() {
 fn rule_18_a_client_that_comes_back_does_not_wait_for_ever() {
     let open = |peer: &mut Peer, wanted: &str| match peer.is_delta() {
         true => peer.reopen(wanted),
-        false => peer.ask(wanted),
+        false => peer.subscribe_sotw(wanted),
     };
-    for mut peer in both().map(moved) {
+    for mut peer in both_variants().map(moved) {
         open(&mut peer, "cds");
         assert_eq!(open(&mut peer, "rds r"), SILENCE);
         // New clusters all the time.
@@ -294,7 +294,7 @@ fn rule_18_a_client_that_comes_back_does_not_wait_for_ever() {
         });
         assert!((1..9).contains(&rounds.count()));
     }
-    for mut peer in both().map(moved) {
+    for mut peer in both_variants().map(moved) {
         open(&mut peer, "cds");
         assert_eq!(open(&mut peer, "rds r"), SILENCE);
         let nonce = peer.session.unacked_nonce(ResourceType::Cluster).unwrap();

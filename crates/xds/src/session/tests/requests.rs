@@ -29,8 +29,8 @@ fn rule_01_a_nonce_is_unique_per_response() {
 #[test]
 fn rule_01_state_is_per_type() {
     let mut peer = Peer::sotw("cds a=1 lds l=1");
-    peer.ask("cds");
-    peer.ask("lds");
+    peer.subscribe_sotw("cds");
+    peer.subscribe_sotw("lds");
     let cds = peer.last("cds").nonce.clone();
     // The nonce of another type's response is foreign, and its ACK is no ACK of this one.
     peer.send_sotw(ResourceType::Listener, &cds, None);
@@ -42,15 +42,15 @@ fn rule_01_state_is_per_type() {
 #[test]
 fn rule_01_a_foreign_nonce_on_the_first_request_of_a_type_is_initial() {
     let mut peer = Peer::sotw("cds a=1 eds a=1");
-    assert_eq!(peer.ask("cds"), ["cds a=1"]);
+    assert_eq!(peer.subscribe_sotw("cds"), ["cds a=1"]);
     peer.ack("cds");
-    assert_eq!(peer.ask("eds a"), ["eds a=1"]);
+    assert_eq!(peer.subscribe_sotw("eds a"), ["eds a=1"]);
     peer.ack("eds");
     peer.publish("cds a=2 eds a=2");
     // The client still carries the nonces of the stream that broke.
     peer.reconnect();
-    assert_eq!(peer.ask("cds"), ["cds a=2"]);
-    assert_eq!(peer.ask("eds a"), ["eds a=2"]);
+    assert_eq!(peer.subscribe_sotw("cds"), ["cds a=2"]);
+    assert_eq!(peer.subscribe_sotw("eds a"), ["eds a=2"]);
 
     let mut peer = Peer::delta("eds a=1");
     let request = DeltaDiscoveryRequest {
@@ -67,7 +67,7 @@ fn rule_02_error_detail_alone_makes_a_nack() {
     for (code, message) in [(13, "Envoy's"), (3, "gRPC's"), (0, "")] {
         let error = rpc::Status { code, message: message.to_owned(), details: vec![] };
         let mut peer = Peer::sotw("cds a=1");
-        peer.ask("cds");
+        peer.subscribe_sotw("cds");
         let got = peer.last("cds").clone();
         let mut answer = DiscoveryRequest {
             // Even with the version that it rejects.
@@ -93,7 +93,7 @@ fn rule_02_error_detail_alone_makes_a_nack() {
 fn rule_02_an_old_version_without_error_detail_is_not_answered() {
     // Envoy so answers resources of a type that it has stopped watching.
     let mut peer = Peer::sotw("eds a=1 b=1");
-    peer.ask("eds a");
+    peer.subscribe_sotw("eds a");
     peer.ack("eds");
     assert_eq!(peer.publish("eds a=2"), ["eds a=2"]);
     let nonce = peer.last("eds").nonce.clone();
@@ -112,7 +112,7 @@ fn rule_02_an_old_version_without_error_detail_is_not_answered() {
 #[test]
 fn rule_04_a_stale_request_still_changes_the_subscription() {
     let mut peer = Peer::sotw("eds a=1 b=1");
-    peer.ask("eds a");
+    peer.subscribe_sotw("eds a");
     let first = peer.last("eds").nonce.clone();
     peer.ack("eds");
     peer.publish("eds a=2");
@@ -147,9 +147,12 @@ fn rule_04_a_stale_request_still_changes_the_subscription() {
 #[test]
 fn rule_16_an_aggregated_stream_wants_a_type() {
     let mut peer = Peer::sotw("");
-    assert_eq!(peer.take(DiscoveryRequest::default().encode_to_vec()), Err(RequestError::NoType));
+    assert_eq!(
+        peer.handle_request(DiscoveryRequest::default().encode_to_vec()),
+        Err(RequestError::NoType)
+    );
     let nonsense = DiscoveryRequest { type_url: "Cluster".to_owned(), ..Default::default() };
-    let refusal = peer.take(nonsense.encode_to_vec()).unwrap_err();
+    let refusal = peer.handle_request(nonsense.encode_to_vec()).unwrap_err();
     assert!(refusal.to_string().contains("\"Cluster\" is no resource type"), "{refusal}");
 }
 
@@ -161,7 +164,7 @@ fn rule_16_a_single_type_stream_implies_its_type_and_refuses_others() {
         DiscoveryRequest { resource_names: vec!["a".to_owned()], ..Default::default() };
     assert_eq!(peer.raw_sotw(request.clone()), ["eds a=1"]);
     request.type_url = ResourceType::Cluster.type_url().to_owned();
-    let refusal = peer.take(request.encode_to_vec()).unwrap_err();
+    let refusal = peer.handle_request(request.encode_to_vec()).unwrap_err();
     assert!(matches!(&refusal, RequestError::WrongType { .. }), "{refusal}");
 }
 
@@ -175,7 +178,7 @@ fn rule_16_types_that_are_not_served_cost_nothing_else() {
     };
     assert_eq!(peer.raw_sotw(request.clone()), SILENCE);
     assert_eq!(peer.raw_sotw(request), SILENCE);
-    assert_eq!(peer.ask("cds"), ["cds a=1"]);
+    assert_eq!(peer.subscribe_sotw("cds"), ["cds a=1"]);
 
     // In delta there is a way to say that it does not exist.
     let mut peer = Peer::delta("cds a=1");
@@ -232,10 +235,10 @@ fn rule_16_the_number_of_types_is_limited() {
     let served = ResourceType::COUNT;
     let limit = SessionLimits::default().types;
     for number in served..limit {
-        assert_eq!(peer.take(ask(number)), Ok(()));
+        assert_eq!(peer.handle_request(ask(number)), Ok(()));
     }
-    assert_eq!(peer.take(ask(served)), Ok(()), "a type that was asked for before");
-    assert_eq!(peer.take(ask(limit)), Err(RequestError::TooManyTypes { limit }));
+    assert_eq!(peer.handle_request(ask(served)), Ok(()), "a type that was asked for before");
+    assert_eq!(peer.handle_request(ask(limit)), Err(RequestError::TooManyTypes { limit }));
 }
 
 #[test]
@@ -267,23 +270,29 @@ fn the_number_of_names_is_limited() {
         }
         .encode_to_vec()
     };
-    assert_eq!(peer.take(ask(&["a", "b"], &[])), Ok(()));
-    assert_eq!(peer.take(ask(&["c"], &[])), Ok(()));
-    assert_eq!(peer.take(ask(&["d"], &[])), Err(RequestError::TooManyNames { got: 4, limit }));
+    assert_eq!(peer.handle_request(ask(&["a", "b"], &[])), Ok(()));
+    assert_eq!(peer.handle_request(ask(&["c"], &[])), Ok(()));
+    assert_eq!(
+        peer.handle_request(ask(&["d"], &[])),
+        Err(RequestError::TooManyNames { got: 4, limit })
+    );
 
     // Nor can names be piled up that are only to be answered, by a client that never ACKs.
     peer.session = fresh();
-    assert_eq!(peer.take(ask(&[], &[])), Ok(()));
+    assert_eq!(peer.handle_request(ask(&[], &[])), Ok(()));
     peer.drain();
-    assert_eq!(peer.take(ask(&[], &["a", "b", "c"])), Ok(()));
-    assert!(matches!(peer.take(ask(&[], &["d"])), Err(RequestError::TooManyNames { .. })));
+    assert_eq!(peer.handle_request(ask(&[], &["a", "b", "c"])), Ok(()));
+    assert!(matches!(
+        peer.handle_request(ask(&[], &["d"])),
+        Err(RequestError::TooManyNames { .. })
+    ));
 }
 
 #[test]
 fn rule_17_no_name_twice_in_a_response() {
     let mut peer = Peer::sotw("eds a=1 cds a=1");
-    assert_eq!(peer.ask("eds a a a"), ["eds a=1"]);
-    assert_eq!(peer.ask("cds a * a"), ["cds a=1"]);
+    assert_eq!(peer.subscribe_sotw("eds a a a"), ["eds a=1"]);
+    assert_eq!(peer.subscribe_sotw("cds a * a"), ["cds a=1"]);
     let mut peer = Peer::delta("eds a=1 cds a=1");
     assert_eq!(peer.subscribe("eds a a x x"), ["eds a=1 -x"]);
     assert_eq!(peer.subscribe("cds a * a"), ["cds a=1"]);
@@ -301,11 +310,11 @@ fn rule_20_no_ttl_and_no_heartbeats() {
 #[test]
 fn rule_22_types_are_independent() {
     let mut peer = Peer::sotw("cds a=1 eds a=1 lds l=1 rds r=1");
-    peer.ask("cds");
+    peer.subscribe_sotw("cds");
     // CDS is not answered; nothing else waits for it.
-    assert_eq!(peer.ask("eds a"), ["eds a=1"]);
-    assert_eq!(peer.ask("lds"), ["lds l=1"]);
-    assert_eq!(peer.ask("rds r"), ["rds r=1"]);
+    assert_eq!(peer.subscribe_sotw("eds a"), ["eds a=1"]);
+    assert_eq!(peer.subscribe_sotw("lds"), ["lds l=1"]);
+    assert_eq!(peer.subscribe_sotw("rds r"), ["rds r=1"]);
     peer.nack("lds");
     assert_eq!(peer.ack("rds"), SILENCE);
     assert_eq!(peer.publish("rds r=2"), ["rds r=2"]);
@@ -314,7 +323,7 @@ fn rule_22_types_are_independent() {
 #[test]
 fn rule_23_the_control_plane_says_who_it_is() {
     let mut peer = Peer::sotw("cds a=1");
-    peer.ask("cds");
+    peer.subscribe_sotw("cds");
     assert_eq!(peer.last("cds").control_plane, "pilothouse test");
     let mut peer = Peer::delta("cds a=1");
     peer.subscribe("cds");

@@ -1,12 +1,12 @@
 //! Clusters that wait for their endpoints.
 
 use super::harness::{Peer, SILENCE};
-use super::order::{WORLD, both, settled};
+use super::order::{WORLD, both_variants, settled};
 use crate::session::tests::types::ResourceType;
 
 #[test]
 fn rule_19_a_changed_cluster_gets_its_endpoints_again_after_it() {
-    for mut peer in both() {
+    for mut peer in both_variants() {
         let said = peer.publish("cds a=2");
         assert_eq!(said.len(), 2, "{said:?}");
         assert!(said[0].starts_with("cds a=2"));
@@ -18,7 +18,7 @@ fn rule_19_a_changed_cluster_gets_its_endpoints_again_after_it() {
 
 #[test]
 fn rule_19_endpoints_that_went_before_the_cluster_do_not_count() {
-    for mut peer in both() {
+    for mut peer in both_variants() {
         peer.publish("eds a=2");
         // The EDS response before is not answered: the resend follows as soon as it is.
         let said = peer.publish("cds a=2");
@@ -30,7 +30,7 @@ fn rule_19_endpoints_that_went_before_the_cluster_do_not_count() {
 
 #[test]
 fn rule_19_many_changes_while_endpoints_are_held() {
-    for mut peer in both() {
+    for mut peer in both_variants() {
         peer.publish("eds b=2");
         peer.publish("cds a=2");
         peer.ack("cds");
@@ -39,7 +39,7 @@ fn rule_19_many_changes_while_endpoints_are_held() {
         assert_eq!(peer.ack("eds"), ["eds a=1 b=2"]);
     }
     // However long it takes.
-    for mut peer in both() {
+    for mut peer in both_variants() {
         peer.publish("eds b=2");
         for content in 2..30 {
             peer.publish(&format!("cds a={content}"));
@@ -53,7 +53,7 @@ fn rule_19_many_changes_while_endpoints_are_held() {
 
 #[test]
 fn rule_19_a_cluster_held_back_brings_its_endpoints_when_it_goes() {
-    for mut peer in both() {
+    for mut peer in both_variants() {
         peer.publish("cds a=2");
         peer.ack("eds");
         assert_eq!(peer.publish("cds b=2 eds b=2"), ["eds b=2"], "CDS is not answered");
@@ -66,7 +66,7 @@ fn rule_19_a_cluster_held_back_brings_its_endpoints_when_it_goes() {
 
 #[test]
 fn rule_19_a_cluster_that_returns_gets_its_endpoints() {
-    for mut peer in both() {
+    for mut peer in both_variants() {
         peer.publish("cds -a eds -a");
         peer.ack("cds");
         if peer.is_delta() {
@@ -97,7 +97,7 @@ fn rule_19_in_sotw_endpoints_asked_for_again_are_sent_after_the_cluster() {
     peer.publish("cds a=2");
     peer.ack("eds");
     // The request of the changed cluster looks like an ACK.
-    assert_eq!(peer.ask("eds a b"), ["eds a=1 b=1"]);
+    assert_eq!(peer.subscribe_sotw("eds a b"), ["eds a=1 b=1"]);
     assert_eq!(peer.ack("eds"), SILENCE);
 }
 
@@ -169,16 +169,16 @@ fn rule_19_clusters_asked_for_by_name_get_their_endpoints() {
     assert_eq!(peer.subscribe("cds a"), ["cds a=1", "eds a=1"], "it may have lost it");
 
     let mut peer = Peer::sotw("cds a=1 b=1 eds a=1 b=1");
-    peer.ask("cds a");
-    peer.ask("eds a b");
+    peer.subscribe_sotw("cds a");
+    peer.subscribe_sotw("eds a b");
     peer.ack("cds");
     peer.ack("eds");
-    assert_eq!(peer.ask("cds a b"), ["cds a=1 b=1", "eds b=1"]);
+    assert_eq!(peer.subscribe_sotw("cds a b"), ["cds a=1 b=1", "eds b=1"]);
 }
 
 #[test]
 fn rule_19_listeners_with_known_routes_need_nothing() {
-    for mut peer in both() {
+    for mut peer in both_variants() {
         assert_eq!(peer.publish("lds l=2"), ["lds l=2"]);
         assert_eq!(peer.ack("lds"), SILENCE);
     }

@@ -17,7 +17,7 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    pub(super) fn take(&mut self, resource_type: ResourceType, delta: bool, bytes: &[u8]) {
+    pub(super) fn record(&mut self, resource_type: ResourceType, delta: bool, bytes: &[u8]) {
         let full = resource_type.is_full_state();
         let first = !std::mem::replace(&mut self.open, true);
         if !delta {

@@ -86,7 +86,7 @@ impl Client {
         if self.delta && one.open {
             return self.ask_delta(resource_type, &[name], &[]);
         }
-        self.ask(resource_type)
+        self.request(resource_type)
     }
 
     pub(super) fn unsubscribe(&mut self, resource_type: ResourceType, name: &str) -> Option<Sent> {
@@ -100,7 +100,7 @@ impl Client {
             self.forget_unwanted(resource_type);
             return Some(self.ask_delta(resource_type, &[], &[name]));
         }
-        Some(self.ask(resource_type))
+        Some(self.request(resource_type))
     }
 
     /// LDS and CDS only.
@@ -113,7 +113,7 @@ impl Client {
         if self.delta {
             if !one.open {
                 one.wildcard = everything;
-                return everything.then(|| self.ask(resource_type));
+                return everything.then(|| self.request(resource_type));
             }
             one.wildcard = everything;
             self.forget_unwanted(resource_type);
@@ -127,7 +127,7 @@ impl Client {
             true => one.names.insert("*".to_owned()),
             false => one.names.remove("*"),
         };
-        (one.open || everything).then(|| self.ask(resource_type))
+        (one.open || everything).then(|| self.request(resource_type))
     }
 
     /// The first request of a type, with an empty list: everything of LDS and CDS, else nothing.
@@ -136,11 +136,11 @@ impl Client {
         if !one.open && one.names.is_empty() {
             one.wildcard = self.delta && resource_type.is_full_state();
         }
-        self.ask(resource_type)
+        self.request(resource_type)
     }
 
     /// What it wants as it is: SotW's only request, delta's first one (later ones say nothing).
-    pub(super) fn ask(&mut self, resource_type: ResourceType) -> Sent {
+    pub(super) fn request(&mut self, resource_type: ResourceType) -> Sent {
         let one = &mut self.types[resource_type.index()];
         if !self.delta {
             return self.ask_sotw(resource_type, None, false);
@@ -302,7 +302,7 @@ impl Client {
                 if order.is_multiple_of(2) {
                     one.nonce.clear();
                 }
-                sent.push(self.ask(resource_type));
+                sent.push(self.request(resource_type));
                 continue;
             }
             let mut initial: std::collections::HashMap<String, String> = one
@@ -319,7 +319,7 @@ impl Client {
                 initial.insert("x".to_owned(), "1".to_owned());
             }
             one.heard = !initial.is_empty();
-            let asked = self.ask(resource_type);
+            let asked = self.request(resource_type);
             let mut request = DeltaDiscoveryRequest::decode(&*asked.bytes).expect("own request");
             request.initial_resource_versions = initial;
             sent.push(Sent { resource_type, bytes: request.encode_to_vec(), is_answer: false });
