@@ -45,6 +45,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "changes",
             "descriptors",
             "exposition",
+            "local_host",
             "model",
             "names",
             "proxies",
