@@ -123,7 +123,6 @@ async fn rejections_and_unserved_ports_are_events_of_their_objects() {
         .await;
     let described = server.admin.run(&["-n", "shop", "describe", "pod", "web-1"]).await;
     assert!(described.contains("Events:") && !described.contains("ConfigRejected"), "{described}");
-    println!("{shown}\n{of_pod}\n{described}"); // TEMP
 
     // The same words again, by the other replica: counted, not doubled.
     drop(proxy);
