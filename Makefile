@@ -23,7 +23,8 @@ build: rust ## the release binary, target/release/pilothouse
 .PHONY: test
 test: rust envoy h2spec ## every test that needs no cluster, real Envoy included
 	@tools/need go
-	@tools/packages ip=iproute2 iptables=iptables unshare=util-linux promtool=prometheus
+	@tools/packages ip=iproute2 iptables=iptables unshare=util-linux promtool=prometheus \
+		chromium=chromium chromedriver=chromium-driver
 	cargo test --locked --workspace
 	@echo "left out: the tests on a real Kubernetes (make test-cluster)"
 

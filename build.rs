@@ -12,7 +12,7 @@ use protox::prost::Message;
 
 /// Everything that is served, shown or may stand in an `Any` of what is served, and what a sidecar's
 /// bootstrap is made of. Imports follow.
-const ENVOY: [&str; 24] = [
+const ENVOY: [&str; 25] = [
     "envoy/admin/v3/config_dump.proto",
     "envoy/config/bootstrap/v3/bootstrap.proto",
     "envoy/config/cluster/v3/cluster.proto",
@@ -37,6 +37,7 @@ const ENVOY: [&str; 24] = [
     "envoy/service/endpoint/v3/eds.proto",
     "envoy/service/listener/v3/lds.proto",
     "envoy/service/route/v3/rds.proto",
+    "envoy/service/status/v3/csds.proto",
 ];
 
 /// The folders under `envoy-types`' `proto/` that imports are relative to.

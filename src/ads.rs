@@ -20,6 +20,7 @@ pub mod node;
 pub type AdsServer = pilothouse_xds_server::AdsServer<IstioMesh>;
 pub type ServerContext = pilothouse_xds_server::ServerContext<IstioMesh>;
 pub use pilothouse_xds_server::ServerLimits;
+pub use pilothouse_xds_server::stream::{OnDemandRequest, OnDemandTypes};
 
 /// The mesh of Istio's proxies, and of standalone Envoys.
 #[derive(Debug)]
@@ -60,6 +61,10 @@ impl Mesh for IstioMesh {
 
     fn view(snapshot: &Snapshot, key: &ViewKey) -> Option<Arc<View>> {
         snapshot.views.get(key).cloned()
+    }
+
+    fn generation(snapshot: &Snapshot) -> u64 {
+        snapshot.generation
     }
 
     fn change_received(snapshot: &Snapshot) -> Option<Instant> {

@@ -22,9 +22,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::ads::{AdsServer, IstioMesh, ServerContext, ServerLimits};
-use crate::debug::DebugState;
+use crate::ads::{
+    AdsServer, IstioMesh, OnDemandRequest, OnDemandTypes, ServerContext, ServerLimits,
+};
 use crate::debug::monitoring::{self, MonitoringState};
+use crate::debug::{self, DebugState, OverAds};
 use crate::door::{self, LimitedListener, descriptors};
 use crate::events::EventReporter;
 use crate::http_server;
@@ -159,6 +161,19 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
     );
     let (changes, queued_changes) = mpsc::channel(MAX_QUEUED_CHANGES);
 
+    let readiness = Conditions::default();
+    let debug = DebugState {
+        proxies: proxies.clone(),
+        health: health.clone(),
+        model: models.clone(),
+        snapshot: snapshots.clone(),
+        changes: publisher.change_log(),
+        readiness: readiness.clone(),
+        domain: config.domain.as_str().into(),
+        address: config.http_addr.ip(),
+    };
+    let (debug, over_ads) = debug::router_and_over_ads(debug)?;
+
     let stop_streams = CancellationToken::new();
     let frames = Arc::new(FrameBuilder::new(&crate::version::control_plane_identifier()));
     let context = Arc::new(ServerContext {
@@ -170,23 +185,14 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         proxies: proxies.clone(),
         metrics: metrics.server.clone(),
         limits: config.limits.clone(),
+        on_demand: Some(debug_types(over_ads)),
         shutdown: stop_streams.clone(),
     });
-    let readiness = Conditions::default();
     let startup = StartupConditions::new(&readiness);
     let all_parts_run = readiness.condition("all parts run", "the process is being started");
     let watch_startup = {
         let (health, snapshots) = (health.clone(), snapshots.clone());
         |stop| startup.watch(health, snapshots, stop)
-    };
-    let debug = DebugState {
-        proxies: proxies.clone(),
-        health: health.clone(),
-        model: models.clone(),
-        snapshot: snapshots.clone(),
-        readiness: readiness.clone(),
-        domain: config.domain.as_str().into(),
-        address: config.http_addr.ip(),
     };
     let reporter = match &config.source {
         SourceConfig::Kube(kube) if config.events => Some(EventReporter {
@@ -229,7 +235,7 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         parts.add("events", CancellationToken::new(), |stop| reporter.run(stop));
     }
     parts.add("debug pages", CancellationToken::new(), |stop| {
-        http_server::serve(http, crate::debug::router(debug), stop)
+        http_server::serve_with_grpc(http, debug, stop)
     });
     let stop_monitoring = CancellationToken::new();
     let ended = serve_monitoring(monitoring, monitoring_state, stop_monitoring.clone())?;
@@ -256,6 +262,15 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         shutdown_timeout: config.shutdown_timeout,
         parts,
         all_parts_run,
+    })
+}
+
+/// The debug pages for those who ask on an xDS stream.
+fn debug_types(over_ads: OverAds) -> OnDemandTypes {
+    OnDemandTypes::new(OverAds::TYPE, move |request| {
+        let over_ads = over_ads.clone();
+        let OnDemandRequest { type_url, names, peer } = request;
+        async move { over_ads.answer(peer, &type_url, names).await }
     })
 }
 

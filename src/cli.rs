@@ -52,6 +52,9 @@ pub enum Command {
     /// Wait until every proxy that is connected has acknowledged a change.
     #[command(after_help = WAIT_EXAMPLES)]
     Wait(Box<operator::WaitArgs>),
+    /// Serve the page of the debug port for all replicas at once, on this machine, and open it in a browser.
+    #[command(after_help = DASHBOARD_EXAMPLES)]
+    Dashboard(Box<operator::DashboardArgs>),
     #[command(after_help = COMPLETION_EXAMPLES)]
     Completion(operator::CompletionArgs),
     #[command(after_help = MAN_EXAMPLES)]
@@ -116,6 +119,13 @@ const WAIT_EXAMPLES: &str = "Examples:
 
 Exit code: 0 every connected proxy that should have it has acknowledged it, 1 some have not and are named,
 2 it cannot be told.";
+
+const DASHBOARD_EXAMPLES: &str = "Examples:
+  pilothouse dashboard
+  pilothouse dashboard --no-browser --port 8888
+  pilothouse dashboard --address 127.0.0.1:8080 --address 127.0.0.1:8081
+
+It listens on 127.0.0.1 only and prints its address; a browser is opened where there is a display.";
 
 const COMPLETION_EXAMPLES: &str = "Examples:
   source <(pilothouse completion bash)

@@ -22,20 +22,29 @@ use axum::routing::get;
 use prost_reflect::prost_types::Timestamp;
 use tokio::sync::watch;
 
+use crate::changes::ChangeLog;
 use crate::model::Model;
 use crate::proxies::Proxies;
 use crate::readiness::Conditions;
 use crate::snapshot::Snapshot;
 use crate::source::health::Health;
 
+mod changes;
+mod client_status;
 mod clients;
 mod config_dump;
+mod convergence;
+mod csds;
 mod endpoints;
 mod find;
 mod guard;
+mod history;
 mod index;
+mod lagging;
 mod live;
 pub mod monitoring;
+mod node_matcher;
+mod over_ads;
 pub mod page;
 mod parameters;
 mod proxies;
@@ -47,6 +56,7 @@ mod services;
 mod status;
 mod syncz;
 
+pub use over_ads::OverAds;
 use parameters::Parameters;
 pub use replica::{instance, replica};
 use response_writer::{HandlerPool, ResponseWriter};
@@ -61,6 +71,7 @@ pub struct DebugState {
     pub health: Arc<Health>,
     pub model: watch::Receiver<Model>,
     pub snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
+    pub changes: Arc<ChangeLog>,
     /// Shared with the monitoring port, so that both say the same.
     pub readiness: Conditions,
     /// The cluster's DNS domain, usually `cluster.local`.
@@ -95,7 +106,7 @@ struct DebugHandler {
 }
 
 /// All pages, in the order of the index.
-static HANDLERS: [DebugHandler; 11] = [
+static HANDLERS: [DebugHandler; 13] = [
     DebugHandler {
         path: "/debug/syncz",
         parameters: &["namespace", "proxyID"],
@@ -156,6 +167,20 @@ static HANDLERS: [DebugHandler; 11] = [
         parameters: &[],
         help: "The watches that all this comes from, and the objects that were left out.",
         handler: status::sourcez,
+    },
+    DebugHandler {
+        path: "/debug/changes",
+        parameters: &["search", "offset", "limit"],
+        help: "The last 1,000 changes of the source: when each was seen and published, how many \
+               proxies have it, and which have not.",
+        handler: changes::changes,
+    },
+    DebugHandler {
+        path: "/debug/convergence",
+        parameters: &["kind", "namespace", "name", "resource_version", "generation"],
+        help: "Is a change everywhere: which generation has it (kind=, namespace=, name=, \
+               resource_version=), and which proxies have a generation (generation=).",
+        handler: convergence::convergence,
     },
     DebugHandler {
         path: "/debug/list",
@@ -240,11 +265,30 @@ impl IntoResponse for DebugError {
     }
 }
 
-/// The debug port: the page, `/debug…` and `/ready`.
-pub fn router(state: DebugState) -> Router {
+/// The debug port: the page, `/debug…` and `/ready`, and by gRPC CSDS, health and reflection.
+///
+/// # Errors
+/// The descriptors for reflection do not decode.
+pub fn router(state: DebugState) -> Result<Router, tonic_reflection::server::Error> {
+    pool_router(&HandlerPool::new(state))
+}
+
+/// The debug port, and the same for those who ask on an xDS stream.
+///
+/// # Errors
+/// The descriptors for reflection do not decode.
+pub fn router_and_over_ads(
+    state: DebugState,
+) -> Result<(Router, OverAds), tonic_reflection::server::Error> {
+    let pool = HandlerPool::new(state);
+    let router = pool_router(&pool)?;
+    Ok((router.clone(), OverAds::new(pool, router)))
+}
+
+fn pool_router(pool: &HandlerPool) -> Result<Router, tonic_reflection::server::Error> {
     // The process begins to count from here on.
     instance();
-    let address = state.address;
+    let address = pool.state.address;
     let mut router = Router::new();
     for page in &HANDLERS {
         let respond = move |State(pool): State<HandlerPool>, uri: Uri| async move {
@@ -272,13 +316,14 @@ pub fn router(state: DebugState) -> Router {
             let said = format!("There is no page {:?}. /debug lists all pages.\n", uri.path());
             (StatusCode::NOT_FOUND, said)
         })
-        .with_state(HandlerPool::new(state));
+        .with_state(pool.clone())
+        .merge(csds::router(pool.clone())?);
     // An IPv4 address in IPv6 form is the same loopback.
     let router = match address.to_canonical().is_loopback() {
         true => router.layer(middleware::from_fn(guard::local_hosts_only)),
         false => router,
     };
-    router.layer(middleware::from_fn(guard::add_headers))
+    Ok(router.layer(middleware::from_fn(guard::add_headers)))
 }
 
 /// A moment as RFC 3339 in UTC, always with milliseconds.

@@ -1,22 +1,27 @@
 //! HTTP/1.1 for probes and people, with a deadline for everything that a peer can delay and a limit of
-//! connections (`door`). axum's own server has neither.
+//! connections (`door`). axum's own server has neither. Where gRPC is served too, a connection that begins
+//! as HTTP/2 does is HTTP/2.
 
 use std::convert::Infallible;
+use std::future::Future;
+use std::io::{self, Cursor};
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::response::Response;
+use hyper::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::server::conn::{http1, http2};
+use hyper::service::{Service as HttpService, service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::{debug, error};
@@ -32,9 +37,30 @@ const MAX_CONNECTION_AGE: Duration = Duration::from_secs(180);
 /// A request's head, at most; also what is read at a time.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 
+/// How HTTP/2 with prior knowledge begins. No request of HTTP/1.1 does.
+const HTTP2_BEGIN: &[u8] = b"PRI";
+/// Calls at the same time on one connection of HTTP/2.
+const MAX_CALLS: u32 = 8;
+/// Bytes that HTTP/2 holds of one response.
+const MAX_SEND_BUFFER: usize = 128 << 10;
+
 /// Serves until `stop`; then no new connection is accepted, and it returns when the requests that are
 /// in progress are answered.
-pub async fn serve(mut listener: LimitedListener, router: Router, stop: CancellationToken) {
+pub async fn serve(listener: LimitedListener, router: Router, stop: CancellationToken) {
+    accept(listener, router, stop, serve_http1).await;
+}
+
+/// The same, HTTP/2 without TLS too.
+pub async fn serve_with_grpc(listener: LimitedListener, router: Router, stop: CancellationToken) {
+    accept(listener, router, stop, serve_either).await;
+}
+
+async fn accept<F: Future<Output = ()> + Send + 'static>(
+    mut listener: LimitedListener,
+    router: Router,
+    stop: CancellationToken,
+    serve: fn(TcpStream, SocketAddr, Router, CancellationToken) -> F,
+) {
     let mut connections = JoinSet::new();
     let counts = listener.stats().counts;
     loop {
@@ -44,7 +70,7 @@ pub async fn serve(mut listener: LimitedListener, router: Router, stop: Cancella
                 let evicted = CancellationToken::new();
                 let slot = listener.admit(peer.ip(), { let evicted = evicted.clone(); move || evicted.cancel() });
                 let Some(slot) = slot else { continue };
-                let served = serve_connection(socket, peer, router.clone(), stop.clone());
+                let served = serve(socket, peer, router.clone(), stop.clone());
                 connections.spawn(async move {
                     evicted.run_until_cancelled(served).await;
                     drop(slot);
@@ -69,24 +95,83 @@ fn count_panic(ended: Result<(), JoinError>, counts: &ConnectionCounters) {
     }
 }
 
-async fn serve_connection(
-    socket: TcpStream,
+async fn serve_http1<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: S,
     peer: SocketAddr,
     router: Router,
     stop: CancellationToken,
 ) {
-    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+    let http1 = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(socket), service(peer, router));
+    run(http1, |http1| http1.graceful_shutdown(), peer, stop).await;
+}
+
+async fn serve_either(
+    mut socket: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let begin = tokio::select! {
+        () = stop.cancelled() => return,
+        begin = timeout(HEAD_TIMEOUT, read_begin(&mut socket)) => begin,
+    };
+    let begin = match begin {
+        Ok(Ok(begin)) => begin,
+        Ok(Err(error)) => return debug!(%peer, %error, "HTTP connection ended"),
+        Err(_) => return debug!(%peer, "HTTP connection cut: no request"),
+    };
+    let is_http2 = begin == HTTP2_BEGIN;
+    let (reader, writer) = socket.into_split();
+    let socket = tokio::io::join(Cursor::new(begin).chain(reader), writer);
+    if !is_http2 {
+        return serve_http1(socket, peer, router, stop).await;
+    }
+    let http2 = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_CALLS)
+        .max_header_list_size(MAX_HEAD_BYTES as u32)
+        .max_send_buf_size(MAX_SEND_BUFFER)
+        .serve_connection(TokioIo::new(socket), service(peer, router));
+    run(http2, |http2| http2.graceful_shutdown(), peer, stop).await;
+}
+
+/// As many bytes as tell the two apart; fewer if the peer has ended.
+async fn read_begin(socket: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut begin = Vec::new();
+    while begin.len() < HTTP2_BEGIN.len() && HTTP2_BEGIN.starts_with(&begin) {
+        let missing = (HTTP2_BEGIN.len() - begin.len()) as u64;
+        if socket.take(missing).read_buf(&mut begin).await? == 0 {
+            break;
+        }
+    }
+    Ok(begin)
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+/// Hands requests to the router.
+fn service(
+    peer: SocketAddr,
+    router: Router,
+) -> impl HttpService<Request<Incoming>, Response = Response, Error = Infallible, Future = Answer> {
+    service_fn(move |mut request: Request<Incoming>| -> Answer {
         request.extensions_mut().insert(ConnectInfo(peer));
-        let response = router.clone().oneshot(request.map(Body::new));
-        async { response.await as Result<Response, Infallible> }
-    });
-    let mut http1 = pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_buf_size(MAX_HEAD_BYTES)
-            .serve_connection(TokioIo::new(socket), service)
-    );
+        Box::pin(router.clone().oneshot(request.map(Body::new)))
+    })
+}
+
+/// Runs a connection for as long as it may last; `drain_connection` lets it end with the requests in progress.
+async fn run<C: Future<Output = hyper::Result<()>>>(
+    connection: C,
+    drain_connection: impl Fn(Pin<&mut C>),
+    peer: SocketAddr,
+    stop: CancellationToken,
+) {
+    let mut connection = pin!(connection);
     let mut drain = pin!(async {
         tokio::select! {
             () = stop.cancelled() => {}
@@ -97,7 +182,7 @@ async fn serve_connection(
     let mut keeps_alive = true;
     loop {
         tokio::select! {
-            ended = http1.as_mut() => {
+            ended = connection.as_mut() => {
                 if let Err(error) = ended {
                     debug!(%peer, %error, "HTTP connection ended");
                 }
@@ -105,7 +190,7 @@ async fn serve_connection(
             }
             () = &mut drain, if keeps_alive => {
                 keeps_alive = false;
-                http1.as_mut().graceful_shutdown();
+                drain_connection(connection.as_mut());
             }
             () = &mut deadline => return debug!(%peer, "HTTP connection cut after {MAX_CONNECTION_AGE:?}"),
         }

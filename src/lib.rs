@@ -9,8 +9,8 @@
 //!                                                            debug, metrics, CLI ┘
 //! ```
 //!
-//! What has no business with Kubernetes or Istio is in crates: the xDS protocol in `crates/xds`, HTTP/2 in
-//! `crates/http2`. `ARCHITECTURE.md` walks with a change through all of it.
+//! What has no business with Kubernetes or Istio is in crates: the xDS protocol in `crates/xds`, the server
+//! that speaks it in `crates/xds-server`, HTTP/2 in `crates/http2`. `ARCHITECTURE.md` walks with a change through all of it.
 //!
 //! The sidecar's wing is `sidecar`: what runs beside an Envoy, and what puts it there. It meets the
 //! control plane over the network only.
@@ -30,6 +30,7 @@ pub mod yaml;
 
 pub mod source;
 
+pub mod changes;
 pub mod model;
 
 pub mod translate;
@@ -53,6 +54,7 @@ pub mod door;
 pub mod escape;
 pub mod exposition;
 pub mod http_server;
+pub mod local_host;
 pub mod logging;
 pub mod output;
 pub mod parts;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 mod about;
 mod alias;
 mod change;
+mod differences;
 mod endpoint;
 mod export_to;
 mod store;
@@ -20,7 +21,8 @@ mod traffic_policy;
 mod unserved;
 
 pub use about::{About, Labels, TargetPort};
-pub use change::{Change, Node, Scope};
+pub use change::{Action, Change, ENDPOINTS_PREFIX, Node, ObjectRef, Scope, SourceEvent, WatchId};
+pub use differences::{Difference, Differences};
 pub use endpoint::{Endpoint, EndpointSlice, EndpointState, SlicePort, SlicesOfService, Subset};
 pub use export_to::ExportTo;
 pub use store::Model;
@@ -189,6 +191,9 @@ impl Service {
 
     /// Equal in all that proxies can notice, or people should.
     fn same_meaning(&self, other: &Self) -> bool {
+        if std::ptr::eq(self, other) {
+            return true;
+        }
         let Self {
             key,
             kind,

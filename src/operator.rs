@@ -12,6 +12,7 @@ mod answers;
 mod args;
 mod ask;
 mod changes;
+mod dashboard;
 mod print;
 mod replicas;
 mod shell;
@@ -20,6 +21,7 @@ mod table;
 mod wait;
 
 pub use changes::ChangesArgs;
+pub use dashboard::{DashboardArgs, Page, PageFile};
 pub use shell::{CompletionArgs, ManArgs, complete, man};
 pub use status::StatusArgs;
 pub use wait::WaitArgs;

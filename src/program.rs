@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 
 use crate::app;
 use crate::cli::{self, Command, LogFormat, Serve};
+use crate::debug::page;
 use crate::door::descriptors;
 use crate::logging::{self, Format, Logging};
 use crate::operator::{self, Outcome};
@@ -33,10 +34,20 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => operate(arguments.run()),
         Command::Changes(arguments) => operate(arguments.run()),
         Command::Wait(arguments) => operate(arguments.run()),
+        Command::Dashboard(arguments) => operate(arguments.run(PAGE)),
         Command::Completion(arguments) => done(operator::complete(&arguments, cli::definition())),
         Command::Man(arguments) => done(operator::man(&arguments, cli::definition())),
     }
 }
+
+/// What the dashboard serves: the page is the control plane's, which the operator's wing does not know.
+const PAGE: operator::Page = operator::Page {
+    file: |path| {
+        let page::Asset { content_type, text, .. } = *page::asset(path)?;
+        Some(operator::PageFile { content_type, text })
+    },
+    content_security_policy: page::CONTENT_SECURITY_POLICY,
+};
 
 /// A command of the operator's, whose outcome is the exit code.
 fn operate(command: impl Future<Output = Result<Outcome, Unwritten>>) -> ExitCode {

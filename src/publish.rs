@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pilothouse_xds::View;
 use tokio::sync::{mpsc, watch};
@@ -19,8 +19,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use crate::changes::{self, ChangeLog, Seen};
 use crate::metrics::Metrics;
-use crate::model::{Change, Model, ServiceKey};
+use crate::model::{Change, Differences, Model, ServiceKey, SourceEvent};
 use crate::names::ResourceType;
 use crate::snapshot::Snapshot;
 use crate::view::{ViewKey, ViewLimits, ViewRegistry, ViewRequest};
@@ -87,6 +88,7 @@ pub struct Publisher {
     view_limits: ViewLimits,
     view_registry: Arc<ViewRegistry>,
     metrics: Arc<Metrics>,
+    change_log: Arc<ChangeLog>,
     models: watch::Sender<Model>,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
 }
@@ -115,14 +117,24 @@ impl Publisher {
             pending_requests: VecDeque::new(),
             view_registry,
             metrics,
+            change_log: Arc::default(),
             models,
             snapshots,
         };
         (publisher, model, snapshot)
     }
 
+    /// The last changes, for people.
+    pub fn change_log(&self) -> Arc<ChangeLog> {
+        self.change_log.clone()
+    }
+
     /// Runs until `shutdown`, or until the source is gone: then what is published stays.
-    pub async fn run(mut self, mut changes: mpsc::Receiver<Change>, shutdown: CancellationToken) {
+    pub async fn run(
+        mut self,
+        mut changes: mpsc::Receiver<SourceEvent>,
+        shutdown: CancellationToken,
+    ) {
         let view_registry = self.view_registry.clone();
         let mut source_lives = true;
         loop {
@@ -131,9 +143,9 @@ impl Publisher {
             let eviction = self.views.next_eviction();
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                change = changes.recv(), if source_lives => match change {
-                    Some(change) => {
-                        self.apply_change(change);
+                event = changes.recv(), if source_lives => match event {
+                    Some(event) => {
+                        self.apply_event(event);
                         self.apply_waiting_changes(&mut changes);
                     }
                     None => source_lives = false,
@@ -164,6 +176,26 @@ impl Publisher {
         }
     }
 
+    /// Applies the change of an event and records the event.
+    fn apply_event(&mut self, event: SourceEvent) {
+        let seen = Seen::of(&event);
+        let mut differences = Differences::default();
+        if let Some(change) = event.change {
+            // What is listed first is all new.
+            if self.pace.has_published() {
+                differences = self.model.differences(&change, changes::MAX_DIFFERENCES);
+            }
+            self.apply_change(change);
+        }
+        // What is dirty by an earlier change holds this one up, too, whatever it touched.
+        let current = if self.dirty.is_empty() { self.published_generation() } else { None };
+        self.change_log.record(&seen, differences, current, SystemTime::now());
+    }
+
+    fn published_generation(&self) -> Option<u64> {
+        self.snapshots.borrow().as_ref().map(|snapshot| snapshot.generation)
+    }
+
     fn apply_change(&mut self, change: Change) {
         self.metrics.change_received(&change);
         if matches!(change, Change::Synced) && self.pace.all_listed(Instant::now()) {
@@ -179,10 +211,10 @@ impl Publisher {
         }
     }
 
-    fn apply_waiting_changes(&mut self, changes: &mut mpsc::Receiver<Change>) {
+    fn apply_waiting_changes(&mut self, changes: &mut mpsc::Receiver<SourceEvent>) {
         for _ in 0..BATCH {
             match changes.try_recv() {
-                Ok(change) => self.apply_change(change),
+                Ok(event) => self.apply_event(event),
                 Err(_) => break,
             }
         }
@@ -226,6 +258,9 @@ impl Publisher {
             let took = started.elapsed();
             self.metrics.snapshot_published(took);
             debug!(generation, services = dirty.len(), ?took, "snapshot");
+        }
+        if let Some(newest) = self.published_generation() {
+            self.change_log.publish(newest, SystemTime::now());
         }
     }
 }

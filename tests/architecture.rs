@@ -18,10 +18,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("version", &[]),
     ("descriptors", &[]),
     ("model", &["names", "well_known"]),
+    ("changes", &["model"]),
     ("source", &["causes", "kubeconfig", "model", "names", "yaml"]),
     ("translate", &["model", "names", "view", "well_known"]),
     ("snapshot", &["view"]),
-    ("publish", &["model", "translate", "snapshot", "view", "names", "metrics"]),
+    ("publish", &["changes", "model", "translate", "snapshot", "view", "names", "metrics"]),
     // Of any process.
     ("causes", &[]),
     ("readiness", &[]),
@@ -29,6 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("escape", &[]),
     ("exposition", &[]),
     ("http_server", &["door"]),
+    ("local_host", &[]),
     ("logging", &["escape", "output", "parts"]),
     ("output", &[]),
     ("parts", &[]),
@@ -40,6 +42,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "debug",
         &[
+            "changes",
             "descriptors",
             "exposition",
             "model",
@@ -137,7 +140,21 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // The operator's, likewise; the page of the debug port is handed to it by whoever starts it.
-    ("operator", &["causes", "escape", "flags", "kubeconfig", "output", "well_known"]),
+    (
+        "operator",
+        &[
+            "causes",
+            "door",
+            "escape",
+            "flags",
+            "http_server",
+            "kubeconfig",
+            "local_host",
+            "output",
+            "signals",
+            "well_known",
+        ],
+    ),
     (
         "cli",
         &[
@@ -160,6 +177,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "app",
             "cli",
+            "debug",
             "door",
             "logging",
             "operator",

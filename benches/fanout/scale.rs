@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pilothouse::metrics::Metrics;
-use pilothouse::model::{Change, Scope};
+use pilothouse::model::{Change, Scope, SourceEvent};
 use pilothouse::publish::{Publisher, Timing};
 use pilothouse::snapshot::Snapshot;
 use pilothouse::view::{ViewLimits, ViewRegistry, ViewRequest};
@@ -98,9 +98,9 @@ async fn measure(options: &Options) -> anyhow::Result<Scale> {
     let slices = (0..options.services).map(|at| mesh::slice(at, options.endpoints, 0));
     let slices = slices.map(Arc::new).collect();
     let begun = Instant::now();
-    changes.send(Change::Services(Scope::All, services)).await?;
-    changes.send(Change::Slices(Scope::All, slices)).await?;
-    changes.send(Change::Synced).await?;
+    changes.send(Change::Services(Scope::All, services).into()).await?;
+    changes.send(Change::Slices(Scope::All, slices).into()).await?;
+    changes.send(Change::Synced.into()).await?;
     snapshots.wait_for(Option::is_some).await?;
     let first_ms = begun.elapsed().as_secs_f64() * 1000.0;
 
@@ -125,14 +125,14 @@ async fn measure(options: &Options) -> anyhow::Result<Scale> {
 /// Microseconds from each change until its snapshot, median.
 async fn time_each(
     all: impl Iterator<Item = Change>,
-    changes: &mpsc::Sender<Change>,
+    changes: &mpsc::Sender<SourceEvent>,
     snapshots: &mut watch::Receiver<Option<Arc<Snapshot>>>,
 ) -> anyhow::Result<f64> {
     let mut took = Vec::new();
     for change in all {
         snapshots.borrow_and_update();
         let begun = Instant::now();
-        changes.send(change).await?;
+        changes.send(change.into()).await?;
         snapshots.changed().await?;
         took.push(begun.elapsed().as_secs_f64() * 1e6);
     }

@@ -48,6 +48,7 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
         proxies: Arc::new(Proxies::new(ResourceType::TABLE)),
         metrics: metrics.server.clone(),
         limits: ServerLimits { starting: options.starting, ..ServerLimits::default() },
+        on_demand: None,
         shutdown: shutdown.clone(),
     });
     let server = AdsServer::new(shared, Duration::from_secs(30))
@@ -65,9 +66,9 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
     let services = (0..options.services).map(mesh::service).map(Arc::new).collect();
     let slices = (0..options.services).map(|at| mesh::slice(at, options.endpoints, 0));
     let slices = slices.map(Arc::new).collect();
-    changes.blocking_send(Change::Services(Scope::All, services))?;
-    changes.blocking_send(Change::Slices(Scope::All, slices))?;
-    changes.blocking_send(Change::Synced)?;
+    changes.blocking_send(Change::Services(Scope::All, services).into())?;
+    changes.blocking_send(Change::Slices(Scope::All, slices).into())?;
+    changes.blocking_send(Change::Synced.into())?;
     runtime.block_on(async {
         let mut snapshots = snapshots.clone();
         snapshots.wait_for(Option::is_some).await.map(drop)
@@ -87,13 +88,13 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
             ["endpoint", number] => {
                 let change = change(number.parse()?, variant + 1);
                 say("begun", now());
-                changes.blocking_send(change)?;
+                changes.blocking_send(change.into())?;
             }
             ["service", _] => {
                 let slice = mesh::slice(next, options.endpoints, 0);
                 say("begun", now());
-                changes.blocking_send(Change::Service(mesh::service(next)))?;
-                changes.blocking_send(Change::Slice(slice))?;
+                changes.blocking_send(Change::Service(mesh::service(next)).into())?;
+                changes.blocking_send(Change::Slice(slice).into())?;
                 next += 1;
             }
             // Endpoint changes a second, for so many seconds.
@@ -104,7 +105,7 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
                 for at in 0..(rate * seconds) as usize {
                     let due = begun + Duration::from_secs_f64(at as f64 / rate);
                     std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                    changes.blocking_send(change(at, (variant << 20) + at + 1))?;
+                    changes.blocking_send(change(at, (variant << 20) + at + 1).into())?;
                 }
                 // What is gathered still.
                 std::thread::sleep(Duration::from_millis(options.pace + 100));

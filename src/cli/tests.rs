@@ -33,6 +33,48 @@ fn the_arguments_are_consistent() {
     Cli::command().debug_assert();
 }
 
+/// A peer that meets a limit is told which flag sets it.
+#[test]
+fn what_the_server_calls_its_settings_are_flags() {
+    use pilothouse_xds_server::{Mesh, ServerTexts};
+
+    let ServerTexts {
+        not_ready: _,
+        other_ports: _,
+        max_names,
+        max_types,
+        request_bytes,
+        first_request,
+        send,
+        requests_per_second,
+        streams_per_peer,
+        connection_age,
+        connection_memory,
+        peer_memory,
+        keepalive,
+    } = *crate::ads::IstioMesh::TEXTS;
+    let named = [
+        max_names,
+        max_types,
+        request_bytes,
+        first_request,
+        send,
+        requests_per_second,
+        streams_per_peer,
+        connection_age,
+        connection_memory,
+        peer_memory,
+        keepalive,
+    ];
+    let command = Cli::command();
+    let serve = command.find_subcommand("serve").unwrap();
+    let flags: Vec<_> = serve.get_arguments().filter_map(|one| one.get_long()).collect();
+    for name in named {
+        let flag = name.strip_prefix("--").unwrap();
+        assert!(flags.contains(&flag), "{name} is none of {flags:?}");
+    }
+}
+
 #[test]
 fn flags_of_a_cluster_are_refused_with_manifests() {
     for flag in ["--context=x", "--endpoints=auto", "--watch-nodes", "--watch-timeout=30s"] {

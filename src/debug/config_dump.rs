@@ -132,13 +132,18 @@ impl Serialize for ResourcesOnly<'_> {
     }
 }
 
+/// The resources that a stream was sent of a type.
+pub(super) fn sent(status: &TypeStatus) -> impl Iterator<Item = &Resource> {
+    let TypeStatus { set, subscription, .. } = status;
+    let both = set.as_ref().zip(subscription.as_ref());
+    both.into_iter().flat_map(|(set, subscription)| {
+        set.iter().filter(|one| subscription.wants(&one.name)).map(|one| &**one)
+    })
+}
+
 impl Section {
     fn sent(&self) -> impl Iterator<Item = &Resource> {
-        let TypeStatus { set, subscription, .. } = &self.status;
-        let both = set.as_ref().zip(subscription.as_ref());
-        both.into_iter().flat_map(|(set, subscription)| {
-            set.iter().filter(|one| subscription.wants(&one.name)).map(|one| &**one)
-        })
+        sent(&self.status)
     }
 
     /// `versionInfo` is the resource's own version, a hash of its content.

@@ -297,7 +297,7 @@ impl Samples {
             generation,
             proxies: states.total(),
             states,
-            changes: None,
+            changes: Some(state.changes.newest_id()),
             sources_stale: state.health.watches().values().filter(|one| is_stale(one)).count(),
         };
         let json = |value: Result<Vec<u8>, _>| Bytes::from(value.unwrap_or_default());

@@ -35,6 +35,11 @@ impl Parameters {
         Ok(Self(read))
     }
 
+    /// One parameter, for a page that is not asked for by URL.
+    pub(super) fn one(name: &str, value: &str) -> Self {
+        Self(BTreeMap::from([(name.to_owned(), value.to_owned())]))
+    }
+
     /// The same and the parts of the path. No page has a parameter by the name of one of them.
     pub(super) fn with_path(mut self, path: &RawPathParams) -> Self {
         self.0.extend(path.iter().map(|(name, value)| (name.to_owned(), value.to_owned())));

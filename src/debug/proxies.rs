@@ -276,7 +276,7 @@ pub(super) fn row(stream: &XdsStream) -> Option<Row> {
         protocol: protocol(stream),
         probe: identity.probe,
         state: State::of_proxy(&types),
-        generation_acknowledged: None,
+        generation_acknowledged: Some(stream.generations().acknowledged).filter(|one| *one > 0),
         types: ResourceType::IN_ORDER
             .into_iter()
             .zip(&types)

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use pilothouse_xds::Resource;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::history::{HistoryItem, history};
 use super::proxies::{Row, name, row};
 use super::{DebugError, DebugState, Parameters, ResponseWriter, milliseconds};
 use crate::descriptors::to_json;
@@ -23,7 +24,7 @@ struct Detail {
     row: Row,
     /// Which proxies are sent the same; none while it is being found.
     view: Option<String>,
-    history: Vec<Value>,
+    history: Vec<HistoryItem>,
 }
 
 /// What one proxy's page says of a type beside the row's cell.
@@ -53,17 +54,18 @@ pub(super) fn proxy(
     writer: &mut ResponseWriter,
 ) -> Result<(), DebugError> {
     let stream = stream(state, parameters)?;
-    let ProxyStatus { assigned, types, .. } = stream.status();
+    let status = stream.status();
+    let ProxyStatus { assigned, types, .. } = &status;
     let mut row = row(&stream).ok_or_else(|| gone(parameters))?;
-    for (of, status) in ResourceType::IN_ORDER.into_iter().zip(&types) {
+    for (of, status) in ResourceType::IN_ORDER.into_iter().zip(types) {
         if let Some(cell) = row.types.get_mut(name(of)) {
             cell.detail = Some(detail(status));
         }
     }
     writer.json(&Detail {
         row,
-        view: assigned.and_then(|assigned| assigned.view()).map(|view| view.to_string()),
-        history: Vec::new(),
+        view: assigned.as_ref().and_then(|assigned| assigned.view()).map(|view| view.to_string()),
+        history: history(&stream, &status),
     })
 }
 

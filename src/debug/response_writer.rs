@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures::Stream;
 use serde::{Serialize, Serializer};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::parameters::Parameters;
@@ -58,8 +58,7 @@ impl HandlerPool {
         handler: HandlerFn,
     ) -> Result<Response, DebugError> {
         let pretty = parameters.pretty()?;
-        let acquired = timeout(CLIENT_TIMEOUT, self.slots.acquire_owned()).await;
-        let slot = acquired.map_err(|_| DebugError::Busy)?.map_err(DebugError::failed)?;
+        let slot = self.slot().await?;
         let (sender, mut chunks) = mpsc::channel(QUEUED_CHUNKS);
         let (state, runtime) = (self.state, Handle::current());
         tokio::task::spawn_blocking(move || {
@@ -77,6 +76,24 @@ impl HandlerPool {
             false => Body::from_stream(chunk_stream(first, chunks)),
         };
         Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+    }
+
+    /// Makes something else of the state, in the same turns.
+    pub(super) async fn compute<T: Send + 'static>(
+        &self,
+        make: impl FnOnce(&DebugState) -> T + Send + 'static,
+    ) -> Result<T, DebugError> {
+        let (slot, state) = (self.slot().await?, self.state.clone());
+        let made = tokio::task::spawn_blocking(move || {
+            let _slot = slot;
+            make(&state)
+        });
+        made.await.map_err(DebugError::failed)
+    }
+
+    async fn slot(&self) -> Result<OwnedSemaphorePermit, DebugError> {
+        let turn = timeout(CLIENT_TIMEOUT, self.slots.clone().acquire_owned()).await;
+        turn.map_err(|_| DebugError::Busy)?.map_err(DebugError::failed)
     }
 }
 

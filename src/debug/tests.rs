@@ -28,7 +28,9 @@ use crate::proxies::{ProxyIdentity, Registration, XdsStream};
 use crate::version::VERSION;
 use crate::view::{ProxyKind, ViewKey};
 
+mod changes;
 mod mesh;
+mod page_json;
 mod proxies;
 mod requests;
 
@@ -69,11 +71,12 @@ impl Fixture {
             health,
             model: model_seen,
             snapshot: snapshot_seen,
+            changes: Arc::default(),
             readiness: readiness.clone(),
             domain: "cluster.local".into(),
             address: "127.0.0.1".parse().unwrap(),
         };
-        let debug = router(state.clone());
+        let debug = router(state.clone()).unwrap();
         let monitoring = monitoring::router(monitoring::MonitoringState {
             readiness,
             registry: Arc::new(registry),

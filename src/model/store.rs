@@ -117,6 +117,21 @@ impl Model {
         self.slices.get(key).into_iter().flat_map(OrdMap::values)
     }
 
+    /// The slice of this name, if it is the service's.
+    pub(super) fn slice(&self, service: &ServiceKey, name: &str) -> Option<&Arc<EndpointSlice>> {
+        self.slices.get(service)?.get(name)
+    }
+
+    /// Whether there is a slice of this name.
+    pub fn has_slice(&self, namespace: &str, name: &str) -> bool {
+        self.owners.contains_key(&(Arc::from(namespace), Arc::from(name)))
+    }
+
+    /// Namespace and name of every slice.
+    pub(super) fn slice_names(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
+        self.owners.keys().map(|(namespace, name)| (namespace, name))
+    }
+
     /// The same as they are now, to be kept.
     pub fn slices_of(&self, key: &ServiceKey) -> SlicesOfService {
         self.slices.get(key).cloned().unwrap_or_default()

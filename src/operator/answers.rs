@@ -11,14 +11,27 @@ use serde_json::Value;
 pub(super) const TYPES: [&str; 4] = ["CDS", "EDS", "LDS", "RDS"];
 
 /// One page of `/debug/proxies`. Rows are read one by one: [`Proxy::read`].
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug)]
 pub(super) struct ProxiesPage {
-    pub(super) replica: String,
     pub(super) instance: String,
-    #[serde(default)]
     pub(super) generation: Option<u64>,
     pub(super) matched: usize,
     pub(super) proxies: Vec<Value>,
+}
+
+impl ProxiesPage {
+    /// Reads the page; its rows are taken out of it.
+    pub(super) fn take(page: &mut Value) -> Result<Self, String> {
+        let rows = page.get_mut("proxies").map(Value::take);
+        let Some(Value::Array(proxies)) = rows else {
+            return Err("no list of proxies".to_owned());
+        };
+        let text = |name: &str| page[name].as_str().map(str::to_owned);
+        let instance = text("instance").ok_or("no instance")?;
+        let matched = page["matched"].as_u64().ok_or("no number of proxies that match")?;
+        let matched = usize::try_from(matched).unwrap_or(usize::MAX);
+        Ok(Self { instance, generation: page["generation"].as_u64(), matched, proxies })
+    }
 }
 
 /// How far a type of a proxy is, the worst first.

@@ -31,8 +31,10 @@ use crate::well_known::DEBUG_PORT;
 const MAX_ANSWER_BYTES: usize = 32 << 20;
 /// Connections to one replica that are kept for the next question.
 const MAX_IDLE: usize = 4;
-/// How long the API server may take to say why a forwarded connection has ended.
-const FORWARD_REASON: Duration = Duration::from_millis(200);
+/// How long it may take until it is known why a connection has ended.
+const REASON: Duration = Duration::from_millis(200);
+/// A server says something every five seconds while all is well.
+const STREAM_SILENCE: Duration = Duration::from_secs(12);
 /// Of a refusal, so much is repeated to the operator.
 const SAID: usize = 200;
 
@@ -130,6 +132,25 @@ impl Replica {
         timeout(self.limit, asked).await.unwrap_or(Err(AskError::Late(self.limit)))
     }
 
+    /// A page that goes on and on; the limit is for its begin.
+    ///
+    /// # Errors
+    /// See [`AskError`]; a status that is not 200 is one.
+    pub(super) async fn stream(&self, path: &str) -> Result<Stream, AskError> {
+        let begun = async {
+            let mut connection = self.connect().await?;
+            let response = connection.send(path).await?;
+            let status = response.status().as_u16();
+            match response.status() {
+                StatusCode::OK => {
+                    Ok(Stream { body: response.into_body(), _connection: connection })
+                }
+                _ => Err(AskError::Refused { status, said: path.to_owned() }),
+            }
+        };
+        timeout(self.limit, begun).await.unwrap_or(Err(AskError::Late(self.limit)))
+    }
+
     fn keep(&self, connection: Connection) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < MAX_IDLE {
@@ -158,6 +179,30 @@ impl Replica {
     }
 }
 
+/// The pieces of a body, as they come.
+pub(super) struct Stream {
+    body: Incoming,
+    _connection: Connection,
+}
+
+impl Stream {
+    /// The next piece; none at its end, and an error after [`STREAM_SILENCE`] without one.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, AskError> {
+        loop {
+            let frame = timeout(STREAM_SILENCE, self.body.frame()).await;
+            match frame.map_err(|_| AskError::Late(STREAM_SILENCE))? {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(http(error)),
+                Some(Ok(frame)) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        return Ok(Some(bytes));
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Ends with its connection: by itself it would wait for the pod's end of it.
 struct Forwarder(Portforwarder);
 
@@ -174,7 +219,8 @@ struct Connection {
     host: String,
     /// What the API server says when it can forward no longer.
     forward_reason: Option<ForwardReason>,
-    _driver: AbortOnDropHandle<()>,
+    /// Ends with what went wrong on the connection.
+    driver: AbortOnDropHandle<Option<hyper::Error>>,
 }
 
 impl Connection {
@@ -189,11 +235,11 @@ impl Connection {
         });
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
         let driver = tokio::spawn(async move {
-            // What goes wrong on it is said to whoever asks.
-            _ = connection.await;
+            let ended = connection.await;
             drop(forwarder);
+            ended.err()
         });
-        Ok(Self { sender, host, forward_reason, _driver: AbortOnDropHandle::new(driver) })
+        Ok(Self { sender, host, forward_reason, driver: AbortOnDropHandle::new(driver) })
     }
 
     async fn get(&mut self, path: &str) -> Result<Answer, AskError> {
@@ -216,17 +262,26 @@ impl Connection {
         };
         match sent.await {
             Ok(response) => Ok(response),
-            Err(error) => match &mut self.forward_reason {
-                Some(reason) => match timeout(FORWARD_REASON, reason).await {
-                    Ok(Some(reason)) => Err(AskError::Unreachable(reason.trim().to_owned())),
-                    _ => Err(http(error)),
-                },
-                None => Err(http(error)),
-            },
+            Err(error) => Err(self.reason(error).await),
+        }
+    }
+
+    /// Why the connection has ended: the API server's words, else what its task has seen, else `error`,
+    /// which may be no more than that it has ended.
+    async fn reason(&mut self, error: hyper::Error) -> AskError {
+        if let Some(reason) = &mut self.forward_reason
+            && let Ok(Some(reason)) = timeout(REASON, reason).await
+        {
+            return AskError::Unreachable(reason.trim().to_owned());
+        }
+        match timeout(REASON, &mut self.driver).await {
+            Ok(Ok(Some(seen))) => http(seen),
+            _ => http(error),
         }
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn http(error: hyper::Error) -> AskError {
     match error.is_parse() {
         true => AskError::Nonsense(with_causes(&error)),

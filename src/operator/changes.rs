@@ -11,7 +11,7 @@ use super::answers::{age, short, time};
 use super::args::{OutputArgs, OutputFormat, ReplicaArgs};
 use super::ask::with_query;
 use super::print;
-use super::replicas::{Finder, ask_all};
+use super::replicas::{Finder, ask_json};
 use super::table::{Cell, Table, Tone, elastic, rigid};
 use crate::output::{self, Unwritten};
 
@@ -57,8 +57,7 @@ impl ChangesArgs {
         let limit = self.limit.to_string();
         let search = self.search.as_deref().unwrap_or_default();
         let path = with_query("/debug/changes", &[("search", search), ("limit", &limit)]);
-        let asked =
-            ask_all(&replicas, async |replica| replica.json::<ChangesPage>(&path).await).await;
+        let asked = ask_json::<ChangesPage>(&replicas, &path).await;
         let pages = asked.answers.iter().map(|(_, page)| page.changes.clone()).collect();
         let mut changes = merge(pages);
         changes.truncate(self.limit.into());

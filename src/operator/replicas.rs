@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::time::timeout;
 
@@ -148,13 +149,13 @@ pub(super) struct Asked<T> {
 }
 
 /// Asks all of them side by side.
-pub(super) async fn ask_all<T>(
-    replicas: &[Replica],
-    question: impl AsyncFn(&Replica) -> Result<T, AskError>,
-) -> Asked<T> {
-    let asked = replicas.iter().map(async |replica| (replica, question(replica).await));
+pub(super) async fn ask_all<T, F>(replicas: &[Replica], question: impl Fn(Replica) -> F) -> Asked<T>
+where
+    F: Future<Output = Result<T, AskError>>,
+{
+    let asked: Vec<F> = replicas.iter().map(|replica| question(replica.clone())).collect();
     let mut all = Asked { answers: Vec::new(), failures: Vec::new() };
-    for (replica, answer) in join_all(asked).await {
+    for (replica, answer) in replicas.iter().zip(join_all(asked).await) {
         let replica = replica.name.clone();
         match answer {
             Ok(answer) => all.answers.push((replica, answer)),
@@ -162,4 +163,13 @@ pub(super) async fn ask_all<T>(
         }
     }
     all
+}
+
+/// The JSON of a page of each.
+pub(super) async fn ask_json<T: DeserializeOwned>(replicas: &[Replica], path: &str) -> Asked<T> {
+    let question = |replica: Replica| {
+        let path = path.to_owned();
+        async move { replica.json(&path).await }
+    };
+    ask_all(replicas, question).await
 }

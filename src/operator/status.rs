@@ -18,7 +18,7 @@ use super::replicas::Finder;
 use crate::flags;
 use crate::output::{self, Unwritten};
 
-use gather::{Filter, Gathered};
+pub(in crate::operator) use gather::{Filter, Gathered, MAX_ROWS, all, worst_first};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct StatusArgs {
@@ -85,7 +85,7 @@ impl StatusArgs {
             namespace: self.namespace.clone().unwrap_or_default(),
             kind: self.kind.clone().unwrap_or_default(),
         };
-        let mut gathered = gather::all(&replicas, &filter).await;
+        let mut gathered = all(&replicas, &filter, MAX_ROWS).await;
         if let Some(wanted) = &self.proxy {
             gathered.only_of_name(wanted);
             if gathered.rows.is_empty() {

@@ -17,7 +17,8 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::model::{
-    ExportTo, Flaw, IpFamily, Service, ServiceKey, ServiceKind, ServicePort, unserved_ports,
+    ENDPOINTS_PREFIX, ExportTo, Flaw, IpFamily, Service, ServiceKey, ServiceKind, ServicePort,
+    unserved_ports,
 };
 
 mod about;
@@ -230,10 +231,10 @@ impl Converter {
     }
 }
 
-/// The model's name for the Endpoints of a service. No slice can have this name, because of
-/// the slash, so that both kinds may be in one folder of manifests.
+/// The model's name for the Endpoints of a service. No slice can have this name, so that both kinds
+/// may be in one folder of manifests.
 pub(super) fn endpoints_name(service: &str) -> Arc<str> {
-    format!("endpoints/{service}").into()
+    format!("{ENDPOINTS_PREFIX}{service}").into()
 }
 
 /// `PreferClose` is the old name of `PreferSameZone`; a node is within a zone, so `PreferSameNode`

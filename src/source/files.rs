@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::health::Health;
-use crate::model::{Change, Scope};
+use crate::model::{Change, Scope, SourceEvent};
 
 mod manifest_set;
 mod parse;
@@ -80,7 +80,7 @@ pub fn check_paths(config: &FileSourceConfig) -> Result<(), UnusablePath> {
 /// Reads the files and their changes until `shutdown` fires or the receiver of `changes` is dropped.
 pub async fn run(
     config: FileSourceConfig,
-    changes: Sender<Change>,
+    changes: Sender<SourceEvent>,
     health: Arc<Health>,
     shutdown: CancellationToken,
 ) {
@@ -90,7 +90,11 @@ pub async fn run(
     shutdown.run_until_cancelled(read_until_closed(config, changes, health)).await;
 }
 
-async fn read_until_closed(config: FileSourceConfig, changes: Sender<Change>, health: Arc<Health>) {
+async fn read_until_closed(
+    config: FileSourceConfig,
+    changes: Sender<SourceEvent>,
+    health: Arc<Health>,
+) {
     let mut state = (ManifestSet::new(config), FileWatch::new());
     let mut reporter = Reporter::new(health.clone());
     let mut synced = false;
@@ -124,7 +128,7 @@ async fn read_until_closed(config: FileSourceConfig, changes: Sender<Change>, he
             for (path, _) in &outcome.paths {
                 health.synced(path);
             }
-            if changes.send(Change::Synced).await.is_err() {
+            if changes.send(Change::Synced.into()).await.is_err() {
                 return;
             }
         }
@@ -144,10 +148,10 @@ async fn read_until_closed(config: FileSourceConfig, changes: Sender<Change>, he
 /// Endpoints first, so that a new service never appears without its endpoints.
 async fn send_lists(
     lists: manifest_set::ObjectLists,
-    changes: &Sender<Change>,
-) -> Result<(), SendError<Change>> {
-    changes.send(Change::Slices(Scope::All, lists.slices)).await?;
-    changes.send(Change::Services(Scope::All, lists.services)).await
+    changes: &Sender<SourceEvent>,
+) -> Result<(), SendError<SourceEvent>> {
+    changes.send(Change::Slices(Scope::All, lists.slices).into()).await?;
+    changes.send(Change::Services(Scope::All, lists.services).into()).await
 }
 
 /// Waits until nothing has changed for [`QUIET_PERIOD`], so that a file is not read half-written.

@@ -23,7 +23,7 @@ use tracing::{error, info, warn};
 
 use super::health::Health;
 use crate::kubeconfig;
-use crate::model::{Change, Scope};
+use crate::model::{Scope, SourceEvent};
 
 mod client;
 mod errors;
@@ -32,6 +32,7 @@ mod lenient_decode;
 mod list_strategy;
 mod nodes;
 mod observed_body;
+mod position;
 mod watch;
 
 use client::Server;
@@ -89,7 +90,7 @@ impl Default for KubeSourceConfig {
 /// server: what is wrong stands in `health`, and is tried again with growing pauses.
 pub async fn run(
     config: KubeSourceConfig,
-    changes: Sender<Change>,
+    changes: Sender<SourceEvent>,
     health: Arc<Health>,
     shutdown: CancellationToken,
 ) {
@@ -97,7 +98,11 @@ pub async fn run(
     shutdown.run_until_cancelled(watch_all(config, changes, health)).await;
 }
 
-async fn watch_all(mut config: KubeSourceConfig, changes: Sender<Change>, health: Arc<Health>) {
+async fn watch_all(
+    mut config: KubeSourceConfig,
+    changes: Sender<SourceEvent>,
+    health: Arc<Health>,
+) {
     health.expect(SEARCH);
     config.namespaces.sort();
     config.namespaces.dedup();
@@ -181,7 +186,7 @@ fn watch_name<K: Watched>(scope: &Scope) -> String {
 struct WatchSet {
     server: Server,
     watch_timeout: Duration,
-    changes: Sender<Change>,
+    changes: Sender<SourceEvent>,
     health: Arc<Health>,
     /// Watches that have not listed yet.
     unlisted: Arc<AtomicUsize>,
@@ -195,8 +200,9 @@ impl WatchSet {
         let seconds = u32::try_from(self.watch_timeout.as_secs()).unwrap_or(u32::MAX).max(1);
         let lasts = Duration::from_secs(seconds.into());
         self.health.lasts(&name, lasts);
-        let client =
-            client::observed(&self.server.client, self.health.clone(), name.clone(), lasts);
+        let (teller, position) = tokio::sync::watch::channel(0);
+        let (server, health) = (&self.server.client, self.health.clone());
+        let client = client::observed(server, health, name.clone(), lasts, teller);
         let api = K::api(client, &scope);
         let settings = watcher::Config { label_selector: K::selector(), ..Default::default() }
             .timeout(seconds);
@@ -211,6 +217,7 @@ impl WatchSet {
             list_strategy: ListStrategy::default(),
             last_list: None,
             last_warning: None,
+            position,
         };
         self.tasks.spawn(watch.run(api, settings));
     }

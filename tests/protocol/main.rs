@@ -1,5 +1,5 @@
 //! What needs a wire: the whole control plane in this process, over real gRPC with the client that
-//! tonic generates. The rules themselves are tested in `src/ads/session/tests.rs`.
+//! tonic generates. The rules themselves are tested in `crates/xds/src/session/tests`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
 

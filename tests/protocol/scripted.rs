@@ -91,6 +91,7 @@ impl Scripted {
             proxies: proxies.clone(),
             metrics: metrics.server.clone(),
             limits: ServerLimits::default(),
+            on_demand: None,
             shutdown: stop.clone(),
         };
         let descriptors = pilothouse::descriptors::encoded();

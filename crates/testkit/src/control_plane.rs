@@ -65,9 +65,18 @@ impl ControlPlane {
 
     /// Of a command that is `pilothouse serve` with a source and any flags but addresses; listens, maybe
     /// without being ready.
-    pub async fn start_command(mut command: Command, grpc: SocketAddr) -> Self {
+    pub async fn start_command(command: Command, grpc: SocketAddr) -> Self {
+        Self::start_command_at(command, grpc, SocketAddr::new(grpc.ip(), 0)).await
+    }
+
+    /// The same with the debug port at an address of one's own choice.
+    pub async fn start_command_at(
+        mut command: Command,
+        grpc: SocketAddr,
+        http: SocketAddr,
+    ) -> Self {
         let any = SocketAddr::new(grpc.ip(), 0).to_string();
-        command.args(["--grpc-addr", &grpc.to_string(), "--http-addr", &any]);
+        command.args(["--grpc-addr", &grpc.to_string(), "--http-addr", &http.to_string()]);
         command.args(["--monitoring-addr", &any]).env("NO_COLOR", "1");
         let process = Process::start("pilothouse", &mut command);
         let listening = eventually(LONG_DEADLINE, "pilothouse to listen", async || {

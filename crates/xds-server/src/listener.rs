@@ -99,7 +99,7 @@ struct UnloggedCounts {
 }
 
 impl LimitedListener {
-    /// `name` is for log and metrics.
+    /// Accepts from `listener` with these limits. `name` is for log and metrics.
     pub fn new(name: &'static str, listener: TcpListener, limits: ConnectionLimits) -> Self {
         let table = Arc::new(Mutex::new(ConnectionTable::new(limits)));
         let stats =

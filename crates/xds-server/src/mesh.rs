@@ -46,6 +46,12 @@ pub trait Mesh: fmt::Debug + Send + Sync + 'static {
     /// The view of a key, if it is built.
     fn view(snapshot: &Self::Snapshot, key: &Self::ViewKey) -> Option<Arc<View>>;
 
+    /// Counts the snapshots, so that it can be said up to which one a proxy has acknowledged everything
+    /// ([`XdsStream::generations`](crate::proxies::XdsStream::generations)). Zero if nobody asks that.
+    fn generation(_: &Self::Snapshot) -> u64 {
+        0
+    }
+
     /// When the source sent the first of the changes that are new in a snapshot.
     fn change_received(snapshot: &Self::Snapshot) -> Option<Instant>;
 
@@ -57,6 +63,11 @@ pub trait Mesh: fmt::Debug + Send + Sync + 'static {
 pub trait Identity: Clone + fmt::Debug + Send + Sync + 'static {
     /// The name that people search for, in log and status.
     fn name(&self) -> &str;
+
+    /// Whether it is no proxy itself and acts in the name of one.
+    fn is_probe(&self) -> bool {
+        false
+    }
 }
 
 /// What messages to peers and in the log say where only the program knows the words. The names are those of

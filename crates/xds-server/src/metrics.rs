@@ -46,7 +46,7 @@ impl ServerMetrics {
             rejects: Counter::default(),
             expired_nonces: Counter::default(),
             requests: Counter::default(),
-            // Istio's boundaries, with what a small mesh needs below them.
+            // From what one small resource takes to ten thousand of them.
             push_bytes: Histogram::new([1e2, 1e3, 1e4, 1e5, 1e6, 4e6, 1e7, 4e7]),
             push_seconds: latency_histogram(),
             ack_seconds: latency_histogram(),
@@ -150,7 +150,7 @@ impl ServerMetrics {
     }
 }
 
-/// From half a millisecond to Istio's thirty seconds.
+/// From half a millisecond to half a minute.
 pub fn latency_histogram() -> Histogram {
     Histogram::new([
         0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 5.0, 10.0, 30.0,

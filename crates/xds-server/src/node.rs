@@ -22,6 +22,7 @@ pub struct Node<'a> {
     pub sub_zone: &'a str,
     pub user_agent_name: &'a str,
     pub user_agent_version: Option<&'a str>,
+    /// Major, minor, patch.
     pub build_version: Option<(u64, u64, u64)>,
     metadata: &'a [u8],
 }
@@ -35,6 +36,10 @@ enum Content<'a> {
 }
 
 impl<'a> Node<'a> {
+    /// Reads an encoded `Node`.
+    ///
+    /// # Errors
+    /// It is no protobuf message, or a text in it is no UTF-8.
     pub fn read(node: &'a [u8]) -> Result<Self, MalformedRequest> {
         let mut read = Self::default();
         each(node, |number, content| {
@@ -68,6 +73,9 @@ impl<'a> Node<'a> {
     }
 
     /// A metadata field that is a text, or a number as its digits.
+    ///
+    /// # Errors
+    /// The metadata is no `Struct`.
     pub fn metadata(&self, key: &str) -> Result<Option<Cow<'a, str>>, MalformedRequest> {
         let mut found = None;
         entries(self.metadata, |name, value| {
@@ -80,6 +88,9 @@ impl<'a> Node<'a> {
     }
 
     /// The texts of a metadata field that has fields itself.
+    ///
+    /// # Errors
+    /// The metadata is no `Struct`.
     pub fn texts_within(&self, key: &str) -> Result<BTreeMap<&'a str, &'a str>, MalformedRequest> {
         let mut found = BTreeMap::new();
         entries(self.metadata, |name, value| {

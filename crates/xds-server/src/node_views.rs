@@ -98,6 +98,7 @@ impl<K: Key> NodeViews<K> {
             proxies: Arc::new(Proxies::new(self.types)),
             metrics: Arc::new(ServerMetrics::new(self.types)),
             limits,
+            on_demand: None,
             shutdown: stop.clone(),
         };
         let server = AdsServer::new(Arc::new(context), KEEPALIVE);

@@ -1,20 +1,27 @@
 //! The open xDS streams and their status: which proxy, and what it was sent and has acknowledged.
 //!
-//! Each stream registers itself and is the one writer of its entry; the debug pages and metrics read.
+//! Each stream registers itself and is the one writer of its entry; whoever shows the status reads.
 //! The status is a few counters a type and shared pointers to what was sent, never a list of names of
 //! its own, so ten thousand proxies cost little.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use dashmap::DashMap;
+use pilothouse_xds::session::Generations;
 use pilothouse_xds::{ServedType, Subscription, TypeSet, Version};
 use thiserror::Error;
 
 use crate::mesh::Identity;
 use crate::view_registry::ViewWatch;
+
+mod generations;
+mod history;
+
+pub use generations::GenerationTimes;
+pub use history::{Happening, History, HistoryEntry};
 
 /// The status of one type on one stream.
 #[derive(Clone, Debug, Default)]
@@ -84,7 +91,7 @@ impl<I: Clone, K> Clone for ProxyStatus<I, K> {
     }
 }
 
-/// An open stream, ADS or of a single type.
+/// An open stream, ADS or of a single type: `I` is who the proxy is, `K` the key of its view.
 #[derive(Debug)]
 pub struct XdsStream<I, K> {
     /// Unique within the process.
@@ -93,31 +100,63 @@ pub struct XdsStream<I, K> {
     pub connected: SystemTime,
     /// Whether the stream speaks the delta variant.
     pub delta: bool,
+    /// See [`Generations`]; written by the stream alone.
+    sent: AtomicU64,
+    acknowledged: AtomicU64,
     // Std mutex: one writer (the stream), rare readers, never held across an await.
-    status: Mutex<ProxyStatus<I, K>>,
+    status: Mutex<(ProxyStatus<I, K>, History)>,
 }
 
 impl<I: Identity, K> XdsStream<I, K> {
     /// The proxy's name and a number.
     pub fn connection_id(&self) -> String {
-        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let (status, _) = &*self.lock();
         let name = status.identity.as_ref().map_or("unknown", Identity::name);
         format!("{name}-{}", self.id)
     }
 
     /// A consistent copy; sets and names in it are shared.
     pub fn status(&self) -> ProxyStatus<I, K> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().0.clone()
     }
 
     /// Reads the status without copying it.
     pub fn read<T>(&self, read: impl FnOnce(&ProxyStatus<I, K>) -> T) -> T {
-        read(&self.status.lock().unwrap_or_else(PoisonError::into_inner))
+        read(&self.lock().0)
     }
 
     /// For the stream that owns this entry.
     pub fn update(&self, change: impl FnOnce(&mut ProxyStatus<I, K>)) {
-        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.lock().0);
+    }
+
+    /// The same, and the history.
+    pub fn update_with_history(&self, change: impl FnOnce(&mut ProxyStatus<I, K>, &mut History)) {
+        let (status, history) = &mut *self.lock();
+        change(status, history);
+    }
+
+    /// The last responses and answers, newest first.
+    pub fn history(&self) -> Vec<HistoryEntry> {
+        self.lock().1.entries()
+    }
+
+    /// Up to which generation of the snapshot the stream was sent everything and has acknowledged it.
+    pub fn generations(&self) -> Generations {
+        Generations {
+            sent: self.sent.load(Ordering::Relaxed),
+            acknowledged: self.acknowledged.load(Ordering::Relaxed),
+        }
+    }
+
+    /// For the stream that owns this entry.
+    pub fn set_generations(&self, now: Generations) {
+        self.sent.store(now.sent, Ordering::Relaxed);
+        self.acknowledged.store(now.acknowledged, Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (ProxyStatus<I, K>, History)> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -128,6 +167,8 @@ pub struct Proxies<I, K> {
     streams: DashMap<u64, Arc<XdsStream<I, K>>>,
     by_peer: DashMap<IpAddr, usize>,
     next: AtomicU64,
+    /// When the last stream acknowledged each of the last generations.
+    pub generations: GenerationTimes,
 }
 
 /// A peer has as many streams as one peer may have.
@@ -161,7 +202,8 @@ impl<I, K> Proxies<I, K> {
     /// None yet. `types` is the table of the types that are served.
     pub fn new(types: &'static [ServedType]) -> Self {
         let (streams, by_peer) = (DashMap::new(), DashMap::new());
-        Self { types, streams, by_peer, next: AtomicU64::new(0) }
+        let generations = GenerationTimes::default();
+        Self { types, streams, by_peer, next: AtomicU64::new(0), generations }
     }
 
     /// Puts a new stream on the list. `limit` is the number of streams from one address, zero for no
@@ -183,16 +225,17 @@ impl<I, K> Proxies<I, K> {
             *streams += 1;
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let connected = SystemTime::now();
+        let types = self.types.iter().map(|_| TypeStatus::default()).collect();
+        let status = ProxyStatus { identity: None, assigned: None, types };
         let stream = Arc::new(XdsStream {
             id,
             peer,
-            connected: SystemTime::now(),
+            connected,
             delta,
-            status: Mutex::new(ProxyStatus {
-                identity: None,
-                assigned: None,
-                types: self.types.iter().map(|_| TypeStatus::default()).collect(),
-            }),
+            sent: AtomicU64::new(0),
+            acknowledged: AtomicU64::new(0),
+            status: Mutex::new((status, History::new(connected))),
         });
         self.streams.insert(id, stream.clone());
         Ok(Registration { proxies: self.clone(), stream })

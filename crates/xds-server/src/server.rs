@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
+use tonic_reflection::server::Builder;
 use tracing::{debug, error};
 
-use crate::grpc::service::{AGGREGATED, AdsService};
+use crate::grpc::service::{AGGREGATED, AdsService, service_names};
 use crate::http::connection_handle::ConnectionHandle;
 use crate::http::connection_task::serve_connection;
 use crate::listener::{ConnectionCounters, LimitedListener};
@@ -64,10 +65,13 @@ impl<M: Mesh> AdsServer<M> {
         descriptors: &'static [u8],
     ) -> Result<Self, tonic_reflection::server::Error> {
         let describe = || {
-            tonic_reflection::server::Builder::configure()
+            Builder::configure()
                 .register_encoded_file_descriptor_set(descriptors)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
+        // The descriptors may have services that are not served here.
+        let types = self.context.mesh.types();
+        let describe = || service_names(types).fold(describe(), Builder::with_service_name);
         let bytes = OTHER_REQUEST_BYTES;
         let other_services = self
             .other_services

@@ -33,15 +33,20 @@ use crate::metrics::ServerMetrics;
 use crate::proxies::{Registration, XdsStream};
 use crate::view_registry::{ViewLease, ViewWatch};
 
+mod acknowledged;
 mod context;
 mod handshake;
+mod on_demand;
 mod record_status;
 pub(crate) mod registry;
 mod stall_detector;
 
+use acknowledged::ToldGenerations;
 pub use context::{ServerContext, ServerLimits};
 pub(crate) use context::{SnapshotSignal, StreamContext};
-use handshake::handshake;
+use handshake::{Begun, handshake};
+use on_demand::OnDemandStream;
+pub use on_demand::{OnDemandRequest, OnDemandTypes};
 use registry::RegisteredStream;
 
 /// Bytes of the text that a stream ends with: Envoy logs it, and headers have little room.
@@ -80,14 +85,14 @@ pub(crate) struct ResponseStream<M: Mesh> {
 }
 
 /// `None` if the client ended the stream without a request.
-type HandshakeFuture<M> =
-    Pin<Box<dyn Future<Output = Result<Option<Box<AdsStream<M>>>, Status>> + Send>>;
+type HandshakeFuture<M> = Pin<Box<dyn Future<Output = Result<Option<Begun<M>>, Status>> + Send>>;
 
 /// How far a stream is.
 enum State<M: Mesh> {
     Opened(MessageReceiver),
     Handshake(HandshakeFuture<M>),
     Serving(Box<AdsStream<M>>),
+    OnDemand(Box<OnDemandStream<M>>),
     Ended,
 }
 
@@ -142,10 +147,11 @@ impl<M: Mesh> Stream for ResponseStream<M> {
                     }
                 }
                 State::Handshake(handshake) => match ready!(handshake.as_mut().poll(context)) {
-                    Ok(Some(stream)) => {
+                    Ok(Some(Begun::Proxy(stream))) => {
                         this.peer.handle.mark_established();
                         this.state = State::Serving(stream);
                     }
+                    Ok(Some(Begun::OnDemand(stream))) => this.state = State::OnDemand(stream),
                     Ok(None) => this.state = State::Ended,
                     Err(status) => {
                         this.state = State::Ended;
@@ -163,6 +169,15 @@ impl<M: Mesh> Stream for ResponseStream<M> {
                         let status = log_end(Some(&stream.stream), status);
                         this.state = State::Ended;
                         return Poll::Ready(Some(Err(status)));
+                    }
+                },
+                State::OnDemand(stream) => match ready!(stream.poll_piece(context)) {
+                    Ok(Some(piece)) => return Poll::Ready(Some(Ok(piece))),
+                    Ok(None) => this.state = State::Ended,
+                    Err(status) => {
+                        this.state = State::Ended;
+                        let stream = this.registration.as_ref().map(|one| &*one.stream);
+                        return Poll::Ready(Some(Err(log_end(stream, status))));
                     }
                 },
                 State::Ended => return Poll::Ready(None),
@@ -214,6 +229,7 @@ struct AdsStream<M: Mesh> {
     requests: MessageReceiver,
     signal: watch::Receiver<SnapshotSignal>,
     session: Session,
+    generations: ToldGenerations,
     view: Arc<View>,
     /// Keeps the view built.
     lease: LeaseOf<M>,
@@ -263,6 +279,7 @@ impl<M: Mesh> AdsStream<M> {
                     continue;
                 }
                 self.caught_up = true;
+                self.tell_generations();
             }
             match ready!(self.poll_event(context))? {
                 Event::Handled => {}
@@ -349,15 +366,17 @@ impl<M: Mesh> AdsStream<M> {
             return Err(going_away());
         }
         self.last_event = Instant::now();
-        let (since, view) = match &*self.context.server.snapshots.borrow() {
-            Some(snapshot) => {
-                (M::change_received(snapshot), leased_view::<M>(snapshot, &self.lease))
-            }
+        let (since, newest) = match &*self.context.server.snapshots.borrow() {
+            Some(snapshot) => (
+                M::change_received(snapshot),
+                leased_view::<M>(snapshot, &self.lease).map(|view| (view, M::generation(snapshot))),
+            ),
             None => (None, None),
         };
         self.change_received = since.filter(|_| is_new);
-        if let Some(view) = view {
+        if let Some((view, generation)) = newest {
             self.view = view;
+            self.session.set_generation(generation);
         }
         Ok(())
     }

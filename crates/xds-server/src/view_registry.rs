@@ -1,11 +1,11 @@
 //! Which views the open streams need, and which view each of them got.
 //!
-//! A stream requests a view and holds a [`ViewLease`] for as long as it is open. The publisher
-//! takes the changes ([`ViewRegistry::take_changes`]), finds the view and assigns it
-//! ([`ViewRegistry::assign`]), again whenever another view becomes right for the same request. Each
-//! request has a channel of its own, so that the ten-thousandth sidecar to start wakes no other
-//! stream, and a pod that joins a Service concerns that pod's proxy alone. The publisher drops a view
-//! that nobody leases any more.
+//! A stream requests a view and holds a [`ViewLease`] for as long as it is open. Whoever publishes the
+//! views (the publisher) takes the changes ([`ViewRegistry::take_changes`]), finds the key of the view and
+//! assigns it ([`ViewRegistry::assign`]), again whenever another view becomes right for the same request.
+//! Each request has a channel of its own, so that the ten-thousandth proxy to start wakes no other stream,
+//! and a change of one request's view concerns the proxies with that request alone. The publisher drops a
+//! view that nobody leases any more.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
 
-/// The requested views of all open streams.
+/// The requested views of all open streams: requests `R`, keys `K` of views.
 ///
 /// A std mutex, never held across an await: it is taken when a stream begins, when it ends, and
 /// when a snapshot is published.

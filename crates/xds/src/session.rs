@@ -17,12 +17,14 @@ use crate::resource_type::{Role, ServedType, TypeIndex};
 use crate::subscription::{Interner, Subscription};
 use crate::{TypeSet, View};
 
+mod generations;
 mod pending;
 mod respond;
 mod state;
 #[cfg(test)]
 mod tests;
 
+pub use generations::Generations;
 use state::{TypeState, TypeTraits};
 
 /// How many CDS responses in a row may go before changed listeners and routes.
@@ -103,6 +105,8 @@ pub struct Session {
     unserved: Vec<Unserved>,
     /// CDS responses that were sent while changed listeners or routes waited.
     rounds_waited: u32,
+    /// Of the snapshot that the view is from.
+    generation: u64,
 }
 
 /// A type that is well-formed and not served: a set that is always empty (rule 16).
@@ -130,8 +134,19 @@ impl Session {
         let none = interner.intern(false, Vec::new());
         let types = table.iter().map(|_| TypeState::new(none.clone())).collect();
         let unserved = Vec::new();
-        let rounds_waited = 0;
-        Self { delta, only, table, limits, interner, frames, nonce, types, unserved, rounds_waited }
+        Self {
+            delta,
+            only,
+            table,
+            limits,
+            interner,
+            frames,
+            nonce,
+            types,
+            unserved,
+            rounds_waited: 0,
+            generation: 0,
+        }
     }
 
     /// Reads a request of this stream.
@@ -206,6 +221,9 @@ impl Session {
                 state.delta_request(traits, request, now, &self.interner)
             }
         };
+        if matches!(kind, RequestKind::Ack { .. }) {
+            state.acknowledge_generation();
+        }
         let got = state.subscription().len().max(state.requested_names(now));
         if got > limit {
             return Err(RequestError::TooManyNames { got, limit });
@@ -238,7 +256,11 @@ impl Session {
         {
             return Some(response);
         }
-        self.poll_unserved()
+        let response = self.poll_unserved();
+        if response.is_none() {
+            self.note_caught_up(view);
+        }
+        response
     }
 
     fn referrers_are_behind(&self, view: &View) -> bool {
@@ -277,7 +299,8 @@ impl Session {
                 let kept = (delayed && state.unacked_nonce().is_none())
                     .then(|| state.without_removals(view.set(index)));
                 let set = kept.as_ref().unwrap_or(view.set(index));
-                if let Some(response) = self.poll_type(index, set) {
+                let complete = set.id() == view.set(index).id();
+                if let Some(response) = self.poll_type(index, set, complete) {
                     self.rounds_waited += u32::from(delayed);
                     return Some(response);
                 }
@@ -362,13 +385,20 @@ impl Session {
         }
     }
 
-    fn poll_type(&mut self, index: TypeIndex, now: &Arc<TypeSet>) -> Option<Response> {
+    /// `complete`: the set is the view's.
+    fn poll_type(
+        &mut self,
+        index: TypeIndex,
+        now: &Arc<TypeSet>,
+        complete: bool,
+    ) -> Option<Response> {
         let served = self.table[index.0];
         let traits = TypeTraits::new(Some(served), self.delta);
         let state = &mut self.types[index.0];
         let frame = state.respond(traits, served.type_url, now, &self.frames)?;
         let nonce = next_nonce(&mut self.nonce);
         state.set_sent(nonce);
+        state.generations.responded(self.generation, complete);
         let subscription = state.subscription().clone();
         if served.role == Role::Target {
             let sent = state.last_sent_resources().clone();

@@ -57,7 +57,7 @@ export function picturePage(main) {
       [watchWords(watches), watches.some((one) => one.lastError || !one.synced) ? "bad" : "quiet"],
     ]));
     shapes.push(box(480, middle - 75, 220, 150, "control", [
-      ["Control plane", "title"], [visible(proxies.replica), ""], [`generation ${proxies.generation ?? "–"}`, ""], [`${proxies.total} proxies`, "quiet"],
+      ["Control plane", "title"], [visible(proxies.replica), ""], [`generation ${proxies.generation ?? "–"}`, ""], [proxies.total === 1 ? "1 proxy" : `${proxies.total} proxies`, "quiet"],
     ]));
     boxes.forEach((one, at) => {
       const y = 30 + at * ROW + (height - 60 - boxes.length * ROW) / 2 + ROW / 2;

@@ -56,7 +56,7 @@ export function proxiesPage(main, _parts, query) {
       const answer = await ask("/debug/proxies", { ...filter, offset, limit });
       options(namespace, answer.namespaces.map((one) => [one.name, `${one.name} (${one.proxies})`]), filter.namespace);
       options(kind, answer.kinds.map((one) => [one.name, `${one.name} (${one.proxies})`]), filter.kind);
-      say(count, answer.matched === answer.total ? `${answer.total} proxies` : `${answer.matched} of ${answer.total} proxies`);
+      say(count, answer.matched === answer.total ? counted(answer.total) : `${answer.matched} of ${counted(answer.total)}`);
       return { total: answer.matched, rows: answer.proxies };
     },
     make: () => el("div"),
@@ -83,6 +83,10 @@ export function proxiesPage(main, _parts, query) {
     clearInterval(clock);
     rows.close();
   };
+}
+
+function counted(number) {
+  return number === 1 ? "1 proxy" : `${number} proxies`;
 }
 
 /** What a row shows, as text: a row that has not changed is not made again. */

@@ -53,7 +53,7 @@ const NODE: &str = "sidecar~10.0.0.1~web-1.shop~shop.svc.cluster.local";
 
 #[test]
 fn each_nack_is_found_once() {
-    let proxies = Arc::new(Proxies::new(crate::names::ResourceType::TABLE));
+    let proxies = Arc::new(Proxies::new(ResourceType::TABLE));
     let mut rejections = Rejections::default();
     let stream = connect(&proxies, NODE, "10.0.0.1:4000");
     assert!(rejections.new_ones(&proxies).is_empty());
@@ -74,7 +74,7 @@ fn each_nack_is_found_once() {
 
 #[test]
 fn a_peer_is_the_pod_only_where_an_endpoint_says_so() {
-    let proxies = Arc::new(Proxies::new(crate::names::ResourceType::TABLE));
+    let proxies = Arc::new(Proxies::new(ResourceType::TABLE));
     let strangers = [
         // Another address, the address in the id, another namespace, another pod, no pod at all.
         (NODE, "10.0.0.2:4000"),

@@ -14,7 +14,7 @@ use crate::operator::replicas::{Failure, ask_all};
 /// Rows of a page, the most that a server gives.
 const PAGE: usize = 1000;
 /// Rows of one replica, at most: many times as many proxies as a replica serves.
-const MAX_ROWS: usize = 100_000;
+pub(in crate::operator) const MAX_ROWS: usize = 100_000;
 
 /// What rows are asked for; empty is any.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +32,9 @@ pub(in crate::operator) struct Answered {
     pub(in crate::operator) instance: String,
     pub(in crate::operator) generation: Option<u64>,
     pub(in crate::operator) proxies: usize,
+    /// Its first page without the rows: counts over all that it has.
+    #[serde(skip)]
+    pub(in crate::operator) about: Value,
 }
 
 #[derive(Clone, Debug)]
@@ -74,15 +77,23 @@ impl Gathered {
     }
 }
 
-pub(in crate::operator) async fn all(replicas: &[Replica], filter: &Filter) -> Gathered {
-    let asked =
-        ask_all(replicas, async |replica| of_replica(replica, filter, MAX_ROWS).await).await;
+/// Up to `most` rows of each replica.
+pub(in crate::operator) async fn all(
+    replicas: &[Replica],
+    filter: &Filter,
+    most: usize,
+) -> Gathered {
+    let asked = ask_all(replicas, |replica| of_replica(replica, filter.clone(), most)).await;
     let mut gathered =
         Gathered { rows: Vec::new(), replicas: Vec::new(), failures: asked.failures };
     for (name, (answered, rows)) in asked.answers {
         gathered.replicas.push(answered);
         let rows = rows.into_iter();
-        gathered.rows.extend(rows.map(|(proxy, value)| Row { asked: name.clone(), proxy, value }));
+        gathered.rows.extend(rows.map(|(proxy, value)| {
+            // By what it is asked by: of a server on a machine, its own name is the machine's.
+            let proxy = Proxy { replica: name.clone(), ..proxy };
+            Row { asked: name.clone(), proxy, value }
+        }));
     }
     gathered.rows.sort_by(|one, other| worst_first(&one.proxy, &other.proxy));
     gathered
@@ -90,13 +101,14 @@ pub(in crate::operator) async fn all(replicas: &[Replica], filter: &Filter) -> G
 
 /// Up to `most` rows of one replica. Rows move between pages while they are read, so one may come twice.
 async fn of_replica(
-    replica: &Replica,
-    filter: &Filter,
+    replica: Replica,
+    filter: Filter,
     most: usize,
 ) -> Result<(Answered, Vec<(Proxy, Value)>), AskError> {
     let mut rows = Vec::new();
     let mut keys = BTreeSet::new();
     let mut offset = 0;
+    let mut first: Option<Value> = None;
     loop {
         let path = with_query(
             "/debug/proxies",
@@ -106,10 +118,11 @@ async fn of_replica(
                 ("namespace", &filter.namespace),
                 ("kind", &filter.kind),
                 ("offset", &offset.to_string()),
-                ("limit", &PAGE.to_string()),
+                ("limit", &PAGE.min(most).to_string()),
             ],
         );
-        let page: ProxiesPage = replica.json(&path).await?;
+        let mut about: Value = replica.json(&path).await?;
+        let page = ProxiesPage::take(&mut about).map_err(AskError::Nonsense)?;
         let got = page.proxies.len();
         for value in page.proxies {
             let proxy = Proxy::read(&value).map_err(AskError::Nonsense)?;
@@ -118,12 +131,14 @@ async fn of_replica(
             }
         }
         offset += got;
+        let about = first.get_or_insert(about);
         if got == 0 || offset >= page.matched || offset >= most {
             let answered = Answered {
-                replica: page.replica,
+                replica: replica.name.clone(),
                 instance: page.instance,
                 generation: page.generation,
                 proxies: rows.len(),
+                about: std::mem::take(about),
             };
             return Ok((answered, rows));
         }

@@ -55,16 +55,7 @@ pub(super) async fn run(
             ("zone", args.zone.as_deref().unwrap_or_default()),
         ],
     );
-    let asked = ask_all(replicas, async |replica| match replica.json::<Value>(&path).await {
-        Ok(value) => {
-            let service: Service = serde_json::from_value(value.clone())
-                .map_err(|error| AskError::Nonsense(error.to_string()))?;
-            Ok(Some((service, value)))
-        }
-        Err(AskError::Refused { status: 404, .. }) => Ok(None),
-        Err(error) => Err(error),
-    })
-    .await;
+    let asked = ask_all(replicas, |replica| one(replica, path.clone())).await;
     let unknown_to: Vec<&String> =
         asked.answers.iter().filter(|(_, found)| found.is_none()).map(|(name, _)| name).collect();
     let known: Vec<(&String, &Service, &Value)> = asked
@@ -108,6 +99,19 @@ pub(super) async fn run(
     }
     print::failures(&asked.failures);
     Ok(if asked.failures.is_empty() { outcome } else { Outcome::Incomplete })
+}
+
+/// `None` if it knows no such service.
+async fn one(replica: Replica, path: String) -> Result<Option<(Service, Value)>, AskError> {
+    match replica.json::<Value>(&path).await {
+        Ok(value) => {
+            let service = serde_json::from_value(value.clone());
+            let service = service.map_err(|error| AskError::Nonsense(error.to_string()))?;
+            Ok(Some((service, value)))
+        }
+        Err(AskError::Refused { status: 404, .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn describe(service: &Service, wide: bool, screen: Screen) -> String {

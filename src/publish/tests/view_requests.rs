@@ -10,6 +10,7 @@ use super::super::{Publisher, Timing};
 use super::inbound_ports::{HTTP, ports, sidecar_at, web};
 use super::*;
 use crate::metrics::Metrics;
+use crate::model::SourceEvent;
 use crate::view::{TooManyViews, ViewLease, ViewLimits, ViewRegistry, ViewRequest};
 
 /// Fails instead of waiting for ever.
@@ -20,7 +21,7 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
 /// A publisher that runs on `changes` until dropped, and what it has to say.
 struct Running {
     view_registry: Arc<ViewRegistry>,
-    changes: mpsc::Sender<Change>,
+    changes: mpsc::Sender<SourceEvent>,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     _stop: DropGuard,
 }
@@ -39,7 +40,7 @@ impl Running {
         let (sender, receiver) = mpsc::channel(16);
         tokio::spawn(publisher.run(receiver, stop.clone()));
         for change in changes.into_iter().chain([Change::Synced]) {
-            sender.send(change).await.unwrap();
+            sender.send(change.into()).await.unwrap();
         }
         snapshots.wait_for(Option::is_some).await.unwrap();
         Self { view_registry, changes: sender, snapshots, _stop: stop.drop_guard() }
@@ -124,7 +125,7 @@ async fn a_pod_that_joins_is_told_even_if_no_snapshot_comes_of_it() {
     let (there, late) = (running.view_registry.lease(there), running.view_registry.lease(late));
     assert_eq!(running.assigned(&there).await, ["8080 Http"]);
     assert!(running.assigned(&late).await.is_empty());
-    running.changes.send(with(&[1, 2])).await.unwrap();
+    running.changes.send(with(&[1, 2]).into()).await.unwrap();
     let mut watch = late.watch();
     while running.assigned(&late).await.is_empty() {
         soon(watch.reassigned()).await;
@@ -200,7 +201,7 @@ async fn a_change_goes_before_newcomers_whose_views_are_not_built() {
     running.snapshots.mark_unchanged();
     let newcomers: Vec<_> = (1..namespaces).map(|number| lease(&running, &name(number))).collect();
     let new = Change::Service(service(&key("n0", "new"), at(&[]), &[HTTP]));
-    running.changes.send(new).await.unwrap();
+    running.changes.send(new.into()).await.unwrap();
     soon(running.snapshots.changed()).await.unwrap();
     let view = running.snapshot().views[&*there.view().unwrap()].clone();
     assert!(domains(&view, "80").contains(&"new".to_owned()));

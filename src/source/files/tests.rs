@@ -15,7 +15,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A running source and the model that it feeds.
 struct Running {
-    changes: mpsc::Receiver<Change>,
+    changes: mpsc::Receiver<SourceEvent>,
     model: Model,
     synced: usize,
     health: Arc<Health>,
@@ -41,20 +41,23 @@ impl Running {
     async fn until(&mut self, ports: &[u16]) {
         while self.ports() != ports || self.synced == 0 {
             match timeout(DEADLINE, self.changes.recv()).await {
-                Ok(Some(Change::Synced)) => self.synced += 1,
-                Ok(Some(change)) => self.model.apply(change, &mut BTreeSet::new()),
+                Ok(Some(SourceEvent { change: Some(Change::Synced), .. })) => self.synced += 1,
+                Ok(Some(event)) => self.apply(event),
                 _ => panic!("the ports are {:?} and not {ports:?}", self.ports()),
             }
         }
+    }
+
+    fn apply(&mut self, event: SourceEvent) {
+        self.model.apply(event.change.expect("a change"), &mut BTreeSet::new());
     }
 
     async fn until_health(&mut self, what: &str, holds: impl Fn(&Health) -> bool) {
         let latest = Instant::now() + DEADLINE;
         while !holds(&self.health) {
             assert!(Instant::now() < latest, "never: {what}");
-            if let Ok(Some(change)) = timeout(Duration::from_millis(10), self.changes.recv()).await
-            {
-                self.model.apply(change, &mut BTreeSet::new());
+            if let Ok(Some(event)) = timeout(Duration::from_millis(10), self.changes.recv()).await {
+                self.apply(event);
             }
         }
     }
@@ -245,8 +248,8 @@ async fn a_slow_writer_takes_nothing_away() {
     write(&file, &whole[..service(80).len()]);
     // What was taken before the rest has come would be missing from then on.
     let early = Instant::now() + QUIET_PERIOD * 10;
-    while let Ok(Some(change)) = timeout_at(early, running.changes.recv()).await {
-        running.model.apply(change, &mut BTreeSet::new());
+    while let Ok(Some(event)) = timeout_at(early, running.changes.recv()).await {
+        running.apply(event);
         assert_eq!(running.ports(), [80, 81]);
     }
     let longer = whole.replace("81", "8181");

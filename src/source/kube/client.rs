@@ -7,11 +7,13 @@ use k8s_openapi::Resource;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::client::Body;
 use kube::{Client, Error};
+use tokio::sync::watch;
 use tower::service_fn;
 
 use super::super::health::Health;
 use super::KubeSourceConfig;
 use super::observed_body::ObservedBody;
+use super::position;
 use crate::causes::with_causes;
 use crate::kubeconfig;
 
@@ -59,13 +61,16 @@ pub(super) async fn has_endpoint_slices(client: &Client) -> Result<bool, Error> 
 /// holding watches to the time that they were asked for ([`ObservedBody`]).
 ///
 /// A healthy watch on which nothing happens emits no events, so freshness is measured here: the
-/// watch is asked for anew at each timeout, and bookmarks come in between.
+/// watch is asked for anew at each timeout, and bookmarks come in between. `position` is told how far the
+/// watch has got where no event says it.
 pub(super) fn observed(
     client: &Client,
     health: Arc<Health>,
     name: Arc<str>,
     watch_timeout: Duration,
+    position: watch::Sender<u64>,
 ) -> Client {
+    let position = Arc::new(position);
     let namespace = client.default_namespace().to_owned();
     let client = client.clone();
     let service = service_fn(move |mut request: http::Request<Body>| {
@@ -73,8 +78,12 @@ pub(super) fn observed(
             *request.uri_mut() = newest;
         }
         let (client, health, name) = (client.clone(), health.clone(), name.clone());
+        let position = position.clone();
         async move {
             let watch = is_watch(request.uri());
+            if watch && let Some(from) = position::of_watch_request(request.uri()) {
+                position.send_if_modified(|known| std::mem::replace(known, from) != from);
+            }
             let response = client.send(request).await?;
             // The text of a refusal is neither a sign of health nor a stream of events.
             let good = response.status().is_success();
@@ -83,7 +92,9 @@ pub(super) fn observed(
             if let Some(health) = &health {
                 health.contact(&name);
             }
-            Ok::<_, Error>(response.map(|body| ObservedBody::new(body, health, name, lasts)))
+            Ok::<_, Error>(
+                response.map(|body| ObservedBody::new(body, health, name, lasts, position)),
+            )
         }
     });
     Client::new(service, namespace)

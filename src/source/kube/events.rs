@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -18,7 +19,9 @@ use super::super::convert::{
 };
 use super::super::health::Health;
 use super::lenient_decode::LenientDecode;
-use crate::model::{Change, EndpointSlice, Scope, Service, ServiceKey};
+use crate::model::{
+    Action, Change, EndpointSlice, Scope, Service, ServiceKey, SourceEvent, WatchId,
+};
 
 /// How many rejected objects of one list are logged one by one; all stand in the health.
 const LOGGED: usize = 5;
@@ -69,6 +72,8 @@ pub(super) struct WatchIndex<K: Watched> {
     remarks: BTreeMap<String, Remark>,
     listed_remarks: BTreeMap<String, Remark>,
     completed_lists: u64,
+    /// The newest version among the objects of the list so far.
+    listed_version: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,12 +92,48 @@ impl<K: Watched> WatchIndex<K> {
             remarks: BTreeMap::new(),
             listed_remarks: BTreeMap::new(),
             completed_lists: 0,
+            listed_version: None,
         }
     }
 
     /// Whether exactly one list has been completed.
     pub(super) fn is_first_list(&self) -> bool {
         self.completed_lists == 1
+    }
+
+    /// What the event means, seen now.
+    pub(super) fn source_event(&mut self, event: Event<LenientDecode<K>>) -> Option<SourceEvent> {
+        let (action, version) = match &event {
+            Event::Init => {
+                self.listed_version = None;
+                (None, None)
+            }
+            Event::InitApply(object) => {
+                self.listed_version = self.listed_version.max(version_of(object));
+                (None, None)
+            }
+            Event::InitDone => (None, self.listed_version),
+            Event::Apply(object) => (Some(Action::Applied), version_of(object)),
+            Event::Delete(object) => (Some(Action::Deleted), version_of(object)),
+        };
+        let change = self.apply(event)?;
+        let watch = Some(self.id());
+        Some(SourceEvent { action, version, watch, ..change.into() })
+    }
+
+    /// The watch has got to this version, and everything up to it has been sent.
+    pub(super) fn progress(&self, version: u64) -> SourceEvent {
+        SourceEvent {
+            change: None,
+            action: None,
+            seen: SystemTime::now(),
+            watch: Some(self.id()),
+            version: Some(version),
+        }
+    }
+
+    fn id(&self) -> WatchId {
+        WatchId { kind: K::KIND, scope: self.scope.clone() }
     }
 
     /// A list becomes one change at its end, so that nothing is missing in between; an object that
@@ -202,6 +243,10 @@ fn object_ref<K: Watched>(object: &LenientDecode<K>) -> String {
     let metadata = object.meta();
     let name = metadata.name.as_deref().unwrap_or_default();
     format!("{} {}/{name}", K::KIND, namespace_of(metadata))
+}
+
+fn version_of<K: Watched>(object: &LenientDecode<K>) -> Option<u64> {
+    object.meta().resource_version.as_ref()?.parse().ok()
 }
 
 fn deletion_of<K: Watched>(object: &LenientDecode<K>) -> Change {

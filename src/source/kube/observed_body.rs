@@ -14,9 +14,11 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use kube::client::Body;
 use thiserror::Error;
+use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
 
 use super::super::health::Health;
+use super::position;
 use crate::causes::with_causes;
 
 /// What a server may be late with the end of a watch; less than kube's own five seconds, after
@@ -50,6 +52,11 @@ pub(super) struct ObservedBody {
     /// When a watch must have ended.
     deadline: Option<Pin<Box<Sleep>>>,
     in_event: bool,
+    /// Where the watch tells its position.
+    position: Arc<watch::Sender<u64>>,
+    /// That of a bookmark in the last piece. It holds once all events of that piece are delivered, which
+    /// they are when the next piece is asked for.
+    bookmark: Option<u64>,
 }
 
 impl ObservedBody {
@@ -59,9 +66,10 @@ impl ObservedBody {
         health: Option<Arc<Health>>,
         name: Arc<str>,
         watch: Option<Duration>,
+        position: Arc<watch::Sender<u64>>,
     ) -> Self {
         let deadline = watch.map(|lasts| Box::pin(sleep(lasts + MAX_DELAY)));
-        Self { body, health, name, deadline, in_event: false }
+        Self { body, health, name, deadline, in_event: false, position, bookmark: None }
     }
 
     fn record_frame(&mut self, frame: &Frame<Bytes>) {
@@ -70,6 +78,9 @@ impl ObservedBody {
         }
         if let Some(last) = frame.data_ref().and_then(|data| data.last()) {
             self.in_event = *last != b'\n';
+        }
+        if self.deadline.is_some() {
+            self.bookmark = frame.data_ref().and_then(|data| position::of_bookmark(data));
         }
     }
 }
@@ -82,6 +93,9 @@ impl HttpBody for ObservedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(bookmark) = self.bookmark.take() {
+            self.position.send_replace(bookmark);
+        }
         // What has come is taken first, however late we are in looking.
         let polled = Pin::new(&mut self.body).poll_frame(context);
         let in_event = self.in_event;

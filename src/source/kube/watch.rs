@@ -10,6 +10,7 @@ use kube::Api;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, DefaultBackoff, Event, watcher};
 use tokio::sync::mpsc::Sender;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -19,7 +20,7 @@ use super::events::{WatchIndex, Watched};
 use super::lenient_decode::LenientDecode;
 use super::list_strategy::ListStrategy;
 use crate::causes::with_causes;
-use crate::model::Change;
+use crate::model::{Change, SourceEvent};
 
 /// How soon after a list another one may be made without a pause.
 const RELIST_PAUSE: Duration = Duration::from_secs(30);
@@ -35,7 +36,7 @@ pub(super) struct Watch<K: Watched> {
     /// The server's, for messages.
     pub(super) url: Arc<str>,
     pub(super) index: WatchIndex<K>,
-    pub(super) changes: Sender<Change>,
+    pub(super) changes: Sender<SourceEvent>,
     pub(super) health: Arc<Health>,
     /// Watches that have not listed yet, of all kinds.
     pub(super) unlisted: Arc<AtomicUsize>,
@@ -43,6 +44,8 @@ pub(super) struct Watch<K: Watched> {
     pub(super) list_strategy: ListStrategy,
     pub(super) last_list: Option<Instant>,
     pub(super) last_warning: Option<String>,
+    /// How far it has got, told by the requests and bookmarks. What it tells has been sent.
+    pub(super) position: watch::Receiver<u64>,
 }
 
 /// What a watch has to send next.
@@ -61,7 +64,19 @@ impl<K: Watched> Watch<K> {
             let stream = watcher(api.clone(), strategy.watcher_config(&settings));
             pin_mut!(stream);
             let mut awaited = Awaited::List;
-            while let Some(event) = stream.next().await {
+            loop {
+                let event = tokio::select! {
+                    biased;
+                    event = stream.next() => event,
+                    Ok(()) = self.position.changed() => {
+                        let position = *self.position.borrow_and_update();
+                        if self.changes.send(self.index.progress(position)).await.is_err() {
+                            return;
+                        }
+                        continue;
+                    }
+                };
+                let Some(event) = event else { break };
                 match event {
                     Ok(Event::Init) if streamed && awaited == Awaited::EndOfList => {
                         // It has ended; kube would ask for the same again, for ever.
@@ -136,13 +151,16 @@ impl<K: Watched> Watch<K> {
         if (listed || watching) && self.last_warning.take().is_some() {
             info!(watch = %self.name, "the watch is well again");
         }
-        if let Some(change) = self.index.apply(event)
-            && self.changes.send(change).await.is_err()
+        if let Some(event) = self.index.source_event(event)
+            && self.changes.send(event).await.is_err()
         {
             return ControlFlow::Break(());
         }
         // Only after the list is sent: another watch may count as the last meanwhile.
-        if listed && self.count_first_list() && self.changes.send(Change::Synced).await.is_err() {
+        if listed
+            && self.count_first_list()
+            && self.changes.send(Change::Synced.into()).await.is_err()
+        {
             return ControlFlow::Break(());
         }
         if listed {

@@ -25,6 +25,13 @@ use crate::stream::{Method, Peer, ResponseStream, StreamContext};
 /// The aggregated service's name, which health checks may ask for.
 pub(crate) const AGGREGATED: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 
+/// The names of all services of the port, health and reflection included.
+pub(crate) fn service_names(types: &[ServedType]) -> impl Iterator<Item = &'static str> {
+    let single = types.iter().filter_map(|served| served.service.map(|own| own.name));
+    let others = ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"];
+    [AGGREGATED].into_iter().chain(single).chain(others)
+}
+
 /// The services, as one connection calls them.
 #[derive(Debug)]
 pub(crate) struct AdsService<M: Mesh> {

@@ -9,6 +9,7 @@ use pilothouse_xds::{FrameBuilder, Interner, ServedType};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::on_demand::OnDemandTypes;
 use super::registry::StreamRegistry;
 use super::stall_detector::StallDetector;
 use crate::admission::Admission;
@@ -77,6 +78,8 @@ pub struct ServerContext<M: Mesh> {
     pub proxies: Arc<Proxies<M::Identity, M::ViewKey>>,
     pub metrics: Arc<ServerMetrics>,
     pub limits: ServerLimits,
+    /// Answered beside the resources.
+    pub on_demand: Option<OnDemandTypes>,
     /// Ends every stream so that proxies go to another replica.
     pub shutdown: CancellationToken,
 }

@@ -13,14 +13,21 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 
+use super::on_demand::OnDemandStream;
 use super::{
     Admitted, AdsStream, LeaseOf, Method, Peer, ServerContext, SnapshotSignal, StreamContext,
-    StreamOf, going_away, leased_view, malformed, reassigned,
+    StreamOf, ToldGenerations, going_away, leased_view, malformed, reassigned,
 };
 use crate::admission::PermitHolder;
 use crate::admission::rate_limiter::RateLimiter;
 use crate::grpc::messages::MessageReceiver;
-use crate::mesh::Mesh;
+use crate::mesh::{Identity, Mesh};
+
+/// What a stream is, by its first request.
+pub(super) enum Begun<M: Mesh> {
+    Proxy(Box<AdsStream<M>>),
+    OnDemand(Box<OnDemandStream<M>>),
+}
 
 /// Returns the stream once its view is built; `None` if the client ended it without a request.
 pub(super) async fn handshake<M: Mesh>(
@@ -29,7 +36,7 @@ pub(super) async fn handshake<M: Mesh>(
     peer: Peer,
     stream: Arc<StreamOf<M>>,
     mut requests: MessageReceiver,
-) -> Result<Option<Box<AdsStream<M>>>, Status> {
+) -> Result<Option<Begun<M>>, Status> {
     let mut signal = context.signal.clone();
     let registered = context.streams.register(&stream, &peer.handle, &peer.account);
     let server = &context.server;
@@ -47,6 +54,12 @@ pub(super) async fn handshake<M: Mesh>(
     let Some(first) = first else { return Ok(None) };
     // While the view is built only the bytes are kept, not what they decode to.
     registered.set_own_bytes(first.len());
+    if let Some(types) = server.on_demand.clone().filter(|types| types.begins_with(&first, method))
+    {
+        let (context, address) = (context.clone(), peer.address);
+        let stream = OnDemandStream::new(context, types, address, registered, requests, first)?;
+        return Ok(Some(Begun::OnDemand(Box::new(stream))));
+    }
     let address = peer.address.ip().to_canonical();
     let (identity, view_request) = identify(&server.mesh, first.clone(), method.delta, address)?;
 
@@ -58,14 +71,15 @@ pub(super) async fn handshake<M: Mesh>(
     }
     let lease = server.view_registry.lease(view_request);
     server.mesh.proxy_connected(&identity, method.delta);
+    let is_probe = identity.is_probe();
     stream.update(|status| {
         status.identity = Some(identity);
         status.assigned = Some(Arc::new(lease.watch()));
     });
-    let view = wait_for_view(server, &mut signal, &lease).await?;
+    let (view, generation) = wait_for_view(server, &mut signal, &lease).await?;
 
     static STREAMS: AtomicU64 = AtomicU64::new(0);
-    let session = Session::new(
+    let mut session = Session::new(
         method.delta,
         server.mesh.types(),
         method.only,
@@ -74,6 +88,7 @@ pub(super) async fn handshake<M: Mesh>(
         server.frames.clone(),
         nonce_seed(STREAMS.fetch_add(1, Ordering::Relaxed)),
     );
+    session.set_generation(generation);
     let holder = PermitHolder { address: peer.address.ip(), connection: peer.account.id() };
     let mut started = Box::new(AdsStream {
         stream,
@@ -81,6 +96,7 @@ pub(super) async fn handshake<M: Mesh>(
         requests,
         signal,
         session,
+        generations: ToldGenerations::new(generation, is_probe),
         view,
         reassigned: Box::pin(reassigned(lease.watch())),
         lease,
@@ -96,7 +112,7 @@ pub(super) async fn handshake<M: Mesh>(
         context,
     });
     started.handle_request(first)?;
-    Ok(Some(started))
+    Ok(Some(Begun::Proxy(started)))
 }
 
 /// Who sends a stream's first request, and the view that it requests.
@@ -111,19 +127,20 @@ fn identify<M: Mesh>(
     identified.map_err(Status::invalid_argument)
 }
 
-/// The view once the publisher has assigned and built it.
+/// The view once the publisher has assigned and built it, and the generation that it is of.
 async fn wait_for_view<M: Mesh>(
     server: &ServerContext<M>,
     signal: &mut watch::Receiver<SnapshotSignal>,
     lease: &LeaseOf<M>,
-) -> Result<Arc<View>, Status> {
+) -> Result<(Arc<View>, u64), Status> {
     let mut watch = lease.watch();
     loop {
         if signal.borrow_and_update().shutting_down {
             return Err(going_away());
         }
-        let view =
-            server.snapshots.borrow().as_ref().and_then(|newest| leased_view::<M>(newest, lease));
+        let newest = server.snapshots.borrow().clone();
+        let view = newest
+            .and_then(|newest| Some((leased_view::<M>(&newest, lease)?, M::generation(&newest))));
         if let Some(view) = view {
             return Ok(view);
         }

@@ -10,6 +10,7 @@ use tracing::warn;
 use super::AdsStream;
 use crate::admission::work_meter;
 use crate::mesh::Mesh;
+use crate::proxies::{Happening, HistoryEntry};
 
 impl<M: Mesh> AdsStream<M> {
     pub(super) fn record_request(&mut self, resource_type: TypeIndex, kind: RequestKind) {
@@ -39,20 +40,35 @@ impl<M: Mesh> AdsStream<M> {
         let (subscription, sent) =
             (self.session.subscription(resource_type), self.session.sent_set(resource_type));
         let mut charge = matches!(kind, RequestKind::Nack { .. });
-        self.stream.update(|status| {
+        let generation = self.session.generation();
+        let answer = |what, nonce, at| HistoryEntry {
+            at,
+            resource_type,
+            what,
+            nonce,
+            generation,
+            resources: 0,
+            removed: 0,
+            bytes: 0,
+        };
+        self.stream.update_with_history(|status, history| {
             let status = &mut status.types[resource_type.0];
             match kind {
                 RequestKind::Subscribe | RequestKind::Stale => {}
                 RequestKind::Ack { nonce } => {
+                    let now = SystemTime::now();
                     status.acks += 1;
                     status.nonce_acked = nonce;
-                    status.last_acked = Some(SystemTime::now());
+                    status.last_acked = Some(now);
                     status.last_error = None;
+                    history.push(answer(Happening::Ack, nonce, now));
                 }
-                RequestKind::Nack { error, .. } => {
+                RequestKind::Nack { nonce, error } => {
+                    let now = SystemTime::now();
                     status.nacks += 1;
                     status.last_error = Some(error.into());
-                    status.last_nack = Some(SystemTime::now());
+                    status.last_nack = Some(now);
+                    history.push(answer(Happening::Nack, nonce, now));
                 }
             }
             // Known from requests alone: unsubscribed names, and the resources that a proxy kept from an
@@ -79,11 +95,24 @@ impl<M: Mesh> AdsStream<M> {
         }
         self.registered.handle().work.charge(work_meter::response_units(response.frame.len()), now);
         self.sent_at[resource_type.0] = Some(now);
-        self.stream.update(|status| {
+        let at = SystemTime::now();
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let entry = HistoryEntry {
+            at,
+            resource_type,
+            what: Happening::Response,
+            nonce: response.nonce,
+            generation: self.session.generation(),
+            resources: count(response.frame.resources),
+            removed: count(response.frame.removed),
+            bytes: count(response.frame.len()),
+        };
+        self.stream.update_with_history(|status, history| {
+            history.push(entry);
             let status = &mut status.types[resource_type.0];
             status.sent += 1;
             status.nonce_sent = response.nonce;
-            status.last_sent = Some(SystemTime::now());
+            status.last_sent = Some(at);
             status.version = Some(response.frame.version);
             status.set = Some(response.set.clone());
             status.subscription = Some(response.subscription.clone());

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::RequestKind;
+use super::generations::TypeGenerations;
 use super::pending::{PendingResources, SetChange};
 use crate::TypeSet;
 use crate::discovery_request::{Common, DeltaRequest, InitialVersions, Names, SotwRequest};
@@ -92,6 +93,7 @@ pub(super) struct TypeState {
     pub(super) ack_state: AckState,
     /// SotW: digest of `sent` restricted to the subscription, if it is known.
     pub(super) digest: Option<u64>,
+    pub(super) generations: TypeGenerations,
 }
 
 impl TypeState {
@@ -113,6 +115,7 @@ impl TypeState {
             nonce: 0,
             ack_state: AckState::NoneSent,
             digest: None,
+            generations: TypeGenerations::default(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The rules of `docs/protocol.md`, each with at least one test that bears its number.
 
 mod delta;
+mod generations;
 mod harness;
 mod model;
 mod nack;

@@ -32,7 +32,7 @@ struct Stub {
 struct Source {
     stub: Arc<Mutex<Stub>>,
     health: Arc<Health>,
-    changes: Receiver<Change>,
+    changes: Receiver<SourceEvent>,
     _watch: tokio_util::task::AbortOnDropHandle<()>,
 }
 
@@ -47,7 +47,8 @@ impl Source {
         });
         let server = Server { client: Client::new(service, "default"), url: "http://stub".into() };
         let lasts = Duration::from_secs(30);
-        let client = observed(&server.client, health.clone(), "services".into(), lasts);
+        let (teller, position) = watch::channel(0);
+        let client = observed(&server.client, health.clone(), "services".into(), lasts, teller);
         health.expect("services");
         let watch = Watch {
             index: WatchIndex::<Service>::new(Scope::All, health.clone()),
@@ -60,6 +61,7 @@ impl Source {
             list_strategy: ListStrategy::default(),
             last_list: None,
             last_warning: None,
+            position,
         };
         let api = Service::api(client, &Scope::All);
         let watch = tokio::spawn(watch.run(api, watcher::Config::default().timeout(30)));
@@ -74,7 +76,8 @@ impl Source {
     async fn lists(&mut self) -> Vec<String> {
         let next = timeout(Duration::from_secs(120), async {
             loop {
-                if let Change::Services(_, all) = self.changes.recv().await.unwrap() {
+                let change = self.changes.recv().await.unwrap().change;
+                if let Some(Change::Services(_, all)) = change {
                     return all.iter().map(|one| one.key.name.to_string()).collect();
                 }
             }
@@ -85,8 +88,8 @@ impl Source {
     /// An hour in which it is away, and asked often enough, not too often, and not by the clock.
     async fn hour_away(&mut self) {
         sleep(HOUR).await;
-        while let Ok(change) = self.changes.try_recv() {
-            assert!(matches!(change, Change::Synced), "{change:?}");
+        while let Ok(event) = self.changes.try_recv() {
+            assert!(matches!(event.change, None | Some(Change::Synced)), "{event:?}");
         }
         let watches = self.health.watches();
         let said = watches["services"].last_error.clone().unwrap();

@@ -23,6 +23,7 @@ use crate::{TypeSet, Version, View};
 
 mod asked;
 mod client;
+mod generations;
 mod ops;
 
 use asked::Asked;
@@ -35,6 +36,9 @@ const CONTENTS: [&str; 4] = ["1", "2", "3", BAD];
 
 const SEQUENCES: u32 = 100_000;
 
+/// Contents by name, of each type.
+type World = [BTreeMap<String, String>; ResourceType::COUNT];
+
 /// Both ends, what is on its way between them, and the world.
 struct Run {
     session: Session,
@@ -42,7 +46,9 @@ struct Run {
     frames: Arc<FrameBuilder>,
     streams: u64,
     sets: [Arc<TypeSet>; ResourceType::COUNT],
-    world: [BTreeMap<String, String>; ResourceType::COUNT],
+    world: World,
+    /// The world at each generation; the last one is that of now.
+    worlds: Vec<World>,
     healed: u32,
     client: Client,
     up: VecDeque<Sent>,
@@ -69,6 +75,7 @@ impl Run {
             streams: 0,
             sets: std::array::from_fn(|_| Arc::default()),
             world: Default::default(),
+            worlds: vec![Default::default()],
             healed: 0,
             client: Client::new(delta, takes_parts),
             up: VecDeque::new(),
@@ -125,6 +132,7 @@ impl Run {
                 self.streams += 1;
                 let (interner, frames) = (&self.interner, &self.frames);
                 self.session = session(self.client.delta, interner, frames, self.streams);
+                self.session.set_generation(self.generation());
                 self.down.clear();
                 self.asked = Default::default();
                 self.unanswered = Default::default();
@@ -146,6 +154,7 @@ impl Run {
             }
             Op::Rogue(resource_type, rogue) => self.rogue(type_at(resource_type), rogue),
         }
+        self.check_acknowledged();
     }
 
     // === the world ===
@@ -162,6 +171,7 @@ impl Run {
                 None => drop(world.remove(name)),
             }
         }
+        self.worlds.push(self.world.clone());
         self.allowed += 5;
         let calm = self.is_calm();
         let from = self.down.len();
@@ -265,6 +275,7 @@ impl Run {
     }
 
     fn drain(&mut self) {
+        self.session.set_generation(self.generation());
         let view = View::new(self.sets.clone());
         while let Some(response) = self.session.next_response(&view) {
             let got = decode(self.delta(), &response);
@@ -320,6 +331,7 @@ impl Run {
             self.deliver();
         }
         self.check_client();
+        self.check_caught_up();
     }
 
     // === a quiet point ===

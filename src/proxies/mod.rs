@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use pilothouse_xds_server::Identity;
-pub use pilothouse_xds_server::proxies::{SyncState, TypeStatus};
+pub use pilothouse_xds_server::proxies::{Happening, HistoryEntry, SyncState, TypeStatus};
 
 use crate::view::ViewKey;
 
@@ -33,6 +33,10 @@ pub struct ProxyIdentity {
 impl Identity for ProxyIdentity {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn is_probe(&self) -> bool {
+        self.probe
     }
 }
 
