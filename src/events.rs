@@ -2,8 +2,8 @@
 //! rejects configuration (about its Pod), a port of a Service cannot be served (about the Service).
 //!
 //! A reader at the end, as `debug` is: it looks at the streams' status and at what is published once in a
-//! while, so nothing of it stands in the way of a push. What it finds ([`findings`]) passes the limits
-//! ([`limit`], those of client-go) into a bounded queue, from which one task writes ([`writer`]). Whatever
+//! while, so nothing of it stands in the way of a push. What it finds (`findings`) passes the limits
+//! (`limit`, those of client-go) into a bounded queue, from which one task writes (`writer`). Whatever
 //! does not fit is counted and left out. Runs only with `--events`, since it is the one thing that needs a
 //! right to write.
 //!
@@ -61,7 +61,7 @@ impl EventReporter {
         stop.run_until_cancelled(async { tokio::join!(write, look) }).await;
     }
 
-    async fn look(self, queue: mpsc::Sender<Event>) {
+    async fn look(mut self, queue: mpsc::Sender<Event>) {
         let (mut limiter, mut rejections) = (Limiter::default(), Rejections::default());
         let mut unserved = Unserved::default();
         let mut services_seen: Option<Instant> = None;
@@ -83,13 +83,18 @@ impl EventReporter {
                 }
             }
             if services_seen.is_none_or(|seen| now - seen >= LOOK_AT_SERVICES) {
-                services_seen = Some(now);
-                // Cloned out: a held borrow would stop the writer.
-                let snapshot = self.snapshot.borrow().clone();
-                // Before the first snapshot the mesh is known in part.
-                let Some(snapshot) = snapshot else { continue };
-                let model = self.model.borrow().clone();
-                unserved.look(&model, &self.domain, &snapshot.conflicts);
+                // A sender that is gone changes nothing more.
+                let news = [self.model.has_changed(), self.snapshot.has_changed()];
+                let news = news.into_iter().any(|one| one.unwrap_or(false));
+                let first = services_seen.replace(now).is_none();
+                if first || news {
+                    // Cloned out: a held borrow would stop the writer.
+                    let snapshot = self.snapshot.borrow_and_update().clone();
+                    let model = self.model.borrow_and_update().clone();
+                    // Before the first snapshot the mesh is known in part.
+                    let Some(snapshot) = snapshot else { continue };
+                    unserved.look(&model, &self.domain, &snapshot.conflicts);
+                }
                 // What is limited now is told at a later look, if it lasts.
                 while let Some(finding) = unserved.due(now)
                     && self.report(&mut limiter, &queue, finding.clone(), now)

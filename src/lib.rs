@@ -15,6 +15,8 @@
 //! The sidecar's wing is `sidecar`: what runs beside an Envoy, and what puts it there. It meets the
 //! control plane over the network only.
 //!
+//! The operator's is `operator`: commands that ask every replica, over the network as well.
+//!
 //! Each state has one writer: `publish` owns the model and publishes snapshots, a stream owns its
 //! session. `tests/architecture.rs` holds who may use whom.
 

@@ -233,11 +233,15 @@ impl Samples {
             false => more += 1,
         };
         let wall = || milliseconds(SystemTime::now());
-        let generation = state.snapshot().map(|snapshot| snapshot.generation);
+        let snapshot = state.snapshot();
+        let generation = snapshot.as_ref().map(|snapshot| snapshot.generation);
         if let Some(newer) = generation.filter(|_| compares && generation != self.generation) {
             let count = newer - self.generation.unwrap_or(0).min(newer);
-            let item = || Traffic { count, ..Traffic::new(wall(), "change") };
-            add(&item);
+            // As the source saw it, which is before the first push.
+            let seen = snapshot.and_then(|snapshot| snapshot.since);
+            let age = seen.map_or(Duration::ZERO, |since| since.elapsed());
+            let at = || milliseconds(SystemTime::now() - age);
+            add(&|| Traffic { count, ..Traffic::new(at(), "change") });
         }
         self.generation = generation;
         for stream in state.proxies.all() {

@@ -18,7 +18,7 @@ use crate::door::{ConnectionCounters, ListenerStats};
 use crate::logging;
 use crate::model::Model;
 use crate::names::ResourceType;
-use crate::proxies::{Proxies, SyncState};
+use crate::proxies::{Proxies, SyncState, TypeStatus};
 use crate::snapshot::{ConflictKind, Snapshot};
 use crate::source::health::{Health, WatchHealth};
 use crate::version::VERSION;
@@ -47,16 +47,17 @@ pub struct Scrape {
 /// The states that a proxy may be in as a whole, as labels, the worst last.
 const STATES: [&str; 4] = ["synced", "not_sent", "stale", "rejected"];
 
-/// The place in [`STATES`] of a stream whose types have these states: its worst. A type that is not
-/// subscribed to counts only where there is nothing else.
-fn worst_state(types: impl IntoIterator<Item = SyncState>) -> usize {
-    let rank = |state| match state {
-        SyncState::NotSent => None,
-        SyncState::Synced => Some(0),
-        SyncState::Stale => Some(2),
-        SyncState::Error => Some(3),
+/// The place in [`STATES`] of a stream whose types these are: the worst of those that it asked for, as
+/// the page of proxies has it.
+fn worst_state(types: &[TypeStatus]) -> usize {
+    let asked = types.iter().filter(|status| status.subscription.is_some() || status.sent > 0);
+    let rank = |status: &TypeStatus| match status.state() {
+        SyncState::Synced => 0,
+        SyncState::NotSent => 1,
+        SyncState::Stale => 2,
+        SyncState::Error => 3,
     };
-    types.into_iter().filter_map(rank).max().unwrap_or(1)
+    asked.map(rank).max().unwrap_or(1)
 }
 
 /// The sums over all streams for one type.
@@ -170,7 +171,7 @@ impl Scrape {
             *versions.entry(if known { version } else { "other".into() }).or_default() += 1;
             *kinds.entry(kind).or_default() += 1;
             if kind != "probe" {
-                states[worst_state(status.types.iter().map(|one| one.state()))] += 1;
+                states[worst_state(&status.types)] += 1;
             }
             for (status, totals) in status.types.iter().zip(&mut totals) {
                 match status.state() {
@@ -336,18 +337,27 @@ fn age(then: SystemTime, now: SystemTime) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use pilothouse_xds::Interner;
+
     use super::*;
 
     #[test]
-    fn a_proxy_is_as_well_as_its_worst_type() {
-        use SyncState::{Error, NotSent, Stale, Synced};
+    fn a_proxy_is_as_well_as_the_worst_type_that_it_asked_for() {
+        let unasked = TypeStatus::default();
+        let synced = TypeStatus { sent: 1, nonce_sent: 1, nonce_acked: 1, ..Default::default() };
+        let stale = TypeStatus { nonce_acked: 0, ..synced.clone() };
+        let rejected = TypeStatus { last_error: Some("no".into()), ..stale.clone() };
+        let subscription = Some(Interner::default().intern(true, Vec::new()));
+        let not_sent = TypeStatus { subscription, ..unasked.clone() };
         for (types, wanted) in [
-            ([Synced, Synced, NotSent, NotSent], "synced"),
-            ([Synced, Stale, NotSent, Synced], "stale"),
-            ([Stale, Error, Synced, Synced], "rejected"),
-            ([NotSent; 4], "not_sent"),
+            ([&synced, &synced, &unasked, &unasked], "synced"),
+            ([&synced, &not_sent, &unasked, &unasked], "not_sent"),
+            ([&synced, &stale, &not_sent, &synced], "stale"),
+            ([&stale, &rejected, &synced, &synced], "rejected"),
+            ([&unasked; 4], "not_sent"),
         ] {
-            assert_eq!(STATES[worst_state(types)], wanted, "{types:?}");
+            let types = types.map(Clone::clone);
+            assert_eq!(STATES[worst_state(&types)], wanted);
         }
     }
 }

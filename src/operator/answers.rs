@@ -181,7 +181,8 @@ pub(super) struct Event {
     pub(super) of: String,
     #[serde(deserialize_with = "text")]
     pub(super) what: String,
-    pub(super) nonce: Option<u64>,
+    #[serde(deserialize_with = "text")]
+    pub(super) nonce: String,
     pub(super) resources: Option<u64>,
     pub(super) removed: Option<u64>,
     pub(super) bytes: Option<u64>,
@@ -229,7 +230,7 @@ pub(super) fn short(time: Duration) -> String {
 }
 
 /// A string, or what stands for one; null is nothing.
-fn text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+pub(super) fn text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Ok(match Value::deserialize(deserializer)? {
         Value::String(text) => text,
         Value::Null => String::new(),

@@ -276,6 +276,9 @@ impl Connection {
         }
         match timeout(REASON, &mut self.driver).await {
             Ok(Ok(Some(seen))) => http(seen),
+            _ if error.is_closed() || error.is_canceled() => {
+                AskError::Unreachable("it has ended the connection".to_owned())
+            }
             _ => http(error),
         }
     }

@@ -74,6 +74,7 @@ impl ChangesArgs {
         });
         if !print::document(&self.output, &document)? {
             match changes.is_empty() {
+                true if asked.answers.is_empty() => {}
                 true => output::eprint_line("No changes found."),
                 false => {
                     let wide = self.output.output == Some(OutputFormat::Wide);
@@ -101,9 +102,11 @@ fn table(changes: &[Change], wide: bool, now: SystemTime) -> Table {
     let mut table = Table::new(&columns);
     for change in changes {
         let seen = age(&change.seen, now).unwrap_or_default();
-        let object = match change.namespace.as_str() {
-            "" => change.name.clone(),
-            namespace => format!("{namespace}/{}", change.name),
+        let object = match (change.namespace.as_str(), change.name.as_str()) {
+            ("", "") => "all".to_owned(),
+            ("", name) => name.to_owned(),
+            (namespace, "") => format!("{namespace}/all"),
+            (namespace, name) => format!("{namespace}/{name}"),
         };
         let mut row: Vec<Cell> =
             [&seen, &change.kind, &object, &change.action].map(|text| Cell::new(text)).to_vec();
@@ -158,7 +161,7 @@ mod tests {
                   "published": "2026-11-26T14:00:00.104Z", "proxies": 3, "sent": 3, "acknowledged": 1,
                   "last_acknowledged": "2026-11-26T14:00:02.000Z", "stragglers_total": 2,
                   "stragglers": [{ "name": "a.default", "type": "CDS", "state": "REJECTED" }] },
-                { "id": 1, "kind": "Node", "namespace": "", "name": "n1", "action": "deleted",
+                { "id": 1, "kind": "Node", "namespace": null, "name": "n1", "action": "deleted",
                   "resource_version": null, "seen": "2026-11-26T13:59:00Z", "published": null },
             ],
         }))

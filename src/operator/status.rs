@@ -112,7 +112,9 @@ impl StatusArgs {
             return Ok(());
         }
         if gathered.rows.is_empty() {
-            output::eprint_line("No proxies found.");
+            if !gathered.replicas.is_empty() {
+                output::eprint_line("No proxies found.");
+            }
             return Ok(());
         }
         let wide = self.output.output == Some(OutputFormat::Wide);

@@ -30,6 +30,8 @@ use verdict::{Said, Verdict, judge};
 /// The first pause between two rounds; each is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_millis(800);
+/// A replica that has just been started has listed nothing, and knows as little as one that can never tell.
+const STARTS: Duration = Duration::from_secs(5);
 /// How long a list of pods is good for while nothing is decided.
 const LIST_AGE: Duration = Duration::from_secs(2);
 
@@ -44,7 +46,7 @@ pub struct WaitArgs {
     pub namespace: Option<String>,
 
     /// The version that the change made, as in .metadata.resourceVersion [default: the object's of now]
-    #[arg(long, value_name = "VERSION")]
+    #[arg(long, value_name = "VERSION", value_parser = object::resource_version)]
     pub resource_version: Option<String>,
 
     /// How long to wait at most, up to 1h; 0s to ask once
@@ -185,6 +187,7 @@ impl Rounds {
         // It is asked once in any case.
         let mut round_end = end.max(Instant::now() + request_timeout);
         let mut was_everywhere = false;
+        let mut untellable_since: Option<Instant> = None;
         loop {
             self.round(round_end).await;
             round_end = end;
@@ -194,7 +197,13 @@ impl Rounds {
             }
             let verdict = judge(&self.last, !matches!(self.change.version, Version::LastKnown));
             let is_everywhere = verdict == Verdict::Everywhere;
-            if is_everywhere && was_everywhere || verdict.is_final() {
+            if verdict == Verdict::Untellable {
+                untellable_since.get_or_insert_with(Instant::now);
+            } else {
+                untellable_since = None;
+            }
+            let never = untellable_since.is_some_and(|since| since.elapsed() >= STARTS);
+            if is_everywhere && was_everywhere || never {
                 return verdict;
             }
             let mut next = Instant::now();

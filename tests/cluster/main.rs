@@ -13,6 +13,7 @@ mod faults;
 mod half_live;
 mod harness;
 mod node;
+mod operator;
 mod replicas;
 mod rollout;
 mod sidecars;

@@ -115,7 +115,7 @@ impl Replicas {
 }
 
 /// The program that runs in a pod, by the pod's uid.
-fn process_of(uid: &str) -> Option<u32> {
+pub(crate) fn process_of(uid: &str) -> Option<u32> {
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     let mut ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     ids.find(|id| {

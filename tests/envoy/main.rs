@@ -8,6 +8,7 @@
 mod bound;
 mod captured;
 mod changes;
+mod convergence;
 mod doctor;
 mod flags;
 mod inbound;

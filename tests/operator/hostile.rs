@@ -107,7 +107,8 @@ async fn one_that_speaks_no_http() {
             _ = socket.write_all(b"SSH-2.0-OpenSSH_9.2\r\n\r\n").await;
         }
     });
-    costs_only_itself(address, "not understood").await;
+    // By the moment at which it is noticed, it is bad HTTP or the end of the connection.
+    costs_only_itself(address, "could not be asked").await;
     server.abort();
 }
 

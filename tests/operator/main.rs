@@ -5,6 +5,8 @@
 
 mod harness;
 mod hostile;
+mod proxies;
+mod replicas;
 mod shell;
 mod status;
 mod terminal;

@@ -72,7 +72,7 @@ async fn one_proxy_shows_envoys_words_and_its_history() {
                 proxy["types"]["CDS"]["error"] = json!("Error adding cluster x:\nno such thing");
                 proxy["types"]["CDS"]["error_at"] = json!("2026-11-26T14:00:00.000Z");
                 proxy["history"] = json!([{
-                    "at": "2026-11-26T14:00:00.000Z", "type": "CDS", "what": "nack", "nonce": 7,
+                    "at": "2026-11-26T14:00:00.000Z", "type": "CDS", "what": "nack", "nonce": "4c1e8c98f4422f85",
                     "generation": 42, "error": "Error adding cluster x",
                 }]);
                 Answer::Json(proxy)

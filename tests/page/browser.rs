@@ -10,6 +10,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -22,6 +23,8 @@ pub(crate) const SHOWN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Browser {
     pub(crate) client: Client,
+    /// Chromium's own, which does not end with chromedriver's.
+    process: Option<Pid>,
     /// Its address at chromedriver.
     session: String,
     _driver: Process,
@@ -64,7 +67,9 @@ impl Browser {
             .expect("chromedriver starts a Chromium");
         let id = client.session_id().await.unwrap().expect("there is a session");
         let session = format!("http://127.0.0.1:{port}/session/{id}");
-        let browser = Self { client, session, _driver: driver, profile };
+        let process = client.capabilities().and_then(|own| own.get("goog:processID")?.as_i64());
+        let process = process.and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let browser = Self { client, session, process, _driver: driver, profile };
         browser.client.goto(url).await.unwrap();
         browser
     }
@@ -88,7 +93,7 @@ impl Browser {
 
     /// The text of what fits the selector, as it is rendered; of several, one after the other.
     pub(crate) async fn text(&self, selector: &str) -> String {
-        let script = "return [...document.querySelectorAll(arguments[0])].map(one => one.innerText).join('\\n')";
+        let script = "return [...document.querySelectorAll(arguments[0])].map(one => one.innerText ?? one.textContent).join('\\n')";
         self.run(script, vec![json!(selector)]).await.as_str().unwrap().to_owned()
     }
 
@@ -100,8 +105,13 @@ impl Browser {
 
     /// Waits until what fits the selector has all of these texts in it.
     pub(crate) async fn shows(&self, selector: &str, texts: &[&str]) {
+        self.comes_to_show(SHOWN, selector, texts).await;
+    }
+
+    /// The same of what depends on more than the page and its server.
+    pub(crate) async fn comes_to_show(&self, deadline: Duration, selector: &str, texts: &[&str]) {
         let what = format!("{selector} to show {texts:?}");
-        eventually(SHOWN, &what, async || {
+        eventually(deadline, &what, async || {
             let text = self.text(selector).await;
             match texts.iter().find(|part| !text.contains(**part)) {
                 None => Ok(()),
@@ -185,8 +195,18 @@ impl Browser {
         assert!(errors.is_empty(), "{errors:#?}");
     }
 
+    /// Ends it, after a look at what went wrong in it.
     pub(crate) async fn close(self) {
         self.has_no_errors().await;
         self.client.clone().close().await.unwrap();
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        if let Some(process) = self.process {
+            // An error means that it has ended already.
+            _ = kill_process(process, Signal::KILL);
+        }
     }
 }

@@ -34,7 +34,7 @@ async fn names_and_words_of_strangers_are_text() {
         streams.push(stream);
     }
     let browser = Browser::open(&mesh.url()).await;
-    let turned = "abc‹U+202E›fed␊next";
+    let turned = "abc‹U+202E›fed‹U+000A›next";
     browser.shows(".rows", &[NAME, turned, "REJECTED"]).await;
     for hash in ["#/picture", "#/proxies/1", "#/proxies/2"] {
         browser.show(hash).await;

@@ -2,10 +2,12 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-use crate::browser::Browser;
+use fantoccini::Locator;
+
+use crate::browser::{Browser, SHOWN};
 use crate::mesh::Mesh;
 use pilothouse_testkit::envoy::{Envoy, Sample, Wire};
-use pilothouse_testkit::{manifests, places};
+use pilothouse_testkit::{eventually, manifests, places, same};
 
 /// A sidecar without capture, which binds the ports of services on loopback.
 async fn bound(mesh: &Mesh) -> Envoy {
@@ -34,9 +36,10 @@ async fn rows_rejections_and_departures_are_seen() {
     let shut = manifests::http_service("shut", 9080, ["127.0.1.3"]);
     mesh.put("shut", &shut.replace("port: 80}", &format!("port: {}}}", taken.port())));
     let row = ".rows .row.rejected";
-    browser.shows(row, &["REJECTED", "LDS", "1 ✕"]).await;
+    browser.shows(row, &["REJECTED"]).await;
+    browser.shows(&format!("{row} .type:nth-child(5)"), &["REJECTED", "1 ✕", "1 NACK"]).await;
     browser.shows(".rows .row[aria-rowindex='2']", &["REJECTED"]).await;
-    browser.shows("#summary", &["REJECTED\u{a0}1"]).await;
+    browser.shows("#summary", &["REJECTED1"]).await;
     browser.screenshot("proxies-rejected", true).await;
 
     // The proxy's own page has Envoy's words and the listener that they are about.
@@ -47,6 +50,20 @@ async fn rows_rejections_and_departures_are_seen() {
     browser.click(".rejection button").await;
     browser.shows(".resource pre", &["\"portValue\"", &taken.port().to_string()]).await;
     browser.shows(".browser .names", &["127.0.0.1_9080"]).await;
+
+    // What it did and said is listed, the NACK with its words.
+    browser
+        .shows("main", &["The last responses and answers", "response ↓", "✓ ACK", "✕ NACK"])
+        .await;
+    // The change that it rejects has a straggler.
+    let own = browser.run("return location.hash", vec![]).await;
+    browser.show("#/changes?search=shut").await;
+    browser
+        .shows(".rows .row.stale", &["Service", "default/shut", "1 of 2", "sample-0.default"])
+        .await;
+    browser.screenshot("changes-straggler", true).await;
+    browser.show(own.as_str().unwrap()).await;
+    browser.shows(".rejection", &["Address already in use"]).await;
 
     // One that goes is gone from its page and from the list.
     sidecar.process.kill();
@@ -75,6 +92,9 @@ async fn an_edit_is_seen_to_travel() {
         let seen = format!(".picture[data-{mark}]");
         assert_eq!(browser.count(&seen).await, 1, "{mark}");
     }
+    let travelling = ".travel .mark.push";
+    eventually(SHOWN, "the push on its way", async || same(browser.count(travelling).await, 2))
+        .await;
     browser.screenshot("picture", true).await;
     browser.has_no(".travel .mark").await;
 
@@ -83,6 +103,16 @@ async fn an_edit_is_seen_to_travel() {
     mesh.edit("reviews.yaml", "127.0.1.14", "127.0.1.15");
     browser.shows(".log li:nth-child(n + 7)", &["a new snapshot was published"]).await;
     assert_eq!(browser.count(".travel .mark").await, 0);
+
+    // And in the list of changes, with who has it.
+    browser.show("#/changes?search=reviews-1").await;
+    let first = ".rows .row[aria-rowindex='2']";
+    let change = ["EndpointSlice", "default/reviews-1", "applied", "✓ all 2"];
+    browser.shows(first, &change).await;
+    browser.screenshot("changes", false).await;
+    let search = browser.client.find(Locator::Css(".filter input")).await.unwrap();
+    search.send_keys("nothing-of-this-name").await.unwrap();
+    browser.shows(".list", &["No change fits this search."]).await;
 
     browser.show("#/services/default/reviews").await;
     browser
@@ -131,12 +161,7 @@ async fn it_is_readable_at_every_width_and_by_keyboard() {
                 browser.show(hash).await;
                 browser.shows("main", &["", shown]).await;
                 browser.fits().await;
-                browser
-                    .screenshot(
-                        &format!("{name}-{width}-{scheme}"),
-                        name == "picture" && scheme == "dark",
-                    )
-                    .await;
+                browser.screenshot(&format!("{name}-{width}-{scheme}"), false).await;
             }
         }
     }

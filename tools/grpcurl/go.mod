@@ -1,3 +1,4 @@
+// Pins grpcurl and what it is built of, for tools/install-go-tool.
 module pilothouse/tools/grpcurl
 
 go 1.25.0

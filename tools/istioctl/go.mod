@@ -1,3 +1,5 @@
+// Pins istioctl and what it is built of, for tools/install-go-tool. Istio's tags are no versions of Go
+// modules, so this is the newest commit that the Go module proxy has.
 module pilothouse/tools/istioctl
 
 go 1.26.0

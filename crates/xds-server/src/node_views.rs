@@ -29,13 +29,16 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 const MAX_NODE: usize = 256 << 10;
 const MAX_ID: usize = 1024;
 
+/// All views at one moment.
+type ViewsByKey<K> = HashMap<K, Arc<View>>;
+
 /// The views of all proxies, by key, and how a proxy's key is found.
 #[derive(Debug)]
 pub struct NodeViews<K> {
     name: &'static str,
     types: &'static [ServedType],
     key_of: fn(&Node<'_>) -> K,
-    views: watch::Sender<Option<Arc<HashMap<K, Arc<View>>>>>,
+    views: watch::Sender<Option<Arc<ViewsByKey<K>>>>,
 }
 
 /// What each stream needs of [`NodeViews`].
@@ -129,7 +132,7 @@ impl<K: Key> Mesh for NodeMesh<K> {
     type Identity = NodeId;
     type ViewRequest = K;
     type ViewKey = K;
-    type Snapshot = HashMap<K, Arc<View>>;
+    type Snapshot = ViewsByKey<K>;
 
     fn types(&self) -> &'static [ServedType] {
         self.types
@@ -151,15 +154,55 @@ impl<K: Key> Mesh for NodeMesh<K> {
         info!(proxy = identity.name(), delta, "proxy connected");
     }
 
-    fn view(views: &HashMap<K, Arc<View>>, key: &K) -> Option<Arc<View>> {
+    fn view(views: &ViewsByKey<K>, key: &K) -> Option<Arc<View>> {
         views.get(key).cloned()
     }
 
-    fn change_received(_: &HashMap<K, Arc<View>>) -> Option<Instant> {
+    fn change_received(_: &ViewsByKey<K>) -> Option<Instant> {
         None
     }
 
-    fn forget_gone_sets(views: &HashMap<K, Arc<View>>) {
+    fn forget_gone_sets(views: &ViewsByKey<K>) {
         views.values().for_each(|view| view.forget_gone_sets());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    static TYPES: [ServedType; 1] = [ServedType::CLUSTER];
+
+    #[test]
+    fn the_key_is_found_in_the_node_which_must_have_an_id() {
+        let mesh = NodeMesh::new(&TYPES, |node| node.cluster.to_owned());
+        let identify = |node: Option<&[u8]>| mesh.identify(node, Ipv4Addr::LOCALHOST.into());
+        // Fields 1 and 2 of a Node.
+        let (id, key) = identify(Some(b"\x0a\x04edge\x12\x04shop")).unwrap();
+        assert_eq!((id.name(), &*key), ("edge", "shop"));
+        assert!(identify(None).unwrap_err().contains("must carry a node"));
+        assert!(identify(Some(b"\x12\x04shop")).unwrap_err().contains("must have an id"));
+        assert!(identify(Some(b"\x0a\x04ed")).is_err());
+        let long = vec![0; MAX_NODE + 1];
+        assert!(identify(Some(&long)).unwrap_err().contains("of at most"));
+    }
+
+    #[test]
+    fn each_key_has_a_view_of_its_own_from_when_it_is_set() {
+        let views = NodeViews::new("test", &TYPES, |node| node.cluster.to_owned());
+        let followed = views.views.subscribe();
+        let view = |key: &str| {
+            let snapshot = followed.borrow().clone();
+            snapshot.and_then(|views| NodeMesh::view(&views, &key.to_owned()))
+        };
+        assert!(view("shop").is_none());
+        views.set("shop".to_owned(), View::new([Arc::default()]));
+        let shop = view("shop").unwrap();
+        assert!(view("edge").is_none());
+        views.set("edge".to_owned(), View::new([Arc::default()]));
+        assert!(view("edge").is_some());
+        assert!(Arc::ptr_eq(&shop, &view("shop").unwrap()), "it stays as it is");
     }
 }

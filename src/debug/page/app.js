@@ -72,6 +72,9 @@ function showSummary(summary) {
     summary.sources_stale > 0
       ? el("a", { href: "#/sources", class: "alarm" }, "watches that are behind", el("b", null, String(summary.sources_stale)))
       : null,
+    // Of pilothouse dashboard, which asks several.
+    (summary.unreachable ?? []).map((one) =>
+      el("span", { class: "alarm", title: one.error }, "no answer from ", name(one.replica))),
     el("span", { class: "where" },
       "generation ", el("b", null, String(summary.generation ?? "–")), " at ", name(summary.replica)));
 }

@@ -23,8 +23,7 @@ export function changesPage(main, _parts, query) {
     columns: ["seen", "what", "resourceVersion", "published", "everywhere", "stragglers"].map((title) => ({ title })),
     fetchPage: async (offset, limit) => {
       const answer = await ask("/debug/changes", { search: wanted, offset, limit });
-      // Older servers of this contract do not say how many fit.
-      const total = answer.matched ?? answer.total ?? offset + answer.changes.length + (answer.changes.length === limit ? 1 : 0);
+      const total = answer.matched;
       say(count, `generation ${answer.generation ?? "–"}, ${total} changes`);
       return { total, rows: answer.changes };
     },

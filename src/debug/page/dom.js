@@ -43,7 +43,6 @@ export function visible(text, keepLines = false) {
   return String(text).replace(CONTROLS, (one) => {
     const code = one.codePointAt(0);
     if (keepLines && one === "\n") return one;
-    if (code < 0x20) return String.fromCodePoint(0x2400 + code);
     return `‹U+${code.toString(16).toUpperCase().padStart(4, "0")}›`;
   });
 }

@@ -10,7 +10,6 @@ import { Travel } from "./travel.js";
 const MAX_PROXIES = 24;
 const MAX_GROUPS = 16;
 const LOGGED = 40;
-const WIDTH = 1200;
 const ROW = 44;
 const SHAPES = { "SYNCED": "✓", "STALE": "◔", "REJECTED": "✕", "NOT SENT": "○" };
 
@@ -24,10 +23,11 @@ export function picturePage(main) {
     el("p", { class: "lead" }, "The control plane reads Kubernetes and tells proxies what the mesh looks like. Requests never pass through it: they go from proxy to proxy."),
     legend, drawing, el("h2", null, "What happened"), log);
 
-  const nodes = new Map(); // By proxy's key: its place and lines.
+  const nodes = new Map(); // By proxy's key: the line to it.
   const groups = new Map(); // By namespace, if there are too many to be drawn one by one.
   const travel = new Travel(drawing);
-  let place = { objects: [150, 200], control: [560, 200] };
+  const narrow = matchMedia("(max-width: 760px)");
+  let changes = null;
   let drawn = "";
 
   async function load() {
@@ -44,33 +44,38 @@ export function picturePage(main) {
     const text = JSON.stringify([boxes, watches.map((one) => [one.name, one.lastError]), sources.services, sources.endpointSlices, proxies.generation]);
     if (text === drawn) return;
     drawn = text;
-    const height = Math.max(300, 60 + Math.max(boxes.length, 1) * ROW);
+    const height = narrow.matches ? 370 + Math.max(boxes.length, 1) * ROW : Math.max(300, 60 + Math.max(boxes.length, 1) * ROW);
     const middle = height / 2;
-    place = { objects: [190, middle], control: [590, middle] };
-    drawing.setAttribute("viewBox", `0 0 ${WIDTH} ${height}`);
+    const places = narrow.matches
+      ? { width: 400, objects: [20, 10], control: [20, 190], change: "M200 150 V190", proxies: [60, 360 + ROW / 2] }
+      : { width: 1200, objects: [60, middle - 70], control: [480, middle - 70], change: `M320 ${middle} H480`,
+        proxies: [860, 30 + (height - 60 - boxes.length * ROW) / 2 + ROW / 2] };
+    drawing.setAttribute("viewBox", `0 0 ${places.width} ${height}`);
     nodes.clear();
     groups.clear();
-    const lines = svg("g", { class: "lines" }, line([320, middle], [480, middle]));
-    const shapes = [];
-    shapes.push(box(60, middle - 75, 260, 150, "objects", [
-      ["Kubernetes objects", "title"], [`${sources.services} Services`, ""], [`${sources.endpointSlices} EndpointSlices`, ""],
-      [watchWords(watches), watches.some((one) => one.lastError || !one.synced) ? "bad" : "quiet"],
-    ]));
-    shapes.push(box(480, middle - 75, 220, 150, "control", [
-      ["Control plane", "title"], [visible(proxies.replica), ""], [`generation ${proxies.generation ?? "–"}`, ""], [proxies.total === 1 ? "1 proxy" : `${proxies.total} proxies`, "quiet"],
-    ]));
+    changes = svg("path", { d: places.change });
+    const lines = svg("g", { class: "lines" }, changes);
+    const shapes = [
+      box(places.objects, narrow.matches ? 360 : 260, "objects", [
+        ["Kubernetes objects", "title"], [`${sources.services} Services`, ""], [`${sources.endpointSlices} EndpointSlices`, ""],
+        [watchWords(watches), watches.some((one) => one.lastError || !one.synced) ? "bad" : "quiet"],
+      ]),
+      box(places.control, narrow.matches ? 360 : 220, "control", [
+        ["Control plane", "title"], [proxies.replica, ""], [`generation ${proxies.generation ?? "–"}`, ""],
+        [proxies.total === 1 ? "1 proxy" : `${proxies.total} proxies`, "quiet"],
+      ]),
+    ];
     boxes.forEach((one, at) => {
-      const y = 30 + at * ROW + (height - 60 - boxes.length * ROW) / 2 + ROW / 2;
-      const from = [700, middle];
-      const to = [860, y];
-      const path = line(from, to, one.key ?? one.group);
-      lines.append(path);
-      const where = { from, to, path };
-      if (one.group !== undefined) groups.set(one.group, where);
-      else nodes.set(one.key, where);
-      shapes.push(proxyBox(one, 860, y));
+      const x = places.proxies[0];
+      const y = places.proxies[1] + at * ROW;
+      const line = svg("path", { d: narrow.matches ? `M36 330 V${y - 8} Q36 ${y} 44 ${y} H${x}`
+        : `M700 ${middle} C780 ${middle} 780 ${y} ${x} ${y}` });
+      lines.append(line);
+      if (one.group !== undefined) groups.set(one.group, line);
+      else nodes.set(one.key, line);
+      shapes.push(proxyBox(one, x, y));
     });
-    if (boxes.length === 0) shapes.push(words(870, middle + 5, "no proxy is connected", "quiet"));
+    if (boxes.length === 0) shapes.push(words(...places.proxies, "no proxy is connected", "quiet"));
     drawing.replaceChildren(lines, ...shapes);
     travel.raise();
   }
@@ -84,7 +89,7 @@ export function picturePage(main) {
     return boxes;
   }
 
-  /** Where a proxy is drawn; its namespace is what follows the last dot of its name. */
+  /** The line to a proxy; its namespace is what follows the last dot of its name. */
   function at(item) {
     if (nodes.has(item.proxy)) return nodes.get(item.proxy);
     const namespace = (item.name ?? "").split(".").pop();
@@ -94,30 +99,34 @@ export function picturePage(main) {
   function show(items) {
     for (const item of items) {
       if (item.more) continue;
-      if (item.what === "change") {
-        travel.go("change", [320, place.control[1]], [480, place.control[1]], 0);
-        continue;
-      }
-      const where = at(item);
-      if (!where) continue;
+      const line = item.what === "change" ? changes : at(item);
+      if (!line) continue;
       // What was sent is seen to arrive before what is answered to it.
-      if (item.what === "push") travel.go("push", where.from, where.to, 1, where.path);
-      if (item.what === "ack") travel.go("ack", where.to, where.from, 2, where.path);
-      if (item.what === "nack") travel.go("nack", where.to, where.from, 2, where.path);
+      if (item.what === "change") travel.go("change", line, false, 0);
+      if (item.what === "push") travel.go("push", line, false, 1);
+      if (item.what === "ack") travel.go("ack", line, true, 2);
+      if (item.what === "nack") travel.go("nack", line, true, 2);
     }
-    for (const item of items) log.prepend(entry(item));
+    const inTime = [...items].sort((a, b) => (a.at ?? "~").localeCompare(b.at ?? "~"));
+    for (const item of inTime) log.prepend(entry(item));
     while (log.children.length > LOGGED) log.lastElementChild.remove();
   }
 
   const refresh = throttle(load, 250);
   const failed = (error) => say(legend, visible(error.message));
   load().catch(failed);
+  const turned = () => {
+    drawn = "";
+    refresh();
+  };
+  narrow.addEventListener("change", turned);
   const ends = [on("traffic", (items) => {
     if (items.some((item) => ["connect", "disconnect"].includes(item.what))) refresh();
     show(items);
   }), on("summary", refresh)];
   return () => {
     ends.forEach((end) => end());
+    narrow.removeEventListener("change", turned);
     travel.close();
   };
 }
@@ -145,13 +154,6 @@ function watchWords(watches) {
   return bad > 0 ? `${bad} of ${watches.length} watches behind` : `${watches.length} ${watches.length === 1 ? "watch" : "watches"}, all heard from`;
 }
 
-function line([x1, y1], [x2, y2], key) {
-  const bend = (x2 - x1) / 2;
-  const path = svg("path", { d: `M${x1} ${y1} C${x1 + bend} ${y1} ${x2 - bend} ${y2} ${x2} ${y2}` });
-  if (key !== undefined) path.dataset.key = key;
-  return path;
-}
-
 function words(x, y, text, className) {
   return svg("text", { x, y, class: className }, text);
 }
@@ -161,9 +163,9 @@ function short(text, length) {
   return shown.length > length ? `${shown.slice(0, length - 1)}…` : shown;
 }
 
-function box(x, y, width, height, className, lines) {
-  const group = svg("g", { class: `box ${className}` }, svg("rect", { x, y, width, height, rx: 10 }));
-  lines.forEach(([text, own], at) => group.append(words(x + 20, y + 38 + at * 29, short(text, 30), own)));
+function box([x, y], width, className, lines) {
+  const group = svg("g", { class: `box ${className}` }, svg("rect", { x, y, width, height: 140, rx: 10 }));
+  lines.forEach(([text, own], at) => group.append(words(x + 20, y + 34 + at * 28, short(text, 30), own)));
   return group;
 }
 

@@ -88,7 +88,7 @@ function what(word) {
 
 function rejection(type, status, open) {
   return el("section", { class: "rejection" },
-    el("h2", null, `✕ ${type} was rejected `, el("small", null, `at ${clock(status.error_at)}, ${status.rejected} times in all`)),
+    el("h2", null, `✕ ${type} was rejected `, el("small", null, `at ${clock(status.error_at)}, ${status.rejected === 1 ? "once" : `${status.rejected} times`} in all`)),
     el("pre", { class: "words", dir: "auto" }, visible(status.error, true)),
     (status.about ?? []).length === 0 ? null : el("p", null, "About: ", status.about.map((one) =>
       el("button", { type: "button", class: "link", onclick: () => open(type, one) }, name(one)))));

@@ -158,25 +158,25 @@ export class Rows {
   }
 }
 
-/** Calls `work` soon, and not again before it is done and `pause` has gone by. */
+/** Calls `work` at once, and not again before it is done and `pause` has gone by. */
 export function throttle(work, pause) {
-  let timer = null;
-  let running = false;
+  let isBusy = false;
   let again = false;
   const run = async () => {
-    timer = null;
-    running = true;
+    isBusy = true;
     again = false;
     try {
       await work();
     } catch {
       // Whoever shows it has said so; the next event asks again.
     }
-    running = false;
-    if (again) timer ??= setTimeout(run, pause);
+    setTimeout(() => {
+      isBusy = false;
+      if (again) run();
+    }, pause);
   };
   return () => {
-    if (running) again = true;
-    else timer ??= setTimeout(run, pause);
+    if (isBusy) again = true;
+    else run();
   };
 }

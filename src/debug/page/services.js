@@ -98,10 +98,10 @@ export function servicePage(main, [namespace, service], query) {
           one.endpoints.map((each) => [each.address, each.port,
             el("span", { class: each.served ? "state synced" : "state rejected" }, each.served ? "✓ sent" : "✕ left out"),
             each.reason ? visible(each.reason) : "", each.state, name(each.pod), name(each.zone), name(each.node), name(each.slice)]))),
-      one.sent ? section("What is made of it", facts([
-        ["clusters", one.sent.clusters.map((each) => el("div", null, name(each)))],
-        ["listeners", one.sent.listeners.map((each) => el("div", null, name(each)))],
-        ["routes", one.sent.routes.map((each) => el("div", null, "table ", name(each.table), ": ", name(each.domains.join(", "))))],
+      one.sent ? section("What is made of it", table("Clusters, listeners and routes", ["what", "name", "domains"], [
+        ...one.sent.clusters.map((each) => ["cluster", name(each), ""]),
+        ...one.sent.listeners.map((each) => ["listener", name(each), ""]),
+        ...one.sent.routes.map((each) => ["route table", name(each.table), name(each.domains.join(", "))]),
       ])) : null,
       section(`Proxies that lag behind: ${one.lagging_total}`,
         one.lagging_total === 0 ? el("p", { class: "note" }, "None: every proxy that is sent this Service has acknowledged the newest of it.")

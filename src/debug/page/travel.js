@@ -3,6 +3,7 @@
 import { svg } from "./dom.js";
 
 const LASTS_MS = 900;
+const FRAMES = 16;
 const MAX_MARKS = 60;
 const MARKS = { change: "■", push: "●", ack: "✓", nack: "✕" };
 
@@ -20,8 +21,8 @@ export class Travel {
     this.drawing.append(this.layer);
   }
 
-  /** Lets a mark travel, as the `step`th of what belongs together. */
-  go(what, from, to, step, line) {
+  /** Lets a mark travel along a line, forth or back, as the `step`th of what belongs together. */
+  go(what, line, isBack, step) {
     this.drawing.dataset[what] = Number(this.drawing.dataset[what] ?? 0) + 1;
     if (this.marks.size >= MAX_MARKS) return;
     if (this.still.matches) {
@@ -29,19 +30,16 @@ export class Travel {
       return;
     }
     const mark = svg("text", { class: `mark ${what}` }, MARKS[what]);
-    const [x1, y1] = from;
-    const [x2, y2] = to;
+    const length = line.getTotalLength();
+    const frames = Array.from({ length: FRAMES + 1 }, (_, at) => {
+      const part = at / FRAMES;
+      const { x, y } = line.getPointAtLength(length * (isBack ? 1 - part : part));
+      return { transform: `translate(${x}px, ${y}px)` };
+    });
     this.marks.add(mark);
     const timer = setTimeout(() => {
       this.layer.append(mark);
-      // The lines are S-curves with their control points half-way; this is the same curve.
-      const frames = Array.from({ length: 13 }, (_, at) => {
-        const t = at / 12;
-        const bend = t * t * (3 - 2 * t);
-        const across = 1.5 * t * (1 - t) + t * t * t + 1.5 * t * t * (1 - t);
-        return { transform: `translate(${x1 + (x2 - x1) * across}px, ${y1 + (y2 - y1) * bend}px)` };
-      });
-      const moving = mark.animate(frames, { duration: LASTS_MS, easing: "linear", fill: "both" });
+      const moving = mark.animate(frames, { duration: LASTS_MS, easing: "ease-in-out", fill: "both" });
       const end = () => {
         mark.remove();
         this.marks.delete(mark);
@@ -54,7 +52,6 @@ export class Travel {
 
   /** Without motion: the line shows what went over it, for as long as a mark would have travelled. */
   light(what, line) {
-    if (!line) return;
     line.setAttribute("class", `lit ${what}`);
     setTimeout(() => {
       if (line.getAttribute("class") === `lit ${what}`) line.removeAttribute("class");

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::operator::answers::time;
+use crate::operator::answers::{text, time};
 
 /// Stragglers that are named of a change.
 const MAX_STRAGGLERS: usize = 20;
@@ -25,9 +25,12 @@ pub(in crate::operator) struct Change {
     /// Of one replica's own numbering.
     #[serde(default)]
     pub(in crate::operator) id: u64,
+    #[serde(deserialize_with = "text")]
     pub(in crate::operator) kind: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     pub(in crate::operator) namespace: String,
+    /// Empty if it is about all of them, as a list is.
+    #[serde(default, deserialize_with = "text")]
     pub(in crate::operator) name: String,
     pub(in crate::operator) action: String,
     #[serde(default)]

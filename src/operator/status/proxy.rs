@@ -143,7 +143,8 @@ fn events(history: &[Event]) -> Table {
         };
         let mut row =
             vec![Cell::new(&event.at), Cell::new(&event.of), Cell::toned(&event.what, tone)];
-        let counts = [event.nonce, event.resources, event.removed, event.bytes, event.generation];
+        row.push(Cell::new(&event.nonce));
+        let counts = [event.resources, event.removed, event.bytes, event.generation];
         row.extend(counts.map(count));
         row.push(Cell::new(&event.error));
         table.rows.push(row);

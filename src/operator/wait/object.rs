@@ -80,6 +80,14 @@ pub(super) fn name(text: &str) -> Result<ObjectName, String> {
     }
 }
 
+/// Versions are numbers that grow (KEP-5504), as far as anything is compared with them.
+pub(super) fn resource_version(text: &str) -> Result<String, String> {
+    match text.parse::<u64>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("it must be a number, as .metadata.resourceVersion has it".to_owned()),
+    }
+}
+
 /// Which state of the object is waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Version {

@@ -58,7 +58,7 @@ pub(super) enum Verdict {
     NotEverywhere,
     /// Nobody is known not to have it, and somebody could not be asked.
     Untold,
-    /// The same, and asking again would not help.
+    /// The same, and asking again does not help, if it stays so.
     Untellable,
 }
 
@@ -69,10 +69,6 @@ impl Verdict {
             Self::NotEverywhere => "not everywhere",
             Self::Untold | Self::Untellable => "cannot be told",
         }
-    }
-
-    pub(super) fn is_final(self) -> bool {
-        self == Self::Untellable
     }
 
     pub(super) fn outcome(self) -> Outcome {

@@ -111,6 +111,19 @@ async fn rejections_and_unserved_ports_are_events_of_their_objects() {
     for words in ["pod/web-1", "ConfigRejected", "service/web", "PortNotServed"] {
         assert!(shown.contains(words), "{shown}");
     }
+    let of_pod = server.admin.run(&["-n", "shop", "events", "--for", "pod/web-1"]).await;
+    assert!(of_pod.contains("ConfigRejected"), "{of_pod}");
+    // kubectl describe asks by the UID, which we do not know (docs/events.md).
+    let container = json!({ "name": "web", "image": "web" });
+    server
+        .admin
+        .apply(&[json!({ "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": "web-1", "namespace": "shop" },
+            "spec": { "containers": [container] } })])
+        .await;
+    let described = server.admin.run(&["-n", "shop", "describe", "pod", "web-1"]).await;
+    assert!(described.contains("Events:") && !described.contains("ConfigRejected"), "{described}");
+    println!("{shown}\n{of_pod}\n{described}"); // TEMP
 
     // The same words again, by the other replica: counted, not doubled.
     drop(proxy);

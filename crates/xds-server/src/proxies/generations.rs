@@ -12,11 +12,11 @@ const KEPT: u64 = 1024;
 /// Bits of the milliseconds in a place: 34 years.
 const TIME_BITS: u32 = 40;
 
-/// The last [`KEPT`] generations.
+/// The last `KEPT` generations.
 #[derive(Debug)]
 pub struct GenerationTimes {
     began: (Instant, SystemTime),
-    /// A generation's place is its remainder by [`KEPT`]. In it: how often the places have been used up
+    /// A generation's place is its remainder by `KEPT`. In it: how often the places have been used up
     /// before, so that an older generation is less than a newer one, and milliseconds since the start, plus
     /// one. Zero for none.
     places: Box<[AtomicU64]>,
@@ -32,7 +32,9 @@ impl Default for GenerationTimes {
 impl GenerationTimes {
     /// A stream that had acknowledged `before` has acknowledged `now`.
     pub fn acknowledged(&self, before: u64, now: u64, at: Instant) {
-        let millis = at.saturating_duration_since(self.began.0).as_millis() as u64 + 1;
+        // Rounded up, so that nothing is acknowledged before it was published.
+        let micros = at.saturating_duration_since(self.began.0).as_micros() as u64;
+        let millis = micros.div_ceil(1000) + 1;
         let first = (before + 1).max(now.saturating_sub(KEPT - 1));
         for generation in first..=now {
             let value = (generation / KEPT) << TIME_BITS | millis;

@@ -35,7 +35,7 @@ pub struct HistoryEntry {
     pub bytes: u32,
 }
 
-/// The last [`MAX_ENTRIES`], and what their times and nonces are counted from.
+/// The last `MAX_ENTRIES`, and what their times and nonces are counted from.
 #[derive(Debug)]
 pub struct History {
     since: SystemTime,
