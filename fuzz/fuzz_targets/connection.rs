@@ -21,11 +21,11 @@ use discovery::{NAMES, check, resource, well_formed};
 use http::{HeaderMap, HeaderValue, Response};
 use input::Input;
 use libfuzzer_sys::fuzz_target;
-use pilothouse_xds_server::grpc::messages::{MessageFeed, MessageReceiver, grpc_messages};
 use pilothouse::names::ResourceType;
 use pilothouse_http2::{Connection, ErrorCode, Event};
 use pilothouse_xds::session::{Session, SessionLimits};
 use pilothouse_xds::{FrameBuilder, TypeSet, View};
+use pilothouse_xds_server::grpc::messages::{MessageFeed, MessageReceiver, grpc_messages};
 
 /// `:method POST`, `:scheme http`, `:path /`
 const REQUEST: &[u8] = &[0x83, 0x86, 0x84];

@@ -21,6 +21,7 @@ use envoy_types::pb::envoy::service::status::v3::client_config::GenericXdsConfig
 use envoy_types::pb::envoy::service::status::v3::{ClientConfig, ConfigStatus};
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Any, Struct, Timestamp, Value};
+use pilothouse_xds::Resource;
 use prost::{Message, Name};
 use thiserror::Error;
 
@@ -28,7 +29,6 @@ use super::CLUSTER_ID;
 use super::config_dump::sent;
 use crate::names::ResourceType;
 use crate::proxies::{ProxyIdentity, ProxyStatus, SyncState, TypeStatus};
-use pilothouse_xds::Resource;
 
 /// About how many bytes one answer may hold.
 const MAX_ANSWER: usize = 16 << 20;

@@ -15,6 +15,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode, header};
 use axum::response::Response;
 use envoy_types::pb::envoy::service::status::v3::ClientConfig;
+use pilothouse_xds::Resource;
 use prost::{Message as _, Name as _};
 use tokio::time::{Duration, timeout};
 use tonic::Status;
@@ -24,7 +25,6 @@ use super::client_status::{self, Budget, Detail, TooLarge};
 use super::parameters::Parameters;
 use super::response_writer::HandlerPool;
 use super::{DebugError, DebugState, find, guard};
-use pilothouse_xds::Resource;
 
 const SYNCZ: &str = "istio.io/debug/syncz";
 const CONFIG_DUMP: &str = "istio.io/debug/config_dump";
@@ -71,7 +71,7 @@ impl OverAds {
         }
         match type_url {
             SYNCZ => {
-                let made = self.pool.compute(client_configs).await;
+                let made = self.pool.compute(|state| client_configs(state)).await;
                 made.map_err(refused)?.map_err(too_large)
             }
             CONFIG_DUMP => self.config_dump(names).await,

@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
-use crate::common::control_plane::pilothouse;
-use crate::common::envoy::{Envoy, Sample, Wire};
-use crate::common::{json as page, until};
 use crate::deployed::{NAMESPACE, deployed, replica_of, rolled_out};
 use crate::harness::Kubectl;
 use crate::node::process_of;
 use crate::rollout::cluster_address;
+use pilothouse_testkit::control_plane::pilothouse;
+use pilothouse_testkit::envoy::{Envoy, Sample, Wire};
+use pilothouse_testkit::{json as page, until};
 
 /// All on one of two replicas is one chance in 2^11.
 const MOST: usize = 12;

@@ -7,7 +7,7 @@ use envoy_types::pb::google::rpc::Status;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::common::xds_client::{CDS, ack, connect, delta, open_delta};
+use pilothouse_testkit::xds_client::{CDS, ack, connect, delta, open_delta};
 
 /// How a proxy answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

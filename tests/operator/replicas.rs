@@ -9,11 +9,11 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-use crate::common::control_plane::{ControlPlane, pilothouse};
-use crate::common::manifests::{http_service, write};
-use crate::common::{DEADLINE, eventually, http, until};
 use crate::harness::{Ran, ask};
 use crate::proxies::{Answers, Proxy};
+use pilothouse_testkit::control_plane::{ControlPlane, pilothouse};
+use pilothouse_testkit::manifests::{http_service, write};
+use pilothouse_testkit::{DEADLINE, eventually, http, until};
 
 struct Replicas {
     folder: TempDir,
@@ -161,7 +161,7 @@ impl Summaries {
                 }
             }
         };
-        crate::common::in_time("a summary", read).await
+        pilothouse_testkit::in_time("a summary", read).await
     }
 }
 
@@ -223,7 +223,7 @@ async fn the_dashboard_has_the_page_and_both_replicas_behind_it() {
     let id = dashboard.child.id().unwrap();
     let id = rustix::process::Pid::from_raw(i32::try_from(id).unwrap()).unwrap();
     rustix::process::kill_process(id, Signal::TERM).unwrap();
-    let status = crate::common::in_time("its end", dashboard.child.wait()).await.unwrap();
+    let status = pilothouse_testkit::in_time("its end", dashboard.child.wait()).await.unwrap();
     assert_eq!(status.code(), Some(0));
 }
 

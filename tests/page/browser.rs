@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{LONG_DEADLINE, Process, eventually, repository, same};
+use pilothouse_testkit::{LONG_DEADLINE, Process, eventually, repository, same};
 
 /// What the page says of the server within this long; the two seconds on an idle machine, and slack for one
 /// that builds and tests besides.

@@ -3,9 +3,9 @@
 use rustix::process::Signal;
 
 use crate::browser::Browser;
-use crate::harness::LONG_DEADLINE;
-use crate::harness::envoy::{Envoy, Sample, Wire};
 use crate::mesh::Mesh;
+use pilothouse_testkit::LONG_DEADLINE;
+use pilothouse_testkit::envoy::{Envoy, Sample, Wire};
 
 #[tokio::test]
 async fn a_lost_server_is_said_and_found_again() {

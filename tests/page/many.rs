@@ -12,9 +12,9 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::browser::Browser;
-use crate::harness::xds_client::{CDS, EDS, LDS, RDS, ack, connect, delta, node, open_delta};
-use crate::harness::{LONG_DEADLINE, eventually, same};
 use crate::mesh::Mesh;
+use pilothouse_testkit::xds_client::{CDS, EDS, LDS, RDS, ack, connect, delta, node, open_delta};
+use pilothouse_testkit::{LONG_DEADLINE, eventually, same};
 
 /// Streams on one connection.
 const STREAMS: usize = 50;

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use crate::harness::control_plane::{ControlPlane, pilothouse};
-use crate::harness::{manifests, places, repository};
+use pilothouse_testkit::control_plane::{ControlPlane, pilothouse};
+use pilothouse_testkit::{manifests, places, repository};
 
 #[derive(Debug)]
 pub(crate) struct Mesh {

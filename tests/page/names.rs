@@ -5,9 +5,9 @@ use envoy_types::pb::google::rpc::Status;
 use serde_json::json;
 
 use crate::browser::Browser;
-use crate::harness::in_time;
-use crate::harness::xds_client::{CDS, connect, node, open_sotw, sotw};
 use crate::mesh::Mesh;
+use pilothouse_testkit::in_time;
+use pilothouse_testkit::xds_client::{CDS, connect, node, open_sotw, sotw};
 
 const NAME: &str =
     "<script>document.title='owned'</script>\"'><img src=x onerror=\"document.title='owned'\">";

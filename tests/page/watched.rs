@@ -5,9 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use fantoccini::Locator;
 
 use crate::browser::{Browser, SHOWN};
-use crate::harness::envoy::{Envoy, Sample, Wire};
-use crate::harness::{eventually, manifests, places, same};
 use crate::mesh::Mesh;
+use pilothouse_testkit::envoy::{Envoy, Sample, Wire};
+use pilothouse_testkit::{eventually, manifests, places, same};
 
 /// A sidecar without capture, which binds the ports of services on loopback.
 async fn bound(mesh: &Mesh) -> Envoy {

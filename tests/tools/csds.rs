@@ -6,9 +6,9 @@ use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{NodeMatcher, RegexMatcher, StringMatcher};
 use tonic::Code;
 
-use crate::common::control_plane::ControlPlane;
-use crate::common::manifests::{Manifests, Service};
-use crate::common::xds_client::{CDS, connect, node, open_sotw, sotw};
+use pilothouse_testkit::control_plane::ControlPlane;
+use pilothouse_testkit::manifests::{Manifests, Service};
+use pilothouse_testkit::xds_client::{CDS, connect, node, open_sotw, sotw};
 
 fn by_id(pattern: MatchPattern) -> ClientStatusRequest {
     let node_id = Some(StringMatcher { match_pattern: Some(pattern), ignore_case: false });

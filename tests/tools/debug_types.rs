@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use tonic::Code;
 
-use crate::common::control_plane::{ControlPlane, pilothouse};
-use crate::common::manifests::{Manifests, Service};
-use crate::common::namespace;
-use crate::common::xds_client::{
+use pilothouse_testkit::control_plane::{ControlPlane, pilothouse};
+use pilothouse_testkit::manifests::{Manifests, Service};
+use pilothouse_testkit::namespace;
+use pilothouse_testkit::xds_client::{
     CDS, connect, connect_from, delta, node, open_delta, open_sotw, sotw,
 };
 

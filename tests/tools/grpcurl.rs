@@ -1,9 +1,9 @@
 //! grpcurl on both gRPC doors.
 
-use crate::common::control_plane::ControlPlane;
-use crate::common::manifests::{Manifests, Service};
-use crate::common::xds_client::{CDS, connect, open_sotw, sotw};
 use crate::tool::run;
+use pilothouse_testkit::control_plane::ControlPlane;
+use pilothouse_testkit::manifests::{Manifests, Service};
+use pilothouse_testkit::xds_client::{CDS, connect, open_sotw, sotw};
 
 const CSDS: &str = "envoy.service.status.v3.ClientStatusDiscoveryService";
 

@@ -1,10 +1,10 @@
 //! Many who ask for debug pages at once: the server stays small, and proxies are served meanwhile.
 
-use crate::common::control_plane::ControlPlane;
-use crate::common::manifests::{Manifests, Service};
-use crate::common::xds_client::{CDS, connect, open_sotw, sotw};
-use crate::common::{DEADLINE, eventually, same};
 use crate::debug_types::{SYNCZ, request};
+use pilothouse_testkit::control_plane::ControlPlane;
+use pilothouse_testkit::manifests::{Manifests, Service};
+use pilothouse_testkit::xds_client::{CDS, connect, open_sotw, sotw};
+use pilothouse_testkit::{DEADLINE, eventually, same};
 
 /// Streams that ask, and requests on each; what is answered is not read.
 const STREAMS: usize = 100;

@@ -4,13 +4,13 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use tempfile::TempDir;
 
-use crate::common::backends::Backend;
-use crate::common::envoy::{Envoy, Sample, Wire};
-use crate::common::lab::Lab;
-use crate::common::manifests::Service;
-use crate::common::xds_client::{CDS, connect, open_sotw, sotw};
-use crate::common::{DEADLINE, eventually, places, same};
 use crate::tool::{Printed, file, istioctl, run};
+use pilothouse_testkit::backends::Backend;
+use pilothouse_testkit::envoy::{Envoy, Sample, Wire};
+use pilothouse_testkit::lab::Lab;
+use pilothouse_testkit::manifests::Service;
+use pilothouse_testkit::xds_client::{CDS, connect, open_sotw, sotw};
+use pilothouse_testkit::{DEADLINE, eventually, places, same};
 
 /// The word below a column of `proxy-status -v 1`; cells have an age behind their word.
 fn cell<'a>(printed: &'a Printed, proxy: &str, column: &str) -> &'a str {
@@ -120,8 +120,8 @@ async fn one_proxys_configuration_is_compared_and_read() {
     let endpoints = lab.envoy.page("/clusters?format=json").await.unwrap().body;
     let endpoints = file(folder.path(), "clusters.json", &endpoints);
     let shown = run("istioctl", &["proxy-config", "endpoints", "--file", &endpoints]).await;
-    let (endpoint, cluster) =
-        (crate::common::envoy::endpoint(backend.address), services[0].cluster());
+    let endpoint = pilothouse_testkit::envoy::endpoint(backend.address);
+    let cluster = services[0].cluster();
     let row = [&*endpoint, "HEALTHY", "OK", &*cluster];
     let mut rows = shown.text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     assert!(rows.any(|one| one == row), "no {row:?} in\n{}", shown.text);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::common::{in_time, repository};
+use pilothouse_testkit::{in_time, repository};
 
 /// There must be a kubeconfig, although nothing is asked of its API server.
 const KUBECONFIG: &str = "apiVersion: v1
