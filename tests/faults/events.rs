@@ -124,7 +124,7 @@ async fn an_api_server_that_is_busy_is_asked_again() {
     let (api, pilot, pods) = Pods::served(1, &["--events"]).await;
     api.treat_events(Writes::Refused(429, 1));
     let _proxy = pods.rejects(&pilot, 0, |_| "no room".to_owned()).await;
-    pilot.logs("429").await;
+    pilot.logs("429 TooManyRequests").await;
     api.treat_events(Writes::Taken);
     reaches(&pilot, "written", 1).await;
     assert_eq!(api.events().len(), 1);

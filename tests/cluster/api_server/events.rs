@@ -157,7 +157,7 @@ async fn without_the_right_nothing_is_written_and_everything_else_goes_on() {
     .await;
     let log = pilot.process.log();
     assert_eq!(log.matches("cannot write Kubernetes Events").count(), 1, "{log}");
-    assert!(log.contains("403"), "{log}");
+    assert!(log.contains("403 Forbidden"), "{log}");
     assert!(server.events("shop").await.is_empty());
     pilot.ready(200, |_| true).await;
 }
