@@ -56,7 +56,8 @@ impl EventReporter {
     /// takes over the proxies.
     pub async fn run(self, stop: CancellationToken) {
         let (queue, queued) = mpsc::channel(MAX_QUEUED);
-        let write = writer::write_all(self.context.clone(), queued, self.metrics.clone());
+        // Boxed: a request to the API server and its answer are most of twenty KiB.
+        let write = Box::pin(writer::write_all(self.context.clone(), queued, self.metrics.clone()));
         let look = self.look(queue);
         stop.run_until_cancelled(async { tokio::join!(write, look) }).await;
     }

@@ -71,7 +71,7 @@ impl OverAds {
         }
         match type_url {
             SYNCZ => {
-                let made = self.pool.compute(|state| client_configs(state)).await;
+                let made = self.pool.compute(client_configs).await;
                 made.map_err(refused)?.map_err(too_large)
             }
             CONFIG_DUMP => self.config_dump(names).await,
