@@ -48,6 +48,7 @@ fuzz: rust ## random bytes into all protocols, 20 s each (FUZZ_SECONDS), after a
 
 .PHONY: test-cluster
 test-cluster: rust envoy ## our own manifests and images on a real Kubernetes with real pods
+	@tools/install-go-tool istioctl
 	@tools/test-cluster
 
 .PHONY: half-live

@@ -45,7 +45,7 @@ pub(crate) async fn rolled_out(kubectl: &Kubectl, namespace: &str, deployment: &
     let status =
         kubectl.attempt(&["-n", namespace, "rollout", "status", &name, "--timeout=120s"]).await;
     if let Err(error) = status {
-        let selector = if deployment == "istio-pilot" { "app=pilot" } else { "" };
+        let selector = if deployment == "istio-pilot" { "istio=pilot" } else { "" };
         let pods = kubectl.run(&["-n", namespace, "describe", "pods", "-l", selector]).await;
         let logs = kubectl.attempt(&["-n", namespace, "logs", &name, "--tail=30"]).await;
         panic!("{error}\n{pods}\n{logs:?}");

@@ -12,6 +12,7 @@ mod doctor;
 mod faults;
 mod half_live;
 mod harness;
+mod istioctl;
 mod node;
 mod operator;
 mod replicas;

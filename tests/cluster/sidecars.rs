@@ -13,7 +13,7 @@ use pilothouse_testkit::until;
 
 mod life;
 
-const NAMESPACE: &str = "sidecars";
+pub(crate) const NAMESPACE: &str = "sidecars";
 
 fn app(name: &str, workload: &str, port: u16) -> Value {
     json!({
@@ -57,7 +57,7 @@ fn service(name: &str, of: &str, port_name: &str, port: u16, headless: bool) -> 
 
 /// The control plane, and in a namespace of their own: `web` (a Deployment), `store` (a StatefulSet
 /// behind a headless service) and `outside`, which has no sidecar and the node's address.
-async fn deployed() -> Kubectl {
+pub(crate) async fn deployed() -> Kubectl {
     static APPLIED: OnceCell<()> = OnceCell::const_new();
     let kubectl = Kubectl::default();
     APPLIED

@@ -94,7 +94,8 @@ impl HttpBody for ObservedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(bookmark) = self.bookmark.take() {
-            self.position.send_replace(bookmark);
+            let position = &self.position;
+            position.send_if_modified(|known| std::mem::replace(known, bookmark) != bookmark);
         }
         // What has come is taken first, however late we are in looking.
         let polled = Pin::new(&mut self.body).poll_frame(context);

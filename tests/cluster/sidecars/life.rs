@@ -22,7 +22,7 @@ async fn without_a_control_plane_a_healthy_application_lives() {
     let pilot = ["-n", "istio-system", "scale", "deployment/istio-pilot"];
     kubectl.run(&[&pilot[..], &["--replicas=0"]].concat()).await;
     until("no control plane to be left", async || {
-        let left = kubectl.pods("istio-system", "app=pilot").await;
+        let left = kubectl.pods("istio-system", "istio=pilot").await;
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     })
     .await;

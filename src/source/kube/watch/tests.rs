@@ -110,11 +110,12 @@ fn answer(stub: &Mutex<Stub>, request: &Request<Body>) -> Result<Response<Bytes>
         stub.missed.push(Instant::now());
         return Err(std::io::Error::other("nobody is there"));
     }
+    // In the order of an API server.
     let line = |what: &str, object: serde_json::Value| {
-        format!("{}\n", json!({ "type": what, "object": object }))
+        format!("{{\"type\":\"{what}\",\"object\":{object}}}\n")
     };
     let mark = json!({ "kind": "Bookmark", "apiVersion": "v1", "metadata": {
-        "resourceVersion": "7", "annotations": { "k8s.io/initial-events-end": "true" } } });
+        "resourceVersion": "9", "annotations": { "k8s.io/initial-events-end": "true" } } });
     let services = stub.services.iter().map(|name| {
         json!({ "metadata": { "name": name, "namespace": "default", "resourceVersion": "7" },
             "spec": { "ports": [{ "port": 80 }] } })
@@ -140,6 +141,25 @@ fn watched(told: String) -> Bytes {
         Ok(String::new())
     });
     Bytes::from_stream(stream::iter([Ok::<_, Infallible>(told)]).chain(end))
+}
+
+/// The newest object of the list is older than the list: another one was deleted, say.
+#[tokio::test(start_paused = true)]
+async fn a_watch_tells_how_far_it_has_got_beyond_its_objects() {
+    let mut source = Source::start(Stub { services: vec!["a", "b"], ..Stub::default() });
+    let mut seen = Vec::new();
+    let begun = Instant::now();
+    while seen.last() != Some(&(None, Some(9))) {
+        let event = timeout(Duration::from_secs(60), source.changes.recv()).await;
+        let event = event.expect("a position").unwrap();
+        let about = event.change.and_then(|change| change.about());
+        seen.push((about.map(|(object, _)| object.kind), event.version));
+    }
+    assert_eq!(seen, [(Some("Service"), Some(7)), (None, None), (None, Some(9))]);
+    assert!(begun.elapsed() < Duration::from_secs(30), "by the mark of the list's end");
+    // The request that resumes the watch says the same, which is no news.
+    sleep(Duration::from_secs(100)).await;
+    assert!(source.changes.try_recv().is_err());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,68 @@
+//! istioctl as it is, against the project's own manifests and injected sidecars: what it reads from pods
+//! through port-forwarding of its own.
+
+use std::process::Output;
+
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::deployed::{NAMESPACE, deployed, rolled_out};
+use crate::sidecars;
+use pilothouse_testkit::{in_time, repository};
+
+async fn istioctl(arguments: &[&str]) -> String {
+    let program = repository().join(".tools/bin/istioctl");
+    assert!(program.exists(), "there is no {}: run `make test-cluster`", program.display());
+    let output = Command::new(program).args(arguments).kill_on_drop(true).output();
+    let output: Output = in_time(&format!("istioctl {arguments:?}"), output).await.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    text
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn version_names_both_replicas_of_the_control_plane() {
+    let kubectl = deployed().await;
+    rolled_out(&kubectl, NAMESPACE, "istio-pilot").await;
+    let shown = istioctl(&["version", "-o", "json"]).await;
+    let shown: Value = serde_json::from_str(&shown).unwrap_or_else(|_| panic!("{shown}"));
+    let versions = shown["meshVersion"].as_array().unwrap_or_else(|| panic!("{shown}"));
+    assert_eq!(versions.len(), 2, "{shown}");
+    for replica in versions {
+        assert_eq!(replica["Component"], "pilot", "{shown}");
+        assert_eq!(replica["Info"]["version"], env!("CARGO_PKG_VERSION"), "{shown}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn proxy_config_reads_an_injected_sidecar() {
+    let kubectl = sidecars::deployed().await;
+    let pods = kubectl.pods(sidecars::NAMESPACE, "app=web").await;
+    let pod = format!("{}.{}", pods[0], sidecars::NAMESPACE);
+    let service = format!("web.{}.svc.cluster.local", sidecars::NAMESPACE);
+    let cluster = format!("outbound|8000||{service}");
+    let address =
+        kubectl.json(&["-n", sidecars::NAMESPACE, "get", "pod", &pods[0]]).await["status"]["podIP"]
+            .as_str()
+            .expect("the pod has an address")
+            .to_owned();
+    let endpoint = format!("{address}:9080");
+    let expected: [(&str, &[&str]); 5] = [
+        ("clusters", &[&service, "8000", "outbound", "EDS"]),
+        ("listeners", &["0.0.0.0", "15006", "InboundPassthroughCluster"]),
+        ("routes", &["8000", &service]),
+        ("endpoints", &[&endpoint, "HEALTHY", "OK", &cluster]),
+        ("bootstrap", &["xds-grpc", "istio-pilot.istio-system"]),
+    ];
+    for (page, words) in expected {
+        let output = if page == "bootstrap" { "json" } else { "short" };
+        let shown = istioctl(&["proxy-config", page, &pod, "-o", output]).await;
+        let found = match page {
+            "bootstrap" => words.iter().all(|word| shown.contains(word)),
+            _ => shown.lines().any(|line| words.iter().all(|word| line.contains(word))),
+        };
+        assert!(found, "{page} has no line with {words:?}:\n{shown}");
+    }
+}
