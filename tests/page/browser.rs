@@ -35,10 +35,15 @@ impl Browser {
     /// At a page of this address, 1280 by 900.
     pub(crate) async fn open(url: &str) -> Self {
         let profile = TempDir::new().unwrap();
-        let mut command = Command::new("chromedriver");
-        let driver = Process::start("chromedriver", command.arg("--port=0"));
+        let start = || Process::start("chromedriver", Command::new("chromedriver").arg("--port=0"));
+        let mut driver = start();
         let port = eventually(LONG_DEADLINE, "chromedriver's port", async || {
             let log = driver.log();
+            // It takes a free port of IPv6 and then wants the same of IPv4, where a client may have it: seen
+            // beside 300 proxies.
+            if log.contains("port not available. Exiting") {
+                driver = start();
+            }
             let (_, rest) = log.split_once("started successfully on port ").ok_or(log.clone())?;
             let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
             digits.parse::<u16>().map_err(|_| log.clone())

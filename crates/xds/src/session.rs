@@ -398,6 +398,8 @@ impl Session {
         let frame = state.respond(traits, served.type_url, now, &self.frames)?;
         let nonce = next_nonce(&mut self.nonce);
         state.set_sent(nonce);
+        // What vanished while the client was away goes after its first ACK.
+        let complete = complete && state.removed_while_disconnected.is_empty();
         state.generations.responded(self.generation, complete);
         let subscription = state.subscription().clone();
         if served.role == Role::Target {

@@ -211,6 +211,21 @@ fn a_stream_that_goes_to_another_view_has_its_difference_to_acknowledge() {
 }
 
 #[test]
+fn delta_what_vanished_meanwhile_is_owed_until_its_removal_is_acknowledged() {
+    let mut peer = settled(Peer::delta(WORLD));
+    peer.change("cds -b");
+    peer.reconnect();
+    peer.session.set_generation(5);
+    assert_eq!(peer.reopen("cds"), ["cds"]);
+    // A generation without anything for this stream comes while the first response is unanswered.
+    assert_eq!(publish(&mut peer, 6, ""), SILENCE);
+    assert_eq!(peer.ack("cds"), ["cds -b"]);
+    assert!(numbers(&peer).1 < 5, "{:?}: it still has b", numbers(&peer));
+    peer.ack("cds");
+    assert_eq!(numbers(&peer), (6, 6));
+}
+
+#[test]
 fn types_that_are_not_served_do_not_count() {
     let mut peer = Peer::sotw(WORLD);
     peer.session.set_generation(3);
