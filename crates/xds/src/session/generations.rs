@@ -101,7 +101,12 @@ impl Session {
     /// There is nothing to send now.
     pub(super) fn note_caught_up(&mut self, view: &View) {
         for (at, state) in self.types.iter_mut().enumerate() {
-            if state.open && state.is_at(view.set(TypeIndex(at))) {
+            // A type that has acknowledged this generation has nothing to catch up with before it is sent
+            // something.
+            if state.open
+                && state.generations.acknowledged != self.generation
+                && state.is_at(view.set(TypeIndex(at)))
+            {
                 let owes_nothing = state.owes_nothing();
                 state.generations.caught_up(self.generation, owes_nothing);
             }
