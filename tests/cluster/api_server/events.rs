@@ -1,6 +1,7 @@
 //! Kubernetes Events, as `kubectl get events` shows what the real API server took.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
@@ -9,12 +10,15 @@ use pilothouse_testkit::rejecting::Rejecting;
 use pilothouse_testkit::xds_client::connect_from;
 use pilothouse_testkit::{get, repository};
 
-/// An address of this machine that EndpointSlices may have: the API server refuses loopback. Nothing is
-/// sent to find it, and connections from it to this machine do not leave it.
+/// An address of this machine that EndpointSlices may have: the API server refuses loopback. Connections from
+/// it to this machine do not leave it. Asked of the system, since the kit's node has no route to elsewhere.
 fn own_address() -> IpAddr {
-    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-    socket.connect("192.0.2.1:9").expect("the machine has an address besides loopback");
-    socket.local_addr().unwrap().ip()
+    let listed =
+        Command::new("ip").args(["-json", "-4", "address", "show", "scope", "global"]).output();
+    let listed: Value = serde_json::from_slice(&listed.expect("iproute2 is there").stdout).unwrap();
+    let addresses = listed.as_array().unwrap().iter().flat_map(|link| link["addr_info"].as_array());
+    let address = addresses.flatten().find_map(|one| one["local"].as_str());
+    address.expect("the machine has an address besides loopback").parse().unwrap()
 }
 
 impl ApiServer {
