@@ -2,7 +2,7 @@
 //! beside it: what depends on the API's version and on rights.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command as Program;
 
@@ -150,20 +150,25 @@ fn program(name: &str) -> PathBuf {
 /// The control plane as a process, watching as `pilot`.
 pub(crate) struct Pilot {
     process: Process,
-    pub(crate) grpc: u16,
+    pub(crate) grpc: SocketAddr,
     debug: String,
     pub(crate) monitoring: String,
 }
 
 impl Pilot {
     pub(crate) async fn start(server: &ApiServer, arguments: &[&str]) -> Self {
+        Self::start_at(server, Ipv4Addr::LOCALHOST.into(), arguments).await
+    }
+
+    /// With the xDS port at this address.
+    pub(crate) async fn start_at(server: &ApiServer, address: IpAddr, arguments: &[&str]) -> Self {
         let mut command = pilothouse(&[&["serve", "--source", "kube"], arguments].concat());
         command.env("KUBECONFIG", server.kubeconfig("pilot"));
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let any_port = SocketAddr::new(address, 0);
         let ControlPlane { process, grpc, http, monitoring, .. } =
-            ControlPlane::start_command(command, any).await;
+            ControlPlane::start_command(command, any_port).await;
         let (debug, monitoring) = (format!("http://{http}"), format!("http://{monitoring}"));
-        Self { process, grpc: grpc.port(), debug, monitoring }
+        Self { process, grpc, debug, monitoring }
     }
 
     /// Waits until `/ready` has this status and a text that `wanted` accepts.
@@ -226,7 +231,7 @@ impl Envoy {
     /// In a zone.
     async fn start_in(pilot: &Pilot, zone: &str) -> Self {
         let place = format!("cluster: sample\n  locality: {{ zone: \"{zone}\" }}\n");
-        let grpc = SocketAddr::from(([127, 0, 0, 1], pilot.grpc));
+        let grpc = pilot.grpc;
         let placed = [("cluster: sample\n", &*place)];
         let envoy = envoy::Envoy::start_with(Sample::Standalone, Wire::Sotw, grpc, &placed).await;
         Self { admin: format!("http://{}", envoy.admin), envoy }

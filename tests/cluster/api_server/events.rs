@@ -1,6 +1,6 @@
 //! Kubernetes Events, as `kubectl get events` shows what the real API server took.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -11,7 +11,8 @@ use pilothouse_testkit::xds_client::connect_from;
 use pilothouse_testkit::{get, repository};
 
 /// An address of this machine that EndpointSlices may have: the API server refuses loopback. Connections from
-/// it to this machine do not leave it. Asked of the system, since the kit's node has no route to elsewhere.
+/// it to itself do not leave the machine; those to loopback a node's kube-proxy drops. Asked of the system, since
+/// the kit's node has no route to elsewhere.
 fn own_address() -> IpAddr {
     let listed =
         Command::new("ip").args(["-json", "-4", "address", "show", "scope", "global"]).output();
@@ -73,9 +74,9 @@ async fn metric(pilot: &Pilot, result: &str) -> Result<u64, String> {
 }
 
 async fn rejecting(pilot: &Pilot, address: IpAddr, words: &'static str) -> Rejecting {
-    let control = SocketAddr::from(([127, 0, 0, 1], pilot.grpc));
     let node = format!("sidecar~{address}~web-1.shop~shop.svc.cluster.local");
-    Rejecting::start(connect_from(address, control).await, &node, move |_| words.to_owned()).await
+    Rejecting::start(connect_from(address, pilot.grpc).await, &node, move |_| words.to_owned())
+        .await
 }
 
 #[tokio::test]
@@ -87,8 +88,8 @@ async fn rejections_and_unserved_ports_are_events_of_their_objects() {
     let address = own_address();
     server.shop(address).await;
     // Two replicas: each sees the Service, and the proxy is connected to one.
-    let pilot = Pilot::start(&server, &["--events"]).await;
-    let other = Pilot::start(&server, &["--events"]).await;
+    let pilot = Pilot::start_at(&server, address, &["--events"]).await;
+    let other = Pilot::start_at(&server, address, &["--events"]).await;
     pilot.ready(200, |_| true).await;
     other.ready(200, |_| true).await;
     let proxy = rejecting(&pilot, address, "no <b>\u{202e}room</b>\n").await;
@@ -151,7 +152,7 @@ async fn without_the_right_nothing_is_written_and_everything_else_goes_on() {
     server.allow(None).await;
     let address = own_address();
     server.shop(address).await;
-    let pilot = Pilot::start(&server, &["--events"]).await;
+    let pilot = Pilot::start_at(&server, address, &["--events"]).await;
     pilot.ready(200, |_| true).await;
     let _proxy = rejecting(&pilot, address, "no room").await;
     until("both to have failed", async || match metric(&pilot, "failed").await? {
