@@ -1,12 +1,9 @@
-//! istioctl as it is, against the project's own manifests and injected sidecars: what it reads from pods
-//! through port-forwarding of its own.
+//! istioctl as it is, against injected sidecars: what it reads from pods through port-forwarding of its own.
 
 use std::process::Output;
 
-use serde_json::Value;
 use tokio::process::Command;
 
-use crate::deployed::{NAMESPACE, deployed, rolled_out};
 use crate::sidecars;
 use pilothouse_testkit::{in_time, repository};
 
@@ -18,21 +15,6 @@ async fn istioctl(arguments: &[&str]) -> String {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{arguments:?}: {output:?}");
     text
-}
-
-#[tokio::test]
-#[ignore = "needs a cluster: make test-cluster"]
-async fn version_names_both_replicas_of_the_control_plane() {
-    let kubectl = deployed().await;
-    rolled_out(&kubectl, NAMESPACE, "istio-pilot").await;
-    let shown = istioctl(&["version", "-o", "json"]).await;
-    let shown: Value = serde_json::from_str(&shown).unwrap_or_else(|_| panic!("{shown}"));
-    let versions = shown["meshVersion"].as_array().unwrap_or_else(|| panic!("{shown}"));
-    assert_eq!(versions.len(), 2, "{shown}");
-    for replica in versions {
-        assert_eq!(replica["Component"], "pilot", "{shown}");
-        assert_eq!(replica["Info"]["version"], env!("CARGO_PKG_VERSION"), "{shown}");
-    }
 }
 
 #[tokio::test]
