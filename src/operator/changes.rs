@@ -11,7 +11,7 @@ use super::answers::{age, short, time};
 use super::args::{OutputArgs, OutputFormat, ReplicaArgs};
 use super::ask::with_query;
 use super::print;
-use super::replicas::{Finder, ask_json};
+use super::replicas::{ask_json, find};
 use super::table::{Cell, Table, Tone, elastic, rigid};
 use crate::output::{self, Unwritten};
 
@@ -43,11 +43,7 @@ impl ChangesArgs {
     /// # Errors
     /// Standard output does not take it.
     pub async fn run(&self) -> Result<Outcome, Unwritten> {
-        let replicas = match Finder::new(&self.replicas).await {
-            Ok(mut finder) => finder.list().await,
-            Err(error) => Err(error),
-        };
-        let replicas = match replicas {
+        let replicas = match find(&self.replicas).await {
             Ok(replicas) => replicas,
             Err(error) => {
                 print::error(&error.to_string());

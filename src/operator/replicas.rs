@@ -59,6 +59,14 @@ pub(super) struct Finder {
     known: BTreeMap<(String, String), Replica>,
 }
 
+/// The replicas of now, for a command that asks once.
+///
+/// # Errors
+/// No cluster is known, the API server does not say, or there are none.
+pub(super) async fn find(args: &ReplicaArgs) -> Result<Vec<Replica>, FindError> {
+    Finder::new(args).await?.list().await
+}
+
 impl Finder {
     /// # Errors
     /// No addresses were given, and no cluster is known.

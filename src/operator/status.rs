@@ -14,7 +14,7 @@ use super::Outcome;
 use super::answers::State;
 use super::args::{OutputArgs, OutputFormat, ReplicaArgs};
 use super::print;
-use super::replicas::Finder;
+use super::replicas::find;
 use crate::flags;
 use crate::output::{self, Unwritten};
 
@@ -65,11 +65,7 @@ impl StatusArgs {
     /// # Errors
     /// Standard output does not take it.
     pub async fn run(&self) -> Result<Outcome, Unwritten> {
-        let replicas = match Finder::new(&self.replicas).await {
-            Ok(mut finder) => finder.list().await,
-            Err(error) => Err(error),
-        };
-        let replicas = match replicas {
+        let replicas = match find(&self.replicas).await {
             Ok(replicas) => replicas,
             Err(error) => {
                 print::error(&error.to_string());
