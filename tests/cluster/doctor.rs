@@ -193,7 +193,7 @@ async fn why_a_service_has_nobody_behind_it_is_named() {
             slice("unready", "grpc", false),
         ])
         .await;
-    let discovery = format!("127.0.0.1:{}", pilot.grpc);
+    let discovery = pilot.grpc.to_string();
     let monitoring = pilot.monitoring.trim_start_matches("http://");
     let places = ["--discovery-address", &discovery, "--monitoring-address", monitoring];
     let admin = server.kubeconfig("admin");
