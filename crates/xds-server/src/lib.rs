@@ -12,6 +12,7 @@
 //! - `admission`: rate limits, the order in which streams start, and how much memory peers may hold.
 //! - [`view_registry`]: which views the open streams need, and which view each of them got.
 //! - [`proxies`]: the open streams and their status, for whoever shows it.
+//! - [`peer`]: what a peer has shown of who it is.
 //! - [`listener`]: accepting connections, with a limit.
 //! - [`node`]: the fields of an encoded `Node`; [`node_views`]: a ready-made [`Mesh`].
 //!
@@ -26,6 +27,7 @@ pub mod mesh;
 pub mod metrics;
 pub mod node;
 pub mod node_views;
+pub mod peer;
 pub mod proxies;
 pub mod server;
 pub mod stream;
@@ -35,6 +37,7 @@ pub use listener::{ConnectionLimits, LimitedListener};
 pub use mesh::{Identity, Mesh, ServerTexts};
 pub use metrics::ServerMetrics;
 pub use node_views::NodeViews;
+pub use peer::PeerCertificate;
 pub use proxies::Proxies;
 pub use server::AdsServer;
 pub use stream::{ServerContext, ServerLimits};
