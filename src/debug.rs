@@ -42,7 +42,6 @@ mod history;
 mod index;
 mod lagging;
 mod live;
-pub mod monitoring;
 mod node_matcher;
 mod over_ads;
 pub mod page;
@@ -309,7 +308,7 @@ fn pool_router(pool: &HandlerPool) -> Result<Router, tonic_reflection::server::E
         .route(
             "/ready",
             get(|State(pool): State<HandlerPool>| async move {
-                monitoring::ready_page(&pool.state.readiness)
+                crate::monitoring::ready_page(&pool.state.readiness)
             }),
         )
         .fallback(|uri: Uri| async move {

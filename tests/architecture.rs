@@ -37,6 +37,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("signals", &[]),
     ("ads", &["snapshot", "view", "names", "proxies", "metrics"]),
     ("proxies", &["view"]),
+    ("monitoring", &["door", "exposition", "http_server", "readiness", "version"]),
     // Readers of everything, writers of nothing.
     ("metrics", &["door", "logging", "model", "names", "proxies", "snapshot", "source", "version"]),
     (
@@ -44,9 +45,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "changes",
             "descriptors",
-            "exposition",
             "local_host",
             "model",
+            "monitoring",
             "names",
             "proxies",
             "readiness",
@@ -70,6 +71,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "events",
             "http_server",
             "metrics",
+            "monitoring",
             "names",
             "parts",
             "proxies",

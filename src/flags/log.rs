@@ -23,6 +23,7 @@ const PARTS: &[&str] = &[
     "logging",
     "metrics",
     "model",
+    "monitoring",
     "names",
     "operator",
     "output",
