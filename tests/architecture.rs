@@ -46,6 +46,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "changes",
             "descriptors",
             "exposition",
+            "identity",
             "local_host",
             "model",
             "names",
