@@ -47,6 +47,7 @@ pub mod proxies;
 pub mod debug;
 pub mod descriptors;
 pub mod events;
+pub mod identity;
 pub mod metrics;
 pub mod version;
 

@@ -60,6 +60,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "events",
         &["causes", "escape", "kubeconfig", "metrics", "model", "names", "proxies", "snapshot"],
     ),
+    ("identity", &["causes", "kubeconfig", "metrics"]),
     (
         "app",
         &[
