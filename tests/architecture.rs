@@ -14,7 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("kubeconfig", &[]),
     ("flags", &["names"]),
     ("view", &[]),
-    ("identity", &["names"]),
+    ("identity", &["causes", "kubeconfig", "metrics", "names"]),
     ("yaml", &[]),
     ("version", &[]),
     ("descriptors", &[]),
