@@ -27,7 +27,7 @@ use crate::ads::{
 };
 use crate::debug::monitoring::{self, MonitoringState};
 use crate::debug::{self, DebugRouters, DebugState, OverAds, ReaderGuard};
-use crate::door::{self, LimitedListener, descriptors};
+use crate::door::{self, LimitedListener, ServedListener, descriptors};
 use crate::events::EventReporter;
 use crate::http_server;
 use crate::identity::{ActFor, Authenticator, Readers};
@@ -231,7 +231,8 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
     let server =
         AdsServer::new(context, config.keepalive).with_reflection(crate::descriptors::encoded())?;
     let mut parts = Parts::default();
-    parts.add("gRPC", stop_streams, |stop| server.run(grpc, stop));
+    let served = vec![ServedListener::plaintext(grpc)];
+    parts.add("gRPC", stop_streams, |stop| server.run(served, stop));
     parts.add("source", CancellationToken::new(), |stop| async move {
         match config.source {
             SourceConfig::Kube(kube) => kube::run(kube, changes, health, stop).await,
