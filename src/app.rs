@@ -30,6 +30,8 @@ use crate::debug::{self, DebugState, OverAds};
 use crate::door::{self, LimitedListener, descriptors};
 use crate::events::EventReporter;
 use crate::http_server;
+use crate::identity::tokens::{TokenSettings, TokenVerifier};
+use crate::identity::{ActFor, Authenticator};
 use crate::metrics::Metrics;
 use crate::metrics::scrape::Scrape;
 use crate::names::ResourceType;
@@ -83,6 +85,8 @@ pub enum SourceConfig {
 #[derive(Clone, Debug)]
 pub struct ControlPlaneConfig {
     pub source: SourceConfig,
+    /// Which ServiceAccount tokens of proxies are accepted; `None` for none.
+    pub tokens: Option<TokenSettings>,
     pub domain: String,
     pub grpc_addr: SocketAddr,
     pub http_addr: SocketAddr,
@@ -161,8 +165,11 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
     );
     let (changes, queued_changes) = mpsc::channel(MAX_QUEUED_CHANGES);
 
+    let tokens = config.tokens.map(|tokens| TokenVerifier::new(tokens, metrics.tokens.clone()));
+    let (tokens, token_keys) = tokens.unzip();
     let readiness = Conditions::default();
     let debug = DebugState {
+        tokens: tokens.clone(),
         proxies: proxies.clone(),
         health: health.clone(),
         model: models.clone(),
@@ -177,7 +184,11 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
     let stop_streams = CancellationToken::new();
     let frames = Arc::new(FrameBuilder::new(&crate::version::control_plane_identifier()));
     let context = Arc::new(ServerContext {
-        mesh: IstioMesh { metrics: metrics.clone() },
+        mesh: IstioMesh {
+            metrics: metrics.clone(),
+            authenticator: Authenticator::new("cluster.local", "cluster.local"),
+            act_for: ActFor::default(),
+        },
         snapshots: snapshots.clone(),
         view_registry,
         interner: Arc::new(Interner::default()),
@@ -231,6 +242,9 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         }
     });
     parts.add("publisher", CancellationToken::new(), |stop| publisher.run(queued_changes, stop));
+    if let Some(token_keys) = token_keys {
+        parts.add("token keys", CancellationToken::new(), |stop| token_keys.run(stop));
+    }
     if let Some(reporter) = reporter {
         parts.add("events", CancellationToken::new(), |stop| reporter.run(stop));
     }
@@ -269,7 +283,7 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
 fn debug_types(over_ads: OverAds) -> OnDemandTypes {
     OnDemandTypes::new(OverAds::TYPE, move |request| {
         let over_ads = over_ads.clone();
-        let OnDemandRequest { type_url, names, peer } = request;
+        let OnDemandRequest { type_url, names, peer, principal: _ } = request;
         async move { over_ads.answer(peer, &type_url, names).await }
     })
 }

@@ -24,6 +24,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod flags;
+pub mod identity;
 pub mod kubeconfig;
 pub mod names;
 pub mod view;
@@ -47,7 +48,6 @@ pub mod proxies;
 pub mod debug;
 pub mod descriptors;
 pub mod events;
-pub mod identity;
 pub mod metrics;
 pub mod version;
 

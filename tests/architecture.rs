@@ -14,6 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("kubeconfig", &[]),
     ("flags", &["names"]),
     ("view", &[]),
+    ("identity", &["causes", "kubeconfig", "names"]),
     ("yaml", &[]),
     ("version", &[]),
     ("descriptors", &[]),
@@ -35,16 +36,23 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("output", &[]),
     ("parts", &[]),
     ("signals", &[]),
-    ("ads", &["snapshot", "view", "names", "proxies", "metrics"]),
-    ("proxies", &["view"]),
+    ("ads", &["identity", "snapshot", "view", "names", "proxies", "metrics"]),
+    ("proxies", &["identity", "view"]),
     // Readers of everything, writers of nothing.
-    ("metrics", &["door", "logging", "model", "names", "proxies", "snapshot", "source", "version"]),
+    (
+        "metrics",
+        &[
+            "door", "identity", "logging", "model", "names", "proxies", "snapshot", "source",
+            "version",
+        ],
+    ),
     (
         "debug",
         &[
             "changes",
             "descriptors",
             "exposition",
+            "identity",
             "local_host",
             "model",
             "names",
@@ -60,7 +68,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "events",
         &["causes", "escape", "kubeconfig", "metrics", "model", "names", "proxies", "snapshot"],
     ),
-    ("identity", &["causes", "kubeconfig", "metrics"]),
     (
         "app",
         &[
@@ -70,6 +77,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "door",
             "events",
             "http_server",
+            "identity",
             "metrics",
             "names",
             "parts",
@@ -163,6 +171,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "ads",
             "app",
             "flags",
+            "identity",
             "names",
             "operator",
             "publish",

@@ -59,6 +59,8 @@ pub fn router(state: MonitoringState) -> Router {
         .route("/ready", get(ready))
         .route("/live", get(live))
         .route("/version", get(version))
+        // istioctl puts a slash before the slash of its path.
+        .route("//version", get(version))
         .with_state(state)
 }
 
@@ -94,11 +96,21 @@ async fn metrics(State(state): State<MonitoringState>, headers: HeaderMap) -> Re
     }
 }
 
+/// `clientVersion` is what istioctl reads: Istio's `version.BuildInfo` (pkg/version, August 2026), under
+/// the name that istiod uses. istioctl reads through it unchecked, so it must never be missing.
 async fn version(State(state): State<MonitoringState>) -> Json<Value> {
     let up = state.started.elapsed().unwrap_or_default();
+    let revision = REVISION.unwrap_or("unknown");
     Json(json!({
+        "clientVersion": {
+            "version": VERSION,
+            "revision": revision,
+            "golang_version": "none (Rust)",
+            "status": "unknown",
+            "tag": VERSION,
+        },
         "version": VERSION,
-        "revision": REVISION.unwrap_or("unknown"),
+        "revision": revision,
         "started": rfc3339(state.started),
         "uptimeSeconds": up.as_secs(),
     }))

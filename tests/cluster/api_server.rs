@@ -105,7 +105,7 @@ impl ApiServer {
         let file = if namespace.is_some() {
             "manifests/namespaced/role.yaml"
         } else {
-            "manifests/cluster-role.yaml"
+            "manifests/cluster-role/cluster-role.yaml"
         };
         let path = repository().join(file);
         self.admin.run(&["apply", "-f", &path.display().to_string()]).await;
