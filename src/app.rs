@@ -21,11 +21,12 @@ use tracing::info;
 use crate::ads::{
     AdsServer, IstioMesh, OnDemandRequest, OnDemandTypes, ServerContext, ServerLimits,
 };
-use crate::debug::{self, DebugState, OverAds};
-use crate::door::{self, LimitedListener, descriptors};
+use crate::debug::{self, DebugRouters, DebugState, OverAds, ReaderGuard};
+use crate::door::{self, LimitedListener, ServedListener, descriptors};
 use crate::events::EventReporter;
 use crate::http_server;
-use crate::identity::{ActFor, Authenticator};
+use crate::identity::tokens::{TokenSettings, TokenVerifier};
+use crate::identity::{ActFor, Authenticator, Readers};
 use crate::metrics::Metrics;
 use crate::metrics::scrape::Scrape;
 use crate::monitoring::{self, MonitoringState};
@@ -80,6 +81,8 @@ pub enum SourceConfig {
 #[derive(Clone, Debug)]
 pub struct ControlPlaneConfig {
     pub source: SourceConfig,
+    /// Which ServiceAccount tokens of proxies are accepted; `None` for none.
+    pub tokens: Option<TokenSettings>,
     pub domain: String,
     pub grpc_addr: SocketAddr,
     pub http_addr: SocketAddr,
@@ -158,8 +161,11 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
     );
     let (changes, queued_changes) = mpsc::channel(MAX_QUEUED_CHANGES);
 
+    let tokens = config.tokens.map(|tokens| TokenVerifier::new(tokens, metrics.tokens.clone()));
+    let (tokens, token_keys) = tokens.unzip();
     let readiness = Conditions::default();
     let debug = DebugState {
+        tokens: tokens.clone(),
         proxies: proxies.clone(),
         health: health.clone(),
         model: models.clone(),
@@ -169,7 +175,10 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         domain: config.domain.as_str().into(),
         address: config.http_addr.ip(),
     };
-    let (debug, over_ads) = debug::router_and_over_ads(debug)?;
+    let authenticator = Authenticator::new("cluster.local", &config.domain);
+    let reader_guard = ReaderGuard { authenticator, readers: Readers::default() };
+    let DebugRouters { plaintext: debug, secure: _, over_ads } =
+        debug::routers(debug, reader_guard)?;
 
     let stop_streams = CancellationToken::new();
     let frames = Arc::new(FrameBuilder::new(&crate::version::control_plane_identifier()));
@@ -224,7 +233,8 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
     let server =
         AdsServer::new(context, config.keepalive).with_reflection(crate::descriptors::encoded())?;
     let mut parts = Parts::default();
-    parts.add("gRPC", stop_streams, |stop| server.run(grpc, stop));
+    let served = vec![ServedListener::plaintext(grpc)];
+    parts.add("gRPC", stop_streams, |stop| server.run(served, stop));
     parts.add("source", CancellationToken::new(), |stop| async move {
         match config.source {
             SourceConfig::Kube(kube) => kube::run(kube, changes, health, stop).await,
@@ -232,6 +242,9 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         }
     });
     parts.add("publisher", CancellationToken::new(), |stop| publisher.run(queued_changes, stop));
+    if let Some(token_keys) = token_keys {
+        parts.add("token keys", CancellationToken::new(), |stop| token_keys.run(stop));
+    }
     if let Some(reporter) = reporter {
         parts.add("events", CancellationToken::new(), |stop| reporter.run(stop));
     }
@@ -271,8 +284,8 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
 fn debug_types(over_ads: OverAds) -> OnDemandTypes {
     OnDemandTypes::new(OverAds::TYPE, move |request| {
         let over_ads = over_ads.clone();
-        let OnDemandRequest { type_url, names, peer, principal: _ } = request;
-        async move { over_ads.answer(peer, &type_url, names).await }
+        let OnDemandRequest { type_url, names, peer, principal } = request;
+        async move { over_ads.answer(peer, principal.as_deref(), &type_url, names).await }
     })
 }
 

@@ -14,7 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("kubeconfig", &[]),
     ("flags", &["names"]),
     ("view", &[]),
-    ("identity", &["names"]),
+    ("identity", &["causes", "kubeconfig", "metrics", "names"]),
     ("yaml", &[]),
     ("version", &[]),
     ("descriptors", &[]),
@@ -40,12 +40,19 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("proxies", &["identity", "view"]),
     ("monitoring", &["door", "exposition", "http_server", "readiness", "version"]),
     // Readers of everything, writers of nothing.
-    ("metrics", &["door", "logging", "model", "names", "proxies", "snapshot", "source", "version"]),
+    (
+        "metrics",
+        &[
+            "door", "identity", "logging", "model", "names", "proxies", "snapshot", "source",
+            "version",
+        ],
+    ),
     (
         "debug",
         &[
             "changes",
             "descriptors",
+            "identity",
             "local_host",
             "model",
             "monitoring",
@@ -182,6 +189,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "ads",
             "app",
             "flags",
+            "identity",
             "names",
             "operator",
             "publish",
