@@ -30,6 +30,7 @@ use crate::debug::{self, DebugState, OverAds};
 use crate::door::{self, LimitedListener, descriptors};
 use crate::events::EventReporter;
 use crate::http_server;
+use crate::identity::{ActFor, Authenticator};
 use crate::metrics::Metrics;
 use crate::metrics::scrape::Scrape;
 use crate::names::ResourceType;
@@ -177,7 +178,11 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
     let stop_streams = CancellationToken::new();
     let frames = Arc::new(FrameBuilder::new(&crate::version::control_plane_identifier()));
     let context = Arc::new(ServerContext {
-        mesh: IstioMesh { metrics: metrics.clone() },
+        mesh: IstioMesh {
+            metrics: metrics.clone(),
+            authenticator: Authenticator::new("cluster.local", "cluster.local"),
+            act_for: ActFor::default(),
+        },
         snapshots: snapshots.clone(),
         view_registry,
         interner: Arc::new(Interner::default()),
@@ -269,7 +274,7 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
 fn debug_types(over_ads: OverAds) -> OnDemandTypes {
     OnDemandTypes::new(OverAds::TYPE, move |request| {
         let over_ads = over_ads.clone();
-        let OnDemandRequest { type_url, names, peer } = request;
+        let OnDemandRequest { type_url, names, peer, principal: _ } = request;
         async move { over_ads.answer(peer, &type_url, names).await }
     })
 }

@@ -24,6 +24,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod flags;
+pub mod identity;
 pub mod kubeconfig;
 pub mod names;
 pub mod view;

@@ -14,6 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("kubeconfig", &[]),
     ("flags", &["names"]),
     ("view", &[]),
+    ("identity", &["names"]),
     ("yaml", &[]),
     ("version", &[]),
     ("descriptors", &[]),
@@ -35,8 +36,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("output", &[]),
     ("parts", &[]),
     ("signals", &[]),
-    ("ads", &["snapshot", "view", "names", "proxies", "metrics"]),
-    ("proxies", &["view"]),
+    ("ads", &["identity", "snapshot", "view", "names", "proxies", "metrics"]),
+    ("proxies", &["identity", "view"]),
     // Readers of everything, writers of nothing.
     ("metrics", &["door", "logging", "model", "names", "proxies", "snapshot", "source", "version"]),
     (
@@ -69,6 +70,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "door",
             "events",
             "http_server",
+            "identity",
             "metrics",
             "names",
             "parts",

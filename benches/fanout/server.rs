@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use pilothouse::ads::{AdsServer, IstioMesh, ServerContext, ServerLimits};
 use pilothouse::door::{ConnectionLimits, LimitedListener};
+use pilothouse::identity::{ActFor, Authenticator};
 use pilothouse::metrics::Metrics;
 use pilothouse::model::{Change, Scope};
 use pilothouse::names::ResourceType;
@@ -40,7 +41,11 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
     );
     let shutdown = CancellationToken::new();
     let shared = Arc::new(ServerContext {
-        mesh: IstioMesh { metrics: metrics.clone() },
+        mesh: IstioMesh {
+            metrics: metrics.clone(),
+            authenticator: Authenticator::new("cluster.local", "cluster.local"),
+            act_for: ActFor::default(),
+        },
         snapshots: snapshots.clone(),
         view_registry,
         interner: Arc::new(Interner::default()),

@@ -103,6 +103,7 @@ impl Fixture {
             labels: [("app", "reviews"), ("version", "v1")]
                 .map(|(key, value)| (key.into(), value.into()))
                 .into(),
+            principal: None,
         };
         registration.stream.update(|status| status.identity = Some(identity));
         self.streams.push(registration);

@@ -18,6 +18,7 @@ const PARTS: &[&str] = &[
     "exposition",
     "flags",
     "http_server",
+    "identity",
     "kubeconfig",
     "local_host",
     "logging",

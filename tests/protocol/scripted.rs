@@ -29,6 +29,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::google::protobuf::{Any, UInt32Value};
 use pilothouse::ads::{AdsServer, IstioMesh, ServerContext, ServerLimits};
 use pilothouse::door::{ConnectionLimits, LimitedListener};
+use pilothouse::identity::{ActFor, Authenticator};
 use pilothouse::metrics::Metrics;
 use pilothouse::names::ResourceType;
 use pilothouse::proxies::{Proxies, TypeStatus};
@@ -83,7 +84,11 @@ impl Scripted {
         );
         let metrics = Metrics::new(&mut Default::default());
         let shared = ServerContext {
-            mesh: IstioMesh { metrics: metrics.clone() },
+            mesh: IstioMesh {
+                metrics: metrics.clone(),
+                authenticator: Authenticator::new("cluster.local", "cluster.local"),
+                act_for: ActFor::default(),
+            },
             snapshots: following,
             view_registry: view_registry.clone(),
             interner: Arc::<Interner>::default(),

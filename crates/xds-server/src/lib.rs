@@ -37,7 +37,7 @@ pub use listener::{ConnectionLimits, LimitedListener};
 pub use mesh::{Identity, Mesh, ServerTexts};
 pub use metrics::ServerMetrics;
 pub use node_views::NodeViews;
-pub use peer::PeerCertificate;
+pub use peer::{PeerCertificate, PeerCredentials, PeerKey, Refusal};
 pub use proxies::Proxies;
 pub use server::AdsServer;
 pub use stream::{ServerContext, ServerLimits};
