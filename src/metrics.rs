@@ -42,6 +42,36 @@ pub struct Metrics {
     probes: Counter,
     views_refused: Counter,
     events: [Counter; EventOutcome::ALL.len()],
+    authentications: [Counter; Authentication::ALL.len()],
+    tokens: [Counter; TokenOutcome::ALL.len()],
+    token_key_fetches: [Counter; 2],
+}
+
+/// Who the peer of an xDS stream was found to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authentication {
+    /// Somebody, by the client certificate or by a token.
+    Certificate,
+    Token,
+    /// Nobody, and it need not be anybody.
+    Anonymous,
+    /// Refused: it must be somebody, or what it showed does not hold.
+    Unauthenticated,
+    /// Refused: it claims to be another proxy than its identity's.
+    Denied,
+    /// Refused: it could not be told.
+    Unavailable,
+}
+
+impl Authentication {
+    const ALL: [(Self, &'static str); 6] = [
+        (Self::Certificate, "certificate"),
+        (Self::Token, "token"),
+        (Self::Anonymous, "anonymous"),
+        (Self::Unauthenticated, "unauthenticated"),
+        (Self::Denied, "denied"),
+        (Self::Unavailable, "unavailable"),
+    ];
 }
 
 /// What became of something that was to be told by a Kubernetes Event.
@@ -69,6 +99,43 @@ impl EventOutcome {
     ];
 }
 
+/// What became of a ServiceAccount token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenOutcome {
+    Valid,
+    /// No token, too long, or with something that is not understood.
+    Malformed,
+    /// Of another issuer.
+    Issuer,
+    /// Of a key that the issuer does not publish.
+    Key,
+    Signature,
+    /// Expired, or not valid yet.
+    Time,
+    Audience,
+    /// Not of a ServiceAccount.
+    Subject,
+    /// The API server does not accept it.
+    Rejected,
+    /// It cannot be told: no keys, or no answer.
+    Unavailable,
+}
+
+impl TokenOutcome {
+    const ALL: [(Self, &'static str); 10] = [
+        (Self::Valid, "valid"),
+        (Self::Malformed, "malformed"),
+        (Self::Issuer, "issuer"),
+        (Self::Key, "key"),
+        (Self::Signature, "signature"),
+        (Self::Time, "time"),
+        (Self::Audience, "audience"),
+        (Self::Subject, "subject"),
+        (Self::Rejected, "rejected"),
+        (Self::Unavailable, "unavailable"),
+    ];
+}
+
 impl Metrics {
     /// All metrics at zero, so that a rate over the first event is right.
     pub fn new(registry: &mut Registry) -> Arc<Self> {
@@ -82,6 +149,9 @@ impl Metrics {
             probes: Counter::default(),
             views_refused: Counter::default(),
             events: Default::default(),
+            authentications: Default::default(),
+            tokens: Default::default(),
+            token_key_fetches: Default::default(),
         });
         registry.register_collector(Box::new(metrics.clone()));
         metrics
@@ -100,6 +170,21 @@ impl Metrics {
     /// Something was told by a Kubernetes Event, or was not.
     pub fn event(&self, outcome: EventOutcome) {
         self.events[outcome as usize].inc();
+    }
+
+    /// The peer of a stream was found to be somebody, or was refused for not being anybody.
+    pub fn authenticated(&self, result: Authentication) {
+        self.authentications[result as usize].inc();
+    }
+
+    /// A ServiceAccount token was verified, or was not.
+    pub fn token_verified(&self, outcome: TokenOutcome) {
+        self.tokens[outcome as usize].inc();
+    }
+
+    /// The keys of tokens were fetched, or could not be.
+    pub fn token_keys_fetched(&self, succeeded: bool) {
+        self.token_key_fetches[usize::from(!succeeded)].inc();
     }
 
     /// A snapshot was published, and building it took this long.
@@ -268,6 +353,33 @@ impl Collector for Metrics {
                 .iter()
                 .zip(&self.events)
                 .map(|((_, name), counter)| (*name, counter.clone())),
+        )?;
+        families.labelled(
+            "pilothouse_authentications",
+            "xDS streams by what their peer was found to be, or refused for",
+            MetricType::Counter,
+            "result",
+            Authentication::ALL
+                .iter()
+                .zip(&self.authentications)
+                .map(|((_, name), counter)| (*name, counter.clone())),
+        )?;
+        families.labelled(
+            "pilothouse_token_verifications",
+            "ServiceAccount tokens of proxies, by what became of them",
+            MetricType::Counter,
+            "result",
+            TokenOutcome::ALL
+                .iter()
+                .zip(&self.tokens)
+                .map(|((_, name), counter)| (*name, counter.clone())),
+        )?;
+        families.labelled(
+            "pilothouse_token_key_fetches",
+            "Fetches of the keys that tokens are verified with",
+            MetricType::Counter,
+            "result",
+            ["fetched", "failed"].into_iter().zip(self.token_key_fetches.iter().cloned()),
         )
     }
 }
