@@ -30,6 +30,7 @@ use crate::debug::{self, DebugRouters, DebugState, OverAds, ReaderGuard};
 use crate::door::{self, LimitedListener, ServedListener, descriptors};
 use crate::events::EventReporter;
 use crate::http_server;
+use crate::identity::tokens::{TokenSettings, TokenVerifier};
 use crate::identity::{ActFor, Authenticator, Readers};
 use crate::metrics::Metrics;
 use crate::metrics::scrape::Scrape;
@@ -84,6 +85,8 @@ pub enum SourceConfig {
 #[derive(Clone, Debug)]
 pub struct ControlPlaneConfig {
     pub source: SourceConfig,
+    /// Which ServiceAccount tokens of proxies are accepted; `None` for none.
+    pub tokens: Option<TokenSettings>,
     pub domain: String,
     pub grpc_addr: SocketAddr,
     pub http_addr: SocketAddr,
@@ -162,8 +165,11 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
     );
     let (changes, queued_changes) = mpsc::channel(MAX_QUEUED_CHANGES);
 
+    let tokens = config.tokens.map(|tokens| TokenVerifier::new(tokens, metrics.tokens.clone()));
+    let (tokens, token_keys) = tokens.unzip();
     let readiness = Conditions::default();
     let debug = DebugState {
+        tokens: tokens.clone(),
         proxies: proxies.clone(),
         health: health.clone(),
         model: models.clone(),
@@ -240,6 +246,9 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         }
     });
     parts.add("publisher", CancellationToken::new(), |stop| publisher.run(queued_changes, stop));
+    if let Some(token_keys) = token_keys {
+        parts.add("token keys", CancellationToken::new(), |stop| token_keys.run(stop));
+    }
     if let Some(reporter) = reporter {
         parts.add("events", CancellationToken::new(), |stop| reporter.run(stop));
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::flags;
+use crate::identity::tokens::{IssuerUrl, TokenVerification};
 use crate::names;
 use crate::operator;
 use crate::sidecar::{agent, doctor, inject, iptables};
@@ -260,6 +261,40 @@ pub struct Serve {
         env = "PILOTHOUSE_LINGER", help_heading = "Publishing"
     )]
     pub linger: Duration,
+
+    /// How ServiceAccount tokens of proxies are verified: by the keys that the issuer publishes, or by a
+    /// TokenReview of the API server (each needs a right of its own: manifests/secure)
+    #[arg(
+        long,
+        value_enum,
+        default_value = "off",
+        env = "PILOTHOUSE_TOKEN_VERIFICATION",
+        help_heading = "Identity"
+    )]
+    pub token_verification: TokenVerification,
+
+    /// Audience that a token must have. Repeatable, or with commas between audiences; any of them will do
+    /// [default: istio-ca]
+    #[arg(
+        long,
+        value_name = "AUDIENCE",
+        value_parser = flags::audience,
+        env = "PILOTHOUSE_TOKEN_AUDIENCE",
+        value_delimiter = ',',
+        help_heading = "Identity"
+    )]
+    pub token_audience: Vec<String>,
+
+    /// Issuer of the tokens, an https URL, asked for its keys under /.well-known/openid-configuration
+    /// [default: the API server]
+    #[arg(
+        long,
+        value_name = "URL",
+        value_parser = IssuerUrl::read,
+        env = "PILOTHOUSE_TOKEN_ISSUER",
+        help_heading = "Identity"
+    )]
+    pub token_issuer: Option<IssuerUrl>,
 
     /// Bytes of one request, 4096 to 1073741824
     #[arg(
