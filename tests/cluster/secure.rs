@@ -10,14 +10,13 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
-use crate::deployed::{NAMESPACE as PILOTS, rolled_out};
+use crate::deployed::{NAMESPACE as PILOTS, debug_pages, rolled_out};
 use crate::half_live::story;
 use crate::harness::Kubectl;
 use pilothouse_testkit::{repository, until};
 
 mod rotation;
 
-/// Namespace and the injector's `tls` for it.
 const CERTIFICATES: &str = "with-certificates";
 const TOKENS: &str = "with-tokens";
 const BOOKINFO: &str = "app in (details,ratings,reviews,productpage)";
@@ -56,18 +55,15 @@ async fn apply(overlay: &str) {
     shell(&format!("kubectl kustomize {overlay} | sed '{images}' | kubectl apply -f -")).await;
 }
 
-/// The injector's settings, and pods of it that have read them.
-async fn settings(kubectl: &Kubectl, tls: &str) {
-    let config = format!("image: test/proxy:1\ntls: {tls}\n");
-    kubectl
-        .apply(&[json!({
-            "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": { "name": "pilothouse-injector", "namespace": PILOTS },
-            "data": { "config.yaml": config },
-        })])
-        .await;
-    let injector = "deployment/pilothouse-injector";
-    kubectl.run(&["-n", PILOTS, "rollout", "restart", injector]).await;
+/// The injector as manifests/secure has it, but for tokens in one namespace.
+async fn injector(kubectl: &Kubectl) {
+    shell("pilothouse injector manifests | kubectl apply -f -").await;
+    let images =
+        "-e s#pilothouse:0.1.0#test/pilothouse:1# -e s#pilothouse-proxy:0.1.0#test/proxy:1#";
+    let tokens =
+        format!("-e 's#^    tls: certificate#&\\n    namespaces: {{{TOKENS}: {{tls: token}}}}#'");
+    let overlay = "kubectl kustomize manifests/secure/injector";
+    shell(&format!("{overlay} | sed {images} {tokens} | kubectl apply -f -")).await;
     rolled_out(kubectl, PILOTS, "pilothouse-injector").await;
 }
 
@@ -111,15 +107,12 @@ async fn identities(
     namespace: &str,
 ) -> Result<BTreeSet<(String, String)>, String> {
     let mut found = BTreeSet::new();
-    for (_, page) in crate::deployed::debug_pages(kubectl).await? {
-        let connections = page.json("/debug/connections").await?;
-        let list = connections["connections"].as_array().or(connections.as_array());
-        for connection in list.into_iter().flatten() {
-            let text = connection.to_string();
-            if text.contains(&format!(".{namespace}")) {
-                let identity = connection["principal"].as_str().unwrap_or_default().to_owned();
-                let id = connection["connectionId"].as_str().unwrap_or(&text).to_owned();
-                found.insert((id, identity));
+    for (_, page) in debug_pages(kubectl).await? {
+        let proxies = page.json("/debug/syncz").await?;
+        for proxy in proxies.as_array().into_iter().flatten() {
+            let text = |field: &str| proxy[field].as_str().unwrap_or_default().to_owned();
+            if text("proxy").ends_with(&format!(".{namespace}")) && proxy["probe"] != true {
+                found.insert((text("proxy"), text("identity")));
             }
         }
     }
@@ -151,16 +144,11 @@ async fn open_ports(kubectl: &Kubectl, pod: &str) -> BTreeSet<u16> {
     open
 }
 
-/// What a pod with a sidecar of its own says that takes another namespace's name.
+/// A pod of one namespace whose sidecar says that it is of another.
 fn impostor() -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
-        "metadata": {
-            "name": "impostor", "namespace": CERTIFICATES,
-            "annotations": {
-                "proxy.istio.io/config": format!("proxyMetadata:\n  POD_NAMESPACE: {TOKENS}\n  ISTIO_META_NAMESPACE: {TOKENS}\n"),
-            },
-        },
+        "metadata": { "name": "impostor", "namespace": CERTIFICATES },
         "spec": {
             "terminationGracePeriodSeconds": 1,
             "containers": [
@@ -191,8 +179,9 @@ async fn refused_as_another_namespace(kubectl: &Kubectl) {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("[namespace_mismatch]") && said.contains(TOKENS), "{said}");
     let pod = kubectl.json(&["-n", CERTIFICATES, "get", "pod", "impostor"]).await;
-    let statuses = pod["status"]["containerStatuses"].as_array().unwrap();
-    let proxy = statuses.iter().find(|status| status["name"] == "istio-proxy").unwrap();
+    let all = ["containerStatuses", "initContainerStatuses"];
+    let mut statuses = all.iter().flat_map(|of| pod["status"][of].as_array().into_iter().flatten());
+    let proxy = statuses.find(|status| status["name"] == "istio-proxy").unwrap();
     assert_eq!(proxy["ready"], false, "{pod}");
     kubectl.run(&["-n", CERTIFICATES, "delete", "pod", "impostor", "--wait=false"]).await;
 }
@@ -205,12 +194,10 @@ async fn walk_through(kubectl: &Kubectl) {
     certificates(&format!("{CERTIFICATES} {TOKENS}")).await;
     apply("manifests/secure").await;
     rolled_out(kubectl, PILOTS, "istio-pilot").await;
-    shell("pilothouse injector manifests | kubectl apply -f -").await;
-    apply("manifests/injector").await;
+    injector(kubectl).await;
     apply("manifests/secure/network-policies").await;
 
     // Certificates from Secrets.
-    settings(kubectl, "certificate").await;
     let bookinfo = "examples/kubernetes/sidecars/bookinfo.yaml";
     shell(&format!("kubectl -n {CERTIFICATES} apply -f {bookinfo}")).await;
     two_of_two(kubectl, CERTIFICATES).await;
@@ -220,7 +207,6 @@ async fn walk_through(kubectl: &Kubectl) {
 
     // Tokens, without any Secret.
     kubectl.run(&["-n", TOKENS, "delete", "secret", "pilothouse-proxy-tls"]).await;
-    settings(kubectl, "token").await;
     shell(&format!("kubectl -n {TOKENS} apply -f {bookinfo}")).await;
     two_of_two(kubectl, TOKENS).await;
     traffic_flows(kubectl, TOKENS).await;
@@ -250,8 +236,8 @@ async fn bookinfo_unchanged_in_labelled_namespaces_over_tls() {
         std::panic::resume_unwind(panic);
     }
     // The cluster as the other tests want it: nothing injects, and plaintext is back.
-    shell("kubectl delete -k manifests/injector --ignore-not-found").await;
     shell("pilothouse injector manifests | kubectl delete --ignore-not-found -f -").await;
+    shell("kubectl delete -k manifests/secure/injector --ignore-not-found").await;
     shell("kubectl delete -k manifests/secure/network-policies").await;
     for namespace in [CERTIFICATES, TOKENS] {
         kubectl.run(&["delete", "namespace", namespace, "--wait=false"]).await;

@@ -161,8 +161,26 @@ async fn policies_name_the_ports_that_pods_have() {
     assert_eq!(unlike(injector, &policies), ([].into(), [].into()));
 }
 
-/// What `pilothouse inject` makes of a pod that is `restricted` itself.
-async fn injected(server: &ApiServer, annotations: &Value, flags: &[&str]) -> Value {
+/// What `pilothouse inject` makes of a pod.
+async fn injected(server: &ApiServer, pod: &str, flags: &[&str]) -> Value {
+    let file = server.dir.path().join("injected");
+    std::fs::write(&file, pod).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_pilothouse"))
+        .args(["inject", "-f"])
+        .arg(&file)
+        .args(flags)
+        .output()
+        .await
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    std::fs::write(&file, output.stdout).unwrap();
+    // It prints YAML; kubectl reads it without a look at the cluster.
+    let file = file.display().to_string();
+    server.admin.json(&["create", "--dry-run=client", "-f", &file]).await
+}
+
+/// A pod that is `restricted` itself.
+fn restricted_pod(annotations: &Value) -> String {
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "app", "annotations": annotations },
         "spec": {
@@ -177,20 +195,7 @@ async fn injected(server: &ApiServer, annotations: &Value, flags: &[&str]) -> Va
             }],
         },
     });
-    let file = server.dir.path().join("injected.json");
-    std::fs::write(&file, pod.to_string()).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_pilothouse"))
-        .args(["inject", "-f"])
-        .arg(&file)
-        .args(flags)
-        .output()
-        .await
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
-    std::fs::write(&file, output.stdout).unwrap();
-    // It prints YAML; kubectl reads it without a look at the cluster.
-    let file = file.display().to_string();
-    server.admin.json(&["create", "--dry-run=client", "-f", &file]).await
+    pod.to_string()
 }
 
 #[tokio::test]
@@ -207,8 +212,8 @@ async fn what_pod_security_says_to_pods_with_a_sidecar() {
     for tls in ["off", "certificate", "token"] {
         for native in [&[][..], &["--native-sidecar"]] {
             let flags = [&["--tls", tls][..], native].concat();
-            let captured = injected(&server, &json!({}), &flags).await;
-            let bound = injected(&server, &unbound, &flags).await;
+            let captured = injected(&server, &restricted_pod(&json!({})), &flags).await;
+            let bound = injected(&server, &restricted_pod(&unbound), &flags).await;
             for level in levels {
                 server.admits(level, &bound).await.unwrap();
                 match server.admits(level, &captured).await {
@@ -244,13 +249,18 @@ async fn a_projected_pod_certificate_is_mounted_as_documented() {
         "--runtime-config=certificates.k8s.io/v1beta1=true",
     ];
     let server = ApiServer::start(&flags).await;
-    let file = server.dir.path().join("pod.yaml");
-    std::fs::write(&file, example).unwrap();
+    let pod = injected(&server, example, &[]).await;
+    let file = server.dir.path().join("pod.json");
+    std::fs::write(&file, pod.to_string()).unwrap();
     let file = file.display().to_string();
     let taken = server.admin.json(&["create", "--dry-run=server", "-f", &file]).await;
     let volumes = taken["spec"]["volumes"].as_array().unwrap();
-    let projected = volumes.iter().find_map(|volume| volume["projected"]["sources"].as_array());
-    let sources = projected.unwrap_or_else(|| panic!("{taken}"));
+    let volume = volumes.iter().find(|volume| volume["name"] == "pod-certificate");
+    let source = &volume.unwrap_or_else(|| panic!("{taken}"))["projected"]["sources"][0];
     // An API server that does not know it would leave it out.
-    assert_eq!(sources[0]["podCertificate"]["certificateChainPath"], "tls.crt", "{taken}");
+    assert_eq!(source["podCertificate"]["certificateChainPath"], "tls.crt", "{taken}");
+    let proxy = &taken["spec"]["containers"][1];
+    let mounts = proxy["volumeMounts"].as_array().unwrap();
+    let tls = mounts.iter().any(|mount| mount["mountPath"] == "/var/run/secrets/pilothouse/tls");
+    assert!(tls && proxy["name"] == "istio-proxy", "{taken}");
 }
