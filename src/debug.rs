@@ -25,6 +25,7 @@ use prost_reflect::prost_types::Timestamp;
 use tokio::sync::watch;
 
 use crate::changes::ChangeLog;
+use crate::identity::tokens::TokenVerifier;
 use crate::model::Model;
 use crate::proxies::Proxies;
 use crate::readiness::Conditions;
@@ -75,6 +76,8 @@ pub struct DebugState {
     pub model: watch::Receiver<Model>,
     pub snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
     pub changes: Arc<ChangeLog>,
+    /// None if no tokens are verified.
+    pub tokens: Option<Arc<TokenVerifier>>,
     /// Shared with the monitoring port, so that both say the same.
     pub readiness: Conditions,
     /// The cluster's DNS domain, usually `cluster.local`.

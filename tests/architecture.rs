@@ -14,7 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("kubeconfig", &[]),
     ("flags", &["names"]),
     ("view", &[]),
-    ("identity", &["causes", "kubeconfig", "metrics", "names"]),
+    ("identity", &["causes", "kubeconfig", "names"]),
     ("yaml", &[]),
     ("version", &[]),
     ("descriptors", &[]),
@@ -39,7 +39,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ads", &["identity", "snapshot", "view", "names", "proxies", "metrics"]),
     ("proxies", &["identity", "view"]),
     // Readers of everything, writers of nothing.
-    ("metrics", &["door", "logging", "model", "names", "proxies", "snapshot", "source", "version"]),
+    (
+        "metrics",
+        &[
+            "door", "identity", "logging", "model", "names", "proxies", "snapshot", "source",
+            "version",
+        ],
+    ),
     (
         "debug",
         &[
@@ -165,6 +171,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "ads",
             "app",
             "flags",
+            "identity",
             "names",
             "operator",
             "publish",

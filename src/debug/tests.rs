@@ -67,6 +67,7 @@ impl Fixture {
             memory_limit: 1 << 30,
         }));
         let state = DebugState {
+            tokens: None,
             proxies,
             health,
             model: model_seen,
