@@ -14,7 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("kubeconfig", &[]),
     ("flags", &["names"]),
     ("view", &[]),
-    ("identity", &["causes", "kubeconfig", "metrics", "names"]),
+    ("identity", &["causes", "kubeconfig", "names"]),
     ("yaml", &[]),
     ("version", &[]),
     ("descriptors", &[]),
