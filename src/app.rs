@@ -26,12 +26,12 @@ use crate::ads::{
     AdsServer, IstioMesh, OnDemandRequest, OnDemandTypes, ServerContext, ServerLimits,
 };
 use crate::debug::monitoring::{self, MonitoringState};
-use crate::debug::{self, DebugState, OverAds};
-use crate::door::{self, LimitedListener, descriptors};
+use crate::debug::{self, DebugRouters, DebugState, OverAds, ReaderGuard};
+use crate::door::{self, LimitedListener, ServedListener, descriptors};
 use crate::events::EventReporter;
 use crate::http_server;
 use crate::identity::tokens::{TokenSettings, TokenVerifier};
-use crate::identity::{ActFor, Authenticator};
+use crate::identity::{ActFor, Authenticator, Readers};
 use crate::metrics::Metrics;
 use crate::metrics::scrape::Scrape;
 use crate::names::ResourceType;
@@ -179,7 +179,10 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         domain: config.domain.as_str().into(),
         address: config.http_addr.ip(),
     };
-    let (debug, over_ads) = debug::router_and_over_ads(debug)?;
+    let authenticator = Authenticator::new("cluster.local", &config.domain);
+    let reader_guard = ReaderGuard { authenticator, readers: Readers::default() };
+    let DebugRouters { plaintext: debug, secure: _, over_ads } =
+        debug::routers(debug, reader_guard)?;
 
     let stop_streams = CancellationToken::new();
     let frames = Arc::new(FrameBuilder::new(&crate::version::control_plane_identifier()));
@@ -234,7 +237,8 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
     let server =
         AdsServer::new(context, config.keepalive).with_reflection(crate::descriptors::encoded())?;
     let mut parts = Parts::default();
-    parts.add("gRPC", stop_streams, |stop| server.run(grpc, stop));
+    let served = vec![ServedListener::plaintext(grpc)];
+    parts.add("gRPC", stop_streams, |stop| server.run(served, stop));
     parts.add("source", CancellationToken::new(), |stop| async move {
         match config.source {
             SourceConfig::Kube(kube) => kube::run(kube, changes, health, stop).await,
@@ -283,8 +287,8 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
 fn debug_types(over_ads: OverAds) -> OnDemandTypes {
     OnDemandTypes::new(OverAds::TYPE, move |request| {
         let over_ads = over_ads.clone();
-        let OnDemandRequest { type_url, names, peer, principal: _ } = request;
-        async move { over_ads.answer(peer, &type_url, names).await }
+        let OnDemandRequest { type_url, names, peer, principal } = request;
+        async move { over_ads.answer(peer, principal.as_deref(), &type_url, names).await }
     })
 }
 

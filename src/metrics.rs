@@ -43,8 +43,36 @@ pub struct Metrics {
     probes: Counter,
     views_refused: Counter,
     events: [Counter; EventOutcome::ALL.len()],
+    authentications: [Counter; Authentication::ALL.len()],
     /// What the verification of tokens counts.
     pub tokens: Arc<TokenMetrics>,
+}
+
+/// Who the peer of an xDS stream was found to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authentication {
+    /// Somebody, by the client certificate or by a token.
+    Certificate,
+    Token,
+    /// Nobody, and it need not be anybody.
+    Anonymous,
+    /// Refused: it must be somebody, or what it showed does not hold.
+    Unauthenticated,
+    /// Refused: it claims to be another proxy than its identity's.
+    Denied,
+    /// Refused: it could not be told.
+    Unavailable,
+}
+
+impl Authentication {
+    const ALL: [(Self, &'static str); 6] = [
+        (Self::Certificate, "certificate"),
+        (Self::Token, "token"),
+        (Self::Anonymous, "anonymous"),
+        (Self::Unauthenticated, "unauthenticated"),
+        (Self::Denied, "denied"),
+        (Self::Unavailable, "unavailable"),
+    ];
 }
 
 /// What became of something that was to be told by a Kubernetes Event.
@@ -85,6 +113,7 @@ impl Metrics {
             probes: Counter::default(),
             views_refused: Counter::default(),
             events: Default::default(),
+            authentications: Default::default(),
             tokens: Arc::default(),
         });
         registry.register_collector(Box::new(metrics.clone()));
@@ -104,6 +133,11 @@ impl Metrics {
     /// Something was told by a Kubernetes Event, or was not.
     pub fn event(&self, outcome: EventOutcome) {
         self.events[outcome as usize].inc();
+    }
+
+    /// The peer of a stream was found to be somebody, or was refused for not being anybody.
+    pub fn authenticated(&self, result: Authentication) {
+        self.authentications[result as usize].inc();
     }
 
     /// A snapshot was published, and building it took this long.
@@ -271,6 +305,16 @@ impl Collector for Metrics {
             EventOutcome::ALL
                 .iter()
                 .zip(&self.events)
+                .map(|((_, name), counter)| (*name, counter.clone())),
+        )?;
+        families.labelled(
+            "pilothouse_authentications",
+            "xDS streams by what their peer was found to be, or refused for",
+            MetricType::Counter,
+            "result",
+            Authentication::ALL
+                .iter()
+                .zip(&self.authentications)
                 .map(|((_, name), counter)| (*name, counter.clone())),
         )?;
         families.labelled(

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pilothouse::ads::{AdsServer, IstioMesh, ServerContext, ServerLimits};
-use pilothouse::door::{ConnectionLimits, LimitedListener};
+use pilothouse::door::{ConnectionLimits, LimitedListener, ServedListener};
 use pilothouse::identity::{ActFor, Authenticator};
 use pilothouse::metrics::Metrics;
 use pilothouse::model::{Change, Scope};
@@ -65,7 +65,9 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
         anyhow::Ok((listener, port))
     })?;
     let room = ConnectionLimits { total: usize::MAX, per_address: usize::MAX };
-    runtime.spawn(server.run(LimitedListener::new("gRPC", listener, room), shutdown.clone()));
+    let listener = LimitedListener::new("gRPC", listener, room);
+    let listener = ServedListener::plaintext(listener);
+    runtime.spawn(server.run(vec![listener], shutdown.clone()));
     runtime.spawn(publisher.run(from_source, shutdown));
 
     let services = (0..options.services).map(mesh::service).map(Arc::new).collect();

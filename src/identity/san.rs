@@ -99,6 +99,19 @@ impl CertificateNames {
     }
 }
 
+impl Principal {
+    /// Reads what [`Principal`] is displayed as.
+    pub fn read(id: &str) -> Option<Self> {
+        let (trust_domain, namespace, service_account) =
+            Some(id).filter(|id| is_spiffe(id)).and_then(spiffe_parts)?;
+        Some(Self {
+            trust_domain: trust_domain.into(),
+            namespace: namespace.into(),
+            service_account: service_account.into(),
+        })
+    }
+}
+
 /// The principal that all of them are.
 fn the_one(
     mut all: impl Iterator<Item = Result<Principal, SanError>>,

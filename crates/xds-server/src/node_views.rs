@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::listener::LimitedListener;
+use crate::listener::{LimitedListener, ServedListener};
 use crate::mesh::{Identity, Mesh};
 use crate::metrics::ServerMetrics;
 use crate::node::Node;
@@ -108,7 +108,8 @@ impl<K: Key> NodeViews<K> {
         };
         let server = AdsServer::new(Arc::new(context), KEEPALIVE);
         let assigned = stop.run_until_cancelled(assign_requested(&view_registry));
-        tokio::join!(server.run(listener, stop.clone()), assigned);
+        let listeners = vec![ServedListener::plaintext(listener)];
+        tokio::join!(server.run(listeners, stop.clone()), assigned);
     }
 }
 

@@ -30,7 +30,7 @@ use crate::grpc::messages::MessageReceiver;
 use crate::http::connection_handle::ConnectionHandle;
 use crate::mesh::{Identity, Mesh, ServerTexts};
 use crate::metrics::ServerMetrics;
-use crate::peer::BearerToken;
+use crate::peer::{BearerToken, PeerCertificate};
 use crate::proxies::{Registration, TooManyStreams, XdsStream};
 use crate::view_registry::{ViewLease, ViewWatch};
 
@@ -73,6 +73,10 @@ pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     pub(crate) handle: Arc<ConnectionHandle>,
     pub(crate) account: Arc<ConnectionAccount>,
+    /// Whether the connection is encrypted.
+    pub(crate) encrypted: bool,
+    /// What the TLS handshake has shown of the peer; `None` if it showed no certificate.
+    pub(crate) certificate: Option<Arc<PeerCertificate>>,
 }
 
 /// The response body of one stream: pieces of gRPC messages, then how the stream ended.

@@ -132,8 +132,9 @@ impl ApiServer {
         match request(client, path).await {
             Ok(document) => Ok(document),
             Err(Failure::Status(403, said)) => Err(format!(
-                "403 Forbidden: {said}; the ClusterRole system:service-account-issuer-discovery must \
-                 be bound to the control plane's ServiceAccount (manifests/secure/tokens-keys)"
+                "403 Forbidden: {said}; give the control plane's ServiceAccount the ClusterRole \
+                 system:service-account-issuer-discovery, which Kubernetes gives to every one unless \
+                 told otherwise"
             )),
             Err(failure) => Err(format!("{path} of the API server: {failure}")),
         }

@@ -74,7 +74,7 @@ impl<M: Mesh> AdsService<M> {
             return HttpStream::failed_call(stream, StatusCode::OK, &status);
         }
         let (feed, requests) = grpc_messages(self.context.request_bytes(), M::TEXTS.request_bytes);
-        let bearer = match BearerToken::of(headers, false) {
+        let bearer = match BearerToken::of(headers, self.peer.encrypted) {
             Ok(bearer) => bearer,
             Err(refusal) => {
                 return HttpStream::failed_call(stream, StatusCode::OK, &refusal.into());

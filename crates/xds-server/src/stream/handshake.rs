@@ -153,8 +153,8 @@ async fn authenticate<M: Mesh>(
 ) -> Result<Option<M::Principal>, Status> {
     let credentials = PeerCredentials {
         address: peer.address.ip().to_canonical(),
-        encrypted: false,
-        certificate: None,
+        encrypted: peer.encrypted,
+        certificate: peer.certificate.as_deref(),
         bearer: bearer.as_ref().map(BearerToken::as_str),
     };
     let authenticated = server.mesh.authenticate(credentials).await;
