@@ -3,19 +3,22 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use pilothouse_xds::{ServedType, View};
-use pilothouse_xds_server::{Mesh, ServerTexts};
+use pilothouse_xds_server::{Mesh, PeerCredentials, PeerKey, Refusal, ServerTexts};
 use tracing::info;
 
-use crate::metrics::Metrics;
+use crate::identity::{ActFor, Authenticated, Authenticator, Principal, Proof};
+use crate::metrics::{Authentication, Metrics};
 use crate::names::ResourceType;
 use crate::proxies::ProxyIdentity;
 use crate::snapshot::Snapshot;
 use crate::view::{ViewKey, ViewRequest};
 
 pub mod node;
+
+use node::Identified;
 
 pub type AdsServer = pilothouse_xds_server::AdsServer<IstioMesh>;
 pub type ServerContext = pilothouse_xds_server::ServerContext<IstioMesh>;
@@ -26,10 +29,14 @@ pub use pilothouse_xds_server::stream::{OnDemandRequest, OnDemandTypes};
 #[derive(Debug)]
 pub struct IstioMesh {
     pub metrics: Arc<Metrics>,
+    pub authenticator: Authenticator,
+    /// Who may claim any namespace.
+    pub act_for: ActFor,
 }
 
 impl Mesh for IstioMesh {
     type Identity = ProxyIdentity;
+    type Principal = Principal;
     type ViewRequest = ViewRequest;
     type ViewKey = ViewKey;
     type Snapshot = Snapshot;
@@ -40,14 +47,44 @@ impl Mesh for IstioMesh {
         ResourceType::TABLE
     }
 
+    async fn authenticate(
+        &self,
+        credentials: PeerCredentials<'_>,
+    ) -> Result<Option<Principal>, Refusal> {
+        let found = self.authenticator.authenticate(credentials, SystemTime::now()).await;
+        self.metrics.authenticated(match &found {
+            Ok(None) => Authentication::Anonymous,
+            Ok(Some(Authenticated { by: Proof::Certificate, .. })) => Authentication::Certificate,
+            Ok(Some(Authenticated { by: Proof::Token, .. })) => Authentication::Token,
+            Err(Refusal::Unavailable(_)) => Authentication::Unavailable,
+            Err(Refusal::PermissionDenied(_)) => Authentication::Denied,
+            Err(_) => Authentication::Unauthenticated,
+        });
+        Ok(found?.map(|found| found.principal))
+    }
+
     fn identify(
         &self,
         node: Option<&[u8]>,
         peer: IpAddr,
-    ) -> Result<(ProxyIdentity, ViewRequest), String> {
-        let identified = node::identify(node).map_err(|error| error.to_string())?;
-        let (identity, request) = identified;
-        Ok((identity, ViewRequest { peer: Some(peer), ..request }))
+        principal: Option<&Principal>,
+    ) -> Result<(ProxyIdentity, ViewRequest), Refusal> {
+        let identified = node::identify(node);
+        let Identified { mut identity, mut request, claim } =
+            identified.map_err(|error| Refusal::InvalidArgument(error.to_string()))?;
+        request.peer = Some(match principal {
+            None => PeerKey::of_address(peer),
+            Some(principal) => {
+                let allowed = claim.check(principal, &self.act_for);
+                allowed.map_err(|error| {
+                    self.metrics.authenticated(Authentication::Denied);
+                    Refusal::PermissionDenied(error.to_string())
+                })?;
+                PeerKey::Principal(principal.to_string().into())
+            }
+        });
+        identity.principal = principal.cloned();
+        Ok((identity, request))
     }
 
     fn proxy_connected(&self, identity: &ProxyIdentity, delta: bool) {

@@ -6,5 +6,5 @@ pub mod descriptors;
 
 pub use bind::{BindError, bind};
 pub use pilothouse_xds_server::listener::{
-    ConnectionCounters, ConnectionLimits, LimitedListener, ListenerStats,
+    ConnectionCounters, ConnectionLimits, LimitedListener, ListenerStats, ServedListener,
 };

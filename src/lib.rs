@@ -24,6 +24,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod flags;
+pub mod identity;
 pub mod kubeconfig;
 pub mod names;
 pub mod view;
@@ -58,6 +59,7 @@ pub mod exposition;
 pub mod http_server;
 pub mod local_host;
 pub mod logging;
+pub mod monitoring;
 pub mod output;
 pub mod parts;
 pub mod readiness;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pilothouse_xds_server::Identity;
 pub use pilothouse_xds_server::proxies::{Happening, HistoryEntry, SyncState, TypeStatus};
 
+use crate::identity::Principal;
 use crate::view::ViewKey;
 
 /// Keys and values, by key.
@@ -28,6 +29,8 @@ pub struct ProxyIdentity {
     pub probe: bool,
     /// Of its pod (metadata `LABELS`), a few KiB at most.
     pub labels: Labels,
+    /// Who it has been authenticated as; none without TLS, or where none is required.
+    pub principal: Option<Principal>,
 }
 
 impl Identity for ProxyIdentity {

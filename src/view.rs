@@ -4,13 +4,15 @@
 //! routes also on the namespace whose short names it may use, endpoints on the zone and the node, and
 //! everything on what the namespace may see. A view is built only when a proxy requests it and shares
 //! everything that does not differ. What a proxy says of itself cannot be trusted without bound, so
-//! the number of views is limited, in all and for each address that proxies connect from.
+//! the number of views is limited, in all and for each peer: an identity, or an address that proxies without
+//! one connect from.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use pilothouse_xds_server::PeerKey;
 use thiserror::Error;
 
 /// How traffic gets to the proxy, hence which listeners it needs.
@@ -161,15 +163,15 @@ pub struct ViewRequest {
     /// The proxy's own addresses, by which its inbound ports are found. Empty for kinds without
     /// inbound listeners.
     pub addresses: Arc<[IpAddr]>,
-    /// Where it connects from: the views of each address are counted.
-    pub peer: Option<IpAddr>,
+    /// Who it is, or where it connects from: the views of each peer are counted.
+    pub peer: Option<PeerKey>,
 }
 
 /// How many different views there may be; zero for no limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ViewLimits {
     pub views: usize,
-    /// Of proxies that connect from one address.
+    /// Of proxies with one identity, or of one address where they have none.
     pub per_peer: usize,
 }
 
@@ -186,7 +188,13 @@ pub enum TooManyViews {
          ports), and the proxies at {peer} have {limit} different ones already, which is the limit \
          for one address (--max-views-per-peer)"
     )]
-    OfPeer { peer: IpAddr, limit: usize },
+    OfAddress { peer: PeerKey, limit: usize },
+    #[error(
+        "this proxy needs a view of its own (by its kind, listener, namespace, zone and inbound \
+         ports), and the proxies with the identity {peer} have {limit} different ones already, which is the \
+         limit for one identity (--max-views-per-peer)"
+    )]
+    OfPrincipal { peer: PeerKey, limit: usize },
 }
 
 /// Who requested which view.

@@ -15,16 +15,15 @@ use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast;
 
 /// Serves the one stream of a sidecar, with the keepalive of the real server.
 pub(crate) async fn serve(
-    socket: TcpStream,
+    socket: impl AsyncRead + AsyncWrite + Unpin,
     start: Bytes,
     changes: broadcast::Receiver<Bytes>,
 ) -> anyhow::Result<()> {
-    socket.set_nodelay(true)?;
     let what = Mutex::new(Some((start, changes)));
     let service = service_fn(|request: Request<Incoming>| {
         let what = what.lock().ok().and_then(|mut what| what.take());

@@ -1,6 +1,5 @@
 //! Simulated sidecars: subscribe as Envoys do, ACK everything, note when things arrive.
 
-use std::cell::RefCell;
 use std::io::{self, BufRead};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -11,11 +10,13 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use pilothouse::names::ResourceType;
 use prost::Message;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsConnector;
 
 use crate::http2::{self, Reader, Response};
+use crate::tls::{self, read_some};
 use crate::{Arrival, Cold, Options, mesh, now, process, say};
 
 const SOTW: &str =
@@ -32,11 +33,6 @@ const SERVICE: usize = 2;
 /// again after a second, which says nothing about the server.
 const CONNECTING: usize = 1000;
 
-thread_local! {
-    /// Where a thread reads into: ten thousand idle sidecars need no buffers.
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; 256 << 10]);
-}
-
 /// What all sidecars share.
 struct Fleet {
     options: Options,
@@ -48,6 +44,7 @@ struct Fleet {
     target: AtomicUsize,
     more: Condvar,
     connecting: Semaphore,
+    tls: Option<TlsConnector>,
     /// Names of all clusters, encoded as the subscription of both variants (field 3).
     names: Vec<u8>,
     stall: watch::Receiver<bool>,
@@ -70,6 +67,7 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
         target: AtomicUsize::new(options.streams),
         more: Condvar::new(),
         connecting: Semaphore::new(CONNECTING),
+        tls: options.certificates.as_deref().map(tls::connector).transpose()?,
         names: DiscoveryRequest { resource_names: names, ..Default::default() }.encode_to_vec(),
         stall: stalled,
         recording: AtomicBool::new(false),
@@ -174,35 +172,49 @@ struct Sidecar {
 }
 
 async fn sidecar(fleet: &Fleet, number: usize) -> anyhow::Result<()> {
+    let turn = fleet.connecting.acquire().await?;
+    let socket = connect(fleet.options.port).await?;
+    match &fleet.tls {
+        Some(tls) => {
+            let socket = tls.connect(tls::SERVER_NAME.try_into()?, socket).await?;
+            drop(turn);
+            converse(fleet, number, socket).await
+        }
+        None => {
+            drop(turn);
+            converse(fleet, number, socket).await
+        }
+    }
+}
+
+async fn converse(
+    fleet: &Fleet,
+    number: usize,
+    mut socket: impl AsyncRead + AsyncWrite + Unpin,
+) -> anyhow::Result<()> {
     let delta = fleet.options.delta;
-    let mut socket = {
-        let _turn = fleet.connecting.acquire().await?;
-        connect(fleet.options.port).await?
-    };
     let mut stall = fleet.stall.clone();
     let mut one = Sidecar { number, delta, ..Sidecar::default() };
     let mut out = http2::opening(if delta { DELTA } else { SOTW });
     http2::message(&mut out, &[&first(number, delta)]);
     socket.write_all(&out).await?;
+    socket.flush().await?;
     let mut reader = Reader::default();
     loop {
+        let mut out = Vec::new();
+        let receive = |bytes: &[u8]| {
+            reader
+                .receive(bytes, &mut out, |response, out| one.handle_response(fleet, response, out))
+        };
         tokio::select! {
-            ready = socket.readable() => ready?,
+            read = read_some(&mut socket, receive) => read?.context("cut by the server")??,
             () = stalled(&mut stall), if number < fleet.options.stalled => {
                 return std::future::pending().await;
             }
         }
-        let mut out = Vec::new();
-        SCRATCH.with_borrow_mut(|scratch| match socket.try_read(scratch) {
-            Ok(0) => bail!("cut by the server"),
-            Ok(read) => reader.receive(&scratch[..read], &mut out, |response, out| {
-                one.handle_response(fleet, response, out)
-            }),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(error.into()),
-        })?;
         if !out.is_empty() && !fleet.options.mute {
             socket.write_all(&out).await?;
+            socket.flush().await?;
         }
     }
 }

@@ -28,6 +28,7 @@ mod process;
 mod raw;
 mod scale;
 mod server;
+mod tls;
 
 use figures::{Figures, Spread};
 use process::Process;
@@ -76,6 +77,12 @@ pub(crate) struct Options {
     /// Write the figures to this file as JSON too
     #[arg(long)]
     pub(crate) json: Option<std::path::PathBuf>,
+    /// All servers and sidecars over mutual TLS (raw and hyper with rustls, as the real server; naive has none)
+    #[arg(long)]
+    pub(crate) tls: bool,
+    /// The certificates of the run
+    #[arg(long, hide = true)]
+    pub(crate) certificates: Option<std::path::PathBuf>,
     /// What this process is; set by the run itself
     #[arg(long, hide = true, default_value = "run")]
     pub(crate) role: String,
@@ -118,18 +125,22 @@ fn smoke(filters: impl Iterator<Item = String>) -> anyhow::Result<()> {
         return Ok(());
     }
     let small = "fanout --streams 20 --services 5 --changes 1 --stalled 5";
-    run(&Options::parse_from(small.split(' ')))
+    run(&Options::parse_from(small.split(' ')))?;
+    run(&Options::parse_from(small.split(' ').chain(["--tls"])))
 }
 
 fn run(options: &Options) -> anyhow::Result<()> {
     if options.stalled >= options.streams {
         bail!("--stalled {}: fewer than --streams {}", options.stalled, options.streams);
     }
+    let folder = options.tls.then(tls::Certificates::new).transpose()?;
+    let certificates = folder.as_ref().map(|folder| folder.path().to_owned());
+    let options = &Options { certificates, ..options.clone() };
     let mut all = Vec::new();
     for variant in &options.variants {
         let options = Options { delta: *variant == Variant::Delta, ..options.clone() };
         let mut of_variant = Vec::new();
-        for server in &options.servers {
+        for server in options.servers.iter().filter(|one| !options.tls || *one != "naive") {
             let figures = measure(&options, server);
             of_variant.push(figures.with_context(|| format!("measuring {server}"))?);
         }

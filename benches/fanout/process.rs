@@ -29,6 +29,9 @@ impl Process {
             .args(["--pace", &options.pace.to_string()])
             .args(options.delta.then_some("--delta"))
             .args(options.mute.then_some("--mute"));
+        if let Some(certificates) = &options.certificates {
+            command.arg("--certificates").arg(certificates);
+        }
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let to = child.stdin.take().context("no pipe")?;
         let from = BufReader::new(child.stdout.take().context("no pipe")?);

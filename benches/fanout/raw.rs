@@ -2,7 +2,6 @@
 //! that the real server sends, framed before anybody connects, and what clients say is read and
 //! thrown away.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io::{self, BufRead};
 use std::sync::Arc;
@@ -14,15 +13,12 @@ use pilothouse::publish::SnapshotBuilder;
 use pilothouse::view::ViewKey;
 use pilothouse_xds::FrameBuilder;
 use pilothouse_xds::{Resource, TypeSet, View};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::broadcast;
 
+use crate::tls::{self, read_some};
 use crate::{Options, bare, http2, mesh, now, process, say};
-
-thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; 64 << 10]);
-}
 
 /// How the messages are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +38,18 @@ impl By {
                 out.into()
             }
             Self::Hyper => Bytes::copy_from_slice(messages),
+        }
+    }
+
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+        self,
+        socket: S,
+        start: Bytes,
+        changes: broadcast::Receiver<Bytes>,
+    ) -> anyhow::Result<()> {
+        match self {
+            Self::Hand => Ok(serve(socket, start, changes).await?),
+            Self::Hyper => bare::serve(socket, start, changes).await,
         }
     }
 }
@@ -70,13 +78,18 @@ pub(crate) fn main(options: &Options, by: By) -> anyhow::Result<()> {
         let port = listener.local_addr()?.port();
         anyhow::Ok((listener, port))
     })?;
+    let acceptor = options.certificates.as_deref().map(tls::acceptor).transpose()?;
     runtime.spawn(async move {
         while let Ok((socket, _)) = listening.accept().await {
             let (start, changes) = (start.clone(), sender.subscribe());
-            match by {
-                By::Hand => drop(tokio::spawn(serve(socket, start, changes))),
-                By::Hyper => drop(tokio::spawn(bare::serve(socket, start, changes))),
-            }
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                socket.set_nodelay(true)?;
+                match acceptor {
+                    Some(tls) => by.serve(tls.accept(socket).await?, start, changes).await,
+                    None => by.serve::<TcpStream>(socket, start, changes).await,
+                }
+            });
         }
     });
     say("port", port);
@@ -93,28 +106,24 @@ pub(crate) fn main(options: &Options, by: By) -> anyhow::Result<()> {
 }
 
 async fn serve(
-    mut socket: TcpStream,
+    mut socket: impl AsyncRead + AsyncWrite + Unpin,
     start: Bytes,
     mut changes: broadcast::Receiver<Bytes>,
 ) -> io::Result<()> {
-    socket.set_nodelay(true)?;
     socket.write_all(&http2::greeting()).await?;
     socket.write_all(&start).await?;
+    // Over TLS what is written may still be in the session.
+    socket.flush().await?;
     drop(start);
     loop {
         tokio::select! {
             message = changes.recv() => {
                 let Ok(message) = message else { return Ok(()) };
                 socket.write_all(&message).await?;
+                socket.flush().await?;
             }
-            ready = socket.readable() => {
-                ready?;
-                match SCRATCH.with_borrow_mut(|scratch| socket.try_read(scratch)) {
-                    Ok(0) => return Ok(()),
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error),
-                }
+            read = read_some(&mut socket, |_| ()) => if read?.is_none() {
+                return Ok(());
             }
         }
     }

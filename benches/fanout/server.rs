@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pilothouse::ads::{AdsServer, IstioMesh, ServerContext, ServerLimits};
-use pilothouse::door::{ConnectionLimits, LimitedListener};
+use pilothouse::door::{ConnectionLimits, LimitedListener, ServedListener};
+use pilothouse::identity::{ActFor, Authenticator};
 use pilothouse::metrics::Metrics;
 use pilothouse::model::{Change, Scope};
 use pilothouse::names::ResourceType;
@@ -20,7 +21,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Options, mesh, now, process, say};
+use crate::{Options, mesh, now, process, say, tls};
 
 /// Version of the endpoints, and when the first change came that is new in it.
 type Cuts = Arc<Mutex<BTreeMap<String, f64>>>;
@@ -40,7 +41,11 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
     );
     let shutdown = CancellationToken::new();
     let shared = Arc::new(ServerContext {
-        mesh: IstioMesh { metrics: metrics.clone() },
+        mesh: IstioMesh {
+            metrics: metrics.clone(),
+            authenticator: Authenticator::new("cluster.local", "cluster.local"),
+            act_for: ActFor::default(),
+        },
         snapshots: snapshots.clone(),
         view_registry,
         interner: Arc::new(Interner::default()),
@@ -60,7 +65,12 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
         anyhow::Ok((listener, port))
     })?;
     let room = ConnectionLimits { total: usize::MAX, per_address: usize::MAX };
-    runtime.spawn(server.run(LimitedListener::new("gRPC", listener, room), shutdown.clone()));
+    let listener = LimitedListener::new("gRPC", listener, room);
+    let listener = match &options.certificates {
+        Some(folder) => ServedListener::tls(listener, tls::real_acceptor(folder)?),
+        None => ServedListener::plaintext(listener),
+    };
+    runtime.spawn(server.run(vec![listener], shutdown.clone()));
     runtime.spawn(publisher.run(from_source, shutdown));
 
     let services = (0..options.services).map(mesh::service).map(Arc::new).collect();

@@ -10,6 +10,7 @@ use pilothouse_xds_server::node::Node;
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::identity::Claim;
 use crate::names::{NodeId, NodeIdError, NodeType, PROBE_METADATA};
 use crate::proxies::{Labels, ProxyIdentity};
 use crate::view::{ProxyKind, Spared, ViewKey, ViewRequest};
@@ -20,6 +21,7 @@ const UNPRIVILEGED_POD: &str = "UNPRIVILEGED_POD";
 const POD_PORTS: &str = "POD_PORTS";
 const INSTANCE_IPS: &str = "INSTANCE_IPS";
 const NAMESPACE: &str = "NAMESPACE";
+const SERVICE_ACCOUNT: &str = "SERVICE_ACCOUNT";
 const NODE_NAME: &str = "NODE_NAME";
 const LISTEN_ADDRESS: &str = "LISTEN_ADDRESS";
 const LISTEN_PORT: &str = "LISTEN_PORT";
@@ -67,12 +69,21 @@ pub enum NodeError {
     Metadata { key: &'static str, found: String, expected: &'static str },
 }
 
-/// Reads the encoded node of a stream's first request (rule 15): the proxy's identity and the view that it
-/// needs.
+/// What a node says.
+#[derive(Debug)]
+pub struct Identified {
+    pub identity: ProxyIdentity,
+    pub request: ViewRequest,
+    /// On whose behalf the proxy asks, to be compared with who it is.
+    pub claim: Claim,
+}
+
+/// Reads the encoded node of a stream's first request (rule 15): the proxy's identity, the view that it
+/// needs and what it claims.
 ///
 /// # Errors
 /// There is no node, it is invalid, or a field is too long.
-pub fn identify(node: Option<&[u8]>) -> Result<(ProxyIdentity, ViewRequest), NodeError> {
+pub fn identify(node: Option<&[u8]>) -> Result<Identified, NodeError> {
     let node = node.ok_or(NodeError::Missing)?;
     check_len("information", node.len(), MAX_NODE)?;
     let node = Node::read(node)?;
@@ -90,6 +101,13 @@ pub fn identify(node: Option<&[u8]>) -> Result<(ProxyIdentity, ViewRequest), Nod
         Some(_) => ProxyKind::Sidecar,
     };
     let of_id = id.as_ref().and_then(|id| id.namespace);
+    let said = |key| Ok::<_, NodeError>(text(&node, key)?.filter(|value| !value.is_empty()));
+    let claim = Claim {
+        namespace_of_id: of_id.map(str::to_owned),
+        namespace: said(NAMESPACE)?,
+        service_account: said(SERVICE_ACCOUNT)?,
+    };
+    // An empty value means that the proxy is in no namespace.
     let namespace = text(&node, NAMESPACE)?
         .or_else(|| of_id.map(str::to_owned))
         .filter(|name| !name.is_empty());
@@ -116,8 +134,9 @@ pub fn identify(node: Option<&[u8]>) -> Result<(ProxyIdentity, ViewRequest), Nod
         locality: node.locality().join("/").trim_end_matches('/').into(),
         probe: text(&node, PROBE_METADATA)?.is_some(),
         labels: labels(&node)?,
+        principal: None,
     };
-    Ok((identity, ViewRequest { view, addresses, peer: None }))
+    Ok(Identified { identity, request: ViewRequest { view, addresses, peer: None }, claim })
 }
 
 fn check_len(what: &'static str, len: usize, limit: usize) -> Result<(), NodeError> {
@@ -232,8 +251,8 @@ mod tests {
 
     /// Who it is; what it needs is the same view.
     fn identity(node: &core::Node) -> ProxyIdentity {
-        let (identity, need) = identify(Some(&node.encode_to_vec())).unwrap();
-        assert_eq!(identity.view, need.view);
+        let Identified { identity, request, .. } = identify(Some(&node.encode_to_vec())).unwrap();
+        assert_eq!(identity.view, request.view);
         identity
     }
 
@@ -267,8 +286,8 @@ mod tests {
     #[test]
     fn only_a_captured_sidecar_has_addresses_to_look_for() {
         let addresses = |id: &str, metadata: &[(&str, Kind)]| {
-            let (_, need) = identify(Some(&node(id, metadata).encode_to_vec())).unwrap();
-            need.addresses.iter().map(ToString::to_string).collect::<Vec<_>>()
+            let read = identify(Some(&node(id, metadata).encode_to_vec())).unwrap();
+            read.request.addresses.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         let sidecar = "sidecar~10.1.2.3~web-0.shop~shop.svc.cluster.local";
         assert_eq!(addresses(sidecar, &[]), ["10.1.2.3"]);
@@ -331,6 +350,28 @@ mod tests {
         assert_eq!(got.view.namespace.as_deref(), Some("shop"));
         let got = identity(&node("edge", &[]));
         assert_eq!(got.view, ViewKey::new(ProxyKind::DEFAULT_STANDALONE, None));
+    }
+
+    #[test]
+    fn what_it_claims_is_all_that_its_node_says() {
+        let claim = |id: &str, metadata: &[(&str, Kind)]| {
+            identify(Some(&node(id, metadata).encode_to_vec())).unwrap().claim
+        };
+        let sidecar = "sidecar~10.1.2.3~web-0.shop~shop.svc.cluster.local";
+        let shop = Some("shop".to_owned());
+        let of_id = Claim { namespace_of_id: shop.clone(), ..Claim::default() };
+        assert_eq!(claim(sidecar, &[]), of_id);
+        let metadata = [("NAMESPACE", string("bank")), ("SERVICE_ACCOUNT", string("till"))];
+        let both = Claim {
+            namespace: Some("bank".to_owned()),
+            service_account: Some("till".to_owned()),
+            ..of_id.clone()
+        };
+        assert_eq!(claim(sidecar, &metadata), both);
+        assert_eq!(claim("edge", &[("NAMESPACE", string("shop"))]).namespace, shop);
+        let empty = [("NAMESPACE", string("")), ("SERVICE_ACCOUNT", string(""))];
+        assert_eq!(claim(sidecar, &empty), of_id);
+        assert_eq!(claim("edge", &[]), Claim::default());
     }
 
     #[test]

@@ -67,6 +67,7 @@ impl Fixture {
             memory_limit: 1 << 30,
         }));
         let state = DebugState {
+            tokens: None,
             proxies,
             health,
             model: model_seen,
@@ -77,7 +78,7 @@ impl Fixture {
             address: "127.0.0.1".parse().unwrap(),
         };
         let debug = router(state.clone()).unwrap();
-        let monitoring = monitoring::router(monitoring::MonitoringState {
+        let monitoring = crate::monitoring::router(crate::monitoring::MonitoringState {
             readiness,
             registry: Arc::new(registry),
             started,
@@ -103,6 +104,7 @@ impl Fixture {
             labels: [("app", "reviews"), ("version", "v1")]
                 .map(|(key, value)| (key.into(), value.into()))
                 .into(),
+            principal: None,
         };
         registration.stream.update(|status| status.identity = Some(identity));
         self.streams.push(registration);
@@ -272,6 +274,13 @@ async fn the_monitoring_port_tells_version_and_life() {
     assert_eq!(version["version"], VERSION);
     assert_eq!(version["started"], "2023-11-14T22:13:20Z");
     assert!(version["revision"].is_string() && version["uptimeSeconds"].is_u64());
+    // As istioctl asks, and what it reads.
+    let asked: Value = serde_json::from_str(&get("//version").await.1).unwrap();
+    let info = json!({
+        "version": VERSION, "revision": version["revision"], "golang_version": "none (Rust)",
+        "status": "unknown", "tag": VERSION,
+    });
+    assert_eq!(asked["clientVersion"], info);
     assert_eq!(get("/debug/syncz").await.0, StatusCode::NOT_FOUND, "not on the open port");
 }
 

@@ -84,6 +84,7 @@ fn a_flood_of_version_names_ends_in_other() {
                     locality: "".into(),
                     probe: false,
                     labels: Default::default(),
+                    principal: None,
                 });
             });
             stream

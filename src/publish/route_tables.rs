@@ -249,15 +249,42 @@ impl VirtualHostIndex {
         name: &Arc<str>,
         restricted: &RestrictedServices,
     ) -> Arc<Resource> {
-        let hosts = self.public.get(name).into_iter().flatten();
-        let local = namespace.and_then(|namespace| self.local.get(namespace)?.get(name));
+        let parts = self.parts(namespace, name, restricted);
         // The skeleton's catch-all stands before the services' virtual hosts; Envoy matches by
         // domain, not by order.
-        let mut table = routes::table_without_services(&self.kind, name).encode_to_vec();
-        for (key, public) in hosts.filter(|(key, _)| restricted.is_visible(namespace, key)) {
-            table.extend_from_slice(local.and_then(|local| local.get(key)).unwrap_or(public));
-        }
+        let skeleton = routes::table_without_services(&self.kind, name).encode_to_vec();
+        let len = skeleton.len() + parts.iter().map(|part| part.len()).sum::<usize>();
+        let mut table = Vec::with_capacity(len);
+        table.extend_from_slice(&skeleton);
+        parts.iter().for_each(|part| table.extend_from_slice(part));
         Resource::from_encoded(ResourceType::Route, name.clone(), &table)
+    }
+
+    /// The virtual hosts that proxies of this namespace (of none) see in a table, by service.
+    ///
+    /// Both maps are walked once, side by side. In a mesh of one namespace of 10,000 services, a search of the
+    /// second map for each service of the first cost a fifth of what a new service costs.
+    fn parts(
+        &self,
+        namespace: Option<&str>,
+        table: &str,
+        restricted: &RestrictedServices,
+    ) -> Vec<&[u8]> {
+        let Some(public) = self.public.get(table) else { return Vec::new() };
+        let local = namespace.and_then(|namespace| self.local.get(namespace)?.get(table));
+        // A service that has local virtual hosts is visible, and has public ones too.
+        if let Some(local) = local.filter(|local| local.len() == public.len()) {
+            return local.values().map(Vec::as_slice).collect();
+        }
+        let mut local = local.into_iter().flatten().peekable();
+        let mut parts = Vec::new();
+        for (key, public) in public.iter().filter(|(key, _)| restricted.is_visible(namespace, key))
+        {
+            while local.next_if(|(before, _)| *before < key).is_some() {}
+            let own = local.next_if(|(same, _)| *same == key);
+            parts.push(own.map_or(public, |(_, hosts)| hosts).as_slice());
+        }
+        parts
     }
 }
 

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use pilothouse_xds_server::PeerKey;
+
 use super::inbound_ports::InboundPortIndex;
 use super::known_places::KnownPlaces;
 use super::node_local::NodeLocalEndpoints;
@@ -27,8 +29,8 @@ pub(super) struct ViewAssigner {
     dependents: BTreeMap<Dependency, BTreeSet<ViewRequest>>,
     /// Every view that is assigned, by how many requests.
     views: RefCounts<Arc<ViewKey>>,
-    /// The same for each address that proxies come from.
-    views_of_peers: BTreeMap<IpAddr, RefCounts<Arc<ViewKey>>>,
+    /// The same for each peer.
+    views_of_peers: BTreeMap<PeerKey, RefCounts<Arc<ViewKey>>>,
     /// Views that nobody has any more since this was last asked for.
     unassigned: BTreeSet<Arc<ViewKey>>,
     /// By how many requests each conflict is met.
@@ -118,7 +120,7 @@ impl ViewAssigner {
     ) -> Result<Arc<ViewKey>, TooManyViews> {
         let resolved = self.resolve(request, services);
         if !self.assignments.contains_key(request) {
-            self.check_limits(request.peer, &resolved.0)?;
+            self.check_limits(request.peer.as_ref(), &resolved.0)?;
         }
         for dependency in dependencies(request) {
             self.dependents.entry(dependency).or_default().insert(request.clone());
@@ -139,18 +141,22 @@ impl ViewAssigner {
         self.unassign(request, conflicts);
     }
 
-    fn check_limits(&self, peer: Option<IpAddr>, view: &ViewKey) -> Result<(), TooManyViews> {
+    fn check_limits(&self, peer: Option<&PeerKey>, view: &ViewKey) -> Result<(), TooManyViews> {
         let ViewLimits { views, per_peer } = self.limits;
         if views != 0 && self.views.len() >= views && !self.views.contains(view) {
             return Err(TooManyViews::InAll { limit: views });
         }
         if per_peer != 0
             && let Some(peer) = peer
-            && let Some(own) = self.views_of_peers.get(&peer)
+            && let Some(own) = self.views_of_peers.get(peer)
             && own.len() >= per_peer
             && !own.contains(view)
         {
-            return Err(TooManyViews::OfPeer { peer, limit: per_peer });
+            let (peer, limit) = (peer.clone(), per_peer);
+            return Err(match peer {
+                PeerKey::Address(_) => TooManyViews::OfAddress { peer, limit },
+                PeerKey::Principal(_) => TooManyViews::OfPrincipal { peer, limit },
+            });
         }
         Ok(())
     }
@@ -180,7 +186,7 @@ impl ViewAssigner {
         let view = self.views.get(&view).cloned().unwrap_or_else(|| Arc::new(view));
         self.views.add(view.clone());
         self.unassigned.remove(&view);
-        if let Some(peer) = request.peer {
+        if let Some(peer) = request.peer.clone() {
             self.views_of_peers.entry(peer).or_default().add(view.clone());
         }
         let conflicts = lost.into_iter().map(|(conflict, _)| conflict).collect();
@@ -193,12 +199,12 @@ impl ViewAssigner {
         if self.views.release(&assignment.view) {
             self.unassigned.insert(assignment.view.clone());
         }
-        if let Some(peer) = request.peer
-            && let Some(own) = self.views_of_peers.get_mut(&peer)
+        if let Some(peer) = &request.peer
+            && let Some(own) = self.views_of_peers.get_mut(peer)
         {
             own.release(&assignment.view);
             if own.is_empty() {
-                self.views_of_peers.remove(&peer);
+                self.views_of_peers.remove(peer);
             }
         }
         for conflict in &assignment.conflicts {

@@ -18,6 +18,7 @@ use pilothouse_testkit::{Process, free_port, get, json, repository, until};
 mod controllers;
 mod events;
 mod injected;
+mod secure;
 mod zones;
 
 /// Without slices the server's own informer of them never gets in sync; everything else serves.
@@ -105,7 +106,7 @@ impl ApiServer {
         let file = if namespace.is_some() {
             "manifests/namespaced/role.yaml"
         } else {
-            "manifests/cluster-role.yaml"
+            "manifests/cluster-role/cluster-role.yaml"
         };
         let path = repository().join(file);
         self.admin.run(&["apply", "-f", &path.display().to_string()]).await;

@@ -2,10 +2,11 @@
 
 use std::process::Output;
 
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::sidecars;
-use pilothouse_testkit::{in_time, repository};
+use pilothouse_testkit::{in_time, repository, until};
 
 async fn istioctl(arguments: &[&str]) -> String {
     let program = repository().join(".tools/bin/istioctl");
@@ -47,4 +48,26 @@ async fn proxy_config_reads_an_injected_sidecar() {
         };
         assert!(found, "{page} has no line with {words:?}:\n{shown}");
     }
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-cluster"]
+async fn version_names_both_replicas() {
+    let kubectl = sidecars::deployed().await;
+    // Replicas of an older rollout may be on their way out, and are listed until they are gone.
+    until("istioctl version to name two replicas", async || {
+        let replicas = kubectl.pods("istio-system", "istio=pilot").await.len();
+        let printed = istioctl(&["version", "-o", "json"]).await;
+        let said: Value = serde_json::from_str(&printed).map_err(|error| format!("{error}: {printed}"))?;
+        let ours = json!({
+            "Component": "pilot", "Revision": "default",
+            "Info": {
+                "version": env!("CARGO_PKG_VERSION"), "revision": said["meshVersion"][0]["Info"]["revision"],
+                "golang_version": "none (Rust)", "status": "unknown", "tag": env!("CARGO_PKG_VERSION"),
+            },
+        });
+        let wanted = json!([ours, ours]);
+        if replicas == 2 && said["meshVersion"] == wanted { Ok(()) } else { Err(said.to_string()) }
+    })
+    .await;
 }

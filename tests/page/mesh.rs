@@ -12,7 +12,7 @@ use pilothouse_testkit::{manifests, places, repository};
 pub(crate) struct Mesh {
     folder: TempDir,
     pub(crate) grpc: SocketAddr,
-    http: SocketAddr,
+    pub(crate) http: SocketAddr,
     pub(crate) control: ControlPlane,
 }
 

@@ -1,6 +1,7 @@
 //! What happens in the mesh is seen on the page.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::time::Instant;
 
 use fantoccini::Locator;
 
@@ -34,9 +35,11 @@ async fn rows_rejections_and_departures_are_seen() {
     let taken = SocketAddr::from((Ipv4Addr::LOCALHOST, places::port()));
     let _occupant = TcpListener::bind(taken).unwrap();
     let shut = manifests::http_service("shut", 9080, ["127.0.1.3"]);
+    let made = Instant::now();
     mesh.put("shut", &shut.replace("port: 80}", &format!("port: {}}}", taken.port())));
     let row = ".rows .row.rejected";
     browser.shows(row, &["REJECTED"]).await;
+    println!("a NACK shows in its row {:?} after the file was written", made.elapsed());
     browser.shows(&format!("{row} .type:nth-child(5)"), &["REJECTED", "1 ✕", "1 NACK"]).await;
     browser.shows(".rows .row[aria-rowindex='2']", &["REJECTED"]).await;
     browser.shows("#summary", &["REJECTED1"]).await;
@@ -46,6 +49,7 @@ async fn rows_rejections_and_departures_are_seen() {
     browser.click(".rows .row.rejected a").await;
     let listener = format!("127.0.0.1_{}", taken.port());
     browser.shows(".rejection", &["LDS was rejected", "Address already in use", &listener]).await;
+    println!("and in the page of its proxy, a click later, after {:?}", made.elapsed());
     browser.screenshot("proxy", true).await;
     browser.click(".rejection button").await;
     browser.shows(".resource pre", &["\"portValue\"", &taken.port().to_string()]).await;

@@ -28,7 +28,8 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 };
 use envoy_types::pb::google::protobuf::{Any, UInt32Value};
 use pilothouse::ads::{AdsServer, IstioMesh, ServerContext, ServerLimits};
-use pilothouse::door::{ConnectionLimits, LimitedListener};
+use pilothouse::door::{ConnectionLimits, LimitedListener, ServedListener};
+use pilothouse::identity::{ActFor, Authenticator};
 use pilothouse::metrics::Metrics;
 use pilothouse::names::ResourceType;
 use pilothouse::proxies::{Proxies, TypeStatus};
@@ -83,7 +84,11 @@ impl Scripted {
         );
         let metrics = Metrics::new(&mut Default::default());
         let shared = ServerContext {
-            mesh: IstioMesh { metrics: metrics.clone() },
+            mesh: IstioMesh {
+                metrics: metrics.clone(),
+                authenticator: Authenticator::new("cluster.local", "cluster.local"),
+                act_for: ActFor::default(),
+            },
             snapshots: following,
             view_registry: view_registry.clone(),
             interner: Arc::<Interner>::default(),
@@ -100,7 +105,9 @@ impl Scripted {
         let server = server.with_reflection(descriptors).unwrap();
         let grpc = listener.local_addr().unwrap();
         let room = ConnectionLimits { total: 1000, per_address: 1000 };
-        tokio::spawn(server.run(LimitedListener::new("gRPC", listener, room), stop.clone()));
+        let listener = LimitedListener::new("gRPC", listener, room);
+        let listener = ServedListener::plaintext(listener);
+        tokio::spawn(server.run(vec![listener], stop.clone()));
         let sets = Mutex::new(std::array::from_fn(|_| Arc::default()));
         let _stop = stop.drop_guard();
         Self { grpc, proxies, snapshots, sets, _stop }

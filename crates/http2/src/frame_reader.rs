@@ -148,7 +148,9 @@ const HTTP1_METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "PRI"];
 
 impl OtherProtocol {
-    fn detect(first: &[u8]) -> Self {
+    /// By the first bytes that a peer has sent, one at least.
+    #[must_use]
+    pub fn detect(first: &[u8]) -> Self {
         // The first bytes usually arrive together, but one of them alone must be enough.
         let begins_with = |method: &str| {
             let line = [method.as_bytes(), b" "].concat();

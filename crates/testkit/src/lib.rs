@@ -13,6 +13,7 @@
 //! | [`load`], [`loaded_envoy`] | requests that go on meanwhile, every answer counted |
 //! | [`lab`] | manifests, control plane and Envoy together |
 //! | [`backends`], [`balancer`], [`relay`] | workloads, a TCP balancer, an xDS stream that can be held and cut |
+//! | [`certificates`] | an authority, and servers and proxies that it signs for |
 //! | [`listener`] | a fault from outside: a process loses a listening socket |
 //! | [`namespace`] | a network namespace of a test's own |
 //! | [`xds_client`], [`rejecting`], [`raw_http2`] | proxies without an Envoy: by tonic's client; one that rejects; as cheap as can be |
@@ -28,6 +29,7 @@ use std::path::{Path, PathBuf};
 
 pub mod backends;
 pub mod balancer;
+pub mod certificates;
 pub mod control_plane;
 pub mod dump;
 pub mod envoy;

@@ -6,9 +6,9 @@
 //! stream as soon as its holder is in sync. Waiting costs a stream nothing: its connection stays alive
 //! (HTTP/2 answers keepalive pings) and its requests are read.
 //!
-//! Permits are fair by peer: addresses take turns, and on each address its connections, so that a peer
-//! with a thousand streams delays only itself. A newcomer whose address (or connection) holds no permit
-//! takes one from the address that holds most. A permit expires after a while whatever its holder does,
+//! Permits are fair by peer (its principal, or its address where there is none): peers take turns, and of each
+//! peer its connections, so that a peer with a thousand streams delays only itself. A newcomer whose peer (or
+//! connection) holds no permit takes one from the peer that holds most. A permit expires after a while whatever its holder does,
 //! and is reclaimed at once if its holder reads nothing while others wait; and no stream waits longer
 //! than [`MAX_WAIT`].
 //!
@@ -79,7 +79,7 @@ impl Admission {
         let now = Instant::now();
         let granted = {
             let mut queue = self.queue();
-            if queue.admit(id, holder, now) {
+            if queue.admit(id, holder.clone(), now) {
                 return permit;
             }
             queue.enqueue(id, holder)

@@ -13,7 +13,7 @@
 //! - [`view_registry`]: which views the open streams need, and which view each of them got.
 //! - [`proxies`]: the open streams and their status, for whoever shows it.
 //! - [`peer`]: what a peer has shown of who it is.
-//! - [`listener`]: accepting connections, with a limit.
+//! - [`listener`]: accepting connections, with a limit; [`tls`]: the handshake that may come first.
 //! - [`node`]: the fields of an encoded `Node`; [`node_views`]: a ready-made [`Mesh`].
 //!
 //! Nothing in it knows Kubernetes, Istio or a fixed list of types.
@@ -31,14 +31,16 @@ pub mod peer;
 pub mod proxies;
 pub mod server;
 pub mod stream;
+pub mod tls;
 pub mod view_registry;
 
-pub use listener::{ConnectionLimits, LimitedListener};
+pub use listener::{ConnectionLimits, LimitedListener, ServedListener};
 pub use mesh::{Identity, Mesh, ServerTexts};
 pub use metrics::ServerMetrics;
 pub use node_views::NodeViews;
-pub use peer::PeerCertificate;
+pub use peer::{PeerCertificate, PeerCredentials, PeerKey, Refusal};
 pub use proxies::Proxies;
 pub use server::AdsServer;
 pub use stream::{ServerContext, ServerLimits};
+pub use tls::TlsAcceptor;
 pub use view_registry::ViewRegistry;

@@ -17,10 +17,13 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-mod table;
+mod served;
+pub(crate) mod table;
 
+pub use served::ServedListener;
+pub(crate) use served::ServedPort;
 pub use table::ConnectionLimits;
-use table::ConnectionTable;
+use table::{ConnectionTable, OpenConnections};
 
 /// Refusals are logged at most this often, with their number.
 const LOG_INTERVAL: Duration = Duration::from_secs(30);
@@ -64,13 +67,14 @@ pub struct ListenerStats {
     pub name: &'static str,
     pub counts: Arc<ConnectionCounters>,
     table: Arc<Mutex<ConnectionTable>>,
+    open: OpenConnections,
     lost: CancellationToken,
 }
 
 impl ListenerStats {
     /// Connections open now.
     pub fn open_connections(&self) -> usize {
-        lock(&self.table).open_connections()
+        self.open.load(Ordering::Relaxed)
     }
 
     /// Completes when the listening socket is lost. No connection is accepted any more then, while the
@@ -101,9 +105,24 @@ struct UnloggedCounts {
 impl LimitedListener {
     /// Accepts from `listener` with these limits. `name` is for log and metrics.
     pub fn new(name: &'static str, listener: TcpListener, limits: ConnectionLimits) -> Self {
-        let table = Arc::new(Mutex::new(ConnectionTable::new(limits)));
-        let stats =
-            ListenerStats { name, counts: Arc::default(), table, lost: CancellationToken::new() };
+        Self::with_table(name, listener, limits, Arc::new(Mutex::new(ConnectionTable::new(limits))))
+    }
+
+    /// Accepts from a second listener. The limits are for the connections of both together, and a stranger
+    /// of the one may be evicted for a connection of the other.
+    #[must_use]
+    pub fn sharing_limits(&self, name: &'static str, listener: TcpListener) -> Self {
+        Self::with_table(name, listener, self.limits, self.stats.table.clone())
+    }
+
+    fn with_table(
+        name: &'static str,
+        listener: TcpListener,
+        limits: ConnectionLimits,
+        table: Arc<Mutex<ConnectionTable>>,
+    ) -> Self {
+        let (counts, open, lost) = (Arc::default(), Arc::default(), CancellationToken::new());
+        let stats = ListenerStats { name, counts, table, open, lost };
         Self { listener, stats, limits, last_logged: None, unlogged: UnloggedCounts::default() }
     }
 
@@ -157,7 +176,8 @@ impl LimitedListener {
         evict: impl Fn() + Send + 'static,
     ) -> Option<ConnectionSlot> {
         let address = address.to_canonical();
-        let admitted = lock(&self.stats.table).admit(address, Box::new(evict));
+        let open = self.stats.open.clone();
+        let admitted = lock(&self.stats.table).admit(address, Box::new(evict), open);
         let slot = match admitted {
             Ok((number, evicted)) => {
                 if let Some(evict) = evicted {

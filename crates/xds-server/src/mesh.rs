@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use pilothouse_xds::{ServedType, View};
 
+use crate::peer::{PeerCredentials, Refusal};
+
 /// What is served, and to whom.
 ///
 /// A stream's first request identifies the proxy ([`Mesh::identify`]) and says what its view depends on, the
@@ -17,6 +19,8 @@ use pilothouse_xds::{ServedType, View};
 pub trait Mesh: fmt::Debug + Send + Sync + 'static {
     /// Who a proxy is, for log and status.
     type Identity: Identity;
+    /// Who a peer has been authenticated as. Limits are counted by how it is displayed.
+    type Principal: Clone + Eq + Hash + fmt::Debug + fmt::Display + Send + Sync + 'static;
     /// What a proxy says of itself that decides its view.
     type ViewRequest: Clone + Ord + Hash + fmt::Debug + Send + Sync + 'static;
     /// What proxies differ by: those with equal keys share a view.
@@ -30,15 +34,29 @@ pub trait Mesh: fmt::Debug + Send + Sync + 'static {
     /// The types that are served, in the order in which their resources must be sent. The same at every call.
     fn types(&self) -> &'static [ServedType];
 
-    /// Reads the encoded `Node` of a stream's first request. `peer` is where the proxy connects from.
+    /// Who the peer of a stream is, by what it has shown; `None` for a peer that is served without. Called
+    /// once for each stream, in the stream's own task, when its first request has come and before
+    /// [`Self::identify`]; it is dropped when the time for the first request is over
+    /// ([`ServerLimits::first_request`](crate::ServerLimits)).
     ///
     /// # Errors
-    /// There is no node or it is invalid: the text that the stream ends with (`InvalidArgument`).
+    /// What the stream ends with.
+    fn authenticate(
+        &self,
+        credentials: PeerCredentials<'_>,
+    ) -> impl Future<Output = Result<Option<Self::Principal>, Refusal>> + Send;
+
+    /// Reads the encoded `Node` of a stream's first request. `peer` is where the proxy connects from, and
+    /// `principal` who it has been authenticated as.
+    ///
+    /// # Errors
+    /// There is no node, it is invalid, or the principal may not be this proxy: what the stream ends with.
     fn identify(
         &self,
         node: Option<&[u8]>,
         peer: IpAddr,
-    ) -> Result<(Self::Identity, Self::ViewRequest), String>;
+        principal: Option<&Self::Principal>,
+    ) -> Result<(Self::Identity, Self::ViewRequest), Refusal>;
 
     /// A proxy has identified itself, to be logged and counted.
     fn proxy_connected(&self, identity: &Self::Identity, delta: bool);

@@ -2,6 +2,7 @@
 //! node.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -13,10 +14,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::listener::LimitedListener;
+use crate::listener::{LimitedListener, ServedListener};
 use crate::mesh::{Identity, Mesh};
 use crate::metrics::ServerMetrics;
 use crate::node::Node;
+use crate::peer::{PeerCredentials, Refusal};
 use crate::proxies::Proxies;
 use crate::server::AdsServer;
 use crate::stream::{ServerContext, ServerLimits};
@@ -106,7 +108,8 @@ impl<K: Key> NodeViews<K> {
         };
         let server = AdsServer::new(Arc::new(context), KEEPALIVE);
         let assigned = stop.run_until_cancelled(assign_requested(&view_registry));
-        tokio::join!(server.run(listener, stop.clone()), assigned);
+        let listeners = vec![ServedListener::plaintext(listener)];
+        tokio::join!(server.run(listeners, stop.clone()), assigned);
     }
 }
 
@@ -130,6 +133,8 @@ impl<K> NodeMesh<K> {
 
 impl<K: Key> Mesh for NodeMesh<K> {
     type Identity = NodeId;
+    /// Nobody is authenticated.
+    type Principal = Infallible;
     type ViewRequest = K;
     type ViewKey = K;
     type Snapshot = ViewsByKey<K>;
@@ -138,14 +143,28 @@ impl<K: Key> Mesh for NodeMesh<K> {
         self.types
     }
 
-    fn identify(&self, node: Option<&[u8]>, _: IpAddr) -> Result<(NodeId, K), String> {
+    async fn authenticate(&self, _: PeerCredentials<'_>) -> Result<Option<Infallible>, Refusal> {
+        Ok(None)
+    }
+
+    fn identify(
+        &self,
+        node: Option<&[u8]>,
+        _: IpAddr,
+        _: Option<&Infallible>,
+    ) -> Result<(NodeId, K), Refusal> {
         let encoded = node.filter(|node| node.len() <= MAX_NODE);
         let encoded = encoded.ok_or_else(|| {
-            format!("the first request on a stream must carry a node, of at most {MAX_NODE} bytes")
+            Refusal::InvalidArgument(format!(
+                "the first request on a stream must carry a node, of at most {MAX_NODE} bytes"
+            ))
         })?;
-        let node = Node::read(encoded).map_err(|error| error.to_string())?;
+        let node =
+            Node::read(encoded).map_err(|error| Refusal::InvalidArgument(error.to_string()))?;
         if node.id.is_empty() || node.id.len() > MAX_ID {
-            return Err(format!("the node must have an id, of at most {MAX_ID} bytes"));
+            return Err(Refusal::InvalidArgument(format!(
+                "the node must have an id, of at most {MAX_ID} bytes"
+            )));
         }
         Ok((NodeId(node.id.into()), (self.key_of)(&node)))
     }
@@ -178,7 +197,10 @@ mod tests {
     #[test]
     fn the_key_is_found_in_the_node_which_must_have_an_id() {
         let mesh = NodeMesh::new(&TYPES, |node| node.cluster.to_owned());
-        let identify = |node: Option<&[u8]>| mesh.identify(node, Ipv4Addr::LOCALHOST.into());
+        let identify = |node: Option<&[u8]>| {
+            mesh.identify(node, Ipv4Addr::LOCALHOST.into(), None)
+                .map_err(|refusal| refusal.to_string())
+        };
         // Fields 1 and 2 of a Node.
         let (id, key) = identify(Some(b"\x0a\x04edge\x12\x04shop")).unwrap();
         assert_eq!((id.name(), &*key), ("edge", "shop"));

@@ -4,7 +4,7 @@
 //! The status is a few counters a type and shared pointers to what was sent, never a list of names of
 //! its own, so ten thousand proxies cost little.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -15,6 +15,7 @@ use pilothouse_xds::{ServedType, Subscription, TypeSet, Version};
 use thiserror::Error;
 
 use crate::mesh::Identity;
+use crate::peer::PeerKey;
 use crate::view_registry::ViewWatch;
 
 mod generations;
@@ -105,6 +106,14 @@ pub struct XdsStream<I, K> {
     acknowledged: AtomicU64,
     // Std mutex: one writer (the stream), rare readers, never held across an await.
     status: Mutex<(ProxyStatus<I, K>, History)>,
+    /// Whom the stream is counted for.
+    counted: Mutex<Option<PeerKey>>,
+}
+
+impl<I, K> XdsStream<I, K> {
+    fn counted(&self) -> MutexGuard<'_, Option<PeerKey>> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<I: Identity, K> XdsStream<I, K> {
@@ -165,7 +174,7 @@ impl<I: Identity, K> XdsStream<I, K> {
 pub struct Proxies<I, K> {
     types: &'static [ServedType],
     streams: DashMap<u64, Arc<XdsStream<I, K>>>,
-    by_peer: DashMap<IpAddr, usize>,
+    by_peer: DashMap<PeerKey, usize>,
     next: AtomicU64,
     /// When the last stream acknowledged each of the last generations.
     pub generations: GenerationTimes,
@@ -175,7 +184,7 @@ pub struct Proxies<I, K> {
 #[derive(Debug, Error)]
 #[error("{peer} has {limit} streams open, which is the limit")]
 pub struct TooManyStreams {
-    peer: IpAddr,
+    peer: PeerKey,
     limit: usize,
 }
 
@@ -189,11 +198,9 @@ pub struct Registration<I, K> {
 impl<I, K> Drop for Registration<I, K> {
     fn drop(&mut self) {
         self.proxies.streams.remove(&self.stream.id);
-        if let Some(peer) = self.stream.peer {
-            self.proxies.by_peer.remove_if_mut(&peer.ip(), |_, streams| {
-                *streams -= 1;
-                *streams == 0
-            });
+        let counted = self.stream.counted().take();
+        if let Some(peer) = counted {
+            self.proxies.uncount(&peer);
         }
     }
 }
@@ -206,8 +213,8 @@ impl<I, K> Proxies<I, K> {
         Self { types, streams, by_peer, next: AtomicU64::new(0), generations }
     }
 
-    /// Puts a new stream on the list. `limit` is the number of streams from one address, zero for no
-    /// limit.
+    /// Puts a new stream on the list, counted for its address. `limit` is the number of streams of one
+    /// peer, zero for no limit.
     ///
     /// # Errors
     /// The address has that many already.
@@ -217,12 +224,9 @@ impl<I, K> Proxies<I, K> {
         delta: bool,
         limit: usize,
     ) -> Result<Registration<I, K>, TooManyStreams> {
-        if let Some(peer) = peer.map(|peer| peer.ip()) {
-            let mut streams = self.by_peer.entry(peer).or_insert(0);
-            if limit != 0 && *streams >= limit {
-                return Err(TooManyStreams { peer, limit });
-            }
-            *streams += 1;
+        let counted = peer.map(|peer| PeerKey::of_address(peer.ip()));
+        if let Some(key) = &counted {
+            self.count(key, limit)?;
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let connected = SystemTime::now();
@@ -236,9 +240,45 @@ impl<I, K> Proxies<I, K> {
             sent: AtomicU64::new(0),
             acknowledged: AtomicU64::new(0),
             status: Mutex::new((status, History::new(connected))),
+            counted: Mutex::new(counted),
         });
         self.streams.insert(id, stream.clone());
         Ok(Registration { proxies: self.clone(), stream })
+    }
+
+    /// Counts a registered stream for this peer from now on, no longer for its address: the peer has been
+    /// authenticated.
+    ///
+    /// # Errors
+    /// The peer has as many streams as it may have. The stream still counts for its address.
+    pub fn count_by(
+        &self,
+        stream: &XdsStream<I, K>,
+        peer: &PeerKey,
+        limit: usize,
+    ) -> Result<(), TooManyStreams> {
+        self.count(peer, limit)?;
+        let before = stream.counted().replace(peer.clone());
+        if let Some(before) = before {
+            self.uncount(&before);
+        }
+        Ok(())
+    }
+
+    fn count(&self, peer: &PeerKey, limit: usize) -> Result<(), TooManyStreams> {
+        let mut streams = self.by_peer.entry(peer.clone()).or_insert(0);
+        if limit != 0 && *streams >= limit {
+            return Err(TooManyStreams { peer: peer.clone(), limit });
+        }
+        *streams += 1;
+        Ok(())
+    }
+
+    fn uncount(&self, peer: &PeerKey) {
+        self.by_peer.remove_if_mut(peer, |_, streams| {
+            *streams -= 1;
+            *streams == 0
+        });
     }
 
     /// All streams, in the order in which they were opened.

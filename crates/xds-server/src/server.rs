@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
@@ -19,15 +20,16 @@ use tracing::{debug, error};
 use crate::grpc::service::{AGGREGATED, AdsService, service_names};
 use crate::http::connection_handle::ConnectionHandle;
 use crate::http::connection_task::serve_connection;
-use crate::listener::{ConnectionCounters, LimitedListener};
+use crate::listener::{ConnectionCounters, LimitedListener, ServedListener};
 use crate::mesh::Mesh;
 use crate::stream::{Peer, ServerContext, SnapshotSignal, StreamContext};
 
 /// How often connections, streams and caches are swept, at most.
 const SWEEP_PERIOD: Duration = Duration::from_millis(500);
 
-/// How long a new connection may be without a stream: a proxy opens one at once.
-const FIRST_STREAM_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a new connection may be without a stream: a proxy opens one at once. With TLS it counts from the
+/// end of the handshake, which may last as long.
+pub(crate) const FIRST_STREAM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a connection may be without a stream after it had one. An Envoy whose stream has ended opens
 /// the next within half a minute.
@@ -80,21 +82,28 @@ impl<M: Mesh> AdsServer<M> {
         Ok(Self { other_services, ..self })
     }
 
-    /// Serves until `stop`; then it accepts no new connection, and returns when the last stream has
-    /// ended.
-    pub async fn run(self, listener: LimitedListener, stop: CancellationToken) {
+    /// Serves the listeners until `stop`; then it accepts no new connection, and returns when the last
+    /// stream has ended. All limits are for the listeners together.
+    pub async fn run(self, listeners: Vec<ServedListener>, stop: CancellationToken) {
         let (signal, receiver) = watch::channel(SnapshotSignal::default());
         let streams = Arc::new(StreamContext::new(self.context.clone(), receiver));
         let health = stop.run_until_cancelled(report_health(self.health, &self.context));
         let swept = stop.run_until_cancelled(sweep(&streams));
         let other_services = self.other_services.prepare();
-        let accepted = accept(listener, &stop, |socket, peer, handle: Arc<ConnectionHandle>| {
-            let account = streams.open_account(peer, &handle);
-            let peer = Peer { address: peer, handle, account };
-            let context = streams.clone();
-            let service = AdsService { context, other_services: other_services.clone(), peer };
-            serve_connection(socket, service, self.keepalive)
-        });
+        let accepted = join_all(listeners.into_iter().map(|listener| {
+            let (listener, port) = listener.divide();
+            accept(listener, &stop, {
+                let (streams, other_services) = (&streams, &other_services);
+                move |socket, address, handle: Arc<ConnectionHandle>| {
+                    let account = streams.open_account(address, &handle);
+                    let peer =
+                        Peer { address, handle, account, encrypted: false, certificate: None };
+                    let (context, other_services) = (streams.clone(), other_services.clone());
+                    let service = AdsService { context, other_services, peer };
+                    serve_connection(socket, port.clone(), service, self.keepalive)
+                }
+            })
+        }));
         tokio::join!(accepted, broadcast(&streams, &self.context, &signal), health, swept);
     }
 }

@@ -30,7 +30,8 @@ use crate::grpc::messages::MessageReceiver;
 use crate::http::connection_handle::ConnectionHandle;
 use crate::mesh::{Identity, Mesh, ServerTexts};
 use crate::metrics::ServerMetrics;
-use crate::proxies::{Registration, XdsStream};
+use crate::peer::{BearerToken, PeerCertificate};
+use crate::proxies::{Registration, TooManyStreams, XdsStream};
 use crate::view_registry::{ViewLease, ViewWatch};
 
 mod acknowledged;
@@ -72,6 +73,10 @@ pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     pub(crate) handle: Arc<ConnectionHandle>,
     pub(crate) account: Arc<ConnectionAccount>,
+    /// Whether the connection is encrypted.
+    pub(crate) encrypted: bool,
+    /// What the TLS handshake has shown of the peer; `None` if it showed no certificate.
+    pub(crate) certificate: Option<Arc<PeerCertificate>>,
 }
 
 /// The response body of one stream: pieces of gRPC messages, then how the stream ended.
@@ -90,7 +95,7 @@ type HandshakeFuture<M> = Pin<Box<dyn Future<Output = Result<Option<Begun<M>>, S
 
 /// How far a stream is.
 enum State<M: Mesh> {
-    Opened(MessageReceiver),
+    Opened(MessageReceiver, Option<BearerToken>),
     Handshake(HandshakeFuture<M>),
     Serving(Box<AdsStream<M>>),
     OnDemand(Box<OnDemandStream<M>>),
@@ -102,28 +107,33 @@ impl<M: Mesh> ResponseStream<M> {
         context: Arc<StreamContext<M>>,
         method: Method,
         peer: Peer,
+        bearer: Option<BearerToken>,
         requests: MessageReceiver,
     ) -> Self {
-        let state = State::Opened(requests);
+        let state = State::Opened(requests, bearer);
         Self { state, registration: None, open: None, context, method, peer }
     }
 
     /// Puts the stream on the list of proxies and begins its handshake.
-    fn register(&mut self, requests: MessageReceiver) -> Result<(), Status> {
+    fn register(
+        &mut self,
+        requests: MessageReceiver,
+        bearer: Option<BearerToken>,
+    ) -> Result<(), Status> {
         let server = &self.context.server;
         self.open = Some(OpenStreamGauge::new(&server.metrics));
         let (peer, limit) = (&self.peer, server.limits.streams_per_peer);
         let registered = server.proxies.register(Some(peer.address), self.method.delta, limit);
         let registration = registered.map_err(|error| {
-            let error = format!("{error} ({})", M::TEXTS.streams_per_peer);
-            warn!(%error, "stream refused");
-            Status::resource_exhausted(error)
+            let status = too_many_streams::<M>(&error);
+            warn!(error = status.message(), "stream refused");
+            status
         })?;
         let stream = registration.stream.clone();
         self.registration = Some(registration);
         // Boxed, as is its result: room for both would be part of every idle stream.
-        let handshake =
-            handshake(self.context.clone(), self.method, self.peer.clone(), stream, requests);
+        let (context, peer) = (self.context.clone(), self.peer.clone());
+        let handshake = handshake(context, self.method, peer, stream, bearer, requests);
         self.state = State::Handshake(Box::pin(handshake));
         Ok(())
     }
@@ -139,10 +149,10 @@ impl<M: Mesh> Stream for ResponseStream<M> {
         let this = &mut *self;
         loop {
             match &mut this.state {
-                State::Opened(_) => {
+                State::Opened(..) => {
                     let opened = std::mem::replace(&mut this.state, State::Ended);
-                    if let State::Opened(requests) = opened
-                        && let Err(status) = this.register(requests)
+                    if let State::Opened(requests, bearer) = opened
+                        && let Err(status) = this.register(requests, bearer)
                     {
                         return Poll::Ready(Some(Err(status)));
                     }
@@ -439,6 +449,10 @@ async fn reassigned<K>(mut watch: ViewWatch<K>) -> ViewWatch<K> {
 /// announced to no other stream.
 fn leased_view<M: Mesh>(snapshot: &M::Snapshot, lease: &LeaseOf<M>) -> Option<Arc<View>> {
     M::view(snapshot, &*lease.view()?)
+}
+
+fn too_many_streams<M: Mesh>(error: &TooManyStreams) -> Status {
+    Status::resource_exhausted(format!("{error} ({})", M::TEXTS.streams_per_peer))
 }
 
 fn malformed(error: MalformedRequest) -> Status {

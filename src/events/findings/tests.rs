@@ -36,6 +36,7 @@ fn connect(proxies: &Arc<Proxies>, node: &str, peer: &str) -> Registration {
             locality: "".into(),
             probe: false,
             labels: Default::default(),
+            principal: None,
         });
     });
     stream

@@ -1,5 +1,7 @@
 //! What a proxy says of itself counts as far as the mesh knows of it, and has its bounds.
 
+use pilothouse_xds_server::PeerKey;
+
 use super::super::view_assigner::ViewAssigner;
 use super::inbound_ports::{Followed, HTTP, web};
 use super::*;
@@ -12,7 +14,9 @@ fn router(namespace: Option<&str>, zone: Option<&str>) -> ViewRequest {
 }
 
 fn of_peer(request: ViewRequest, peer: &str) -> ViewRequest {
-    ViewRequest { peer: Some(peer.parse().unwrap()), ..request }
+    let address = peer.parse().map(PeerKey::Address);
+    let peer = address.unwrap_or_else(|_| PeerKey::Principal(peer.into()));
+    ViewRequest { peer: Some(peer), ..request }
 }
 
 impl Followed {
@@ -102,8 +106,8 @@ fn views_are_counted_in_all_and_for_each_address_and_shared_ones_once() {
     };
     assert_eq!(add(&a, first), Ok(()));
     assert_eq!(add(&b, first), Ok(()));
-    let peer = first.parse().unwrap();
-    assert_eq!(add(&c, first), Err(TooManyViews::OfPeer { peer, limit: 2 }));
+    let peer = PeerKey::Address(first.parse().unwrap());
+    assert_eq!(add(&c, first), Err(TooManyViews::OfAddress { peer, limit: 2 }));
     assert_eq!(add(&a, first), Ok(()), "it has that");
     assert_eq!(add(&b, second), Ok(()), "that is there");
     assert_eq!(add(&c, second), Ok(()));
@@ -113,4 +117,26 @@ fn views_are_counted_in_all_and_for_each_address_and_shared_ones_once() {
     followed.remove_request(&of_peer(c.clone(), first));
     assert_eq!(followed.assigner.take_unassigned().len(), 1, "a refused one was never needed");
     followed.add_request(&of_peer(d, "10.0.0.3")).unwrap();
+}
+
+#[test]
+fn views_of_proxies_with_an_identity_are_counted_by_it() {
+    let limits = ViewLimits { views: 0, per_peer: 1 };
+    let mut followed = Followed { assigner: ViewAssigner::new(limits), ..Followed::default() };
+    let places = ["a", "b"];
+    let services = places.map(|name| Change::Service(service(&key(name, "web"), at(&[]), &[HTTP])));
+    followed.apply(services.into());
+    let [a, b] = places.map(|name| router(Some(name), None));
+    let mut add = |request: &ViewRequest, peer: &str| {
+        followed.add_request(&of_peer(request.clone(), peer)).map(|_| ())
+    };
+    assert_eq!(add(&a, "identity-1"), Ok(()));
+    assert_eq!(add(&b, "identity-2"), Ok(()));
+    let peer = PeerKey::Principal("identity-1".into());
+    let refused = TooManyViews::OfPrincipal { peer, limit: 1 };
+    assert!(
+        refused.to_string().contains("the proxies with the identity identity-1 have 1 "),
+        "{refused}"
+    );
+    assert_eq!(add(&b, "identity-1"), Err(refused));
 }

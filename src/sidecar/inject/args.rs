@@ -1,12 +1,9 @@
-//! The flags of `pilothouse inject`.
+//! The flags of `pilothouse inject`, and what is checked of values.
 
 use std::path::PathBuf;
 
-use super::resources;
+use super::settings::Settings;
 use crate::flags;
-use crate::names;
-use crate::sidecar::host_port::HostPort;
-use crate::well_known::DEFAULT_DISCOVERY_ADDRESS;
 
 /// Add the sidecar to workloads, as `istioctl kube-inject` does: manifests in, manifests out
 #[derive(Clone, Debug, clap::Args)]
@@ -21,56 +18,6 @@ pub struct InjectArgs {
 
     #[command(flatten)]
     pub(super) settings: Settings,
-}
-
-/// What the sidecar is to be like, unless the pod's annotations say otherwise.
-#[derive(Clone, Debug, clap::Args)]
-pub struct Settings {
-    /// Image of the agent and its Envoy
-    #[arg(long, value_name = "IMAGE", value_parser = image, default_value = concat!("pilothouse-proxy:", env!("CARGO_PKG_VERSION")))]
-    pub image: String,
-
-    /// Image of istio-init, which needs pilothouse and iptables; the proxy's image if not given
-    #[arg(long, value_name = "IMAGE", value_parser = image)]
-    pub init_image: Option<String>,
-
-    /// When the images are pulled; Kubernetes' default if not given
-    #[arg(long, value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
-    pub image_pull_policy: Option<String>,
-
-    /// The control plane that Envoy asks
-    #[arg(long, value_name = "HOST:PORT", default_value = DEFAULT_DISCOVERY_ADDRESS)]
-    pub discovery_address: HostPort,
-
-    /// DNS domain of the cluster
-    #[arg(long, value_name = "DOMAIN", value_parser = flags::domain, default_value = names::DEFAULT_DOMAIN)]
-    pub domain: String,
-
-    /// Make the proxy an init container with restartPolicy Always: it serves before the application
-    /// starts and ends after it, so that Jobs complete
-    #[arg(long)]
-    pub native_sidecar: bool,
-
-    /// How long the proxy drains once the pod is to end [default: until the application has ended, as
-    /// far as the pod's grace period allows]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub termination_drain_duration: Option<String>,
-
-    /// CPU that the proxy asks for
-    #[arg(long, value_name = "QUANTITY", value_parser = resources::cpu)]
-    pub cpu: Option<String>,
-
-    /// Memory that the proxy asks for
-    #[arg(long, value_name = "QUANTITY", value_parser = resources::memory)]
-    pub memory: Option<String>,
-
-    /// CPU that the proxy and istio-init may take; no limit if not given
-    #[arg(long, value_name = "QUANTITY", value_parser = resources::cpu)]
-    pub cpu_limit: Option<String>,
-
-    /// Memory that the proxy and istio-init may take
-    #[arg(long, value_name = "QUANTITY", value_parser = resources::memory)]
-    pub memory_limit: Option<String>,
 }
 
 /// The name of an image: `[HOST[:PORT]/]PATH[:TAG][@DIGEST]`. A pod with another one waits for ever, as

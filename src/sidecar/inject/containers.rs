@@ -2,11 +2,12 @@
 //! annotations and what the pod's author says in a container of the same name.
 
 use super::annotations::{self, Annotations};
-use super::args::Settings;
 use super::documents::read_yaml;
 use super::node::{Map, Node, list_at};
 use super::overlay;
+use super::owner::Owner;
 use super::resources::{self, Asked, Wish};
+use super::settings::{NativeSidecars, Settings};
 use crate::sidecar::agent::{self, ProxyConfig};
 use crate::sidecar::iptables;
 
@@ -18,7 +19,7 @@ pub(super) struct Injection<'a> {
     pub(super) settings: &'a Settings,
     pub(super) annotations: &'a Annotations,
     pub(super) config: ProxyConfig,
-    pub(super) workload: &'a str,
+    pub(super) owner: &'a Owner,
     pub(super) captured: bool,
     pub(super) native: bool,
     /// The application's probes, which the agent is to ask.
@@ -30,12 +31,14 @@ impl<'a> Injection<'a> {
     pub(super) fn new(
         settings: &'a Settings,
         annotations: &'a Annotations,
-        workload: &'a str,
+        owner: &'a Owner,
     ) -> Result<Self, String> {
         let config = annotations.get(annotations::PROXY_CONFIG);
         let config = ProxyConfig::parse(config.unwrap_or_default())
             .map_err(|error| format!("annotation {}: {error}", annotations::PROXY_CONFIG))?;
-        let native = annotations.truth(annotations::NATIVE)?.unwrap_or(settings.native_sidecar);
+        let native = annotations
+            .truth(annotations::NATIVE)?
+            .unwrap_or(settings.native_sidecars == NativeSidecars::Always);
         let captured = match annotations.get(annotations::INTERCEPTION) {
             None | Some("REDIRECT") => true,
             Some("NONE") => false,
@@ -46,7 +49,7 @@ impl<'a> Injection<'a> {
                 ));
             }
         };
-        Ok(Self { settings, annotations, config, workload, captured, native, probers: None })
+        Ok(Self { settings, annotations, config, owner, captured, native, probers: None })
     }
 
     /// An annotation that must pass a check.
@@ -133,7 +136,7 @@ impl<'a> Injection<'a> {
         let mode = if self.captured { "REDIRECT" } else { "NONE" };
         let mut variables = vec![
             variable("ISTIO_META_INTERCEPTION_MODE", mode),
-            variable("ISTIO_META_WORKLOAD_NAME", self.workload),
+            variable("ISTIO_META_WORKLOAD_NAME", &self.owner.name),
             variable("ISTIO_META_APP_CONTAINERS", &names),
         ];
         if !self.captured {

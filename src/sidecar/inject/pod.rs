@@ -1,12 +1,13 @@
 //! A pod with its sidecar: what `istioctl kube-inject` makes of it, with Istio's names.
 
 use super::annotations::{self, Annotations, INJECT, is_yes};
-use super::args::Settings;
 use super::containers::{INIT_CONTAINER, Injection, MERGED_IMAGE, PROXY_CONTAINER};
 use super::documents::read_yaml;
 use super::node::{Map, Node, list_at, map_at};
 use super::overlay;
+use super::owner::Owner;
 use super::probes::{self, Probers};
+use super::settings::Settings;
 use crate::well_known::PROXY_UID;
 
 /// Pods of the cluster itself, which the control plane needs before it can serve anybody.
@@ -21,11 +22,11 @@ pub(super) enum InjectionResult {
     Skipped(String),
 }
 
-/// Adds the sidecar to a pod or a pod's template. `workload` is the name of what makes the pod,
-/// `namespace` what that one says of itself.
+/// Adds the sidecar to a pod or a pod's template. `namespace` is where it will be; empty where a
+/// manifest does not say.
 pub(super) fn inject(
     pod: &mut Node,
-    workload: &str,
+    owner: &Owner,
     namespace: &str,
     settings: &Settings,
 ) -> Result<InjectionResult, String> {
@@ -33,7 +34,7 @@ pub(super) fn inject(
     if let Some(why) = reason_to_skip(pod, namespace) {
         return Ok(InjectionResult::Skipped(why));
     }
-    let mut injection = Injection::new(settings, &annotations, workload)?;
+    let mut injection = Injection::new(settings, &annotations, owner)?;
     let mut warnings = warnings(pod, &injection);
     if injection.captured {
         no_application_is_taken_for_the_proxy(pod)?;

@@ -1,8 +1,9 @@
 //! Which objects have pods in them, and where.
 
-use super::args::Settings;
 use super::node::Node;
+use super::owner::Owner;
 use super::pod::{self, InjectionResult};
+use super::settings::Settings;
 
 /// What was done, or why not, in words for people.
 pub(super) type Notes = Vec<String>;
@@ -40,6 +41,7 @@ fn inject_as(
         return Ok(false);
     };
     let (name, namespace) = (name(object), object.text(&["metadata", "namespace"]));
+    let api_version = object.text(&["apiVersion"]).to_owned();
     let title = match namespace {
         "" => format!("{kind} {name}"),
         namespace => format!("{kind} {namespace}/{name}"),
@@ -49,16 +51,13 @@ fn inject_as(
         notes.push(format!("{title}: left alone, it has no {}", path.join(".")));
         return Ok(false);
     };
-    let outcome = pod::inject(template, &name, &in_namespace, settings)
+    let owner = Owner { api_version, kind, name };
+    let outcome = pod::inject(template, &owner, &in_namespace, settings)
         .map_err(|error| format!("{title}: {error}"))?;
     match outcome {
         InjectionResult::Injected { native, warnings } => {
             notes.extend(warnings.into_iter().map(|warning| format!("{title}: {warning}")));
-            if !native && matches!(kind.as_str(), "Job" | "CronJob") {
-                notes.push(format!(
-                    "{title}: its pods will not complete, since the proxy runs on; use --native-sidecar"
-                ));
-            }
+            notes.extend(owner.does_not_complete(native).map(|said| format!("{title}: {said}")));
             Ok(true)
         }
         InjectionResult::Skipped(why) => {

@@ -4,19 +4,20 @@
 //! The other limits each hold for one stream; a peer with a hundred streams a connection and any number
 //! of connections multiplies them. So every connection has an account, and one sum is kept over all. A
 //! connection that exceeds its limit is evicted; when the sum exceeds the limit for all, the worst
-//! offender is evicted: of the address that holds most, the connection that holds most. Charges are
+//! offender is evicted: of the peer that holds most, the connection that holds most. Charges are
 //! estimates of what the allocator takes; a shared subscription is charged to its holders by shares.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tracing::warn;
 
 use crate::http::connection_handle::ConnectionHandle;
 use crate::mesh::ServerTexts;
 use crate::metrics::ServerMetrics;
+use crate::peer::PeerKey;
 
 /// What an idle connection and an idle stream hold, bytes; measured by `benches/fanout`: 8.8 KiB for
 /// both.
@@ -47,7 +48,9 @@ pub(crate) struct ConnectionAccount {
 struct ConnectionMemory {
     accounts: Arc<MemoryAccounts>,
     id: u64,
-    peer: SocketAddr,
+    address: SocketAddr,
+    /// Whom it counts for once a peer has been authenticated on it; its address until then.
+    peer: OnceLock<PeerKey>,
     handle: Arc<ConnectionHandle>,
     bytes: AtomicUsize,
     /// It is being closed and is no longer part of the sum.
@@ -89,7 +92,8 @@ impl MemoryAccounts {
         let memory = Arc::new(ConnectionMemory {
             accounts: self.clone(),
             id: self.next.fetch_add(1, Ordering::Relaxed),
-            peer,
+            address: peer,
+            peer: OnceLock::new(),
             handle,
             bytes: AtomicUsize::new(0),
             evicted: AtomicBool::new(false),
@@ -114,21 +118,21 @@ impl MemoryAccounts {
             let worst = {
                 let connections = self.connections();
                 let live = || connections.values().filter(|one| !one.is_evicted());
-                let mut by_address: BTreeMap<IpAddr, usize> = BTreeMap::new();
+                let mut by_peer: BTreeMap<PeerKey, usize> = BTreeMap::new();
                 for one in live() {
-                    *by_address.entry(one.peer.ip()).or_default() += one.bytes();
+                    *by_peer.entry(one.peer()).or_default() += one.bytes();
                 }
-                let address = by_address.into_iter().max_by_key(|(_, bytes)| *bytes);
-                address.and_then(|(address, held)| {
-                    let own = live().filter(|one| one.peer.ip() == address);
+                let peer = by_peer.into_iter().max_by_key(|(_, bytes)| *bytes);
+                peer.and_then(|(peer, held)| {
+                    let own = live().filter(|one| one.peer() == peer);
                     Some((own.max_by_key(|one| one.bytes())?.clone(), held))
                 })
             };
-            let Some((worst, held_by_address)) = worst else { return };
+            let Some((worst, held_by_peer)) = worst else { return };
             let (bytes, limit) = (worst.evict(), self.limit);
             self.metrics.connection_evicted();
             warn!(
-                peer = %worst.peer, bytes, held_by_address,
+                peer = %worst.address, of = %worst.peer(), bytes, held_by_peer,
                 "connection ended: peers hold more than {limit} bytes together \
                  ({}), and none more than this one",
                 self.texts.peer_memory,
@@ -147,6 +151,12 @@ impl ConnectionAccount {
         self.memory.id
     }
 
+    /// Counts the connection for this peer from now on. The first peer that is authenticated on a connection
+    /// has all of it: streams of several principals on one connection are of one process.
+    pub(crate) fn set_peer(&self, peer: &PeerKey) {
+        self.memory.peer.get_or_init(|| peer.clone());
+    }
+
     /// A charge to this connection, of zero bytes so far.
     pub(crate) fn new_charge(&self) -> Charge {
         Charge { connection: self.memory.clone(), bytes: AtomicUsize::new(0) }
@@ -161,6 +171,10 @@ impl Drop for ConnectionAccount {
 }
 
 impl ConnectionMemory {
+    fn peer(&self) -> PeerKey {
+        self.peer.get().cloned().unwrap_or_else(|| PeerKey::of_address(self.address.ip()))
+    }
+
     fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -181,7 +195,7 @@ impl ConnectionMemory {
             self.evict();
             accounts.metrics.connection_evicted();
             warn!(
-                peer = %self.peer, bytes = held,
+                peer = %self.address, of = %self.peer(), bytes = held,
                 "connection ended: it holds more than {limit} bytes ({})",
                 accounts.texts.connection_memory,
             );
@@ -300,5 +314,38 @@ mod tests {
         assert_eq!(evicted(), [false, false, true, false]);
         assert!(!good_control.is_evicted());
         assert_eq!(account.total(), 71_000);
+    }
+
+    /// Many proxies behind one address do not pay for each other, and one principal at many addresses does.
+    #[test]
+    fn an_authenticated_peer_is_counted_by_its_principal() {
+        let account = account(100_000, 0);
+        let of = |address: u8, principal: &str| {
+            let (one, handle) = open(&account, address);
+            one.set_peer(&PeerKey::Principal(principal.into()));
+            (one, handle)
+        };
+        // Behind one address, 30,000 bytes each; at two addresses, 45,000 bytes of one.
+        let behind = [of(1, "a"), of(1, "b")];
+        let spread = [of(2, "c"), of(3, "c")];
+        let charges: Vec<_> = behind
+            .iter()
+            .zip([30_000, 20_000])
+            .chain(spread.iter().zip([20_000, 25_000]))
+            .map(|((one, _), bytes)| {
+                let charge = one.new_charge();
+                charge.set(bytes - CONNECTION_BYTES);
+                charge
+            })
+            .collect();
+        assert_eq!(account.total(), 95_000);
+        let (last, _) = of(4, "d");
+        let more = last.new_charge();
+        more.set(10_000);
+        let evicted = |all: &[(ConnectionAccount, Arc<ConnectionHandle>)]| {
+            all.iter().map(|(_, handle)| handle.is_evicted()).collect::<Vec<_>>()
+        };
+        assert_eq!((evicted(&behind), evicted(&spread)), (vec![false; 2], vec![false, true]));
+        drop(charges);
     }
 }

@@ -1,16 +1,17 @@
 //! The queue for permits: who holds one, who waits, who is next. No I/O, no clock.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// Whose permit it is: a stream of this connection, from this address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use crate::peer::PeerKey;
+
+/// Whose permit it is: a stream of this connection, of this peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PermitHolder {
-    pub(crate) address: IpAddr,
+    pub(crate) peer: PeerKey,
     pub(crate) connection: u64,
 }
 
@@ -22,18 +23,18 @@ pub(super) struct Queue {
     waiting: WaitingStreams,
 }
 
-/// Waiting streams: round robin over addresses, on each over its connections, on each first come,
+/// Waiting streams: round robin over peers, on each over its connections, on each first come,
 /// first served.
 #[derive(Debug, Default)]
 struct WaitingStreams {
-    round: VecDeque<IpAddr>,
-    addresses: HashMap<IpAddr, AddressQueue>,
+    round: VecDeque<PeerKey>,
+    peers: HashMap<PeerKey, PeerQueue>,
     /// Streams that still wait; one that has stopped waiting is skipped when its place comes up.
     streams: HashMap<u64, PermitHolder>,
 }
 
 #[derive(Debug, Default)]
-struct AddressQueue {
+struct PeerQueue {
     round: VecDeque<u64>,
     connections: HashMap<u64, VecDeque<(u64, oneshot::Sender<()>)>>,
 }
@@ -48,35 +49,35 @@ impl Queue {
     /// Whether this stream is admitted at once.
     pub(super) fn admit(&mut self, id: u64, holder: PermitHolder, now: Instant) -> bool {
         let Some(limit) = self.limit else { return true };
-        if self.held.len() >= limit && !self.reclaim_from_largest_holder(holder) {
+        if self.held.len() >= limit && !self.reclaim_from_largest_holder(&holder) {
             return false;
         }
         self.held.insert(id, (holder, now));
         true
     }
 
-    /// Reclaims a permit for a newcomer: from the address that holds most if the newcomer's address holds
-    /// none, else from the connection of its address that holds most if its connection holds none. Never
+    /// Reclaims a permit for a newcomer: from the peer that holds most if the newcomer's peer holds
+    /// none, else from the connection of its peer that holds most if its connection holds none. Never
     /// from a holder of a single permit. Returns whether it reclaimed one.
-    fn reclaim_from_largest_holder(&mut self, newcomer: PermitHolder) -> bool {
-        let mut by_address: BTreeMap<IpAddr, usize> = BTreeMap::new();
+    fn reclaim_from_largest_holder(&mut self, newcomer: &PermitHolder) -> bool {
+        let mut by_peer: BTreeMap<&PeerKey, usize> = BTreeMap::new();
         let mut by_connection: BTreeMap<u64, usize> = BTreeMap::new();
         for (holder, _) in self.held.values() {
-            *by_address.entry(holder.address).or_default() += 1;
-            if holder.address == newcomer.address {
+            *by_peer.entry(&holder.peer).or_default() += 1;
+            if holder.peer == newcomer.peer {
                 *by_connection.entry(holder.connection).or_default() += 1;
             }
         }
         let loser = if by_connection.is_empty() {
-            largest_holder(by_address).map(|address| (address, None))
+            largest_holder(by_peer).map(|peer| (peer, None))
         } else if by_connection.contains_key(&newcomer.connection) {
             None
         } else {
-            largest_holder(by_connection).map(|connection| (newcomer.address, Some(connection)))
+            largest_holder(by_connection).map(|connection| (&newcomer.peer, Some(connection)))
         };
-        let Some((address, connection)) = loser else { return false };
+        let Some((peer, connection)) = loser else { return false };
         let is_loser = |holder: &PermitHolder| {
-            holder.address == address && connection.is_none_or(|one| holder.connection == one)
+            holder.peer == *peer && connection.is_none_or(|one| holder.connection == one)
         };
         let oldest = self.held.iter().find(|(_, (holder, _))| is_loser(holder)).map(|(id, _)| *id);
         oldest.is_some_and(|id| self.held.remove(&id).is_some())
@@ -125,39 +126,40 @@ fn largest_holder<K: Ord>(held: BTreeMap<K, usize>) -> Option<K> {
 
 impl WaitingStreams {
     fn push(&mut self, id: u64, holder: PermitHolder, granted: oneshot::Sender<()>) {
-        self.streams.insert(id, holder);
-        let address = self.addresses.entry(holder.address).or_insert_with(|| {
-            self.round.push_back(holder.address);
-            AddressQueue::default()
+        let PermitHolder { peer, connection } = &holder;
+        let own = self.peers.entry(peer.clone()).or_insert_with(|| {
+            self.round.push_back(peer.clone());
+            PeerQueue::default()
         });
-        let connection = address.connections.entry(holder.connection).or_insert_with(|| {
-            address.round.push_back(holder.connection);
+        let streams = own.connections.entry(*connection).or_insert_with(|| {
+            own.round.push_back(*connection);
             VecDeque::new()
         });
-        connection.push_back((id, granted));
+        streams.push_back((id, granted));
+        self.streams.insert(id, holder);
     }
 
     /// The next stream that still waits.
     fn pop(&mut self) -> Option<(u64, PermitHolder, oneshot::Sender<()>)> {
-        while let Some(address) = self.round.pop_front() {
-            let Some(own) = self.addresses.get_mut(&address) else { continue };
+        while let Some(peer) = self.round.pop_front() {
+            let Some(own) = self.peers.get_mut(&peer) else { continue };
             let next = own.pop();
             if own.round.is_empty() {
-                self.addresses.remove(&address);
+                self.peers.remove(&peer);
             } else {
-                self.round.push_back(address);
+                self.round.push_back(peer.clone());
             }
             if let Some((connection, id, granted)) = next
                 && self.streams.remove(&id).is_some()
             {
-                return Some((id, PermitHolder { address, connection }, granted));
+                return Some((id, PermitHolder { peer, connection }, granted));
             }
         }
         None
     }
 }
 
-impl AddressQueue {
+impl PeerQueue {
     fn pop(&mut self) -> Option<(u64, u64, oneshot::Sender<()>)> {
         let connection = self.round.pop_front()?;
         let streams = self.connections.get_mut(&connection)?;

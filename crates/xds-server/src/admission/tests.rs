@@ -1,6 +1,7 @@
 use futures::FutureExt as _;
 
 use super::*;
+use crate::peer::PeerKey;
 
 fn admission(at_once: usize) -> Arc<Admission> {
     Arc::new(Admission::new(at_once, Arc::new(ServerMetrics::new(&[]))))
@@ -8,7 +9,7 @@ fn admission(at_once: usize) -> Arc<Admission> {
 
 /// A stream of this connection from this address.
 fn from(address: u8, connection: u64) -> PermitHolder {
-    PermitHolder { address: [10, 0, 0, address].into(), connection }
+    PermitHolder { peer: PeerKey::Address([10, 0, 0, address].into()), connection }
 }
 
 /// A stream that asks, polled once: admitted, or waiting.

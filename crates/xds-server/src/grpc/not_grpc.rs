@@ -3,24 +3,45 @@
 
 use http::StatusCode;
 use pilothouse_http2::OtherProtocol;
+use rustls::AlertDescription;
 
-/// A fatal alert: handshake_failure (RFC 8446, section 6.2), in a record of TLS 1.0 as all versions
-/// read it.
-const TLS_ALERT: &[u8] = &[21, 3, 1, 0, 2, 2, 40];
+/// A fatal alert (RFC 8446, section 6.2), in a record of TLS 1.0 as all versions read it.
+pub(crate) fn tls_alert(description: AlertDescription) -> Vec<u8> {
+    vec![21, 3, 1, 0, 2, 2, description.into()]
+}
+
+/// For a client that speaks HTTP/2 where TLS is wanted: the server's preface, and a GOAWAY
+/// (INADEQUATE_SECURITY; RFC 9113, sections 6.8 and 7) that says why. gRPC clients show its text.
+pub(crate) fn goaway_inadequate_security(text: &str) -> Vec<u8> {
+    const INADEQUATE_SECURITY: u32 = 12;
+    let text = &text.as_bytes()[..text.len().min(1024)];
+    let mut bytes = vec![0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let len = (8 + text.len()) as u32;
+    bytes.extend_from_slice(&len.to_be_bytes()[1..]);
+    bytes.extend_from_slice(&[7, 0, 0, 0, 0, 0]);
+    bytes.extend_from_slice(&0_u32.to_be_bytes());
+    bytes.extend_from_slice(&INADEQUATE_SECURITY.to_be_bytes());
+    bytes.extend_from_slice(text);
+    bytes
+}
+
+/// For a client that speaks HTTP/1.
+pub(crate) fn bad_request(text: &str) -> Vec<u8> {
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{text}\n",
+        text.len() + 1
+    );
+    answer.into_bytes()
+}
 
 /// The bytes to send to a client that does not speak HTTP/2; `None` if its protocol is unknown.
 pub(crate) fn raw_reply(protocol: OtherProtocol, other_ports: &str) -> Option<Vec<u8>> {
     match protocol {
-        OtherProtocol::Tls => Some(TLS_ALERT.to_vec()),
+        OtherProtocol::Tls => Some(tls_alert(AlertDescription::HandshakeFailure)),
         OtherProtocol::Http1 => {
-            let text =
-                format!("This port speaks gRPC, which is HTTP/2, and got HTTP/1. {other_ports}\n");
-            let answer = format!(
-                "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
-                 Connection: close\r\n\r\n{text}",
-                text.len()
-            );
-            Some(answer.into_bytes())
+            let text = "This port speaks gRPC, which is HTTP/2, and got HTTP/1.";
+            Some(bad_request(&format!("{text} {other_ports}")))
         }
         OtherProtocol::Unknown => None,
     }

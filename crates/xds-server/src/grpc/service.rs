@@ -20,6 +20,7 @@ use crate::grpc::messages::grpc_messages;
 use crate::grpc::status;
 use crate::http::http_stream::{GRPC_CONTENT_TYPE, HttpStream, ResponsePart};
 use crate::mesh::Mesh;
+use crate::peer::BearerToken;
 use crate::stream::{Method, Peer, ResponseStream, StreamContext};
 
 /// The aggregated service's name, which health checks may ask for.
@@ -73,8 +74,14 @@ impl<M: Mesh> AdsService<M> {
             return HttpStream::failed_call(stream, StatusCode::OK, &status);
         }
         let (feed, requests) = grpc_messages(self.context.request_bytes(), M::TEXTS.request_bytes);
+        let bearer = match BearerToken::of(headers, self.peer.encrypted) {
+            Ok(bearer) => bearer,
+            Err(refusal) => {
+                return HttpStream::failed_call(stream, StatusCode::OK, &refusal.into());
+            }
+        };
         let context = self.context.clone();
-        let responses = ResponseStream::new(context, method, self.peer.clone(), requests);
+        let responses = ResponseStream::new(context, method, self.peer.clone(), bearer, requests);
         let response = GrpcResponse { head_sent: false, responses };
         HttpStream::discovery(stream, feed, Box::pin(response))
     }

@@ -99,6 +99,11 @@ impl ConnectionHandle {
         }
     }
 
+    /// The TLS handshake is done: from now on the peer may open a stream.
+    pub(crate) fn restart_idle(&self) {
+        self.no_streams.set(Some(self.millis()));
+    }
+
     /// How long there has been no stream.
     pub(crate) fn idle_for(&self) -> Duration {
         self.no_streams.elapsed(self.millis())

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,9 +16,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pilothouse_http2::{
-    self as http2, COPY_LIMIT, ConnectionError, ErrorCode, Event, MAX_IO_SLICES, WriteBatch,
+    self as http2, COPY_LIMIT, ConnectionError, ErrorCode, Event, MAX_IO_SLICES, OtherProtocol,
+    WriteBatch,
 };
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::{coop, yield_now};
 use tokio::time::{Instant, Sleep, sleep, timeout};
@@ -25,11 +26,15 @@ use tracing::{debug, info};
 
 use crate::admission::memory_account::Charge;
 use crate::admission::rate_limiter::RateLimiter;
+use crate::admission::work_meter::response_units;
 use crate::grpc::not_grpc;
 use crate::grpc::service::AdsService;
 use crate::http::connection_handle::ConnectionHandle;
 use crate::http::http_stream::{HttpStream, StreamState};
+use crate::http::transport::{ReadBuffers, Transport};
+use crate::listener::ServedPort;
 use crate::mesh::Mesh;
+use crate::tls::handshake::accept;
 
 /// Bytes of one read.
 const READ_BYTES: usize = 64 << 10;
@@ -48,29 +53,53 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// Per-thread scratch buffers, shared by all connections that the thread polls.
 struct Scratch {
-    read: Vec<u8>,
+    read: ReadBuffers,
     batch: WriteBatch,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> =
-        RefCell::new(Scratch { read: vec![0; READ_BYTES], batch: WriteBatch::default() });
+        RefCell::new(Scratch { read: ReadBuffers::new(READ_BYTES), batch: WriteBatch::default() });
 }
 
 /// Serves a connection until the peer closes it or its handle does; to be spawned as a task of its own,
 /// whose waker stays the same. A quiet peer is sent a PING every `keepalive`, and is dropped if nothing
-/// comes within a third of that.
+/// comes within a third of that. On a port with TLS the handshake comes first.
 pub(crate) async fn serve_connection<M: Mesh>(
     socket: TcpStream,
-    service: AdsService<M>,
+    port: Arc<ServedPort>,
+    mut service: AdsService<M>,
     keepalive: Duration,
 ) {
-    let peer = service.peer.address;
+    let address = service.peer.address;
     if let Err(error) = socket.set_nodelay(true) {
-        debug!(%peer, %error, "TCP_NODELAY");
+        debug!(peer = %address, %error, "TCP_NODELAY");
     }
+    let transport = match &port.tls {
+        None => Transport::Plaintext(socket),
+        Some(tls) => {
+            // Not part of this task for as long as the connection lasts.
+            let Some(accepted) = Box::pin(accept(socket, &service.peer, tls, &port)).await else {
+                return;
+            };
+            service.peer.encrypted = true;
+            service.peer.certificate = accepted.certificate;
+            Transport::Tls(accepted.transport)
+        }
+    };
+    run_connection(transport, port, service, keepalive, address).await;
+}
+
+async fn run_connection<M: Mesh>(
+    transport: Transport,
+    port: Arc<ServedPort>,
+    service: AdsService<M>,
+    keepalive: Duration,
+    peer: SocketAddr,
+) {
     let mut task = ConnectionTask {
-        socket,
+        transport,
+        port,
         http2: http2::Connection::new(),
         // Nearly always one.
         streams: Vec::with_capacity(1),
@@ -101,7 +130,8 @@ pub(crate) async fn serve_connection<M: Mesh>(
 }
 
 struct ConnectionTask<M: Mesh> {
-    socket: TcpStream,
+    transport: Transport,
+    port: Arc<ServedPort>,
     http2: http2::Connection,
     /// The open streams.
     streams: Vec<HttpStream>,
@@ -130,7 +160,7 @@ impl<M: Mesh> ConnectionTask<M> {
         if self.handle.is_evicted() && self.failure.is_none() {
             self.streams.clear();
             self.memory.set(0);
-            if !self.unsent.is_empty() {
+            if !self.unsent.is_empty() || !self.transport.is_flushed() {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
             let failure = ConnectionError::new(
@@ -154,7 +184,7 @@ impl<M: Mesh> ConnectionTask<M> {
                 self.poll_streams(context);
             }
             due = self.write(context)?;
-            if self.is_over() && self.unsent.is_empty() {
+            if self.is_over() && self.unsent.is_empty() && self.transport.is_flushed() {
                 return Poll::Ready(Ok(()));
             }
             readable |= flooded && !self.http2.is_flooded();
@@ -178,18 +208,22 @@ impl<M: Mesh> ConnectionTask<M> {
             return Ok(false);
         }
         SCRATCH.with_borrow_mut(|scratch| {
-            let mut into = ReadBuf::new(&mut scratch.read);
-            match Pin::new(&mut self.socket).poll_read(context, &mut into)? {
-                Poll::Pending => return Ok(false),
-                Poll::Ready(()) if into.filled().is_empty() => {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-                Poll::Ready(()) => {}
-            }
+            let Poll::Ready(received) = self.transport.poll_read(context, &mut scratch.read)?
+            else {
+                return Ok(false);
+            };
             (self.last_read, self.ping_sent) = (Instant::now(), false);
-            if let Err(failure) = self.receive(into.filled()) {
-                let reply = |other| not_grpc::raw_reply(other, M::TEXTS.other_ports);
-                match self.http2.other_protocol().and_then(reply) {
+            if received.records > 0 {
+                // A peer may send records with nothing in them as fast as it can.
+                let units = received.records + response_units(received.bytes.len());
+                self.handle.work.charge(units, self.last_read);
+            }
+            if let Err(failure) = self.receive(received.bytes) {
+                let other = self.http2.other_protocol();
+                if other == Some(OtherProtocol::Tls) {
+                    self.port.note_wrong_protocol(self.service.peer.address, "TLS");
+                }
+                match other.and_then(|other| not_grpc::raw_reply(other, M::TEXTS.other_ports)) {
                     Some(reply) => *self.http2.pending_frames() = reply,
                     None => self.http2.send_goaway(&failure),
                 }
@@ -257,7 +291,8 @@ impl<M: Mesh> ConnectionTask<M> {
         });
         // Longer parts are shared with other connections.
         let unsent: usize = self.unsent.iter().map(|part| part.len().min(COPY_LIMIT)).sum();
-        self.memory.set(buffered + unsent + http2.pending_frames().capacity());
+        let encrypted = self.transport.held();
+        self.memory.set(buffered + unsent + encrypted + http2.pending_frames().capacity());
         self.handle.set_message_begun(oldest.map(Instant::into_std));
     }
 
@@ -266,11 +301,19 @@ impl<M: Mesh> ConnectionTask<M> {
     fn write(&mut self, context: &mut Context<'_>) -> io::Result<bool> {
         let mut piece_finished = false;
         loop {
+            if !self.transport.is_flushed() {
+                let flushed = self.transport.poll_flush_some(context);
+                let Poll::Ready(()) = self.handle.record_write(flushed)? else {
+                    return Ok(piece_finished);
+                };
+                continue;
+            }
             if !self.unsent.is_empty() {
                 let mut into = [IoSlice::new(&[]); MAX_IO_SLICES];
                 let slices =
                     http2::fill_io_slices(self.unsent.iter().map(|bytes| &**bytes), &mut into);
-                let written = write(&mut self.socket, &self.handle, context, slices)?;
+                let written =
+                    self.handle.record_write(self.transport.poll_write(context, slices))?;
                 let Poll::Ready(written) = written else { return Ok(piece_finished) };
                 http2::advance_unsent(&mut self.unsent, written);
                 continue;
@@ -282,7 +325,8 @@ impl<M: Mesh> ConnectionTask<M> {
                 }
                 let mut into = [IoSlice::new(&[]); MAX_IO_SLICES];
                 let slices = http2::fill_io_slices(scratch.batch.parts(), &mut into);
-                let written = match write(&mut self.socket, &self.handle, context, slices)? {
+                let written = self.transport.poll_write(context, slices);
+                let written = match self.handle.record_write(written)? {
                     Poll::Ready(written) => written,
                     Poll::Pending => 0,
                 };
@@ -350,33 +394,17 @@ impl<M: Mesh> ConnectionTask<M> {
     /// Closes our side and waits until the peer closes its own, for [`LINGER`] at most: closing a socket
     /// with unread bytes resets the connection, and the peer would lose the last frames.
     async fn linger_close(&mut self) {
-        let read = async {
-            self.socket.shutdown().await?;
-            loop {
-                self.socket.readable().await?;
-                let read =
-                    SCRATCH.with_borrow_mut(|scratch| self.socket.try_read(&mut scratch.read));
-                match read {
-                    Ok(0) => return Ok(()),
-                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-                    _ => {}
-                }
-            }
+        let closed = async {
+            poll_fn(|context| self.transport.poll_close(context)).await?;
+            let discard = |context: &mut Context<'_>| {
+                SCRATCH.with_borrow_mut(|scratch| {
+                    self.transport.poll_discard(context, &mut scratch.read)
+                })
+            };
+            let mut discard = discard;
+            while !poll_fn(&mut discard).await? {}
+            io::Result::Ok(())
         };
-        let _ = timeout(LINGER, read).await;
+        let _ = timeout(LINGER, closed).await;
     }
-}
-
-fn write(
-    socket: &mut TcpStream,
-    handle: &ConnectionHandle,
-    context: &mut Context<'_>,
-    slices: &[IoSlice<'_>],
-) -> io::Result<Poll<usize>> {
-    let socket = Pin::new(socket);
-    let result = match slices {
-        [one] => socket.poll_write(context, one),
-        all => socket.poll_write_vectored(context, all),
-    };
-    Ok(handle.record_write(result)?)
 }

@@ -1,8 +1,10 @@
 //! The connections of a listener by address, and which of them are strangers.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How many connections a listener may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,12 +16,15 @@ pub struct ConnectionLimits {
 
 /// There is no stranger to evict for the new connection.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct LimitReached;
+pub(crate) struct LimitReached;
 
 /// Ends a connection.
-pub(super) type Evict = Box<dyn Fn() + Send>;
+pub(crate) type Evict = Box<dyn Fn() + Send>;
 
-pub(super) struct ConnectionTable {
+/// How many connections of one listener are open. Several listeners may share a table.
+pub(crate) type OpenConnections = Arc<AtomicUsize>;
+
+pub(crate) struct ConnectionTable {
     limits: ConnectionLimits,
     next: u64,
     open: usize,
@@ -31,8 +36,24 @@ pub(super) struct ConnectionTable {
 #[derive(Default)]
 struct AddressConnections {
     /// By age.
-    strangers: BTreeMap<u64, Evict>,
-    established: HashSet<u64>,
+    strangers: BTreeMap<u64, (Evict, OpenOne)>,
+    established: HashMap<u64, OpenOne>,
+}
+
+/// A connection among the open ones of its listener, until it is dropped.
+struct OpenOne(OpenConnections);
+
+impl OpenOne {
+    fn new(open: OpenConnections) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self(open)
+    }
+}
+
+impl Drop for OpenOne {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl AddressConnections {
@@ -42,19 +63,21 @@ impl AddressConnections {
 }
 
 impl ConnectionTable {
-    pub(super) fn new(limits: ConnectionLimits) -> Self {
+    pub(crate) fn new(limits: ConnectionLimits) -> Self {
         Self { limits, next: 0, open: 0, addresses: HashMap::new(), by_strangers: BTreeSet::new() }
     }
 
-    pub(super) fn open_connections(&self) -> usize {
+    #[cfg(test)]
+    fn open_connections(&self) -> usize {
         self.open
     }
 
     /// Adds a connection and returns its number, and what ends the stranger that is evicted for it.
-    pub(super) fn admit(
+    pub(crate) fn admit(
         &mut self,
         address: IpAddr,
         evict: Evict,
+        open: OpenConnections,
     ) -> Result<(u64, Option<Evict>), LimitReached> {
         let of_address = self.addresses.get(&address).map_or(0, AddressConnections::count);
         let evicted = if of_address >= self.limits.per_address {
@@ -72,23 +95,24 @@ impl ConnectionTable {
         let number = self.next;
         self.next += 1;
         self.open += 1;
-        self.update(address, |connections| connections.strangers.insert(number, evict));
+        let stranger = (evict, OpenOne::new(open));
+        self.update(address, |connections| connections.strangers.insert(number, stranger));
         Ok((number, evicted))
     }
 
-    pub(super) fn mark_established(&mut self, address: IpAddr, number: u64) {
+    pub(crate) fn mark_established(&mut self, address: IpAddr, number: u64) {
         self.update(address, |connections| {
-            if connections.strangers.remove(&number).is_some() {
-                connections.established.insert(number);
+            if let Some((_, open)) = connections.strangers.remove(&number) {
+                connections.established.insert(number, open);
             }
         });
     }
 
     /// Removes a connection. One that was evicted is removed already.
-    pub(super) fn release(&mut self, address: IpAddr, number: u64) {
+    pub(crate) fn release(&mut self, address: IpAddr, number: u64) {
         let removed = self.update(address, |connections| {
             connections.strangers.remove(&number).is_some()
-                || connections.established.remove(&number)
+                || connections.established.remove(&number).is_some()
         });
         self.open -= usize::from(removed);
     }
@@ -96,7 +120,7 @@ impl ConnectionTable {
     fn remove_oldest_stranger(&mut self, address: IpAddr) -> Option<Evict> {
         let oldest = self.update(address, |connections| connections.strangers.pop_first());
         self.open -= usize::from(oldest.is_some());
-        oldest.map(|(_, evict)| evict)
+        oldest.map(|(_, (evict, _))| evict)
     }
 
     /// Updates the connections of an address and `by_strangers`; an address without connections is dropped.
@@ -140,19 +164,21 @@ mod tests {
     /// A table that records what is evicted.
     struct RecordingTable {
         table: ConnectionTable,
+        open: OpenConnections,
         evicted: Arc<Mutex<Vec<u64>>>,
     }
 
     impl RecordingTable {
         fn new(total: usize, per_address: usize) -> Self {
             let table = ConnectionTable::new(ConnectionLimits { total, per_address });
-            Self { table, evicted: Arc::default() }
+            Self { table, open: Arc::default(), evicted: Arc::default() }
         }
 
         fn admit(&mut self, address: u8) -> Result<u64, LimitReached> {
             let (evicted, number) = (self.evicted.clone(), self.table.next);
             let evict = Box::new(move || evicted.lock().unwrap().push(number));
-            let (number, stranger) = self.table.admit(address_of(address), evict)?;
+            let (number, stranger) =
+                self.table.admit(address_of(address), evict, self.open.clone())?;
             stranger.inspect(|evict| evict());
             Ok(number)
         }
@@ -219,6 +245,7 @@ mod tests {
         assert_eq!(recording.table.open_connections(), 1);
         recording.table.release(address_of(2), second);
         assert_eq!(recording.table.open_connections(), 0);
+        assert_eq!(recording.open.load(Ordering::Relaxed), 0);
         assert!(recording.table.addresses.is_empty() && recording.table.by_strangers.is_empty());
     }
 }

@@ -16,12 +16,13 @@ use tonic::Status;
 use super::on_demand::OnDemandStream;
 use super::{
     Admitted, AdsStream, LeaseOf, Method, Peer, ServerContext, SnapshotSignal, StreamContext,
-    StreamOf, ToldGenerations, going_away, leased_view, malformed, reassigned,
+    StreamOf, ToldGenerations, going_away, leased_view, malformed, reassigned, too_many_streams,
 };
 use crate::admission::PermitHolder;
 use crate::admission::rate_limiter::RateLimiter;
 use crate::grpc::messages::MessageReceiver;
 use crate::mesh::{Identity, Mesh};
+use crate::peer::{BearerToken, PeerCredentials, PeerKey, Refusal};
 
 /// What a stream is, by its first request.
 pub(super) enum Begun<M: Mesh> {
@@ -35,12 +36,15 @@ pub(super) async fn handshake<M: Mesh>(
     method: Method,
     peer: Peer,
     stream: Arc<StreamOf<M>>,
+    bearer: Option<BearerToken>,
     mut requests: MessageReceiver,
 ) -> Result<Option<Begun<M>>, Status> {
+    let begun = Instant::now();
     let mut signal = context.signal.clone();
     let registered = context.streams.register(&stream, &peer.handle, &peer.account);
     let server = &context.server;
     let limit = server.limits.first_request;
+    registered.set_own_bytes(bearer.as_ref().map_or(0, |token| token.as_str().len()));
     let first = tokio::select! {
         _ = signal.wait_for(|signal| signal.shutting_down) => return Err(going_away()),
         first = timeout(limit, requests.receive()) => first.map_err(|_| {
@@ -52,16 +56,41 @@ pub(super) async fn handshake<M: Mesh>(
         })??,
     };
     let Some(first) = first else { return Ok(None) };
+    let time_left = limit.saturating_sub(begun.elapsed());
+    let principal = tokio::select! {
+        _ = signal.wait_for(|signal| signal.shutting_down) => return Err(going_away()),
+        principal = timeout(time_left, authenticate(server, &peer, bearer)) => principal.map_err(|_| {
+            Status::unavailable(format!(
+                "who the proxy is could not be verified within {} s of opening the stream ({}); \
+                 connect again",
+                limit.as_secs_f64(),
+                M::TEXTS.first_request
+            ))
+        })??,
+    };
+    let account = match &principal {
+        Some(principal) => {
+            let key = PeerKey::Principal(principal.to_string().into());
+            let moved = server.proxies.count_by(&stream, &key, server.limits.streams_per_peer);
+            moved.map_err(|error| too_many_streams::<M>(&error))?;
+            peer.account.set_peer(&key);
+            key
+        }
+        None => PeerKey::of_address(peer.address.ip()),
+    };
     // While the view is built only the bytes are kept, not what they decode to.
     registered.set_own_bytes(first.len());
     if let Some(types) = server.on_demand.clone().filter(|types| types.begins_with(&first, method))
     {
-        let (context, address) = (context.clone(), peer.address);
-        let stream = OnDemandStream::new(context, types, address, registered, requests, first)?;
+        let peer = (peer.address, principal_name(&account));
+        let context = context.clone();
+        let stream = OnDemandStream::new(context, types, peer, registered, requests, first)?;
         return Ok(Some(Begun::OnDemand(Box::new(stream))));
     }
     let address = peer.address.ip().to_canonical();
-    let (identity, view_request) = identify(&server.mesh, first.clone(), method.delta, address)?;
+    let identified =
+        identify(&server.mesh, first.clone(), method.delta, address, principal.as_ref())?;
+    let (identity, view_request) = identified;
 
     if server.snapshots.borrow().is_none() {
         // A proxy opens its next stream on the same connection, for as long as that lives. Behind a
@@ -89,7 +118,7 @@ pub(super) async fn handshake<M: Mesh>(
         nonce_seed(STREAMS.fetch_add(1, Ordering::Relaxed)),
     );
     session.set_generation(generation);
-    let holder = PermitHolder { address: peer.address.ip(), connection: peer.account.id() };
+    let holder = PermitHolder { peer: account, connection: peer.account.id() };
     let mut started = Box::new(AdsStream {
         stream,
         registered,
@@ -115,16 +144,46 @@ pub(super) async fn handshake<M: Mesh>(
     Ok(Some(Begun::Proxy(started)))
 }
 
+/// Who the peer is, by what it has shown. A peer that has shown nothing that holds must connect again: on
+/// this connection it would show the same certificate.
+async fn authenticate<M: Mesh>(
+    server: &ServerContext<M>,
+    peer: &Peer,
+    bearer: Option<BearerToken>,
+) -> Result<Option<M::Principal>, Status> {
+    let credentials = PeerCredentials {
+        address: peer.address.ip().to_canonical(),
+        encrypted: peer.encrypted,
+        certificate: peer.certificate.as_deref(),
+        bearer: bearer.as_ref().map(BearerToken::as_str),
+    };
+    let authenticated = server.mesh.authenticate(credentials).await;
+    authenticated.map_err(|refusal| {
+        if matches!(refusal, Refusal::Unauthenticated(_)) {
+            peer.handle.drain();
+        }
+        refusal.into()
+    })
+}
+
+/// The principal that a key has, as it is shown.
+fn principal_name(key: &PeerKey) -> Option<Arc<str>> {
+    match key {
+        PeerKey::Principal(principal) => Some(principal.clone()),
+        PeerKey::Address(_) => None,
+    }
+}
+
 /// Who sends a stream's first request, and the view that it requests.
 fn identify<M: Mesh>(
     mesh: &M,
     first: Bytes,
     delta: bool,
     peer: IpAddr,
+    principal: Option<&M::Principal>,
 ) -> Result<(M::Identity, M::ViewRequest), Status> {
     let request = DiscoveryRequest::decode(first, delta).map_err(malformed)?;
-    let identified = mesh.identify(request.common().node.as_deref(), peer);
-    identified.map_err(Status::invalid_argument)
+    Ok(mesh.identify(request.common().node.as_deref(), peer, principal)?)
 }
 
 /// The view once the publisher has assigned and built it, and the generation that it is of.

@@ -39,6 +39,8 @@ pub struct OnDemandRequest {
     /// At most 16.
     pub names: Vec<String>,
     pub peer: SocketAddr,
+    /// Who the peer has been authenticated as.
+    pub principal: Option<Arc<str>>,
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<Vec<Arc<Resource>>, Status>> + Send>>;
@@ -89,7 +91,8 @@ impl fmt::Debug for OnDemandTypes {
 pub(super) struct OnDemandStream<M: Mesh> {
     context: Arc<StreamContext<M>>,
     types: OnDemandTypes,
-    peer: SocketAddr,
+    /// Where it connects from, and who it has been authenticated as.
+    peer: (SocketAddr, Option<Arc<str>>),
     registered: RegisteredStream<M>,
     requests: MessageReceiver,
     signal: watch::Receiver<SnapshotSignal>,
@@ -108,7 +111,7 @@ impl<M: Mesh> OnDemandStream<M> {
     pub(super) fn new(
         context: Arc<StreamContext<M>>,
         types: OnDemandTypes,
-        peer: SocketAddr,
+        peer: (SocketAddr, Option<Arc<str>>),
         registered: RegisteredStream<M>,
         requests: MessageReceiver,
         first: Bytes,
@@ -215,10 +218,12 @@ impl<M: Mesh> OnDemandStream<M> {
             )));
         }
         self.registered.set_own_bytes(bytes);
+        let (peer, principal) = self.peer.clone();
         let asked = OnDemandRequest {
             type_url: common.type_url.clone(),
             names: names.iter().map(str::to_owned).collect(),
-            peer: self.peer,
+            peer,
+            principal,
         };
         self.answering = Some((common.type_url, (self.types.answer)(asked)));
         Ok(())

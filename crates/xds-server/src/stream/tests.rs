@@ -31,8 +31,8 @@ fn what_a_stream_holds_does_not_grow_unseen() {
     let context = Arc::new(StreamContext::new(Arc::new(server), signal));
     let handle = Arc::new(ConnectionHandle::new());
     let account = context.open_account(peer, &handle);
-    let peer = Peer { address: peer, handle, account };
-    let responses = ResponseStream::new(context, method, peer, requests);
+    let peer = Peer { address: peer, handle, account, encrypted: false, certificate: None };
+    let responses = ResponseStream::new(context, method, peer, None, requests);
     let sizes = [
         ("the response body", size_of_val(&responses), 1024),
         ("the stream in it", size_of::<AdsStream<NodeMesh<String>>>(), 2048),
