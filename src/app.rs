@@ -3,14 +3,10 @@
 //! Addresses are bound before anything else, so that a port in use is reported at once. At shutdown the
 //! streams end first, so that proxies connect to another replica, then the source and the publisher,
 //! then the debug pages; what has not ended by the deadline is dropped.
-//!
-//! The monitoring port has a thread and a runtime of its own: however busy the data path is, the kubelet
-//! gets its answer and does not restart a replica that serves.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, SystemTime};
 
 use pilothouse_xds::FrameBuilder;
@@ -18,21 +14,22 @@ use pilothouse_xds::Interner;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::info;
 
 use crate::ads::{
     AdsServer, IstioMesh, OnDemandRequest, OnDemandTypes, ServerContext, ServerLimits,
 };
-use crate::debug::monitoring::{self, MonitoringState};
 use crate::debug::{self, DebugRouters, DebugState, OverAds, ReaderGuard};
 use crate::door::{self, LimitedListener, ServedListener, descriptors};
 use crate::events::EventReporter;
 use crate::http_server;
+use crate::identity::tokens::{TokenSettings, TokenVerifier};
 use crate::identity::{ActFor, Authenticator, Readers};
 use crate::metrics::Metrics;
 use crate::metrics::scrape::Scrape;
+use crate::monitoring::{self, MonitoringState};
 use crate::names::ResourceType;
 use crate::parts::{PartFailure, Parts};
 use crate::proxies::Proxies;
@@ -84,6 +81,8 @@ pub enum SourceConfig {
 #[derive(Clone, Debug)]
 pub struct ControlPlaneConfig {
     pub source: SourceConfig,
+    /// Which ServiceAccount tokens of proxies are accepted; `None` for none.
+    pub tokens: Option<TokenSettings>,
     pub domain: String,
     pub grpc_addr: SocketAddr,
     pub http_addr: SocketAddr,
@@ -162,8 +161,11 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
     );
     let (changes, queued_changes) = mpsc::channel(MAX_QUEUED_CHANGES);
 
+    let tokens = config.tokens.map(|tokens| TokenVerifier::new(tokens, metrics.tokens.clone()));
+    let (tokens, token_keys) = tokens.unzip();
     let readiness = Conditions::default();
     let debug = DebugState {
+        tokens: tokens.clone(),
         proxies: proxies.clone(),
         health: health.clone(),
         model: models.clone(),
@@ -240,6 +242,9 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         }
     });
     parts.add("publisher", CancellationToken::new(), |stop| publisher.run(queued_changes, stop));
+    if let Some(token_keys) = token_keys {
+        parts.add("token keys", CancellationToken::new(), |stop| token_keys.run(stop));
+    }
     if let Some(reporter) = reporter {
         parts.add("events", CancellationToken::new(), |stop| reporter.run(stop));
     }
@@ -247,7 +252,8 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         http_server::serve_with_grpc(http, debug, stop)
     });
     let stop_monitoring = CancellationToken::new();
-    let ended = serve_monitoring(monitoring, monitoring_state, stop_monitoring.clone())?;
+    let ended = monitoring::serve(monitoring, monitoring_state, stop_monitoring.clone())
+        .map_err(StartError::Thread)?;
     parts.add("monitoring", stop_monitoring, |stop| async move {
         // Dropping this part ends the thread.
         let _stop = stop.drop_guard();
@@ -280,37 +286,6 @@ fn debug_types(over_ads: OverAds) -> OnDemandTypes {
         let over_ads = over_ads.clone();
         let OnDemandRequest { type_url, names, peer, principal } = request;
         async move { over_ads.answer(peer, principal.as_deref(), &type_url, names).await }
-    })
-}
-
-/// Serves the monitoring port on a thread of its own; the future ends as the thread does.
-fn serve_monitoring(
-    listener: LimitedListener,
-    state: MonitoringState,
-    stop: CancellationToken,
-) -> Result<impl Future<Output = ()> + Send + use<>, StartError> {
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
-    let listener = listener.into_std().map_err(StartError::Thread)?;
-    let (ending, ended) = oneshot::channel::<()>();
-    let serve = move || {
-        // Dropped when the thread ends, however it does.
-        let _ending = ending;
-        runtime.block_on(async {
-            match listener.into_tokio() {
-                Ok(listener) => http_server::serve(listener, monitoring::router(state), stop).await,
-                Err(error) => error!(%error, "cannot serve the monitoring port"),
-            }
-        });
-        // A page that is still being made has no reader any more.
-        runtime.shutdown_background();
-    };
-    let thread = thread::Builder::new().name("monitoring".to_owned()).spawn(serve);
-    let thread = thread.map_err(StartError::Thread)?;
-    Ok(async move {
-        _ = ended.await;
-        if let Err(panic) = thread.join() {
-            std::panic::resume_unwind(panic);
-        }
     })
 }
 

@@ -9,9 +9,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::flags;
+use crate::identity::tokens::{IssuerUrl, TokenVerification};
 use crate::names;
 use crate::operator;
-use crate::sidecar::{agent, doctor, inject, iptables};
+use crate::sidecar::{agent, doctor, inject, injector, iptables};
 use crate::source::kube;
 
 mod config;
@@ -42,6 +43,9 @@ pub enum Command {
     ParentDeathExec(Box<agent::ParentDeathExec>),
     #[command(after_help = INJECT_EXAMPLES)]
     Inject(Box<inject::InjectArgs>),
+    /// Answer an API server that asks about each new pod: a mutating webhook that adds the sidecar.
+    #[command(after_help = INJECTOR_EXAMPLES)]
+    Injector(Box<injector::InjectorArgs>),
     #[command(after_help = IPTABLES_EXAMPLES)]
     Iptables(Box<iptables::IptablesArgs>),
     /// Show which proxies have what, over all replicas of the control plane; or one proxy, or one service.
@@ -87,6 +91,13 @@ traffic.sidecar.istio.io/... (includeInboundPorts, excludeOutboundIPRanges and s
 sidecar.istio.io/... (proxyImage, proxyCPU, logLevel, interceptionMode and so on) and
 proxy.istio.io/config count; docs/injection.md lists them. The application's probes are led to the
 agent, unless sidecar.istio.io/rewriteAppHTTPProbers is \"false\".";
+
+const INJECTOR_EXAMPLES: &str = "Examples:
+  kubectl apply -k manifests/injector
+  pilothouse injector manifests | kubectl apply -f -     its certificate, and the webhook's configuration
+  kubectl label namespace default istio-injection=enabled
+
+docs/injector.md says how it is installed, what its settings are and what happens while it is down.";
 
 const IPTABLES_EXAMPLES: &str = "Examples:
   pilothouse iptables --dry-run                       show the rules that capture everything
@@ -261,6 +272,40 @@ pub struct Serve {
         env = "PILOTHOUSE_LINGER", help_heading = "Publishing"
     )]
     pub linger: Duration,
+
+    /// How ServiceAccount tokens of proxies are verified: by the keys that the issuer publishes, or by a
+    /// TokenReview of the API server (each needs a right of its own: manifests/secure)
+    #[arg(
+        long,
+        value_enum,
+        default_value = "off",
+        env = "PILOTHOUSE_TOKEN_VERIFICATION",
+        help_heading = "Identity"
+    )]
+    pub token_verification: TokenVerification,
+
+    /// Audience that a token must have. Repeatable, or with commas between audiences; any of them will do
+    /// [default: istio-ca]
+    #[arg(
+        long,
+        value_name = "AUDIENCE",
+        value_parser = flags::audience,
+        env = "PILOTHOUSE_TOKEN_AUDIENCE",
+        value_delimiter = ',',
+        help_heading = "Identity"
+    )]
+    pub token_audience: Vec<String>,
+
+    /// Issuer of the tokens, an https URL, asked for its keys under /.well-known/openid-configuration
+    /// [default: the API server]
+    #[arg(
+        long,
+        value_name = "URL",
+        value_parser = IssuerUrl::read,
+        env = "PILOTHOUSE_TOKEN_ISSUER",
+        help_heading = "Identity"
+    )]
+    pub token_issuer: Option<IssuerUrl>,
 
     /// Bytes of one request, 4096 to 1073741824
     #[arg(

@@ -25,6 +25,7 @@ use prost_reflect::prost_types::Timestamp;
 use tokio::sync::watch;
 
 use crate::changes::ChangeLog;
+use crate::identity::tokens::TokenVerifier;
 use crate::model::Model;
 use crate::proxies::Proxies;
 use crate::readiness::Conditions;
@@ -44,7 +45,6 @@ mod history;
 mod index;
 mod lagging;
 mod live;
-pub mod monitoring;
 mod node_matcher;
 mod over_ads;
 pub mod page;
@@ -75,6 +75,8 @@ pub struct DebugState {
     pub model: watch::Receiver<Model>,
     pub snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
     pub changes: Arc<ChangeLog>,
+    /// None if no tokens are verified.
+    pub tokens: Option<Arc<TokenVerifier>>,
     /// Shared with the monitoring port, so that both say the same.
     pub readiness: Conditions,
     /// The cluster's DNS domain, usually `cluster.local`.
@@ -339,7 +341,7 @@ fn pages(pool: &HandlerPool) -> Result<Router, tonic_reflection::server::Error> 
         .route(
             "/ready",
             get(|State(pool): State<HandlerPool>| async move {
-                monitoring::ready_page(&pool.state.readiness)
+                crate::monitoring::ready_page(&pool.state.readiness)
             }),
         )
         .fallback(|uri: Uri| async move {

@@ -23,6 +23,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::identity::tokens::TokenMetrics;
 use crate::model::Change;
 use crate::names::ResourceType;
 
@@ -43,8 +44,8 @@ pub struct Metrics {
     views_refused: Counter,
     events: [Counter; EventOutcome::ALL.len()],
     authentications: [Counter; Authentication::ALL.len()],
-    tokens: [Counter; TokenOutcome::ALL.len()],
-    token_key_fetches: [Counter; 2],
+    /// What the verification of tokens counts.
+    pub tokens: Arc<TokenMetrics>,
 }
 
 /// Who the peer of an xDS stream was found to be.
@@ -99,43 +100,6 @@ impl EventOutcome {
     ];
 }
 
-/// What became of a ServiceAccount token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TokenOutcome {
-    Valid,
-    /// No token, too long, or with something that is not understood.
-    Malformed,
-    /// Of another issuer.
-    Issuer,
-    /// Of a key that the issuer does not publish.
-    Key,
-    Signature,
-    /// Expired, or not valid yet.
-    Time,
-    Audience,
-    /// Not of a ServiceAccount.
-    Subject,
-    /// The API server does not accept it.
-    Rejected,
-    /// It cannot be told: no keys, or no answer.
-    Unavailable,
-}
-
-impl TokenOutcome {
-    const ALL: [(Self, &'static str); 10] = [
-        (Self::Valid, "valid"),
-        (Self::Malformed, "malformed"),
-        (Self::Issuer, "issuer"),
-        (Self::Key, "key"),
-        (Self::Signature, "signature"),
-        (Self::Time, "time"),
-        (Self::Audience, "audience"),
-        (Self::Subject, "subject"),
-        (Self::Rejected, "rejected"),
-        (Self::Unavailable, "unavailable"),
-    ];
-}
-
 impl Metrics {
     /// All metrics at zero, so that a rate over the first event is right.
     pub fn new(registry: &mut Registry) -> Arc<Self> {
@@ -150,8 +114,7 @@ impl Metrics {
             views_refused: Counter::default(),
             events: Default::default(),
             authentications: Default::default(),
-            tokens: Default::default(),
-            token_key_fetches: Default::default(),
+            tokens: Arc::default(),
         });
         registry.register_collector(Box::new(metrics.clone()));
         metrics
@@ -175,16 +138,6 @@ impl Metrics {
     /// The peer of a stream was found to be somebody, or was refused for not being anybody.
     pub fn authenticated(&self, result: Authentication) {
         self.authentications[result as usize].inc();
-    }
-
-    /// A ServiceAccount token was verified, or was not.
-    pub fn token_verified(&self, outcome: TokenOutcome) {
-        self.tokens[outcome as usize].inc();
-    }
-
-    /// The keys of tokens were fetched, or could not be.
-    pub fn token_keys_fetched(&self, succeeded: bool) {
-        self.token_key_fetches[usize::from(!succeeded)].inc();
     }
 
     /// A snapshot was published, and building it took this long.
@@ -369,17 +322,14 @@ impl Collector for Metrics {
             "ServiceAccount tokens of proxies, by what became of them",
             MetricType::Counter,
             "result",
-            TokenOutcome::ALL
-                .iter()
-                .zip(&self.tokens)
-                .map(|((_, name), counter)| (*name, counter.clone())),
+            self.tokens.verifications(),
         )?;
         families.labelled(
             "pilothouse_token_key_fetches",
             "Fetches of the keys that tokens are verified with",
             MetricType::Counter,
             "result",
-            ["fetched", "failed"].into_iter().zip(self.token_key_fetches.iter().cloned()),
+            self.tokens.key_fetches(),
         )
     }
 }

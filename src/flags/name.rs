@@ -46,6 +46,20 @@ pub fn pod_name(text: &str) -> Result<String, String> {
     }
 }
 
+/// The audience of a token: any word; Kubernetes compares it to the letter.
+///
+/// # Errors
+/// What it must not contain.
+pub fn audience(text: &str) -> Result<String, String> {
+    let is_strange = |c: char| c.is_whitespace() || c.is_control();
+    match text.is_empty() || text.len() > 512 || text.contains(is_strange) {
+        false => Ok(text.to_owned()),
+        true => Err("an audience is a word of up to 512 bytes without spaces, as in istio-ca or \
+                     https://issuer.example"
+            .to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +82,14 @@ mod tests {
         assert!(namespace("").unwrap_err().contains("all of them"));
         for wrong in ["Bad Name", "a/b", "a.b", "-a", &"a".repeat(64)] {
             assert!(namespace(wrong).unwrap_err().contains("63"), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn an_audience_is_a_word() {
+        assert_eq!(audience("https://a.b/c").as_deref(), Ok("https://a.b/c"));
+        for wrong in ["", "a b", "a\n", &"a".repeat(513)] {
+            assert!(audience(wrong).unwrap_err().contains("istio-ca"), "{wrong:?}");
         }
     }
 

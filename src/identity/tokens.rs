@@ -11,8 +11,6 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::ValueEnum;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::{Metrics, TokenOutcome};
-
 mod cache;
 mod claims;
 mod error;
@@ -20,16 +18,19 @@ mod issuer;
 mod issuer_url;
 mod key_store;
 mod keys;
+mod metrics;
 mod review;
 mod signature;
 
 pub use error::TokenError;
 pub use issuer_url::IssuerUrl;
+pub use metrics::TokenMetrics;
 
 use cache::Cache;
 use claims::Unverified;
 use issuer::{ApiServer, ClusterCa, Issuer};
 use key_store::{FetchPace, KeyFetcher, KeyStore};
+use metrics::TokenOutcome;
 use review::Reviewer;
 
 /// The audience of Istio's projected token.
@@ -107,7 +108,7 @@ pub struct TokenVerifier {
     audiences: Vec<String>,
     method: Method,
     cache: Mutex<Cache>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<TokenMetrics>,
 }
 
 enum Method {
@@ -137,14 +138,14 @@ impl fmt::Debug for TokenKeyTask {
 impl TokenVerifier {
     /// A verifier, and the task that it needs. Nothing has been asked of anybody yet.
     #[must_use]
-    pub fn new(settings: TokenSettings, metrics: Arc<Metrics>) -> (Arc<Self>, TokenKeyTask) {
+    pub fn new(settings: TokenSettings, metrics: Arc<TokenMetrics>) -> (Arc<Self>, TokenKeyTask) {
         Self::with_pace(settings, FetchPace::DEFAULT, metrics)
     }
 
     fn with_pace(
         settings: TokenSettings,
         pace: FetchPace,
-        metrics: Arc<Metrics>,
+        metrics: Arc<TokenMetrics>,
     ) -> (Arc<Self>, TokenKeyTask) {
         let issuer = match settings.authority {
             TokenAuthority::Review { context } => {
@@ -164,13 +165,13 @@ impl TokenVerifier {
         issuer: Issuer,
         audiences: Vec<String>,
         pace: FetchPace,
-        metrics: Arc<Metrics>,
+        metrics: Arc<TokenMetrics>,
     ) -> (Arc<Self>, TokenKeyTask) {
         let (store, fetcher) = key_store::new(issuer, pace, metrics.clone());
         (Self::of(audiences, Method::Keys(store), metrics), TokenKeyTask(Some(fetcher)))
     }
 
-    fn of(audiences: Vec<String>, method: Method, metrics: Arc<Metrics>) -> Arc<Self> {
+    fn of(audiences: Vec<String>, method: Method, metrics: Arc<TokenMetrics>) -> Arc<Self> {
         Arc::new(Self { audiences, method, cache: Mutex::default(), metrics })
     }
 
@@ -182,7 +183,7 @@ impl TokenVerifier {
     pub async fn verify(&self, token: &str) -> Result<VerifiedToken, TokenError> {
         let verified = self.remembered_or_verified(token).await;
         let outcome = verified.as_ref().map_or_else(TokenError::outcome, |_| TokenOutcome::Valid);
-        self.metrics.token_verified(outcome);
+        self.metrics.verified(outcome);
         verified
     }
 

@@ -42,6 +42,7 @@ impl Server {
     ) -> Self {
         let any_port = "127.0.0.1:0".parse().unwrap();
         let mut config = ControlPlaneConfig {
+            tokens: None,
             source: SourceConfig::Files(files::FileSourceConfig {
                 paths: vec![folder.path().to_owned()],
                 namespaces: Vec::new(),

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::error::quoted;
 use super::keys::{KeySet, PublishedKey};
 use super::{LEEWAY, MAX_TOKEN_BYTES, TokenError, VerifiedToken, signature};
+use crate::names::is_dns_label;
 
 const SUBJECT: &str = "system:serviceaccount:";
 
@@ -193,7 +194,7 @@ impl Claims {
         let subject = &self.subject;
         let parts = subject.strip_prefix(SUBJECT).and_then(|rest| rest.split_once(':'));
         let Some((namespace, name)) =
-            parts.filter(|(namespace, name)| is_name(namespace) && is_name(name))
+            parts.filter(|(namespace, name)| is_dns_label(namespace) && is_subdomain(name))
         else {
             return Err(TokenError::NotAServiceAccount { subject: subject.clone() });
         };
@@ -217,11 +218,10 @@ pub(super) fn groups(namespace: &str) -> Vec<Box<str>> {
     ]
 }
 
-/// What Kubernetes lets be a name (RFC 1123): nothing that means something elsewhere gets into an identity.
-fn is_name(text: &str) -> bool {
-    let is_valid =
-        |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(byte);
-    (1..=253).contains(&text.len()) && text.as_bytes().iter().all(|byte| is_valid(byte))
+/// What Kubernetes lets a ServiceAccount be called (RFC 1123): nothing that means something elsewhere gets
+/// into an identity.
+fn is_subdomain(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_dns_label)
 }
 
 /// Seconds since 1970; a number that is no time is no claim. Bounded, so that a leeway can be added to it.

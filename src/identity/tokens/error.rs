@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use jsonwebtoken::Algorithm;
 use thiserror::Error;
 
+use super::metrics::TokenOutcome;
 use super::{LEEWAY, MAX_TOKEN_BYTES};
-use crate::metrics::TokenOutcome;
 
 /// Characters of one word of a token that are quoted.
 const MAX_QUOTED: usize = 120;

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::TIMEOUT;
 use super::issuer::{Issuer, Published};
 use super::keys::KeySet;
-use crate::metrics::Metrics;
+use super::metrics::TokenMetrics;
 
 /// When keys are fetched.
 #[derive(Clone, Copy, Debug)]
@@ -78,13 +78,13 @@ pub(super) struct KeyFetcher {
     state: watch::Sender<KeyState>,
     wake: Arc<Notify>,
     pace: FetchPace,
-    metrics: Arc<Metrics>,
+    metrics: Arc<TokenMetrics>,
 }
 
 pub(super) fn new(
     issuer: Issuer,
     pace: FetchPace,
-    metrics: Arc<Metrics>,
+    metrics: Arc<TokenMetrics>,
 ) -> (KeyStore, KeyFetcher) {
     let (state, receiver) = watch::channel(KeyState::default());
     let wake = Arc::new(Notify::new());
@@ -149,7 +149,7 @@ impl KeyFetcher {
                 Ok(fetched) => fetched,
                 Err(_) => Err(format!("no answer within {:?}", 2 * TIMEOUT)),
             };
-            self.metrics.token_keys_fetched(fetched.is_ok());
+            self.metrics.keys_fetched(fetched.is_ok());
             let next = match fetched {
                 Ok(published) => {
                     self.succeeded(published);

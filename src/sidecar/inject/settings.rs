@@ -189,9 +189,9 @@ pub struct Settings {
     #[serde(deserialize_with = "values::status_port")]
     pub status_port: u16,
 
-    /// Leave the pod's annotations for Prometheus alone, instead of having the agent merge the
-    /// application's metrics with Envoy's and its own
-    #[arg(long = "no-prometheus-merge", action = clap::ArgAction::SetFalse)]
+    /// Whether the pod's annotations for Prometheus are led to the agent, which merges the application's
+    /// metrics with Envoy's and its own
+    #[arg(long, value_name = "YES", action = clap::ArgAction::Set, default_value_t = true)]
     pub prometheus_merge: bool,
 
     /// Name of the cluster, which the proxy tells

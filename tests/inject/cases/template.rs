@@ -45,7 +45,7 @@ fn annotations_for_prometheus_stay_where_that_is_wanted() {
     for (annotations, flags, said) in [
         (json!({ "prometheus.io/scrape": "false", "prometheus.io/port": "http" }), &[][..], ""),
         (json!({ "prometheus.io/port": "9102", merge: "false" }), &[], ""),
-        (json!({ "prometheus.io/port": "9102" }), &["--no-prometheus-merge"], ""),
+        (json!({ "prometheus.io/port": "9102" }), &["--prometheus-merge=false"], ""),
         (json!({ "prometheus.io/port": "15020", "prometheus.io/path": "/mine" }), &[], ""),
         (
             json!({ "prometheus.io/port": "9102", "prometheus.io/scheme": "https" }),
@@ -67,7 +67,7 @@ fn annotations_for_prometheus_stay_where_that_is_wanted() {
     // The annotation is above the flag.
     let (_, told, _) = scraping(
         json!({ "prometheus.io/port": "9102", merge: "true" }),
-        &["--no-prometheus-merge"],
+        &["--prometheus-merge=false"],
     );
     assert!(told.contains("9102"), "{told}");
 }
