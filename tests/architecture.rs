@@ -20,7 +20,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("descriptors", &[]),
     ("model", &["names", "well_known"]),
     ("changes", &["model"]),
-    ("source", &["causes", "kubeconfig", "model", "names", "yaml"]),
+    ("file_watch", &[]),
+    ("certificates", &["file_watch"]),
+    ("source", &["causes", "file_watch", "kubeconfig", "model", "names", "yaml"]),
     ("translate", &["model", "names", "view", "well_known"]),
     ("snapshot", &["view"]),
     ("publish", &["changes", "model", "translate", "snapshot", "view", "names", "metrics"]),
@@ -39,10 +41,24 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ads", &["identity", "snapshot", "view", "names", "proxies", "metrics"]),
     ("proxies", &["identity", "view"]),
     // Readers of everything, writers of nothing.
-    ("metrics", &["door", "logging", "model", "names", "proxies", "snapshot", "source", "version"]),
+    (
+        "metrics",
+        &[
+            "certificates",
+            "door",
+            "logging",
+            "model",
+            "names",
+            "proxies",
+            "snapshot",
+            "source",
+            "version",
+        ],
+    ),
     (
         "debug",
         &[
+            "certificates",
             "changes",
             "descriptors",
             "exposition",
@@ -65,6 +81,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "app",
         &[
             "ads",
+            "certificates",
             "debug",
             "descriptors",
             "door",
@@ -163,6 +180,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "ads",
             "app",
+            "certificates",
             "flags",
             "names",
             "operator",
