@@ -9,8 +9,8 @@ use pilothouse_xds::{ServedType, View};
 use pilothouse_xds_server::{Mesh, PeerCredentials, PeerKey, Refusal, ServerTexts};
 use tracing::info;
 
-use crate::identity::{ActFor, Authenticator, Principal};
-use crate::metrics::Metrics;
+use crate::identity::{ActFor, Authenticated, Authenticator, Principal, Proof};
+use crate::metrics::{Authentication, Metrics};
 use crate::names::ResourceType;
 use crate::proxies::ProxyIdentity;
 use crate::snapshot::Snapshot;
@@ -51,8 +51,16 @@ impl Mesh for IstioMesh {
         &self,
         credentials: PeerCredentials<'_>,
     ) -> Result<Option<Principal>, Refusal> {
-        let found = self.authenticator.authenticate(credentials, SystemTime::now()).await?;
-        Ok(found.map(|found| found.principal))
+        let found = self.authenticator.authenticate(credentials, SystemTime::now()).await;
+        self.metrics.authenticated(match &found {
+            Ok(None) => Authentication::Anonymous,
+            Ok(Some(Authenticated { by: Proof::Certificate, .. })) => Authentication::Certificate,
+            Ok(Some(Authenticated { by: Proof::Token, .. })) => Authentication::Token,
+            Err(Refusal::Unavailable(_)) => Authentication::Unavailable,
+            Err(Refusal::PermissionDenied(_)) => Authentication::Denied,
+            Err(_) => Authentication::Unauthenticated,
+        });
+        Ok(found?.map(|found| found.principal))
     }
 
     fn identify(
@@ -68,7 +76,10 @@ impl Mesh for IstioMesh {
             None => PeerKey::of_address(peer),
             Some(principal) => {
                 let allowed = claim.check(principal, &self.act_for);
-                allowed.map_err(|error| Refusal::PermissionDenied(error.to_string()))?;
+                allowed.map_err(|error| {
+                    self.metrics.authenticated(Authentication::Denied);
+                    Refusal::PermissionDenied(error.to_string())
+                })?;
                 PeerKey::Principal(principal.to_string().into())
             }
         });

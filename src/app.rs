@@ -3,14 +3,10 @@
 //! Addresses are bound before anything else, so that a port in use is reported at once. At shutdown the
 //! streams end first, so that proxies connect to another replica, then the source and the publisher,
 //! then the debug pages; what has not ended by the deadline is dropped.
-//!
-//! The monitoring port has a thread and a runtime of its own: however busy the data path is, the kubelet
-//! gets its answer and does not restart a replica that serves.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, SystemTime};
 
 use pilothouse_xds::FrameBuilder;
@@ -18,25 +14,26 @@ use pilothouse_xds::Interner;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::info;
 
 use crate::ads::{
     AdsServer, IstioMesh, OnDemandRequest, OnDemandTypes, ServerContext, ServerLimits,
 };
 use crate::certificates::Certificates;
 use crate::certificates::files::{ServerFiles, UnusableFile};
-use crate::debug::monitoring::{self, MonitoringState};
-use crate::debug::{self, DebugState, OverAds};
+use crate::debug::{self, DebugRouters, DebugState, OverAds, ReaderGuard};
 use crate::door::{self, LimitedListener, descriptors};
 use crate::events::EventReporter;
 use crate::http_server;
-use crate::identity::{ActFor, Authenticator};
+use crate::identity::tokens::{TokenSettings, TokenVerifier};
+use crate::identity::{ActFor, Authenticator, Readers};
 use crate::metrics::Metrics;
 use crate::metrics::scrape::Scrape;
 use crate::metrics::tls::TlsScrape;
-use crate::names::ResourceType;
+use crate::monitoring::{self, MonitoringState};
+use crate::names::{DEFAULT_DOMAIN, ResourceType};
 use crate::parts::{PartFailure, Parts};
 use crate::proxies::Proxies;
 use crate::publish::{Publisher, Timing};
@@ -89,10 +86,37 @@ pub struct TlsConfig {
     pub files: ServerFiles,
 }
 
+/// Who proxies must be, and what identities may do.
+#[derive(Clone, Debug)]
+pub struct IdentityConfig {
+    pub trust_domain: String,
+    /// Whether a proxy on an encrypted connection must prove who it is.
+    pub required: bool,
+    /// Who may claim any namespace.
+    pub act_for: ActFor,
+    /// Who may read the debug pages from another machine.
+    pub readers: Readers,
+}
+
+impl Default for IdentityConfig {
+    /// As without flags.
+    fn default() -> Self {
+        Self {
+            trust_domain: DEFAULT_DOMAIN.to_owned(),
+            required: true,
+            act_for: ActFor::default(),
+            readers: Readers::default(),
+        }
+    }
+}
+
 /// The configuration of a control plane.
 #[derive(Clone, Debug)]
 pub struct ControlPlaneConfig {
     pub source: SourceConfig,
+    /// Which ServiceAccount tokens of proxies are accepted; `None` for none.
+    pub tokens: Option<TokenSettings>,
+    pub identity: IdentityConfig,
     pub domain: String,
     /// xDS without TLS, if it is served.
     pub grpc_addr: Option<SocketAddr>,
@@ -185,8 +209,11 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
     );
     let (changes, queued_changes) = mpsc::channel(MAX_QUEUED_CHANGES);
 
+    let tokens = config.tokens.map(|tokens| TokenVerifier::new(tokens, metrics.tokens.clone()));
+    let (tokens, token_keys) = tokens.unzip();
     let readiness = Conditions::default();
     let debug = DebugState {
+        tokens: tokens.clone(),
         proxies: proxies.clone(),
         health: health.clone(),
         model: models.clone(),
@@ -197,15 +224,25 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         address: config.http_addr.ip(),
         certificates: certificates.clone(),
     };
-    let (debug, over_ads) = debug::router_and_over_ads(debug)?;
+    let authenticator = Authenticator {
+        tokens,
+        required: config.identity.required,
+        ..Authenticator::new(&config.identity.trust_domain, &config.domain)
+    };
+    let reader_guard = ReaderGuard {
+        authenticator: Authenticator { required: false, ..authenticator.clone() },
+        readers: config.identity.readers,
+    };
+    let DebugRouters { plaintext: debug, secure: _, over_ads } =
+        debug::routers(debug, reader_guard)?;
 
     let stop_streams = CancellationToken::new();
     let frames = Arc::new(FrameBuilder::new(&crate::version::control_plane_identifier()));
     let context = Arc::new(ServerContext {
         mesh: IstioMesh {
             metrics: metrics.clone(),
-            authenticator: Authenticator::new("cluster.local", "cluster.local"),
-            act_for: ActFor::default(),
+            authenticator,
+            act_for: config.identity.act_for,
         },
         snapshots: snapshots.clone(),
         view_registry,
@@ -270,6 +307,9 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         }
     });
     parts.add("publisher", CancellationToken::new(), |stop| publisher.run(queued_changes, stop));
+    if let Some(token_keys) = token_keys {
+        parts.add("token keys", CancellationToken::new(), |stop| token_keys.run(stop));
+    }
     if let Some(reporter) = reporter {
         parts.add("events", CancellationToken::new(), |stop| reporter.run(stop));
     }
@@ -277,7 +317,8 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         http_server::serve_with_grpc(http, debug, stop)
     });
     let stop_monitoring = CancellationToken::new();
-    let ended = serve_monitoring(monitoring, monitoring_state, stop_monitoring.clone())?;
+    let ended = monitoring::serve(monitoring, monitoring_state, stop_monitoring.clone())
+        .map_err(StartError::Thread)?;
     parts.add("monitoring", stop_monitoring, |stop| async move {
         // Dropping this part ends the thread.
         let _stop = stop.drop_guard();
@@ -311,39 +352,8 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
 fn debug_types(over_ads: OverAds) -> OnDemandTypes {
     OnDemandTypes::new(OverAds::TYPE, move |request| {
         let over_ads = over_ads.clone();
-        let OnDemandRequest { type_url, names, peer, principal: _ } = request;
-        async move { over_ads.answer(peer, &type_url, names).await }
-    })
-}
-
-/// Serves the monitoring port on a thread of its own; the future ends as the thread does.
-fn serve_monitoring(
-    listener: LimitedListener,
-    state: MonitoringState,
-    stop: CancellationToken,
-) -> Result<impl Future<Output = ()> + Send + use<>, StartError> {
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
-    let listener = listener.into_std().map_err(StartError::Thread)?;
-    let (ending, ended) = oneshot::channel::<()>();
-    let serve = move || {
-        // Dropped when the thread ends, however it does.
-        let _ending = ending;
-        runtime.block_on(async {
-            match listener.into_tokio() {
-                Ok(listener) => http_server::serve(listener, monitoring::router(state), stop).await,
-                Err(error) => error!(%error, "cannot serve the monitoring port"),
-            }
-        });
-        // A page that is still being made has no reader any more.
-        runtime.shutdown_background();
-    };
-    let thread = thread::Builder::new().name("monitoring".to_owned()).spawn(serve);
-    let thread = thread.map_err(StartError::Thread)?;
-    Ok(async move {
-        _ = ended.await;
-        if let Err(panic) = thread.join() {
-            std::panic::resume_unwind(panic);
-        }
+        let OnDemandRequest { type_url, names, peer, principal } = request;
+        async move { over_ads.answer(peer, principal.as_deref(), &type_url, names).await }
     })
 }
 

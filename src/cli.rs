@@ -6,12 +6,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::flags;
+use crate::identity::allowed::{AccountPattern, ReaderPattern};
+use crate::identity::tokens::{IssuerUrl, TokenVerification};
 use crate::names;
 use crate::operator;
-use crate::sidecar::{agent, doctor, inject, iptables};
+use crate::sidecar::{agent, doctor, inject, injector, iptables};
 use crate::source::kube;
 
 mod config;
@@ -41,6 +43,9 @@ pub enum Command {
     ParentDeathExec(Box<agent::ParentDeathExec>),
     #[command(after_help = INJECT_EXAMPLES)]
     Inject(Box<inject::InjectArgs>),
+    /// Answer an API server that asks about each new pod: a mutating webhook that adds the sidecar.
+    #[command(after_help = INJECTOR_EXAMPLES)]
+    Injector(Box<injector::InjectorArgs>),
     #[command(after_help = IPTABLES_EXAMPLES)]
     Iptables(Box<iptables::IptablesArgs>),
     /// Show which proxies have what, over all replicas of the control plane; or one proxy, or one service.
@@ -86,6 +91,13 @@ traffic.sidecar.istio.io/... (includeInboundPorts, excludeOutboundIPRanges and s
 sidecar.istio.io/... (proxyImage, proxyCPU, logLevel, interceptionMode and so on) and
 proxy.istio.io/config count; docs/inject.md lists them. The application's probes are led to the
 agent, unless sidecar.istio.io/rewriteAppHTTPProbers is \"false\".";
+
+const INJECTOR_EXAMPLES: &str = "Examples:
+  kubectl apply -k manifests/injector
+  pilothouse injector manifests | kubectl apply -f -     its certificate, and the webhook's configuration
+  kubectl label namespace default istio-injection=enabled
+
+docs/injector.md says how it is installed, what its settings are and what happens while it is down.";
 
 const IPTABLES_EXAMPLES: &str = "Examples:
   pilothouse iptables --dry-run                       show the rules that capture everything
@@ -287,6 +299,80 @@ pub struct Serve {
     )]
     pub linger: Duration,
 
+    /// Trust domain of identities: spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT. A client certificate
+    /// of another one is refused
+    #[arg(
+        long, value_name = "NAME", value_parser = flags::trust_domain,
+        default_value = names::DEFAULT_DOMAIN,
+        env = "PILOTHOUSE_TRUST_DOMAIN", help_heading = "Identity"
+    )]
+    pub trust_domain: String,
+
+    /// Whether a proxy that connects over TLS must prove who it is, by a client certificate or a token;
+    /// false serves those without, too, which may claim any namespace
+    #[arg(
+        long, value_name = "true|false", action = ArgAction::Set, default_value_t = true,
+        env = "PILOTHOUSE_REQUIRE_IDENTITY", help_heading = "Identity"
+    )]
+    pub require_identity: bool,
+
+    /// An identity that may claim any namespace, as gateways and the doctor do: NAMESPACE/SERVICE-ACCOUNT, or
+    /// NAMESPACE/*. Repeatable, or with commas between
+    #[arg(
+        long,
+        value_name = "NS/SA",
+        value_delimiter = ',',
+        env = "PILOTHOUSE_ACT_FOR",
+        help_heading = "Identity"
+    )]
+    pub act_for: Vec<AccountPattern>,
+
+    /// An identity that may read the debug pages from another machine (--secure-http-addr, istioctl over
+    /// 15012): NAMESPACE/SERVICE-ACCOUNT, NAMESPACE/*, or a group as system:serviceaccounts:NAMESPACE.
+    /// Repeatable, or with commas between
+    #[arg(
+        long,
+        value_name = "NS/SA|GROUP",
+        value_delimiter = ',',
+        env = "PILOTHOUSE_DEBUG_IDENTITIES",
+        help_heading = "Identity"
+    )]
+    pub debug_identities: Vec<ReaderPattern>,
+
+    /// How ServiceAccount tokens of proxies are verified: by the keys that the issuer publishes, or by a
+    /// TokenReview of the API server (each needs a right of its own: manifests/secure)
+    #[arg(
+        long,
+        value_enum,
+        default_value = "off",
+        env = "PILOTHOUSE_TOKEN_VERIFICATION",
+        help_heading = "Identity"
+    )]
+    pub token_verification: TokenVerification,
+
+    /// Audience that a token must have. Repeatable, or with commas between audiences; any of them will do
+    /// [default: istio-ca]
+    #[arg(
+        long,
+        value_name = "AUDIENCE",
+        value_parser = flags::audience,
+        env = "PILOTHOUSE_TOKEN_AUDIENCE",
+        value_delimiter = ',',
+        help_heading = "Identity"
+    )]
+    pub token_audience: Vec<String>,
+
+    /// Issuer of the tokens, an https URL, asked for its keys under /.well-known/openid-configuration
+    /// [default: the API server]
+    #[arg(
+        long,
+        value_name = "URL",
+        value_parser = IssuerUrl::read,
+        env = "PILOTHOUSE_TOKEN_ISSUER",
+        help_heading = "Identity"
+    )]
+    pub token_issuer: Option<IssuerUrl>,
+
     /// Bytes of one request, 4096 to 1073741824
     #[arg(
         long, value_name = "BYTES", value_parser = flags::request_bytes, default_value_t = 4 << 20,
@@ -327,7 +413,7 @@ pub struct Serve {
     )]
     pub max_requests_per_second: u32,
 
-    /// Streams from one IP address; 0 for no limit
+    /// Streams of one identity, or from one IP address without; 0 for no limit
     #[arg(
         long,
         value_name = "N",
@@ -346,8 +432,8 @@ pub struct Serve {
     )]
     pub max_views: usize,
 
-    /// Different views of the proxies that connect from one IP address: as many as a node has pods.
-    /// 0 for no limit
+    /// Different views of the proxies of one identity, or that connect from one IP address without: as
+    /// many as a node has pods. 0 for no limit
     #[arg(
         long, value_name = "N", value_parser = flags::count_limit, default_value_t = 256,
         env = "PILOTHOUSE_MAX_VIEWS_PER_PEER", help_heading = "Limits for a proxy"

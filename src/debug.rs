@@ -7,7 +7,9 @@
 //!
 //! There is no password. The listener is on loopback unless a flag opens it, which keeps other
 //! machines out; a check of the `Host` header keeps web pages in an operator's own browser out
-//! (`guard`).
+//! (`guard`). Other machines may have a listener of their own, with TLS, whose readers must prove who they
+//! are. It is a second one because `kubectl port-forward` ends on loopback in plaintext, and one listener
+//! that served both would tell them apart by address alone.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use tokio::sync::watch;
 
 use crate::certificates::Certificates;
 use crate::changes::ChangeLog;
+use crate::identity::tokens::TokenVerifier;
 use crate::model::Model;
 use crate::proxies::Proxies;
 use crate::readiness::Conditions;
@@ -43,7 +46,6 @@ mod history;
 mod index;
 mod lagging;
 mod live;
-pub mod monitoring;
 mod node_matcher;
 mod over_ads;
 pub mod page;
@@ -57,6 +59,7 @@ mod services;
 mod status;
 mod syncz;
 
+pub use guard::ReaderGuard;
 pub use over_ads::OverAds;
 use parameters::Parameters;
 pub use replica::{instance, replica};
@@ -73,6 +76,8 @@ pub struct DebugState {
     pub model: watch::Receiver<Model>,
     pub snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
     pub changes: Arc<ChangeLog>,
+    /// None if no tokens are verified.
+    pub tokens: Option<Arc<TokenVerifier>>,
     /// Shared with the monitoring port, so that both say the same.
     pub readiness: Conditions,
     /// The cluster's DNS domain, usually `cluster.local`.
@@ -276,22 +281,49 @@ pub fn router(state: DebugState) -> Result<Router, tonic_reflection::server::Err
     pool_router(&HandlerPool::new(state))
 }
 
-/// The debug port, and the same for those who ask on an xDS stream.
+/// The debug port by its ways in.
+#[derive(Clone, Debug)]
+pub struct DebugRouters {
+    /// In plaintext, on loopback unless a flag opens it.
+    pub plaintext: Router,
+    /// Over TLS, for those of `--debug-identities`.
+    pub secure: Router,
+    /// On an xDS stream.
+    pub over_ads: OverAds,
+}
+
+/// The debug port, and the same for those who ask from another machine or on an xDS stream.
 ///
 /// # Errors
 /// The descriptors for reflection do not decode.
-pub fn router_and_over_ads(
+pub fn routers(
     state: DebugState,
-) -> Result<(Router, OverAds), tonic_reflection::server::Error> {
+    guard: ReaderGuard,
+) -> Result<DebugRouters, tonic_reflection::server::Error> {
     let pool = HandlerPool::new(state);
-    let router = pool_router(&pool)?;
-    Ok((router.clone(), OverAds::new(pool, router)))
+    let plaintext = pool_router(&pool)?;
+    let readers = guard.readers.clone();
+    let secure = pages(&pool)?
+        .layer(middleware::from_fn_with_state(guard, guard::readers_only))
+        .layer(middleware::from_fn(guard::add_headers));
+    let over_ads = OverAds::new(pool, plaintext.clone(), readers);
+    Ok(DebugRouters { plaintext, secure, over_ads })
 }
 
 fn pool_router(pool: &HandlerPool) -> Result<Router, tonic_reflection::server::Error> {
+    let router = pages(pool)?;
+    // An IPv4 address in IPv6 form is the same loopback.
+    let router = match pool.state.address.to_canonical().is_loopback() {
+        true => router.layer(middleware::from_fn(guard::local_hosts_only)),
+        false => router,
+    };
+    Ok(router.layer(middleware::from_fn(guard::add_headers)))
+}
+
+/// Everything that the debug port serves, to anybody who gets here.
+fn pages(pool: &HandlerPool) -> Result<Router, tonic_reflection::server::Error> {
     // The process begins to count from here on.
     instance();
-    let address = pool.state.address;
     let mut router = Router::new();
     for page in &HANDLERS {
         let respond = move |State(pool): State<HandlerPool>, uri: Uri| async move {
@@ -305,14 +337,14 @@ fn pool_router(pool: &HandlerPool) -> Result<Router, tonic_reflection::server::E
         Parameters::read(&uri, &[])?;
         Ok::<_, DebugError>(Html(index::index()))
     };
-    let router = router
+    Ok(router
         .merge(page::routes())
         .route("/debug", get(index))
         .route("/debug/", get(index))
         .route(
             "/ready",
             get(|State(pool): State<HandlerPool>| async move {
-                monitoring::ready_page(&pool.state.readiness)
+                crate::monitoring::ready_page(&pool.state.readiness)
             }),
         )
         .fallback(|uri: Uri| async move {
@@ -320,13 +352,7 @@ fn pool_router(pool: &HandlerPool) -> Result<Router, tonic_reflection::server::E
             (StatusCode::NOT_FOUND, said)
         })
         .with_state(pool.clone())
-        .merge(csds::router(pool.clone())?);
-    // An IPv4 address in IPv6 form is the same loopback.
-    let router = match address.to_canonical().is_loopback() {
-        true => router.layer(middleware::from_fn(guard::local_hosts_only)),
-        false => router,
-    };
-    Ok(router.layer(middleware::from_fn(guard::add_headers)))
+        .merge(csds::router(pool.clone())?))
 }
 
 /// A moment as RFC 3339 in UTC, always with milliseconds.

@@ -3,7 +3,7 @@
 //!
 //! A principal is a ServiceAccount, written as SPIFFE has it (`spiffe://TRUST-DOMAIN/ns/NS/sa/SA`), whichever
 //! way it was proven. [`san`] reads the names of a certificate, [`claim`] compares what a proxy says of itself
-//! with who it is, [`allowed`] has the lists of identities that flags name.
+//! with who it is, [`allowed`] has the lists of identities that flags name, and [`tokens`] verifies tokens.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ pub mod allowed;
 pub mod authenticate;
 pub mod claim;
 pub mod san;
+pub mod tokens;
 
 pub use allowed::{ActFor, Readers};
 pub use authenticate::{Authenticated, Authenticator, Proof};

@@ -23,6 +23,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::identity::tokens::TokenMetrics;
 use crate::model::Change;
 use crate::names::ResourceType;
 
@@ -43,6 +44,36 @@ pub struct Metrics {
     probes: Counter,
     views_refused: Counter,
     events: [Counter; EventOutcome::ALL.len()],
+    authentications: [Counter; Authentication::ALL.len()],
+    /// What the verification of tokens counts.
+    pub tokens: Arc<TokenMetrics>,
+}
+
+/// Who the peer of an xDS stream was found to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authentication {
+    /// Somebody, by the client certificate or by a token.
+    Certificate,
+    Token,
+    /// Nobody, and it need not be anybody.
+    Anonymous,
+    /// Refused: it must be somebody, or what it showed does not hold.
+    Unauthenticated,
+    /// Refused: it claims to be another proxy than its identity's.
+    Denied,
+    /// Refused: it could not be told.
+    Unavailable,
+}
+
+impl Authentication {
+    const ALL: [(Self, &'static str); 6] = [
+        (Self::Certificate, "certificate"),
+        (Self::Token, "token"),
+        (Self::Anonymous, "anonymous"),
+        (Self::Unauthenticated, "unauthenticated"),
+        (Self::Denied, "denied"),
+        (Self::Unavailable, "unavailable"),
+    ];
 }
 
 /// What became of something that was to be told by a Kubernetes Event.
@@ -83,6 +114,8 @@ impl Metrics {
             probes: Counter::default(),
             views_refused: Counter::default(),
             events: Default::default(),
+            authentications: Default::default(),
+            tokens: Arc::default(),
         });
         registry.register_collector(Box::new(metrics.clone()));
         metrics
@@ -101,6 +134,11 @@ impl Metrics {
     /// Something was told by a Kubernetes Event, or was not.
     pub fn event(&self, outcome: EventOutcome) {
         self.events[outcome as usize].inc();
+    }
+
+    /// The peer of a stream was found to be somebody, or was refused for not being anybody.
+    pub fn authenticated(&self, result: Authentication) {
+        self.authentications[result as usize].inc();
     }
 
     /// A snapshot was published, and building it took this long.
@@ -269,6 +307,30 @@ impl Collector for Metrics {
                 .iter()
                 .zip(&self.events)
                 .map(|((_, name), counter)| (*name, counter.clone())),
+        )?;
+        families.labelled(
+            "pilothouse_authentications",
+            "xDS streams by what their peer was found to be, or refused for",
+            MetricType::Counter,
+            "result",
+            Authentication::ALL
+                .iter()
+                .zip(&self.authentications)
+                .map(|((_, name), counter)| (*name, counter.clone())),
+        )?;
+        families.labelled(
+            "pilothouse_token_verifications",
+            "ServiceAccount tokens of proxies, by what became of them",
+            MetricType::Counter,
+            "result",
+            self.tokens.verifications(),
+        )?;
+        families.labelled(
+            "pilothouse_token_key_fetches",
+            "Fetches of the keys that tokens are verified with",
+            MetricType::Counter,
+            "result",
+            self.tokens.key_fetches(),
         )
     }
 }

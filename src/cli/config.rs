@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 
-use clap::CommandFactory as _;
 use clap::error::ErrorKind;
+use clap::{CommandFactory as _, ValueEnum as _};
 use pilothouse_xds::session::SessionLimits;
 
 use super::{Cli, Serve, Source};
@@ -15,6 +15,8 @@ use crate::ads::ServerLimits;
 use crate::app::{self, memory};
 use crate::certificates::files::ServerFiles;
 use crate::flags::{Listen, or_any, or_forever};
+use crate::identity::tokens::{self, TokenAuthority, TokenSettings, TokenVerification};
+use crate::identity::{ActFor, Readers};
 use crate::publish::Timing;
 use crate::source::{files, kube};
 use crate::view::ViewLimits;
@@ -57,8 +59,16 @@ impl Serve {
                 app::SourceConfig::Files(files::FileSourceConfig { paths, namespaces })
             }
         };
+        let tokens = self.tokens()?;
         Ok(app::ControlPlaneConfig {
             source,
+            tokens,
+            identity: app::IdentityConfig {
+                trust_domain: self.trust_domain.clone(),
+                required: self.require_identity,
+                act_for: ActFor::new(self.act_for.clone()),
+                readers: Readers::new(self.debug_identities.clone()),
+            },
             domain: self.domain.clone(),
             grpc_addr: match self.grpc_addr {
                 Listen::At(address) => Some(address),
@@ -139,6 +149,51 @@ impl Serve {
             "{flag} is about the port with TLS, which needs a certificate: give --tls-cert and \
              --tls-key, or leave it out"
         )))
+    }
+
+    /// Whose tokens are accepted, if any.
+    fn tokens(&self) -> Result<Option<TokenSettings>, clap::Error> {
+        let has_cluster = self.source == Some(Source::Kube);
+        let context = || self.context.clone();
+        let authority = match (self.token_verification, &self.token_issuer) {
+            (TokenVerification::Off, None) if self.token_audience.is_empty() => return Ok(None),
+            (TokenVerification::Off, issuer) => {
+                let flag = match issuer {
+                    Some(_) => "--token-issuer (PILOTHOUSE_TOKEN_ISSUER)",
+                    None => "--token-audience (PILOTHOUSE_TOKEN_AUDIENCE)",
+                };
+                return Err(usage(&format!(
+                    "{flag} has no effect, since no token is verified: give --token-verification keys \
+                     (or review) as well, or leave it out"
+                )));
+            }
+            (TokenVerification::Review, Some(_)) => {
+                return Err(usage(
+                    "--token-issuer (PILOTHOUSE_TOKEN_ISSUER) has no effect with --token-verification \
+                     review: the API server knows its issuers. Leave it out, or verify by keys",
+                ));
+            }
+            (TokenVerification::Keys, Some(url)) => {
+                TokenAuthority::IssuerKeys { url: url.clone(), cluster: has_cluster.then(context) }
+            }
+            (TokenVerification::Keys | TokenVerification::Review, None) if !has_cluster => {
+                return Err(usage(
+                    "--token-verification (PILOTHOUSE_TOKEN_VERIFICATION) needs an API server to ask, \
+                     and --manifests has none: give --token-verification keys with --token-issuer URL, \
+                     or take the mesh from --source kube",
+                ));
+            }
+            (TokenVerification::Keys, None) => TokenAuthority::ApiServerKeys { context: context() },
+            (TokenVerification::Review, None) => TokenAuthority::Review { context: context() },
+        };
+        Ok(Some(TokenSettings { authority, audiences: self.audiences() }))
+    }
+
+    fn audiences(&self) -> Vec<String> {
+        match self.token_audience.as_slice() {
+            [] => vec![tokens::DEFAULT_AUDIENCE.to_owned()],
+            some => some.to_vec(),
+        }
     }
 
     fn endpoints(&self) -> kube::EndpointsKind {
@@ -232,7 +287,32 @@ impl fmt::Display for Serve {
             self.send_timeout,
             self.keepalive,
             self.shutdown_timeout,
-        )
+        )?;
+        write!(f, " trust-domain={}", self.trust_domain)?;
+        write!(f, " require-identity={}", self.require_identity)?;
+        let lists = [
+            ("act-for", self.act_for.iter().map(ToString::to_string).collect::<Vec<_>>()),
+            ("debug-identities", self.debug_identities.iter().map(ToString::to_string).collect()),
+        ];
+        for (name, list) in lists.iter().filter(|(_, list)| !list.is_empty()) {
+            write!(f, " {name}={}", list.join(","))?;
+        }
+        match self.token_verification {
+            TokenVerification::Off => f.write_str(" token-verification=off")?,
+            by => {
+                let by = by.to_possible_value();
+                let by = by.as_ref().map_or("", |value| value.get_name());
+                write!(
+                    f,
+                    " token-verification={by} token-audience={}",
+                    self.audiences().join(",")
+                )?;
+            }
+        }
+        match &self.token_issuer {
+            Some(issuer) => write!(f, " token-issuer={}", issuer.as_str()),
+            None => Ok(()),
+        }
     }
 }
 

@@ -22,7 +22,7 @@ struct Clients<C> {
     clients: Option<C>,
 }
 
-/// Istio's AdsClient; `protocol` is ours. The last three are adsz' alone.
+/// Istio's AdsClient; `protocol` and `identity` are ours. The last three are adsz' alone.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Client {
@@ -32,6 +32,9 @@ struct Client {
     #[serde(skip_serializing_if = "super::syncz::is_false")]
     probe: bool,
     address: String,
+    /// As in syncz.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<String>,
     protocol: &'static str,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_map")]
     labels: Option<Labels>,
@@ -107,11 +110,17 @@ fn write(
 }
 
 fn client(connection: &XdsStream) -> Client {
+    let (probe, identity) = connection.read(|status| {
+        let identity = status.identity.as_ref();
+        let principal = identity.and_then(|identity| identity.principal.as_ref());
+        (identity.is_some_and(|identity| identity.probe), principal.map(ToString::to_string))
+    });
     Client {
         connection_id: connection.connection_id(),
         connected_at: rfc3339(connection.connected),
-        probe: connection.status().identity.is_some_and(|identity| identity.probe),
+        probe,
         address: connection.peer.map(|peer| peer.to_string()).unwrap_or_default(),
+        identity,
         protocol: protocol(connection),
         labels: None,
         locality: None,

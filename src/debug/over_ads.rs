@@ -5,7 +5,8 @@
 //! - `istio.io/debug` (`istioctl experimental internal-debug`): any page, by its name and parameters, as
 //!   the bytes of its text.
 //!
-//! What the pages show is for those who may read the pages (`guard`); everybody else is refused.
+//! What the pages show is for those who may read the pages (`guard`), or whose identity may; everybody else is
+//! refused.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use super::client_status::{self, Budget, Detail, TooLarge};
 use super::parameters::Parameters;
 use super::response_writer::HandlerPool;
 use super::{DebugError, DebugState, find, guard};
+use crate::identity::{Principal, Readers};
 
 const SYNCZ: &str = "istio.io/debug/syncz";
 const CONFIG_DUMP: &str = "istio.io/debug/config_dump";
@@ -43,14 +45,15 @@ const NO_SUCH_PAGE: &str = "404 page not found";
 pub struct OverAds {
     pool: HandlerPool,
     router: Router,
+    readers: Readers,
 }
 
 impl OverAds {
     /// The types; what follows is a slash and more.
     pub const TYPE: &'static str = "istio.io/debug";
 
-    pub(super) fn new(pool: HandlerPool, router: Router) -> Self {
-        Self { pool, router }
+    pub(super) fn new(pool: HandlerPool, router: Router, readers: Readers) -> Self {
+        Self { pool, router, readers }
     }
 
     /// The resources of the response to a request for this type by this peer.
@@ -60,13 +63,18 @@ impl OverAds {
     pub async fn answer(
         &self,
         peer: SocketAddr,
+        principal: Option<&str>,
         type_url: &str,
         names: Vec<String>,
     ) -> Result<Vec<Arc<Resource>>, Status> {
-        if !guard::may_read(peer.ip(), self.pool.state.address) {
+        let is_reader =
+            principal.and_then(Principal::read).is_some_and(|one| self.readers.has(&one));
+        if !is_reader && !guard::may_read(peer.ip(), self.pool.state.address) {
+            let who = principal.unwrap_or("a peer without an identity");
             return Err(Status::permission_denied(format!(
                 "{type_url} shows all configuration, so it is answered to peers on loopback only (kubectl \
-                 port-forward is one), or where --http-addr opens the debug pages to other machines"
+                 port-forward is one), to those of --debug-identities (this is {who}), or where --http-addr \
+                 opens the debug pages to other machines"
             )));
         }
         match type_url {

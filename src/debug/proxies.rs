@@ -237,6 +237,8 @@ pub(super) struct Row {
     replica: &'static str,
     connected: String,
     address: Option<String>,
+    /// Who it has been authenticated as: a SPIFFE id.
+    identity: Option<String>,
     protocol: &'static str,
     probe: bool,
     state: State,
@@ -273,6 +275,7 @@ pub(super) fn row(stream: &XdsStream) -> Option<Row> {
         replica: replica(),
         connected: milliseconds(stream.connected),
         address: stream.peer.map(|peer| peer.to_string()),
+        identity: identity.principal.as_ref().map(ToString::to_string),
         protocol: protocol(stream),
         probe: identity.probe,
         state: State::of_proxy(&types),

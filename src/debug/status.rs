@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{DebugError, DebugState, Parameters, ResponseWriter, rfc3339};
 use crate::certificates::Certificates;
 use crate::certificates::files::ServerFiles;
+use crate::identity::tokens::{TokenHealth, TokenVerification};
 use crate::names::{self, ResourceType};
 
 /// Istio's ProxyPushStatus.
@@ -100,6 +101,56 @@ struct SourceStatus {
     certificates: Option<CertificatesStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     snapshot: Option<Published>,
+    /// How the tokens of proxies are verified, if they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens: Option<TokenStatus>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TokenStatus {
+    /// `keys` or `review`.
+    verification: &'static str,
+    audiences: Vec<String>,
+    #[serde(flatten)]
+    keys: Option<TokenKeys>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<String>,
+}
+
+/// The keys that tokens are verified with; they may be as old as this.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TokenKeys {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    issuer: Option<String>,
+    /// Their ids.
+    keys: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fetched: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_seconds: Option<f64>,
+}
+
+impl TokenStatus {
+    fn new(health: TokenHealth) -> Self {
+        let TokenHealth { verification, audiences, issuer, keys, fetched, last_error } = health;
+        let (verification, keys) = match verification {
+            TokenVerification::Off => ("off", None),
+            TokenVerification::Review => ("review", None),
+            TokenVerification::Keys => {
+                let (fetched, age) = fetched.unzip();
+                let keys = TokenKeys {
+                    issuer,
+                    keys,
+                    fetched: fetched.map(rfc3339),
+                    age_seconds: age.map(|age| age.as_secs_f64()),
+                };
+                ("keys", Some(keys))
+            }
+        };
+        Self { verification, audiences, keys, last_error }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -210,5 +261,6 @@ pub(super) fn sourcez(
             });
             Published { generation: snapshot.generation, views: views.collect() }
         }),
+        tokens: state.tokens.as_ref().map(|tokens| TokenStatus::new(tokens.health())),
     })
 }

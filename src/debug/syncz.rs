@@ -25,6 +25,9 @@ struct SyncStatus {
     resources: BTreeMap<&'static str, ResourceStatus>,
     connection_id: String,
     node_id: String,
+    /// Who it has been authenticated as: a SPIFFE id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<String>,
     #[serde(skip_serializing_if = "String::is_empty")]
     user_agent: String,
     /// Not the proxy itself, but a doctor or an agent that asks in its name (`user_agent`).
@@ -124,6 +127,7 @@ fn sync_status(
         resources,
         connection_id: connection.connection_id(),
         node_id: identity.node_id.to_string(),
+        identity: identity.principal.as_ref().map(ToString::to_string),
         user_agent: identity.user_agent.to_string(),
         probe: identity.probe,
         locality: identity.locality.to_string(),

@@ -1,6 +1,6 @@
 //! Names of Kubernetes and DNS.
 
-use crate::names::is_dns_label;
+use crate::names::{is_dns_label, is_trust_domain};
 
 /// A namespace, which is a DNS label.
 ///
@@ -32,6 +32,20 @@ pub fn domain(text: &str) -> Result<String, String> {
     }
 }
 
+/// The trust domain of SPIFFE ids.
+///
+/// # Errors
+/// What a trust domain looks like.
+pub fn trust_domain(text: &str) -> Result<String, String> {
+    match is_trust_domain(text) {
+        true => Ok(text.to_owned()),
+        false => {
+            Err("a trust domain, as in cluster.local, has up to 253 of a-z, 0-9, '.', '-' and '_'"
+                .to_owned())
+        }
+    }
+}
+
 /// The name of a pod, or of a machine that stands for one. It becomes a part of the node id
 /// (`type~ip~name.namespace~domain`).
 ///
@@ -42,6 +56,20 @@ pub fn pod_name(text: &str) -> Result<String, String> {
         false => Ok(text.to_owned()),
         true => Err("a pod's name has no spaces, no '/' and no '~', which divides the parts of a \
                      node id"
+            .to_owned()),
+    }
+}
+
+/// The audience of a token: any word; Kubernetes compares it to the letter.
+///
+/// # Errors
+/// What it must not contain.
+pub fn audience(text: &str) -> Result<String, String> {
+    let is_strange = |c: char| c.is_whitespace() || c.is_control();
+    match text.is_empty() || text.len() > 512 || text.contains(is_strange) {
+        false => Ok(text.to_owned()),
+        true => Err("an audience is a word of up to 512 bytes without spaces, as in istio-ca or \
+                     https://issuer.example"
             .to_owned()),
     }
 }
@@ -63,11 +91,28 @@ mod tests {
     }
 
     #[test]
+    fn a_trust_domain_is_what_spiffe_says() {
+        assert_eq!(trust_domain("corp_1.example").as_deref(), Ok("corp_1.example"));
+        for wrong in ["", "Cluster.local", "spiffe://cluster.local", "a/b", "a b", &"a".repeat(254)]
+        {
+            assert!(trust_domain(wrong).unwrap_err().contains("cluster.local"), "{wrong:?}");
+        }
+    }
+
+    #[test]
     fn a_namespace_is_a_label() {
         assert_eq!(namespace("shop-1").as_deref(), Ok("shop-1"));
         assert!(namespace("").unwrap_err().contains("all of them"));
         for wrong in ["Bad Name", "a/b", "a.b", "-a", &"a".repeat(64)] {
             assert!(namespace(wrong).unwrap_err().contains("63"), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn an_audience_is_a_word() {
+        assert_eq!(audience("https://a.b/c").as_deref(), Ok("https://a.b/c"));
+        for wrong in ["", "a b", "a\n", &"a".repeat(513)] {
+            assert!(audience(wrong).unwrap_err().contains("istio-ca"), "{wrong:?}");
         }
     }
 

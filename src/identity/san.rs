@@ -12,11 +12,11 @@ use pilothouse_xds::peer_text;
 use thiserror::Error;
 
 use super::Principal;
-use crate::names::{is_dns_label, service_of_host};
+use crate::names::{is_dns_label, is_trust_domain, service_of_host};
 
 /// Bytes of a SPIFFE id, by its specification; a longer one is refused unread.
 const MAX_SPIFFE: usize = 2048;
-/// Bytes of a ServiceAccount's name (a DNS subdomain) and of a trust domain.
+/// Bytes of a ServiceAccount's name, which is a DNS subdomain.
 const MAX_NAME: usize = 253;
 /// Bytes of a name that are shown in a refusal.
 const MAX_SHOWN: usize = 256;
@@ -99,6 +99,19 @@ impl CertificateNames {
     }
 }
 
+impl Principal {
+    /// Reads what [`Principal`] is displayed as.
+    pub fn read(id: &str) -> Option<Self> {
+        let (trust_domain, namespace, service_account) =
+            Some(id).filter(|id| is_spiffe(id)).and_then(spiffe_parts)?;
+        Some(Self {
+            trust_domain: trust_domain.into(),
+            namespace: namespace.into(),
+            service_account: service_account.into(),
+        })
+    }
+}
+
 /// The principal that all of them are.
 fn the_one(
     mut all: impl Iterator<Item = Result<Principal, SanError>>,
@@ -129,14 +142,6 @@ fn spiffe_parts(name: &str) -> Option<(&str, &str, &str)> {
     segments.next().filter(|word| *word == "sa")?;
     let service_account = segments.next().filter(|account| is_account_name(account))?;
     segments.next().is_none().then_some((trust_domain, namespace, service_account))
-}
-
-/// Lower-case letters, digits, dots, hyphens and underscores, by the SPIFFE specification.
-pub fn is_trust_domain(text: &str) -> bool {
-    let allowed = |byte: u8| {
-        byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'_')
-    };
-    (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(allowed)
 }
 
 /// A DNS subdomain, as the API server has the names of ServiceAccounts.

@@ -247,6 +247,7 @@ proptest! {
     fn every_valid_principal_is_read_back(namespace in "[a-z]([-a-z0-9]{0,20}[a-z0-9])?", account in "[a-z][a-z0-9]{0,20}(\\.[a-z0-9]{1,9}){0,3}") {
         let wanted = principal(&namespace, &account);
         let uri = wanted.to_string();
+        prop_assert_eq!(Principal::read(&uri), Some(wanted.clone()));
         prop_assert_eq!(names().principal([&*uri], []), Ok(Some(wanted)));
     }
 

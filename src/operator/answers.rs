@@ -90,6 +90,8 @@ pub(super) struct Proxy {
     #[serde(deserialize_with = "text")]
     pub(super) address: String,
     #[serde(deserialize_with = "text")]
+    pub(super) identity: String,
+    #[serde(deserialize_with = "text")]
     pub(super) protocol: String,
     pub(super) probe: bool,
     #[serde(deserialize_with = "text")]
@@ -116,6 +118,7 @@ impl Default for Proxy {
             replica: text(),
             connected: text(),
             address: text(),
+            identity: text(),
             protocol: text(),
             probe: false,
             state: text(),

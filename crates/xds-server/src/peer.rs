@@ -115,23 +115,34 @@ impl fmt::Debug for BearerToken {
     }
 }
 
+/// The bearer token of a request's headers, if there is an `authorization` header.
+///
+/// # Errors
+/// It is no bearer token, or there are several. The text does not quote it.
+pub fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let mut given = headers.get_all(AUTHORIZATION).iter();
+    let Some(first) = given.next() else { return Ok(None) };
+    let token = token_of(first.as_bytes()).filter(|_| given.next().is_none());
+    match token {
+        Some(token) => Ok(Some(token)),
+        None => Err(Refusal::Unauthenticated(format!(
+            "the authorization header must be `Bearer TOKEN`, once, with a token of at most {MAX_BEARER} \
+                 bytes"
+        ))),
+    }
+}
+
 impl BearerToken {
     /// The token of a request's headers, if there is one. On a connection that is not encrypted, anything
     /// else in the header is passed over, as it always was.
     ///
     /// # Errors
-    /// There is an `authorization` header and it is no bearer token. The text does not quote it.
+    /// See [`bearer_token`].
     pub(crate) fn of(headers: &HeaderMap, encrypted: bool) -> Result<Option<Self>, Refusal> {
-        let mut given = headers.get_all(AUTHORIZATION).iter();
-        let Some(first) = given.next() else { return Ok(None) };
-        let token = token_of(first.as_bytes()).filter(|_| given.next().is_none());
-        match token {
-            Some(token) => Ok(Some(Self(token.into()))),
-            None if !encrypted => Ok(None),
-            None => Err(Refusal::Unauthenticated(format!(
-                "the authorization header must be `Bearer TOKEN`, once, with a token of at most {MAX_BEARER} \
-                 bytes"
-            ))),
+        match bearer_token(headers) {
+            Ok(token) => Ok(token.map(|token| Self(token.into()))),
+            Err(_) if !encrypted => Ok(None),
+            Err(refusal) => Err(refusal),
         }
     }
 

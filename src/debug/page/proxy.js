@@ -35,7 +35,7 @@ export function proxyPage(main, [key]) {
     fill(head, el("h1", null, name(proxy.name), " ", badge(proxy.state)), facts([
       ["node id", name(proxy.node_id)], ["kind", proxy.kind], ["namespace", proxy.namespace && name(proxy.namespace)],
       ["zone", proxy.zone && name(proxy.zone)], ["Envoy", proxy.version && name(proxy.version)], ["replica", name(proxy.replica)],
-      ["address", proxy.address], ["protocol", proxy.protocol], ["connected", `${age(proxy.connected)} ago`],
+      ["address", proxy.address], ["identity", proxy.identity && name(proxy.identity)], ["protocol", proxy.protocol], ["connected", `${age(proxy.connected)} ago`],
       ["view", proxy.view && name(proxy.view)],
       ["acknowledged generation", proxy.generation_acknowledged], ["probe", proxy.probe ? "yes: not the proxy itself" : null],
     ]));

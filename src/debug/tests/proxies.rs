@@ -1,6 +1,33 @@
 //! The pages about proxies.
 
 use super::*;
+use crate::identity::Principal;
+
+#[tokio::test]
+async fn an_identity_is_shown_wherever_its_stream_is() {
+    let mut fixture = Fixture::new();
+    fixture.connect("details-v1.other", true);
+    let reviews = fixture.connect("reviews-v1.default", false);
+    let principal = Principal {
+        trust_domain: "cluster.local".into(),
+        namespace: "default".into(),
+        service_account: "reviews".into(),
+    };
+    reviews.update(|status| status.identity.as_mut().unwrap().principal = Some(principal));
+    let id = "spiffe://cluster.local/ns/default/sa/reviews";
+    let syncz = fixture.json("/debug/syncz").await;
+    assert_eq!((&syncz[0]["identity"], &syncz[1]["identity"]), (&Value::Null, &json!(id)));
+    for page in ["/debug/connections", "/debug/adsz"] {
+        let clients = &fixture.json(page).await["clients"];
+        assert_eq!((&clients[0]["identity"], &clients[1]["identity"]), (&Value::Null, &json!(id)));
+    }
+    let rows = fixture.json("/debug/proxies?search=reviews").await;
+    assert_eq!(rows["proxies"][0]["identity"], id);
+    let page = format!("/debug/proxies/{}", rows["proxies"][0]["key"].as_str().unwrap());
+    assert_eq!(fixture.json(&page).await["identity"], id);
+    let (_, metrics) = get_from(&fixture.monitoring, "/metrics", "10.0.0.7:15014").await;
+    assert!(!metrics.contains("spiffe"), "an identity is no label");
+}
 
 #[tokio::test]
 async fn syncz_has_istios_fields_and_our_counts() {

@@ -70,6 +70,7 @@ fn describe(proxy: &Proxy, wide: bool, screen: Screen, now: SystemTime) -> Strin
         ("Version:", &proxy.version),
         ("Replica:", &proxy.replica),
         ("Address:", &proxy.address),
+        ("Identity:", &proxy.identity),
         ("Protocol:", &proxy.protocol),
         ("Connected:", &connected.unwrap_or_default()),
         ("View:", &proxy.view),

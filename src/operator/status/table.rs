@@ -16,6 +16,7 @@ pub(super) fn of_proxies<'a>(
     if wide {
         columns.extend([elastic("ZONE"), rigid("ADDRESS"), rigid("PROTOCOL"), rigid("CONNECTED")]);
         columns.extend([rigid("GENERATION"), rigid("SENT"), rigid("ACKS"), rigid("NACKS")]);
+        columns.push(elastic("IDENTITY"));
     }
     let mut table = Table::new(&columns);
     for proxy in proxies {
@@ -39,6 +40,7 @@ pub(super) fn of_proxies<'a>(
                 Cell::new(&counts.fold(0, u64::saturating_add).to_string())
             };
             row.extend([sum(|of| of.sent), sum(|of| of.acknowledged), sum(|of| of.rejected)]);
+            row.push(Cell::new(&proxy.identity));
         }
         table.rows.push(row);
     }
@@ -81,7 +83,8 @@ mod tests {
         let probe = Proxy::read(&json!({
             "name": "doctor\u{202e}", "kind": "standalone", "replica": "pilot-b", "probe": true,
             "zone": "z1", "address": "10.0.0.1:4711", "protocol": "delta", "generation_acknowledged": 41,
-            "connected": "2026-11-26T13:00:10Z", "types": { "CDS": status("NOT SENT") },
+            "connected": "2026-11-26T13:00:10Z", "identity": "spiffe://cluster.local/ns/ops/sa/doctor",
+            "types": { "CDS": status("NOT SENT") },
         }))
         .unwrap();
         let now = time("2026-11-26T14:00:12Z").unwrap();
@@ -97,7 +100,8 @@ mod tests {
         let line = wide.lines().nth(1).unwrap();
         assert!(
             line.ends_with(
-                "z1     10.0.0.1:4711   delta      60m         41           2      1      0"
+                "z1     10.0.0.1:4711   delta      60m         41           2      1      0       \
+                 spiffe://cluster.local/ns/ops/sa/doctor"
             ),
             "{wide}"
         );
