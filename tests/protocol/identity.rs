@@ -65,8 +65,8 @@ impl Trusting {
 
     async fn channel(&self, own: Option<&Issued>) -> tonic::transport::Channel {
         let address = self.server.running.secure_grpc.unwrap();
-        let connected = xds_client::connect_by_tls(address, &self.authority.pem(), own);
-        connected.await.unwrap()
+        let pem = self.authority.pem();
+        xds_client::connect_by_tls(address, &pem, own).await.unwrap()
     }
 
     /// A stream with a certificate and an `authorization` header, or without.

@@ -17,3 +17,4 @@ mod replicas;
 mod scripted;
 mod services;
 mod storms;
+mod tls;
