@@ -46,7 +46,6 @@ mod history;
 mod index;
 mod lagging;
 mod live;
-pub mod monitoring;
 mod node_matcher;
 mod over_ads;
 pub mod page;
@@ -345,7 +344,7 @@ fn pages(pool: &HandlerPool) -> Result<Router, tonic_reflection::server::Error> 
         .route(
             "/ready",
             get(|State(pool): State<HandlerPool>| async move {
-                monitoring::ready_page(&pool.state.readiness)
+                crate::monitoring::ready_page(&pool.state.readiness)
             }),
         )
         .fallback(|uri: Uri| async move {

@@ -50,12 +50,14 @@ const MAX_SEND_BUFFER: usize = 128 << 10;
 /// Serves until `stop`; then no new connection is accepted, and it returns when the requests that are
 /// in progress are answered.
 pub async fn serve(listener: LimitedListener, router: Router, stop: CancellationToken) {
-    accept(listener, router, stop, serve_http1).await;
+    let serve = |socket, peer| serve_http1(socket, peer, router.clone(), stop.clone());
+    accept(listener, &stop, serve).await;
 }
 
 /// The same, HTTP/2 without TLS too.
 pub async fn serve_with_grpc(listener: LimitedListener, router: Router, stop: CancellationToken) {
-    accept(listener, router, stop, serve_either).await;
+    let serve = |socket, peer| serve_either(socket, peer, router.clone(), stop.clone());
+    accept(listener, &stop, serve).await;
 }
 
 /// The same over TLS. A request has the certificate of its client, if that showed one, as an extension
@@ -66,17 +68,17 @@ pub async fn serve_secure(
     acceptor: Arc<TlsAcceptor>,
     stop: CancellationToken,
 ) {
-    accept(listener, router, stop, move |socket, peer, router, stop| {
-        serve_tls(socket, peer, router, acceptor.clone(), stop)
-    })
-    .await;
+    let serve =
+        |socket, peer| serve_tls(socket, peer, router.clone(), acceptor.clone(), stop.clone());
+    accept(listener, &stop, serve).await;
 }
 
-async fn accept<F: Future<Output = ()> + Send + 'static>(
+/// Accepts connections until `stop`, has each served in a task of its own, and returns when the last has
+/// ended. `serve` sees to it that a connection ends soon after `stop`.
+pub async fn accept<F: Future<Output = ()> + Send + 'static>(
     mut listener: LimitedListener,
-    router: Router,
-    stop: CancellationToken,
-    serve: impl Fn(TcpStream, SocketAddr, Router, CancellationToken) -> F,
+    stop: &CancellationToken,
+    serve: impl Fn(TcpStream, SocketAddr) -> F,
 ) {
     let mut connections = JoinSet::new();
     let counts = listener.stats().counts;
@@ -87,7 +89,7 @@ async fn accept<F: Future<Output = ()> + Send + 'static>(
                 let evicted = CancellationToken::new();
                 let slot = listener.admit(peer.ip(), { let evicted = evicted.clone(); move || evicted.cancel() });
                 let Some(slot) = slot else { continue };
-                let served = serve(socket, peer, router.clone(), stop.clone());
+                let served = serve(socket, peer);
                 connections.spawn(async move {
                     evicted.run_until_cancelled(served).await;
                     drop(slot);

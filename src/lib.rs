@@ -61,6 +61,7 @@ pub mod file_watch;
 pub mod http_server;
 pub mod local_host;
 pub mod logging;
+pub mod monitoring;
 pub mod output;
 pub mod parts;
 pub mod readiness;

@@ -40,6 +40,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("signals", &[]),
     ("ads", &["identity", "snapshot", "view", "names", "proxies", "metrics"]),
     ("proxies", &["identity", "view"]),
+    ("monitoring", &["door", "exposition", "http_server", "readiness", "version"]),
     // Readers of everything, writers of nothing.
     (
         "metrics",
@@ -62,10 +63,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "certificates",
             "changes",
             "descriptors",
-            "exposition",
             "identity",
             "local_host",
             "model",
+            "monitoring",
             "names",
             "proxies",
             "readiness",
@@ -91,6 +92,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "http_server",
             "identity",
             "metrics",
+            "monitoring",
             "names",
             "parts",
             "proxies",
@@ -104,6 +106,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     // The sidecar's wing: the control plane is met over the network only.
     ("sidecar", &[]),
+    ("sidecar::credentials", &["causes", "sidecar::host_port"]),
     ("sidecar::host_port", &["well_known"]),
     ("sidecar::http_client", &["causes"]),
     ("sidecar::envoy_admin", &["sidecar::http_client", "well_known"]),
@@ -121,6 +124,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "output",
             "parts",
             "readiness",
+            "sidecar::credentials",
             "sidecar::doctor",
             "sidecar::envoy_admin",
             "sidecar::host_port",
@@ -146,6 +150,22 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "sidecar::injector",
+        &[
+            "causes",
+            "door",
+            "flags",
+            "http_server",
+            "kubeconfig",
+            "monitoring",
+            "output",
+            "parts",
+            "readiness",
+            "sidecar::inject",
+            "yaml",
+        ],
+    ),
+    (
         "sidecar::doctor",
         &[
             "causes",
@@ -154,6 +174,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "kubeconfig",
             "names",
             "output",
+            "sidecar::credentials",
             "sidecar::envoy_admin",
             "sidecar::host_port",
             "sidecar::http_client",
@@ -191,6 +212,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "sidecar::agent",
             "sidecar::doctor",
             "sidecar::inject",
+            "sidecar::injector",
             "sidecar::iptables",
             "source",
             "view",
@@ -209,6 +231,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "sidecar::agent",
             "sidecar::doctor",
             "sidecar::inject",
+            "sidecar::injector",
             "sidecar::iptables",
             "signals",
             "version",
@@ -254,7 +277,7 @@ fn modules_use_only_what_they_may() {
 #[test]
 fn the_modules_of_a_room_use_each_other_in_no_circle() {
     let wing = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/sidecar");
-    for room in ["agent", "doctor", "inject", "iptables"] {
+    for room in ["agent", "doctor", "inject", "injector", "iptables"] {
         let folder = wing.join(room);
         let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for (module, file) in files(&folder) {

@@ -79,7 +79,7 @@ impl Fixture {
             certificates: None,
         };
         let debug = router(state.clone()).unwrap();
-        let monitoring = monitoring::router(monitoring::MonitoringState {
+        let monitoring = crate::monitoring::router(crate::monitoring::MonitoringState {
             readiness,
             registry: Arc::new(registry),
             started,

@@ -26,6 +26,7 @@ const PARTS: &[&str] = &[
     "logging",
     "metrics",
     "model",
+    "monitoring",
     "names",
     "operator",
     "output",
