@@ -261,6 +261,17 @@ pub struct Serve {
     )]
     pub http_addr: SocketAddr,
 
+    /// Where people of other machines look: the same by TLS, for those of --debug-identities, by a client
+    /// certificate or a token. Needs --tls-cert and --tls-key; nowhere if not given
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        value_parser = flags::listen_address,
+        env = "PILOTHOUSE_SECURE_HTTP_ADDR",
+        help_heading = "Addresses"
+    )]
+    pub secure_http_addr: Option<SocketAddr>,
+
     /// Where probes and Prometheus ask (/ready, /live, /metrics, /version)
     #[arg(
         long,

@@ -29,6 +29,33 @@ fn exactly_one_source_is_needed() {
 }
 
 #[test]
+fn identities_are_named_and_debug_pages_for_nobody_are_refused() {
+    let tls = ["--manifests", "x", "--tls-cert", "c", "--tls-key", "k"];
+    let with = |more: &[&str]| serve(&[&tls[..], more].concat());
+    let config = with(&[]).unwrap().identity;
+    assert_eq!((&*config.trust_domain, config.required), ("cluster.local", true));
+    assert!(!with(&["--require-identity", "false"]).unwrap().identity.required);
+    let named = ["--act-for", "edge/gateway,ops/*", "--trust-domain", "corp.example"];
+    let config = with(&named).unwrap().identity;
+    assert_eq!(&*config.trust_domain, "corp.example");
+    let patterns = ["edge/gateway", "ops/*"].map(|one| one.parse().unwrap());
+    assert_eq!(config.act_for, crate::identity::ActFor::new(patterns.into()));
+    for (flags, words) in [
+        (&["--act-for", "gateway"][..], "NAMESPACE/SERVICE-ACCOUNT"),
+        (&["--debug-identities", "system:masters"], "system:serviceaccounts:NAMESPACE"),
+        (&["--trust-domain", "spiffe://x"], "as in cluster.local"),
+        (&["--secure-http-addr", ":8443"], "--debug-identities"),
+    ] {
+        let error = with(flags).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    assert!(with(&["--secure-http-addr", ":8443", "--debug-identities", "ops/doctor"]).is_ok());
+    let reader = ["--debug-identities", "ops/doctor", "--secure-http-addr", ":8443"];
+    let error = serve(&[&["--manifests", "x"], &reader[..]].concat()).unwrap_err().to_string();
+    assert!(error.contains("needs a certificate"), "{error}");
+}
+
+#[test]
 fn the_arguments_are_consistent() {
     Cli::command().debug_assert();
 }
