@@ -23,7 +23,7 @@ build: rust ## the release binary, target/release/pilothouse
 .PHONY: test
 test: rust envoy h2spec ## every test that needs no cluster, real Envoy included
 	@tools/need go
-	@tools/packages ip=iproute2 iptables=iptables unshare=util-linux script=bsdutils promtool=prometheus \
+	@tools/packages ip=iproute2 iptables=iptables openssl=openssl unshare=util-linux script=bsdutils promtool=prometheus \
 		zsh=zsh fish=fish mandoc=mandoc groff=groff \
 		chromium=chromium chromedriver=chromium-driver
 	cargo test --locked --workspace

@@ -3,14 +3,10 @@
 //! Addresses are bound before anything else, so that a port in use is reported at once. At shutdown the
 //! streams end first, so that proxies connect to another replica, then the source and the publisher,
 //! then the debug pages; what has not ended by the deadline is dropped.
-//!
-//! The monitoring port has a thread and a runtime of its own: however busy the data path is, the kubelet
-//! gets its answer and does not restart a replica that serves.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, SystemTime};
 
 use pilothouse_xds::FrameBuilder;
@@ -18,14 +14,13 @@ use pilothouse_xds::Interner;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::info;
 
 use crate::ads::{
     AdsServer, IstioMesh, OnDemandRequest, OnDemandTypes, ServerContext, ServerLimits,
 };
-use crate::debug::monitoring::{self, MonitoringState};
 use crate::debug::{self, DebugRouters, DebugState, OverAds, ReaderGuard};
 use crate::door::{self, LimitedListener, ServedListener, descriptors};
 use crate::events::EventReporter;
@@ -34,6 +29,7 @@ use crate::identity::tokens::{TokenSettings, TokenVerifier};
 use crate::identity::{ActFor, Authenticator, Readers};
 use crate::metrics::Metrics;
 use crate::metrics::scrape::Scrape;
+use crate::monitoring::{self, MonitoringState};
 use crate::names::{DEFAULT_DOMAIN, ResourceType};
 use crate::parts::{PartFailure, Parts};
 use crate::proxies::Proxies;
@@ -288,7 +284,8 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         http_server::serve_with_grpc(http, debug, stop)
     });
     let stop_monitoring = CancellationToken::new();
-    let ended = serve_monitoring(monitoring, monitoring_state, stop_monitoring.clone())?;
+    let ended = monitoring::serve(monitoring, monitoring_state, stop_monitoring.clone())
+        .map_err(StartError::Thread)?;
     parts.add("monitoring", stop_monitoring, |stop| async move {
         // Dropping this part ends the thread.
         let _stop = stop.drop_guard();
@@ -321,37 +318,6 @@ fn debug_types(over_ads: OverAds) -> OnDemandTypes {
         let over_ads = over_ads.clone();
         let OnDemandRequest { type_url, names, peer, principal } = request;
         async move { over_ads.answer(peer, principal.as_deref(), &type_url, names).await }
-    })
-}
-
-/// Serves the monitoring port on a thread of its own; the future ends as the thread does.
-fn serve_monitoring(
-    listener: LimitedListener,
-    state: MonitoringState,
-    stop: CancellationToken,
-) -> Result<impl Future<Output = ()> + Send + use<>, StartError> {
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
-    let listener = listener.into_std().map_err(StartError::Thread)?;
-    let (ending, ended) = oneshot::channel::<()>();
-    let serve = move || {
-        // Dropped when the thread ends, however it does.
-        let _ending = ending;
-        runtime.block_on(async {
-            match listener.into_tokio() {
-                Ok(listener) => http_server::serve(listener, monitoring::router(state), stop).await,
-                Err(error) => error!(%error, "cannot serve the monitoring port"),
-            }
-        });
-        // A page that is still being made has no reader any more.
-        runtime.shutdown_background();
-    };
-    let thread = thread::Builder::new().name("monitoring".to_owned()).spawn(serve);
-    let thread = thread.map_err(StartError::Thread)?;
-    Ok(async move {
-        _ = ended.await;
-        if let Err(panic) = thread.join() {
-            std::panic::resume_unwind(panic);
-        }
     })
 }
 

@@ -13,7 +13,7 @@ use crate::identity::allowed::{AccountPattern, ReaderPattern};
 use crate::identity::tokens::{IssuerUrl, TokenVerification};
 use crate::names;
 use crate::operator;
-use crate::sidecar::{agent, doctor, inject, iptables};
+use crate::sidecar::{agent, doctor, inject, injector, iptables};
 use crate::source::kube;
 
 mod config;
@@ -43,6 +43,9 @@ pub enum Command {
     ParentDeathExec(Box<agent::ParentDeathExec>),
     #[command(after_help = INJECT_EXAMPLES)]
     Inject(Box<inject::InjectArgs>),
+    /// Answer an API server that asks about each new pod: a mutating webhook that adds the sidecar.
+    #[command(after_help = INJECTOR_EXAMPLES)]
+    Injector(Box<injector::InjectorArgs>),
     #[command(after_help = IPTABLES_EXAMPLES)]
     Iptables(Box<iptables::IptablesArgs>),
     /// Show which proxies have what, over all replicas of the control plane; or one proxy, or one service.
@@ -88,6 +91,13 @@ traffic.sidecar.istio.io/... (includeInboundPorts, excludeOutboundIPRanges and s
 sidecar.istio.io/... (proxyImage, proxyCPU, logLevel, interceptionMode and so on) and
 proxy.istio.io/config count; docs/inject.md lists them. The application's probes are led to the
 agent, unless sidecar.istio.io/rewriteAppHTTPProbers is \"false\".";
+
+const INJECTOR_EXAMPLES: &str = "Examples:
+  kubectl apply -k manifests/injector
+  pilothouse injector manifests | kubectl apply -f -     its certificate, and the webhook's configuration
+  kubectl label namespace default istio-injection=enabled
+
+docs/injector.md says how it is installed, what its settings are and what happens while it is down.";
 
 const IPTABLES_EXAMPLES: &str = "Examples:
   pilothouse iptables --dry-run                       show the rules that capture everything

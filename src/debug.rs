@@ -45,7 +45,6 @@ mod history;
 mod index;
 mod lagging;
 mod live;
-pub mod monitoring;
 mod node_matcher;
 mod over_ads;
 pub mod page;
@@ -59,7 +58,7 @@ mod services;
 mod status;
 mod syncz;
 
-pub use guard::{ClientCertificate, ReaderGuard};
+pub use guard::ReaderGuard;
 pub use over_ads::OverAds;
 use parameters::Parameters;
 pub use replica::{instance, replica};
@@ -342,7 +341,7 @@ fn pages(pool: &HandlerPool) -> Result<Router, tonic_reflection::server::Error> 
         .route(
             "/ready",
             get(|State(pool): State<HandlerPool>| async move {
-                monitoring::ready_page(&pool.state.readiness)
+                crate::monitoring::ready_page(&pool.state.readiness)
             }),
         )
         .fallback(|uri: Uri| async move {

@@ -59,6 +59,7 @@ pub mod exposition;
 pub mod http_server;
 pub mod local_host;
 pub mod logging;
+pub mod monitoring;
 pub mod output;
 pub mod parts;
 pub mod readiness;

@@ -16,7 +16,7 @@ use crate::door::descriptors;
 use crate::logging::{self, Format, Logging};
 use crate::operator::{self, Outcome};
 use crate::output::{self, Unwritten};
-use crate::sidecar::{agent, doctor, inject, iptables};
+use crate::sidecar::{agent, doctor, inject, injector, iptables};
 use crate::signals::Signals;
 
 /// Of messages about the process itself.
@@ -29,6 +29,7 @@ pub fn main() -> ExitCode {
         Command::Agent(arguments) => agent(*arguments),
         Command::ParentDeathExec(command) => command.run(),
         Command::Inject(arguments) => done(inject::run(&arguments)),
+        Command::Injector(arguments) => injector(*arguments),
         Command::Iptables(arguments) => done(iptables::run(&arguments)),
         Command::Doctor(arguments) => doctor(&arguments),
         Command::Status(arguments) => operate(arguments.run()),
@@ -127,6 +128,49 @@ fn agent(arguments: agent::AgentArgs) -> ExitCode {
         return ExitCode::FAILURE;
     }
     said(ended.map_err(Into::into)).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+fn injector(arguments: injector::InjectorArgs) -> ExitCode {
+    if let Some(injector::InjectorCommand::Manifests(arguments)) = &arguments.command {
+        return done(injector::print_manifests(arguments));
+    }
+    let Some(_log) = start_logging(&arguments.log, LogFormat::Text) else {
+        return ExitCode::from(2);
+    };
+    warn_of_unread_variables();
+    // A review is a millisecond of one thread; as many trees of JSON are in memory as there are threads.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let Some(runtime) = said(runtime.context("cannot start the runtime")) else {
+        return ExitCode::FAILURE;
+    };
+    let ended = said(runtime.block_on(run_injector(arguments.config())));
+    runtime.shutdown_background();
+    ended.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+}
+
+/// Answers reviews until a signal asks for the end, or a part fails; a second signal ends it at once.
+async fn run_injector(config: injector::InjectorConfig) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
+    let mut running = injector::start(config).await?;
+    let failure = tokio::select! {
+        name = signals.next() => {
+            info!(target: TARGET, "{name}: ending; a second signal ends at once");
+            None
+        }
+        failure = running.failed() => {
+            error!(target: TARGET, "{failure}: ending");
+            Some(failure)
+        }
+    };
+    tokio::select! {
+        () = running.shutdown() => {}
+        name = signals.next() => bail!("{name} again: ended at once"),
+    }
+    match failure {
+        None => Ok(()),
+        Some(failure) => bail!("ended because {failure}"),
+    }
 }
 
 /// The result, or what went wrong is said.

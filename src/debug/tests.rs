@@ -78,7 +78,7 @@ impl Fixture {
             address: "127.0.0.1".parse().unwrap(),
         };
         let debug = router(state.clone()).unwrap();
-        let monitoring = monitoring::router(monitoring::MonitoringState {
+        let monitoring = crate::monitoring::router(crate::monitoring::MonitoringState {
             readiness,
             registry: Arc::new(registry),
             started,

@@ -24,6 +24,7 @@ const PARTS: &[&str] = &[
     "logging",
     "metrics",
     "model",
+    "monitoring",
     "names",
     "operator",
     "output",

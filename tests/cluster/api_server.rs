@@ -18,6 +18,7 @@ use pilothouse_testkit::{Process, free_port, get, json, repository, until};
 mod controllers;
 mod events;
 mod injected;
+mod secure;
 mod zones;
 
 /// Without slices the server's own informer of them never gets in sync; everything else serves.

@@ -144,6 +144,8 @@ async fn from_half_live_to_the_named_cause_and_back() {
     let outcome = AssertUnwindSafe(assert_walk_through(&kubectl)).catch_unwind().await;
     // Whatever happened, the cluster gets its name server back.
     story("repair_if_broken").await;
+    let webhook = ["delete", "mutatingwebhookconfiguration", "pilothouse-injector"];
+    kubectl.run(&[&webhook[..], &["--ignore-not-found"]].concat()).await;
     kubectl.run(&["delete", "namespace", NAMESPACE, "--wait=false"]).await;
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
@@ -152,6 +154,7 @@ async fn from_half_live_to_the_named_cause_and_back() {
 
 async fn assert_walk_through(kubectl: &Kubectl) {
     story("control_plane").await;
+    story("injector").await;
     story("deploy").await;
     all_show(kubectl, "2/2").await;
     traffic_passes_both_sides(kubectl).await;

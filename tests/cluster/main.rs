@@ -17,4 +17,5 @@ mod node;
 mod operator;
 mod replicas;
 mod rollout;
+mod secure;
 mod sidecars;

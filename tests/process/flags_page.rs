@@ -12,7 +12,7 @@ const HEAD: &str = "\
 
 # Flags
 
-Every flag of `serve`, `agent` and `doctor` has an environment variable that stands in for it; the command
+Every flag of `serve`, `agent`, `doctor` and `injector` has an environment variable that stands in for it; the command
 line wins. `inject` and `iptables` take flags only, so that what they write depends on nothing else; so do the
 operator's commands (`status` and what follows), for which `KUBECONFIG` and `NO_COLOR` count.
 
@@ -43,6 +43,8 @@ fn page() -> String {
     for command in command.get_subcommands().filter(|one| !one.is_hide_set()) {
         if command.get_name() != "help" {
             section(&mut page, command);
+            // One level further down: `injector manifests`.
+            command.get_subcommands().for_each(|below| section(&mut page, below));
         }
     }
     page
@@ -51,7 +53,8 @@ fn page() -> String {
 fn section(page: &mut String, command: &Command) {
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
     let about = about.trim_end_matches('.');
-    write!(page, "\n## pilothouse {}\n\n{about}.\n", command.get_name()).unwrap();
+    let name = command.get_bin_name().unwrap_or_default();
+    write!(page, "\n## {name}\n\n{about}.\n").unwrap();
     let arguments = || command.get_arguments().filter(|one| one.get_id() != "help");
     // What has no heading comes first, as in the help.
     let mut headings: Vec<Option<&str>> = Vec::new();

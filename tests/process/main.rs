@@ -6,6 +6,7 @@ mod ends;
 mod flags_page;
 mod harness;
 mod levels;
+mod make_ca;
 mod memory;
 mod output;
 mod parts;

@@ -1,9 +1,12 @@
 //! The monitoring port: `/metrics`, `/ready`, `/live`, `/version`.
 //!
-//! Open to the cluster (Prometheus, the kubelet), so it says nothing about anybody's traffic.
+//! Open to the cluster (Prometheus, the kubelet), so it says nothing about anybody's traffic. On a thread and a
+//! runtime of its own: however busy the data path is, the kubelet gets its answer and does not restart a
+//! replica that serves. Of the control plane and of the injector.
 
 use std::sync::Arc;
 use std::time::SystemTime;
+use std::{io, thread};
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -13,15 +16,19 @@ use axum::{Json, Router};
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::runtime::Builder;
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
 
-use super::rfc3339;
+use crate::door::LimitedListener;
 use crate::exposition::{OPENMETRICS, PROMETHEUS_TEXT, to_prometheus_text, wants_openmetrics};
+use crate::http_server;
 use crate::readiness::Conditions;
 use crate::version::{REVISION, VERSION};
 
 /// The page for a readiness probe.
-pub(super) fn ready_page(readiness: &Conditions) -> Response {
+pub(crate) fn ready_page(readiness: &Conditions) -> Response {
     match readiness.waiting_for() {
         None => "ready\n".into_response(),
         Some(reason) => {
@@ -51,6 +58,39 @@ pub struct MonitoringState {
 
 /// HandlerPool of metrics in the making at the same time; whoever asks for more waits.
 const SCRAPES_AT_ONCE: usize = 2;
+
+/// Serves the monitoring port on a thread of its own; the future ends as the thread does.
+///
+/// # Errors
+/// The system refuses the thread or its runtime.
+pub fn serve(
+    listener: LimitedListener,
+    state: MonitoringState,
+    stop: CancellationToken,
+) -> io::Result<impl Future<Output = ()> + Send + use<>> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let listener = listener.into_std()?;
+    let (ending, ended) = oneshot::channel::<()>();
+    let serve = move || {
+        // Dropped when the thread ends, however it does.
+        let _ending = ending;
+        runtime.block_on(async {
+            match listener.into_tokio() {
+                Ok(listener) => http_server::serve(listener, router(state), stop).await,
+                Err(error) => error!(%error, "cannot serve the monitoring port"),
+            }
+        });
+        // A page that is still being made has no reader any more.
+        runtime.shutdown_background();
+    };
+    let thread = thread::Builder::new().name("monitoring".to_owned()).spawn(serve)?;
+    Ok(async move {
+        _ = ended.await;
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    })
+}
 
 /// The monitoring port.
 pub fn router(state: MonitoringState) -> Router {
@@ -111,7 +151,7 @@ async fn version(State(state): State<MonitoringState>) -> Json<Value> {
         },
         "version": VERSION,
         "revision": revision,
-        "started": rfc3339(state.started),
+        "started": humantime::format_rfc3339(state.started).to_string(),
         "uptimeSeconds": up.as_secs(),
     }))
 }
