@@ -108,6 +108,32 @@ fn the_domain_is_compared_byte_by_byte_so_it_is_brought_into_one_form() {
     }
 }
 
+#[test]
+fn flags_of_tls_go_together() {
+    let with = |flags: &[&str]| serve(&[&["--manifests", "x"], flags].concat());
+    let all = ["--tls-cert=c", "--tls-key=k", "--client-ca=a"];
+    let config = with(&all).unwrap();
+    let tls = config.tls.unwrap();
+    assert_eq!(tls.address.to_string(), "0.0.0.0:15012");
+    assert_eq!(tls.files.client_ca, Some("a".into()));
+    assert_eq!(config.grpc_addr.unwrap().port(), 15010);
+    let secure = with(&["--tls-cert=c", "--tls-key=k", "--secure-grpc-addr=:1", "--grpc-addr=off"]);
+    let secure = secure.unwrap();
+    assert_eq!((secure.tls.unwrap().address.port(), secure.grpc_addr), (1, None));
+    assert!(with(&[]).unwrap().tls.is_none());
+    for (flags, said) in [
+        (&["--tls-cert=c"][..], "give --tls-key"),
+        (&["--tls-key=k"], "give --tls-cert"),
+        (&["--client-ca=a"], "--client-ca (PILOTHOUSE_CLIENT_CA) is about the port with TLS"),
+        (&["--secure-grpc-addr=:1"], "--secure-grpc-addr (PILOTHOUSE_SECURE_GRPC_ADDR) is about"),
+        (&["--grpc-addr=off"], "no proxy could connect"),
+    ] {
+        let error = with(flags).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains(said), "{error}");
+    }
+}
+
 /// What a flag might be given that nobody had thought of.
 const ODD: [&str; 16] = [
     "",

@@ -16,3 +16,4 @@ mod replicas;
 mod scripted;
 mod services;
 mod storms;
+mod tls;
