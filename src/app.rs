@@ -30,7 +30,7 @@ use crate::identity::{ActFor, Authenticator, Readers};
 use crate::metrics::Metrics;
 use crate::metrics::scrape::Scrape;
 use crate::monitoring::{self, MonitoringState};
-use crate::names::ResourceType;
+use crate::names::{DEFAULT_DOMAIN, ResourceType};
 use crate::parts::{PartFailure, Parts};
 use crate::proxies::Proxies;
 use crate::publish::{Publisher, Timing};
@@ -77,12 +77,37 @@ pub enum SourceConfig {
     Files(files::FileSourceConfig),
 }
 
+/// Who proxies must be, and what identities may do.
+#[derive(Clone, Debug)]
+pub struct IdentityConfig {
+    pub trust_domain: String,
+    /// Whether a proxy on an encrypted connection must prove who it is.
+    pub required: bool,
+    /// Who may claim any namespace.
+    pub act_for: ActFor,
+    /// Who may read the debug pages from another machine.
+    pub readers: Readers,
+}
+
+impl Default for IdentityConfig {
+    /// As without flags.
+    fn default() -> Self {
+        Self {
+            trust_domain: DEFAULT_DOMAIN.to_owned(),
+            required: true,
+            act_for: ActFor::default(),
+            readers: Readers::default(),
+        }
+    }
+}
+
 /// The configuration of a control plane.
 #[derive(Clone, Debug)]
 pub struct ControlPlaneConfig {
     pub source: SourceConfig,
     /// Which ServiceAccount tokens of proxies are accepted; `None` for none.
     pub tokens: Option<TokenSettings>,
+    pub identity: IdentityConfig,
     pub domain: String,
     pub grpc_addr: SocketAddr,
     pub http_addr: SocketAddr,
@@ -175,8 +200,15 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         domain: config.domain.as_str().into(),
         address: config.http_addr.ip(),
     };
-    let authenticator = Authenticator::new("cluster.local", &config.domain);
-    let reader_guard = ReaderGuard { authenticator, readers: Readers::default() };
+    let authenticator = Authenticator {
+        tokens,
+        required: config.identity.required,
+        ..Authenticator::new(&config.identity.trust_domain, &config.domain)
+    };
+    let reader_guard = ReaderGuard {
+        authenticator: Authenticator { required: false, ..authenticator.clone() },
+        readers: config.identity.readers,
+    };
     let DebugRouters { plaintext: debug, secure: _, over_ads } =
         debug::routers(debug, reader_guard)?;
 
@@ -185,8 +217,8 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
     let context = Arc::new(ServerContext {
         mesh: IstioMesh {
             metrics: metrics.clone(),
-            authenticator: Authenticator::new("cluster.local", "cluster.local"),
-            act_for: ActFor::default(),
+            authenticator,
+            act_for: config.identity.act_for,
         },
         snapshots: snapshots.clone(),
         view_registry,

@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::flags;
+use crate::identity::allowed::{AccountPattern, ReaderPattern};
 use crate::identity::tokens::{IssuerUrl, TokenVerification};
 use crate::names;
 use crate::operator;
@@ -273,6 +274,46 @@ pub struct Serve {
     )]
     pub linger: Duration,
 
+    /// Trust domain of identities: spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT. A client certificate
+    /// of another one is refused
+    #[arg(
+        long, value_name = "NAME", value_parser = flags::trust_domain,
+        default_value = names::DEFAULT_DOMAIN,
+        env = "PILOTHOUSE_TRUST_DOMAIN", help_heading = "Identity"
+    )]
+    pub trust_domain: String,
+
+    /// Whether a proxy that connects over TLS must prove who it is, by a client certificate or a token;
+    /// false serves those without, too, which may claim any namespace
+    #[arg(
+        long, value_name = "true|false", action = ArgAction::Set, default_value_t = true,
+        env = "PILOTHOUSE_REQUIRE_IDENTITY", help_heading = "Identity"
+    )]
+    pub require_identity: bool,
+
+    /// An identity that may claim any namespace, as gateways and the doctor do: NAMESPACE/SERVICE-ACCOUNT, or
+    /// NAMESPACE/*. Repeatable, or with commas between
+    #[arg(
+        long,
+        value_name = "NS/SA",
+        value_delimiter = ',',
+        env = "PILOTHOUSE_ACT_FOR",
+        help_heading = "Identity"
+    )]
+    pub act_for: Vec<AccountPattern>,
+
+    /// An identity that may read the debug pages from another machine (--secure-http-addr, istioctl over
+    /// 15012): NAMESPACE/SERVICE-ACCOUNT, NAMESPACE/*, or a group as system:serviceaccounts:NAMESPACE.
+    /// Repeatable, or with commas between
+    #[arg(
+        long,
+        value_name = "NS/SA|GROUP",
+        value_delimiter = ',',
+        env = "PILOTHOUSE_DEBUG_IDENTITIES",
+        help_heading = "Identity"
+    )]
+    pub debug_identities: Vec<ReaderPattern>,
+
     /// How ServiceAccount tokens of proxies are verified: by the keys that the issuer publishes, or by a
     /// TokenReview of the API server (each needs a right of its own: manifests/secure)
     #[arg(
@@ -347,7 +388,7 @@ pub struct Serve {
     )]
     pub max_requests_per_second: u32,
 
-    /// Streams from one IP address; 0 for no limit
+    /// Streams of one identity, or from one IP address without; 0 for no limit
     #[arg(
         long,
         value_name = "N",
@@ -366,8 +407,8 @@ pub struct Serve {
     )]
     pub max_views: usize,
 
-    /// Different views of the proxies that connect from one IP address: as many as a node has pods.
-    /// 0 for no limit
+    /// Different views of the proxies of one identity, or that connect from one IP address without: as
+    /// many as a node has pods. 0 for no limit
     #[arg(
         long, value_name = "N", value_parser = flags::count_limit, default_value_t = 256,
         env = "PILOTHOUSE_MAX_VIEWS_PER_PEER", help_heading = "Limits for a proxy"

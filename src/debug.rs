@@ -58,7 +58,7 @@ mod services;
 mod status;
 mod syncz;
 
-pub use guard::{ClientCertificate, ReaderGuard};
+pub use guard::ReaderGuard;
 pub use over_ads::OverAds;
 use parameters::Parameters;
 pub use replica::{instance, replica};

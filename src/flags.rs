@@ -15,4 +15,4 @@ pub use amount::{
     request_bytes, requests, threads, time_limit, type_limit, watch_timeout,
 };
 pub use log::log_filter;
-pub use name::{audience, domain, namespace, pod_name};
+pub use name::{audience, domain, namespace, pod_name, trust_domain};

@@ -1,23 +1,26 @@
 //! HTTP/1.1 for probes and people, with a deadline for everything that a peer can delay and a limit of
 //! connections (`door`). axum's own server has neither. Where gRPC is served too, a connection that begins
-//! as HTTP/2 does is HTTP/2.
+//! as HTTP/2 does is HTTP/2; over TLS, ALPN says which it is.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io::{self, Cursor};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::response::Response;
+use axum::{Extension, Router};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service as HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use pilothouse_xds_server::tls::read_certificate;
+use pilothouse_xds_server::{PeerCertificate, TlsAcceptor};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::{JoinError, JoinSet};
@@ -54,6 +57,19 @@ pub async fn serve(listener: LimitedListener, router: Router, stop: Cancellation
 /// The same, HTTP/2 without TLS too.
 pub async fn serve_with_grpc(listener: LimitedListener, router: Router, stop: CancellationToken) {
     let serve = |socket, peer| serve_either(socket, peer, router.clone(), stop.clone());
+    accept(listener, &stop, serve).await;
+}
+
+/// The same over TLS. A request has the certificate of its client, if that showed one, as an extension
+/// (`Arc<PeerCertificate>`).
+pub async fn serve_secure(
+    listener: LimitedListener,
+    router: Router,
+    acceptor: Arc<TlsAcceptor>,
+    stop: CancellationToken,
+) {
+    let serve =
+        |socket, peer| serve_tls(socket, peer, router.clone(), acceptor.clone(), stop.clone());
     accept(listener, &stop, serve).await;
 }
 
@@ -133,6 +149,15 @@ async fn serve_either(
     if !is_http2 {
         return serve_http1(socket, peer, router, stop).await;
     }
+    serve_http2(socket, peer, router, stop).await;
+}
+
+async fn serve_http2<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: S,
+    peer: SocketAddr,
+    router: Router,
+    stop: CancellationToken,
+) {
     let http2 = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_CALLS)
@@ -140,6 +165,41 @@ async fn serve_either(
         .max_send_buf_size(MAX_SEND_BUFFER)
         .serve_connection(TokioIo::new(socket), service(peer, router));
     run(http2, |http2| http2.graceful_shutdown(), peer, stop).await;
+}
+
+async fn serve_tls(
+    socket: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    acceptor: Arc<TlsAcceptor>,
+    stop: CancellationToken,
+) {
+    let tls = tokio_rustls::TlsAcceptor::from(acceptor.http_config());
+    let accepted = tokio::select! {
+        () = stop.cancelled() => return,
+        accepted = timeout(HEAD_TIMEOUT, tls.accept(socket)) => accepted,
+    };
+    let stream = match accepted {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return debug!(%peer, %error, "TLS handshake of HTTP refused"),
+        Err(_) => return debug!(%peer, "TLS handshake of HTTP cut"),
+    };
+    let (_, session) = stream.get_ref();
+    let shown = session.peer_certificates().and_then(|chain| chain.first());
+    let certificate: Option<Arc<PeerCertificate>> = match shown.map(|der| read_certificate(der)) {
+        None => None,
+        Some(Ok(certificate)) => Some(Arc::new(certificate)),
+        Some(Err(error)) => return debug!(%peer, %error, "client certificate of HTTP"),
+    };
+    let is_http2 = session.alpn_protocol() == Some(b"h2");
+    let router = match certificate {
+        Some(certificate) => router.layer(Extension(certificate)),
+        None => router,
+    };
+    match is_http2 {
+        true => serve_http2(stream, peer, router, stop).await,
+        false => serve_http1(stream, peer, router, stop).await,
+    }
 }
 
 /// As many bytes as tell the two apart; fewer if the peer has ended.

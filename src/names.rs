@@ -132,6 +132,15 @@ pub fn is_dns_label(text: &str) -> bool {
         && bytes.iter().copied().all(inner)
 }
 
+/// The trust domain of a SPIFFE id, by its specification: lower-case letters, digits, dots, hyphens and
+/// underscores; of a DNS name's length.
+pub fn is_trust_domain(text: &str) -> bool {
+    let allowed = |byte: u8| {
+        byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'_')
+    };
+    (1..=253).contains(&text.len()) && text.bytes().all(allowed)
+}
+
 /// Every name under which a service's `host` is looked up, the full name first.
 ///
 /// The bare name is among them only if `local`, that is for a client in the service's namespace.

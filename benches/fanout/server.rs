@@ -21,7 +21,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Options, mesh, now, process, say};
+use crate::{Options, mesh, now, process, say, tls};
 
 /// Version of the endpoints, and when the first change came that is new in it.
 type Cuts = Arc<Mutex<BTreeMap<String, f64>>>;
@@ -66,7 +66,10 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
     })?;
     let room = ConnectionLimits { total: usize::MAX, per_address: usize::MAX };
     let listener = LimitedListener::new("gRPC", listener, room);
-    let listener = ServedListener::plaintext(listener);
+    let listener = match &options.certificates {
+        Some(folder) => ServedListener::tls(listener, tls::real_acceptor(folder)?),
+        None => ServedListener::plaintext(listener),
+    };
     runtime.spawn(server.run(vec![listener], shutdown.clone()));
     runtime.spawn(publisher.run(from_source, shutdown));
 

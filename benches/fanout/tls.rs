@@ -77,6 +77,16 @@ pub(crate) fn acceptor(folder: &Path) -> anyhow::Result<TlsAcceptor> {
     Ok(Arc::new(config).into())
 }
 
+/// That of the real server.
+pub(crate) fn real_acceptor(
+    folder: &Path,
+) -> anyhow::Result<Arc<pilothouse_xds_server::tls::TlsAcceptor>> {
+    let (chain, key) = identity(folder, "server")?;
+    let client_ca = CertificateDer::from_pem_file(folder.join(CA))?;
+    let settings = pilothouse_xds_server::tls::TlsSettings::new(chain, key, Some(vec![client_ca]))?;
+    Ok(pilothouse_xds_server::tls::TlsAcceptor::new(settings))
+}
+
 pub(crate) fn connector(folder: &Path) -> anyhow::Result<TlsConnector> {
     let (chain, key) = identity(folder, "client")?;
     let mut config =

@@ -14,6 +14,7 @@ use crate::ads::ServerLimits;
 use crate::app::{self, memory};
 use crate::flags::{or_any, or_forever};
 use crate::identity::tokens::{self, TokenAuthority, TokenSettings, TokenVerification};
+use crate::identity::{ActFor, Readers};
 use crate::publish::Timing;
 use crate::source::{files, kube};
 use crate::view::ViewLimits;
@@ -57,6 +58,12 @@ impl Serve {
         Ok(app::ControlPlaneConfig {
             source,
             tokens,
+            identity: app::IdentityConfig {
+                trust_domain: self.trust_domain.clone(),
+                required: self.require_identity,
+                act_for: ActFor::new(self.act_for.clone()),
+                readers: Readers::new(self.debug_identities.clone()),
+            },
             domain: self.domain.clone(),
             grpc_addr: self.grpc_addr,
             http_addr: self.http_addr,
@@ -225,6 +232,15 @@ impl fmt::Display for Serve {
             self.keepalive,
             self.shutdown_timeout,
         )?;
+        write!(f, " trust-domain={}", self.trust_domain)?;
+        write!(f, " require-identity={}", self.require_identity)?;
+        let lists = [
+            ("act-for", self.act_for.iter().map(ToString::to_string).collect::<Vec<_>>()),
+            ("debug-identities", self.debug_identities.iter().map(ToString::to_string).collect()),
+        ];
+        for (name, list) in lists.iter().filter(|(_, list)| !list.is_empty()) {
+            write!(f, " {name}={}", list.join(","))?;
+        }
         match self.token_verification {
             TokenVerification::Off => f.write_str(" token-verification=off")?,
             by => {

@@ -70,10 +70,6 @@ pub struct ReaderGuard {
     pub readers: Readers,
 }
 
-/// The client certificate of the connection that a request came on; none if it showed none.
-#[derive(Clone, Debug)]
-pub struct ClientCertificate(pub Option<Arc<PeerCertificate>>);
-
 impl ReaderGuard {
     /// Whether the sender of a request may read the pages.
     ///
@@ -83,7 +79,7 @@ impl ReaderGuard {
         let Self { authenticator, readers } = self;
         let extensions = &request.extensions;
         let address = extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
-        let certificate = extensions.get::<ClientCertificate>().and_then(|one| one.0.as_deref());
+        let certificate = extensions.get::<Arc<PeerCertificate>>().map(|shown| &**shown);
         let credentials = PeerCredentials {
             address: address.unwrap_or(IpAddr::from([0; 4])).to_canonical(),
             encrypted: true,

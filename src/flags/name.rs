@@ -1,6 +1,6 @@
 //! Names of Kubernetes and DNS.
 
-use crate::names::is_dns_label;
+use crate::names::{is_dns_label, is_trust_domain};
 
 /// A namespace, which is a DNS label.
 ///
@@ -29,6 +29,20 @@ pub fn domain(text: &str) -> Result<String, String> {
         false => Err("a DNS domain, as in cluster.local, is made of labels of a-z, 0-9 and '-' \
                       with dots between them"
             .to_owned()),
+    }
+}
+
+/// The trust domain of SPIFFE ids.
+///
+/// # Errors
+/// What a trust domain looks like.
+pub fn trust_domain(text: &str) -> Result<String, String> {
+    match is_trust_domain(text) {
+        true => Ok(text.to_owned()),
+        false => {
+            Err("a trust domain, as in cluster.local, has up to 253 of a-z, 0-9, '.', '-' and '_'"
+                .to_owned())
+        }
     }
 }
 
@@ -73,6 +87,15 @@ mod tests {
         for wrong in ["", ".", "a b", "cluster..local", "-a", "a.local..", "a_b", &"a.".repeat(130)]
         {
             assert!(domain(wrong).unwrap_err().contains("cluster.local"), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_trust_domain_is_what_spiffe_says() {
+        assert_eq!(trust_domain("corp_1.example").as_deref(), Ok("corp_1.example"));
+        for wrong in ["", "Cluster.local", "spiffe://cluster.local", "a/b", "a b", &"a".repeat(254)]
+        {
+            assert!(trust_domain(wrong).unwrap_err().contains("cluster.local"), "{wrong:?}");
         }
     }
 

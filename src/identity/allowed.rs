@@ -1,5 +1,6 @@
 //! The identities that flags name: who may act for other namespaces, and who may read the debug pages.
 
+use std::fmt;
 use std::str::FromStr;
 
 use thiserror::Error;
@@ -33,6 +34,13 @@ impl FromStr for AccountPattern {
         let valid =
             is_dns_label(namespace) && service_account.as_deref().is_none_or(is_account_name);
         valid.then(|| Self { namespace: namespace.to_owned(), service_account }).ok_or(PatternError)
+    }
+}
+
+/// As it is written.
+impl fmt::Display for AccountPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.service_account.as_deref().unwrap_or("*"))
     }
 }
 
@@ -87,6 +95,15 @@ impl FromStr for ReaderPattern {
             return Ok(Self::Account(AccountPattern { namespace, service_account: None }));
         }
         text.parse().map(Self::Account).map_err(|PatternError| ReaderError)
+    }
+}
+
+impl fmt::Display for ReaderPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Account(account) => account.fmt(f),
+            Self::AllAccounts => f.write_str(ALL_ACCOUNTS),
+        }
     }
 }
 

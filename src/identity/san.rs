@@ -12,11 +12,11 @@ use pilothouse_xds::peer_text;
 use thiserror::Error;
 
 use super::Principal;
-use crate::names::{is_dns_label, service_of_host};
+use crate::names::{is_dns_label, is_trust_domain, service_of_host};
 
 /// Bytes of a SPIFFE id, by its specification; a longer one is refused unread.
 const MAX_SPIFFE: usize = 2048;
-/// Bytes of a ServiceAccount's name (a DNS subdomain) and of a trust domain.
+/// Bytes of a ServiceAccount's name, which is a DNS subdomain.
 const MAX_NAME: usize = 253;
 /// Bytes of a name that are shown in a refusal.
 const MAX_SHOWN: usize = 256;
@@ -142,14 +142,6 @@ fn spiffe_parts(name: &str) -> Option<(&str, &str, &str)> {
     segments.next().filter(|word| *word == "sa")?;
     let service_account = segments.next().filter(|account| is_account_name(account))?;
     segments.next().is_none().then_some((trust_domain, namespace, service_account))
-}
-
-/// Lower-case letters, digits, dots, hyphens and underscores, by the SPIFFE specification.
-pub fn is_trust_domain(text: &str) -> bool {
-    let allowed = |byte: u8| {
-        byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'_')
-    };
-    (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(allowed)
 }
 
 /// A DNS subdomain, as the API server has the names of ServiceAccounts.

@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 use pilothouse::ads::ServerLimits;
-use pilothouse::app::{self, ControlPlane, ControlPlaneConfig, SourceConfig};
+use pilothouse::app::{self, ControlPlane, ControlPlaneConfig, IdentityConfig, SourceConfig};
 use pilothouse::publish::Timing;
 use pilothouse::source::files;
 use pilothouse::view::ViewLimits;
@@ -43,6 +43,7 @@ impl Server {
         let any_port = "127.0.0.1:0".parse().unwrap();
         let mut config = ControlPlaneConfig {
             tokens: None,
+            identity: IdentityConfig::default(),
             source: SourceConfig::Files(files::FileSourceConfig {
                 paths: vec![folder.path().to_owned()],
                 namespaces: Vec::new(),

@@ -29,6 +29,9 @@ use turns::HandshakeTurns;
 /// The protocol that ALPN must agree on.
 const H2: &[u8] = b"h2";
 
+/// The other one that browsers and curl offer.
+const HTTP1: &[u8] = b"http/1.1";
+
 static VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
 
 /// Why a certificate cannot be served.
@@ -174,6 +177,13 @@ impl TlsAcceptor {
     /// How many handshakes have ended so.
     pub fn count(&self, result: HandshakeResult) -> u64 {
         self.results[result as usize].load(Ordering::Relaxed)
+    }
+
+    /// The same for a listener of HTTP: HTTP/2 or HTTP/1.1 by ALPN, as the client prefers.
+    pub fn http_config(&self) -> Arc<ServerConfig> {
+        let mut config = (*self.config()).clone();
+        config.alpn_protocols.push(HTTP1.to_vec());
+        Arc::new(config)
     }
 
     fn config(&self) -> Arc<ServerConfig> {

@@ -132,8 +132,9 @@ impl ApiServer {
         match request(client, path).await {
             Ok(document) => Ok(document),
             Err(Failure::Status(403, said)) => Err(format!(
-                "403 Forbidden: {said}; the ClusterRole system:service-account-issuer-discovery must \
-                 be bound to the control plane's ServiceAccount (manifests/secure/tokens-keys)"
+                "403 Forbidden: {said}; give the control plane's ServiceAccount the ClusterRole \
+                 system:service-account-issuer-discovery, which Kubernetes gives to every one unless \
+                 told otherwise"
             )),
             Err(failure) => Err(format!("{path} of the API server: {failure}")),
         }
@@ -167,17 +168,21 @@ async fn get(address: &str, cluster_ca: &[Vec<u8>]) -> Result<Bytes, String> {
         let client = Client::try_from(config).map_err(|error| with_causes(&error));
         request(&client.map_err(Failure::Connection)?, &path).await
     };
-    let by_cluster = match cluster_ca {
-        [] => None,
-        some => Some(with_cas(Some(some.to_vec())).await),
-    };
     let said = |failure: Failure| format!("{address}: {failure}");
-    match by_cluster {
-        Some(Ok(document)) => return Ok(document),
-        Some(Err(failure @ Failure::Status(..))) => return Err(said(failure)),
-        Some(Err(Failure::Connection(_))) | None => {}
+    let mut by_cluster = None;
+    if !cluster_ca.is_empty() {
+        match with_cas(Some(cluster_ca.to_vec())).await {
+            Ok(document) => return Ok(document),
+            Err(Failure::Connection(error)) => by_cluster = Some(error),
+            Err(failure) => return Err(said(failure)),
+        }
     }
-    with_cas(None).await.map_err(said)
+    with_cas(None).await.map_err(|failure| match (&failure, by_cluster) {
+        (Failure::Connection(error), Some(other)) if *error != other => {
+            format!("{address}: {error}; with the cluster's CA: {other}")
+        }
+        _ => said(failure),
+    })
 }
 
 fn prepare(config: &mut Config) {
@@ -190,14 +195,17 @@ fn prepare(config: &mut Config) {
 enum Failure {
     /// An answer, but not the document.
     Status(u16, String),
+    /// None: nobody is there, or nobody who is believed.
     Connection(String),
+    /// One that breaks off or is too long.
+    Body(String),
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Status(code, said) => write!(f, "status {code} ({said})"),
-            Self::Connection(error) => f.write_str(error),
+            Self::Connection(error) | Self::Body(error) => f.write_str(error),
         }
     }
 }
@@ -209,7 +217,7 @@ async fn request(client: &Client, path: &str) -> Result<Bytes, Failure> {
     let response = client.send(request).await.map_err(|error| failed(&error))?;
     let status = response.status();
     let body = Limited::new(response.into_body(), MAX_DOCUMENT_BYTES).collect().await;
-    let body = body.map_err(|error| failed(&*error))?.to_bytes();
+    let body = body.map_err(|error| Failure::Body(with_causes(&*error)))?.to_bytes();
     match status.is_success() {
         true => Ok(body),
         false => Err(Failure::Status(status.as_u16(), words(&body))),

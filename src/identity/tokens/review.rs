@@ -86,7 +86,7 @@ impl Reviewer {
             Ok(review) => Ok(review.status.unwrap_or_default()),
             Err(Error::Api(status)) if status.code == 403 => Err(format!(
                 "403 Forbidden: {}; a ClusterRole must allow to create tokenreviews \
-                 (manifests/secure/tokens-review)",
+                 (manifests/secure/token-review)",
                 status.message
             )),
             Err(error) => Err(with_causes(&error)),
