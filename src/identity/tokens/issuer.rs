@@ -212,7 +212,9 @@ impl std::fmt::Display for Failure {
 
 async fn request(client: &Client, path: &str) -> Result<Bytes, Failure> {
     let failed = |error: &dyn std::error::Error| Failure::Connection(with_causes(error));
-    let request = Request::get(path).header(ACCEPT, "application/json").body(Body::empty());
+    // The document is the one, the keys are the other and nothing else: Kubernetes 1.35 answers 406.
+    let accepted = "application/json, application/jwk-set+json";
+    let request = Request::get(path).header(ACCEPT, accepted).body(Body::empty());
     let request = request.map_err(|error| failed(&error))?;
     let response = client.send(request).await.map_err(|error| failed(&error))?;
     let status = response.status();
