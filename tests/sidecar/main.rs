@@ -5,8 +5,10 @@
 mod agent;
 mod bootstrap;
 mod dns;
+mod doctor_tls;
 mod door;
 mod end;
 mod init;
 mod probes;
 mod ready;
+mod stand_in;

@@ -112,6 +112,12 @@ pub(super) async fn detect_protocol(
     Protocol::Other(first)
 }
 
+/// Whether TLS is spoken there.
+pub(super) async fn speaks_tls(address: SocketAddr, limit: Duration) -> bool {
+    let Ok(stream) = tcp(address, limit).await else { return false };
+    first_response(stream, &client_hello(address.ip()), limit).await == Some(Protocol::Tls)
+}
+
 /// Whether HTTP/2 is spoken there without TLS.
 pub(super) async fn speaks_http2(address: SocketAddr, limit: Duration) -> bool {
     let Ok(stream) = tcp(address, limit).await else { return false };

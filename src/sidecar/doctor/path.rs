@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::connect::{self, Connection};
+use super::connect::{self, Connection, Protocol};
 use super::deadline::Deadline;
 use super::envoy;
 use super::finding::{Code, Diagnosis, Finding, Link, LinkState};
@@ -299,6 +299,13 @@ impl Walk<'_> {
                 return Err(self.broken("gRPC", since, said, finding));
             }
         };
+        // A TLS port may answer plaintext in HTTP/2, to say that it has none.
+        if tls.is_none() && connect::speaks_tls(address, self.deadline.optional_step()).await {
+            let speech = Protocol::Tls;
+            if let Some((said, finding)) = wrong_protocol(&speech, address, limit) {
+                return Err(self.broken("gRPC", since, said, finding));
+            }
+        }
         let finding = Finding::new(
             Code::NotGrpc,
             format!("{address} speaks HTTP/2 but not gRPC: it answers {said}"),
