@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+mod app_metrics;
 mod app_probes;
 mod application;
 mod args;
@@ -39,12 +40,16 @@ pub mod readiness;
 mod reap;
 mod status;
 pub mod template;
+mod wait;
 
+pub use app_metrics::{APP_METRICS, check_metrics_path};
 pub use app_probes::{APP_HEALTH, APP_LIFECYCLE, APP_PROBERS};
 pub use args::{AgentArgs, ProxyType, Xds};
 pub use envoy::{ParentDeathExec, check_component_log_levels, check_log_level};
 pub use proxy_config::{ProxyConfig, ProxyConfigError};
+pub use wait::AgentWaitArgs;
 
+use app_metrics::AppMetrics;
 use app_probes::AppProbes;
 use config::AgentConfig;
 use credentials::CredentialsMissing;
@@ -167,7 +172,12 @@ fn start_pages(
         quit: shutdown.quit.clone(),
         inbound_only: config.is_sidecar(),
         probes,
+        application: config
+            .app_metrics
+            .clone()
+            .map(|target| AppMetrics::new(target, config.node.addresses[0])),
         failed_scrapes: Default::default(),
+        failed_app_scrapes: Default::default(),
     };
     let pages = status::router(Arc::new(pages));
     let mut parts = Parts::default();

@@ -117,19 +117,23 @@ fn settings(text: &str) -> String {
     let lines = text.lines().filter_map(|line| line.strip_prefix("# flags: "));
     let mut settings = String::new();
     let mut native = "never";
-    for flag in lines.flat_map(str::split_whitespace) {
-        let (name, value) = flag.split_once('=').unwrap_or((flag, "true"));
+    let mut words = lines.flat_map(str::split_whitespace).peekable();
+    while let Some(flag) = words.next() {
+        let (name, value) = match flag.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (flag, words.next_if(|next| !next.starts_with('-'))),
+        };
         if name == "--native-sidecar" {
-            native = "always";
+            native = value.unwrap_or("always");
             continue;
         }
-        let mut words = name.trim_start_matches('-').split('-');
-        let mut camel = words.next().unwrap().to_owned();
-        for word in words {
-            camel.push_str(&word[..1].to_uppercase());
-            camel.push_str(&word[1..]);
+        let mut parts = name.trim_start_matches('-').split('-');
+        let mut camel = parts.next().unwrap().to_owned();
+        for part in parts {
+            camel.push_str(&part[..1].to_uppercase());
+            camel.push_str(&part[1..]);
         }
-        settings += &format!("{camel}: {value:?}\n");
+        settings += &format!("{camel}: {:?}\n", value.unwrap_or("true"));
     }
     format!("{settings}nativeSidecars: {native}\n")
 }

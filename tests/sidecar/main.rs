@@ -9,6 +9,7 @@ mod doctor_tls;
 mod door;
 mod end;
 mod init;
+mod metrics;
 mod probes;
 mod ready;
 mod stand_in;

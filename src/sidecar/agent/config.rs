@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::app_metrics::{APP_METRICS, AppMetricsError, Target};
 use super::app_probes::{APP_PROBERS, Probers, ProbersError};
 use super::args::{AgentArgs, ProxyType, Xds, everywhere};
 use super::node::{self, Node};
@@ -47,6 +48,8 @@ pub enum ConfigError {
     DrainSeconds { found: String },
     #[error("{APP_PROBERS}: {0}")]
     Probers(#[from] ProbersError),
+    #[error("{APP_METRICS}: {0}")]
+    AppMetrics(#[from] AppMetricsError),
     #[error(transparent)]
     Node(#[from] node::NodeError),
 }
@@ -71,6 +74,8 @@ pub struct AgentConfig {
     pub template: Option<PathBuf>,
     pub drain_policy: DrainPolicy,
     pub probers: Probers,
+    /// Where the application's own metrics are, if they are to be merged.
+    pub app_metrics: Option<Target>,
 }
 
 /// How Envoy is called.
@@ -138,6 +143,7 @@ impl AgentConfig {
             template: args.template.clone(),
             drain_policy,
             probers: Probers::parse(probers)?,
+            app_metrics: Target::parse(environment.get(APP_METRICS).map(String::as_str))?,
             node: Node::new(identity(args, addresses), environment)?,
         })
     }
