@@ -29,6 +29,33 @@ fn exactly_one_source_is_needed() {
 }
 
 #[test]
+fn identities_are_named_and_debug_pages_for_nobody_are_refused() {
+    let tls = ["--manifests", "x", "--tls-cert", "c", "--tls-key", "k"];
+    let with = |more: &[&str]| serve(&[&tls[..], more].concat());
+    let config = with(&[]).unwrap().identity;
+    assert_eq!((&*config.trust_domain, config.required), ("cluster.local", true));
+    assert!(!with(&["--require-identity", "false"]).unwrap().identity.required);
+    let named = ["--act-for", "edge/gateway,ops/*", "--trust-domain", "corp.example"];
+    let config = with(&named).unwrap().identity;
+    assert_eq!(&*config.trust_domain, "corp.example");
+    let patterns = ["edge/gateway", "ops/*"].map(|one| one.parse().unwrap());
+    assert_eq!(config.act_for, crate::identity::ActFor::new(patterns.into()));
+    for (flags, words) in [
+        (&["--act-for", "gateway"][..], "NAMESPACE/SERVICE-ACCOUNT"),
+        (&["--debug-identities", "system:masters"], "system:serviceaccounts:NAMESPACE"),
+        (&["--trust-domain", "spiffe://x"], "as in cluster.local"),
+        (&["--secure-http-addr", ":8443"], "--debug-identities"),
+    ] {
+        let error = with(flags).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    assert!(with(&["--secure-http-addr", ":8443", "--debug-identities", "ops/doctor"]).is_ok());
+    let reader = ["--debug-identities", "ops/doctor", "--secure-http-addr", ":8443"];
+    let error = serve(&[&["--manifests", "x"], &reader[..]].concat()).unwrap_err().to_string();
+    assert!(error.contains("needs a certificate"), "{error}");
+}
+
+#[test]
 fn the_arguments_are_consistent() {
     Cli::command().debug_assert();
 }
@@ -105,6 +132,32 @@ fn the_domain_is_compared_byte_by_byte_so_it_is_brought_into_one_form() {
     assert_eq!(domain("Cluster.Local.").unwrap(), "cluster.local");
     for wrong in ["", "a b"] {
         assert!(domain(wrong).unwrap_err().to_string().contains("--domain"), "{wrong:?}");
+    }
+}
+
+#[test]
+fn flags_of_tls_go_together() {
+    let with = |flags: &[&str]| serve(&[&["--manifests", "x"], flags].concat());
+    let all = ["--tls-cert=c", "--tls-key=k", "--client-ca=a"];
+    let config = with(&all).unwrap();
+    let tls = config.tls.unwrap();
+    assert_eq!(tls.address.to_string(), "0.0.0.0:15012");
+    assert_eq!(tls.files.client_ca, Some("a".into()));
+    assert_eq!(config.grpc_addr.unwrap().port(), 15010);
+    let secure = with(&["--tls-cert=c", "--tls-key=k", "--secure-grpc-addr=:1", "--grpc-addr=off"]);
+    let secure = secure.unwrap();
+    assert_eq!((secure.tls.unwrap().address.port(), secure.grpc_addr), (1, None));
+    assert!(with(&[]).unwrap().tls.is_none());
+    for (flags, said) in [
+        (&["--tls-cert=c"][..], "give --tls-key"),
+        (&["--tls-key=k"], "give --tls-cert"),
+        (&["--client-ca=a"], "--client-ca (PILOTHOUSE_CLIENT_CA) is about the port with TLS"),
+        (&["--secure-grpc-addr=:1"], "--secure-grpc-addr (PILOTHOUSE_SECURE_GRPC_ADDR) is about"),
+        (&["--grpc-addr=off"], "no proxy could connect"),
+    ] {
+        let error = with(flags).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains(said), "{error}");
     }
 }
 

@@ -13,3 +13,4 @@ mod metrics;
 mod probes;
 mod ready;
 mod stand_in;
+mod tls;

@@ -299,12 +299,8 @@ impl Walk<'_> {
                 return Err(self.broken("gRPC", since, said, finding));
             }
         };
-        // A TLS port may answer plaintext in HTTP/2, to say that it has none.
-        if tls.is_none() && connect::speaks_tls(address, self.deadline.optional_step()).await {
-            let speech = Protocol::Tls;
-            if let Some((said, finding)) = wrong_protocol(&speech, address, limit) {
-                return Err(self.broken("gRPC", since, said, finding));
-            }
+        if let Some(broken) = self.plaintext_to_tls("gRPC", since, address, tls.is_some()).await {
+            return Err(broken);
         }
         let finding = Finding::new(
             Code::NotGrpc,
@@ -312,6 +308,22 @@ impl Walk<'_> {
             "correct the discovery address: Pilot serves ADS on port 15010",
         );
         Err(self.broken("gRPC", since, said, finding))
+    }
+
+    /// A TLS port may answer plaintext in HTTP/2, to say that it speaks none.
+    async fn plaintext_to_tls(
+        &mut self,
+        link: &'static str,
+        since: Instant,
+        address: SocketAddr,
+        over_tls: bool,
+    ) -> Option<Finding> {
+        let limit = self.deadline.optional_step();
+        if over_tls || !connect::speaks_tls(address, limit).await {
+            return None;
+        }
+        let (said, finding) = wrong_protocol(&Protocol::Tls, address, limit)?;
+        Some(self.broken(link, since, said, finding))
     }
 
     /// The monitoring port. Its staleness is a fault to be told last: proxies are served all the
@@ -360,6 +372,10 @@ impl Walk<'_> {
                 Ok(())
             }
             Ok(Err(status)) => {
+                let over_tls = loaded.is_some();
+                if let Some(broken) = self.plaintext_to_tls("ADS", since, address, over_tls).await {
+                    return Err(broken);
+                }
                 let said = format!("{:?}", status.code());
                 let refused = tls_verdict::identity_refused(address, id, &status, loaded);
                 let (finding, validity) =
