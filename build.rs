@@ -12,7 +12,7 @@ use protox::prost::Message;
 
 /// Everything that is served, shown or may stand in an `Any` of what is served, and what a sidecar's
 /// bootstrap is made of. Imports follow.
-const ENVOY: [&str; 25] = [
+const ENVOY: [&str; 29] = [
     "envoy/admin/v3/config_dump.proto",
     "envoy/config/bootstrap/v3/bootstrap.proto",
     "envoy/config/cluster/v3/cluster.proto",
@@ -20,9 +20,12 @@ const ENVOY: [&str; 25] = [
     "envoy/config/listener/v3/listener.proto",
     "envoy/config/route/v3/route.proto",
     "envoy/extensions/clusters/dns/v3/dns_cluster.proto",
+    "envoy/extensions/filters/http/credential_injector/v3/credential_injector.proto",
     "envoy/extensions/filters/http/header_to_metadata/v3/header_to_metadata.proto",
+    "envoy/extensions/http/injected_credentials/generic/v3/generic.proto",
     "envoy/extensions/http/early_header_mutation/header_mutation/v3/header_mutation.proto",
     "envoy/extensions/filters/http/router/v3/router.proto",
+    "envoy/extensions/filters/http/upstream_codec/v3/upstream_codec.proto",
     "envoy/extensions/filters/listener/http_inspector/v3/http_inspector.proto",
     "envoy/extensions/filters/listener/original_dst/v3/original_dst.proto",
     "envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto",
@@ -31,6 +34,7 @@ const ENVOY: [&str; 25] = [
     "envoy/extensions/resource_monitors/downstream_connections/v3/downstream_connections.proto",
     "envoy/extensions/retry/host/previous_hosts/v3/previous_hosts.proto",
     "envoy/extensions/transport_sockets/raw_buffer/v3/raw_buffer.proto",
+    "envoy/extensions/transport_sockets/tls/v3/tls.proto",
     "envoy/extensions/upstreams/http/v3/http_protocol_options.proto",
     "envoy/service/cluster/v3/cds.proto",
     "envoy/service/discovery/v3/ads.proto",

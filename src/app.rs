@@ -79,13 +79,6 @@ pub enum SourceConfig {
     Files(files::FileSourceConfig),
 }
 
-/// The listener with TLS.
-#[derive(Clone, Debug)]
-pub struct TlsConfig {
-    pub address: SocketAddr,
-    pub files: ServerFiles,
-}
-
 /// Who proxies must be, and what identities may do.
 #[derive(Clone, Debug)]
 pub struct IdentityConfig {
@@ -110,6 +103,13 @@ impl Default for IdentityConfig {
     }
 }
 
+/// The listener with TLS.
+#[derive(Clone, Debug)]
+pub struct TlsConfig {
+    pub address: SocketAddr,
+    pub files: ServerFiles,
+}
+
 /// The configuration of a control plane.
 #[derive(Clone, Debug)]
 pub struct ControlPlaneConfig {
@@ -123,6 +123,8 @@ pub struct ControlPlaneConfig {
     /// xDS over TLS, if it is served.
     pub tls: Option<TlsConfig>,
     pub http_addr: SocketAddr,
+    /// The debug pages over TLS for those who may read them, if they are served; needs `tls`.
+    pub secure_http_addr: Option<SocketAddr>,
     pub monitoring_addr: SocketAddr,
     pub timing: Timing,
     pub limits: ServerLimits,
@@ -155,6 +157,7 @@ pub struct ControlPlane {
     pub grpc: Option<SocketAddr>,
     pub secure_grpc: Option<SocketAddr>,
     pub http: SocketAddr,
+    pub secure_http: Option<SocketAddr>,
     pub monitoring: SocketAddr,
     shutdown_timeout: Duration,
     parts: Parts,
@@ -183,12 +186,24 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         grpc.push((DOORS[1], bind("--secure-grpc-addr", tls.address).await?));
     }
     let (http, http_addr) = bind("--http-addr", config.http_addr).await?;
+    let secure_http = match config.secure_http_addr.filter(|_| config.tls.is_some()) {
+        Some(address) => Some(bind("--secure-http-addr", address).await?),
+        None => None,
+    };
     let (monitoring, monitoring_addr) = bind("--monitoring-addr", config.monitoring_addr).await?;
     let listener_limits = descriptors::listener_limits(config.limits.connections);
     let grpc = GrpcListeners::new(grpc, listener_limits.grpc);
     let certificates = config.tls.map(|tls| Certificates::load(tls.files)).transpose()?;
     let (certificates, reloader) = certificates.unzip();
-    let http = LimitedListener::new("debug", http, listener_limits.http);
+    let debug_limits = match secure_http {
+        Some(_) => descriptors::halved(listener_limits.http),
+        None => listener_limits.http,
+    };
+    let http = LimitedListener::new("debug", http, debug_limits);
+    let secure_http = secure_http.map(|(listener, address)| {
+        (LimitedListener::new("secure debug", listener, debug_limits), address)
+    });
+    let secure_http_addr = secure_http.as_ref().map(|(_, address)| *address);
     let monitoring = LimitedListener::new("monitoring", monitoring, listener_limits.http);
     if let SourceConfig::Files(files) = &config.source {
         files::check_paths(files)?;
@@ -233,7 +248,7 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         authenticator: Authenticator { required: false, ..authenticator.clone() },
         readers: config.identity.readers,
     };
-    let DebugRouters { plaintext: debug, secure: _, over_ads } =
+    let DebugRouters { plaintext: debug, secure: secure_debug, over_ads } =
         debug::routers(debug, reader_guard)?;
 
     let stop_streams = CancellationToken::new();
@@ -273,7 +288,11 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
     };
     let others = [("debug listener", &http), ("monitoring listener", &monitoring)];
     let others = others.map(|(part, listener)| (part, listener.stats()));
-    let listeners: Vec<_> = grpc.stats().into_iter().chain(others).collect();
+    let secure_debug_listener = secure_http.as_ref();
+    let secure_debug_listener =
+        secure_debug_listener.map(|(listener, _)| ("secure debug listener", listener.stats()));
+    let listeners: Vec<_> =
+        grpc.stats().into_iter().chain(others).chain(secure_debug_listener).collect();
     let started = SystemTime::now();
     registry.register_collector(Box::new(Scrape {
         proxies,
@@ -316,6 +335,12 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
     parts.add("debug pages", CancellationToken::new(), |stop| {
         http_server::serve_with_grpc(http, debug, stop)
     });
+    if let (Some((listener, _)), Some(certificates)) = (secure_http, &certificates) {
+        let acceptor = certificates.acceptor().clone();
+        parts.add("debug pages over TLS", CancellationToken::new(), |stop| {
+            http_server::serve_secure(listener, secure_debug, acceptor, stop)
+        });
+    }
     let stop_monitoring = CancellationToken::new();
     let ended = monitoring::serve(monitoring, monitoring_state, stop_monitoring.clone())
         .map_err(StartError::Thread)?;
@@ -335,12 +360,15 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
     info!(
         grpc = grpc_addr.map(tracing::field::display),
         secure_grpc = secure_addr.map(tracing::field::display),
-        http = %http_addr, monitoring = %monitoring_addr, "listening"
+        http = %http_addr,
+        secure_http = secure_http_addr.map(tracing::field::display),
+        monitoring = %monitoring_addr, "listening"
     );
     Ok(ControlPlane {
         grpc: grpc_addr,
         secure_grpc: secure_addr,
         http: http_addr,
+        secure_http: secure_http_addr,
         monitoring: monitoring_addr,
         shutdown_timeout: config.shutdown_timeout,
         parts,

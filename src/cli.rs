@@ -39,6 +39,7 @@ pub enum Command {
     Doctor(Box<doctor::args::DoctorArgs>),
     /// Run an Envoy beside a workload: write its bootstrap, start it, answer for its readiness.
     Agent(Box<agent::AgentArgs>),
+    AgentWait(agent::AgentWaitArgs),
     #[command(hide = true)]
     ParentDeathExec(Box<agent::ParentDeathExec>),
     #[command(after_help = INJECT_EXAMPLES)]
@@ -89,7 +90,7 @@ Left alone, and said so: pods on their node's network, pods with the label or an
 sidecar.istio.io/inject: \"false\", pods that have their sidecar. Istio's annotations
 traffic.sidecar.istio.io/... (includeInboundPorts, excludeOutboundIPRanges and so on),
 sidecar.istio.io/... (proxyImage, proxyCPU, logLevel, interceptionMode and so on) and
-proxy.istio.io/config count; docs/inject.md lists them. The application's probes are led to the
+proxy.istio.io/config count; docs/injection.md lists them. The application's probes are led to the
 agent, unless sidecar.istio.io/rewriteAppHTTPProbers is \"false\".";
 
 const INJECTOR_EXAMPLES: &str = "Examples:
@@ -259,6 +260,17 @@ pub struct Serve {
         help_heading = "Addresses"
     )]
     pub http_addr: SocketAddr,
+
+    /// Where people of other machines look: the same by TLS, for those of --debug-identities, by a client
+    /// certificate or a token. Needs --tls-cert and --tls-key; nowhere if not given
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        value_parser = flags::listen_address,
+        env = "PILOTHOUSE_SECURE_HTTP_ADDR",
+        help_heading = "Addresses"
+    )]
+    pub secure_http_addr: Option<SocketAddr>,
 
     /// Where probes and Prometheus ask (/ready, /live, /metrics, /version)
     #[arg(

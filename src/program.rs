@@ -27,6 +27,7 @@ pub fn main() -> ExitCode {
     match cli::parse().command {
         Command::Serve(arguments) => serve(*arguments),
         Command::Agent(arguments) => agent(*arguments),
+        Command::AgentWait(arguments) => agent_wait(&arguments),
         Command::ParentDeathExec(command) => command.run(),
         Command::Inject(arguments) => done(inject::run(&arguments)),
         Command::Injector(arguments) => injector(*arguments),
@@ -81,6 +82,13 @@ fn done(result: anyhow::Result<()>) -> ExitCode {
         output::eprint_line(format_args!("error: {problem:#}"));
     }
     ExitCode::FAILURE
+}
+
+fn agent_wait(arguments: &agent::AgentWaitArgs) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => done(runtime.block_on(arguments.run())),
+        Err(problem) => done(Err(problem).context("cannot start the runtime")),
+    }
 }
 
 fn doctor(arguments: &doctor::args::DoctorArgs) -> ExitCode {

@@ -6,6 +6,7 @@
 //! - `agent` runs its Envoy, `doctor` says why an Envoy has no config.
 
 // What they share.
+pub mod credentials;
 pub mod envoy_admin;
 pub mod host_port;
 pub mod http_client;

@@ -4,6 +4,8 @@
 
 /// The control plane: xDS over plaintext gRPC.
 pub const XDS_PORT: u16 = 15010;
+/// The control plane: xDS over TLS.
+pub const SECURE_XDS_PORT: u16 = 15012;
 /// The control plane: `/ready`, `/live`, `/metrics`, `/version`.
 pub const MONITORING_PORT: u16 = 15014;
 /// The control plane: the debug pages.
@@ -40,6 +42,8 @@ pub const PROXY_UID: u32 = 1337;
 
 /// Where a proxy looks for its control plane unless it is told otherwise: `SERVICE.NAMESPACE:PORT`.
 pub const DEFAULT_DISCOVERY_ADDRESS: &str = "istio-pilot.istio-system:15010";
+/// The same over TLS; with `svc`, as the control plane's certificate names it first.
+pub const DEFAULT_SECURE_DISCOVERY_ADDRESS: &str = "istio-pilot.istio-system.svc:15012";
 
 #[cfg(test)]
 mod tests {
@@ -47,7 +51,11 @@ mod tests {
 
     #[test]
     fn the_default_discovery_address_has_the_xds_port() {
-        let port = DEFAULT_DISCOVERY_ADDRESS.rsplit(':').next().unwrap();
-        assert_eq!(port, XDS_PORT.to_string());
+        for (address, wanted) in [
+            (DEFAULT_DISCOVERY_ADDRESS, XDS_PORT),
+            (DEFAULT_SECURE_DISCOVERY_ADDRESS, SECURE_XDS_PORT),
+        ] {
+            assert_eq!(address.rsplit(':').next().unwrap(), wanted.to_string());
+        }
     }
 }

@@ -106,6 +106,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     // The sidecar's wing: the control plane is met over the network only.
     ("sidecar", &[]),
+    ("sidecar::credentials", &["causes", "sidecar::host_port"]),
     ("sidecar::host_port", &["well_known"]),
     ("sidecar::http_client", &["causes"]),
     ("sidecar::envoy_admin", &["sidecar::http_client", "well_known"]),
@@ -123,6 +124,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "output",
             "parts",
             "readiness",
+            "sidecar::credentials",
             "sidecar::doctor",
             "sidecar::envoy_admin",
             "sidecar::host_port",
@@ -172,6 +174,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "kubeconfig",
             "names",
             "output",
+            "sidecar::credentials",
             "sidecar::envoy_admin",
             "sidecar::host_port",
             "sidecar::http_client",

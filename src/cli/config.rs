@@ -60,6 +60,13 @@ impl Serve {
             }
         };
         let tokens = self.tokens()?;
+        if self.secure_http_addr.is_some() && self.debug_identities.is_empty() {
+            return Err(usage(
+                "nobody could read what --secure-http-addr (PILOTHOUSE_SECURE_HTTP_ADDR) serves: name those \
+                 who may by --debug-identities (PILOTHOUSE_DEBUG_IDENTITIES), for instance \
+                 --debug-identities ops/doctor",
+            ));
+        }
         Ok(app::ControlPlaneConfig {
             source,
             tokens,
@@ -76,6 +83,7 @@ impl Serve {
             },
             tls: self.tls()?,
             http_addr: self.http_addr,
+            secure_http_addr: self.secure_http_addr,
             monitoring_addr: self.monitoring_addr,
             timing: Timing { pace: self.pace, linger: self.linger },
             limits: ServerLimits {
@@ -103,52 +111,6 @@ impl Serve {
             keepalive: self.keepalive,
             shutdown_timeout: self.shutdown_timeout,
         })
-    }
-
-    /// The listener with TLS, if there is to be one.
-    fn tls(&self) -> Result<Option<app::TlsConfig>, clap::Error> {
-        let (certificate, key) = match (&self.tls_cert, &self.tls_key) {
-            (Some(certificate), Some(key)) => (certificate.clone(), key.clone()),
-            (Some(_), None) => {
-                return Err(usage(
-                    "--tls-cert (PILOTHOUSE_TLS_CERT) is given and its key is not: give --tls-key \
-                     (PILOTHOUSE_TLS_KEY) too, the same file if it has both",
-                ));
-            }
-            (None, Some(_)) => {
-                return Err(usage(
-                    "--tls-key (PILOTHOUSE_TLS_KEY) is given and its certificate is not: give \
-                     --tls-cert (PILOTHOUSE_TLS_CERT) too, the same file if it has both",
-                ));
-            }
-            (None, None) => {
-                self.refuse_flags_of_tls()?;
-                return Ok(None);
-            }
-        };
-        let address = self.secure_grpc_addr.unwrap_or(DEFAULT_SECURE_GRPC);
-        let files = ServerFiles { certificate, key, client_ca: self.client_ca.clone() };
-        Ok(Some(app::TlsConfig { address, files }))
-    }
-
-    /// There is no certificate.
-    fn refuse_flags_of_tls(&self) -> Result<(), clap::Error> {
-        let flag = if self.secure_grpc_addr.is_some() {
-            "--secure-grpc-addr (PILOTHOUSE_SECURE_GRPC_ADDR)"
-        } else if self.client_ca.is_some() {
-            "--client-ca (PILOTHOUSE_CLIENT_CA)"
-        } else if self.grpc_addr == Listen::Off {
-            return Err(usage(
-                "no proxy could connect: --grpc-addr (PILOTHOUSE_GRPC_ADDR) is off, and without \
-                 --tls-cert and --tls-key there is no port with TLS",
-            ));
-        } else {
-            return Ok(());
-        };
-        Err(usage(&format!(
-            "{flag} is about the port with TLS, which needs a certificate: give --tls-cert and \
-             --tls-key, or leave it out"
-        )))
     }
 
     /// Whose tokens are accepted, if any.
@@ -194,6 +156,54 @@ impl Serve {
             [] => vec![tokens::DEFAULT_AUDIENCE.to_owned()],
             some => some.to_vec(),
         }
+    }
+
+    /// The listener with TLS, if there is to be one.
+    fn tls(&self) -> Result<Option<app::TlsConfig>, clap::Error> {
+        let (certificate, key) = match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => (certificate.clone(), key.clone()),
+            (Some(_), None) => {
+                return Err(usage(
+                    "--tls-cert (PILOTHOUSE_TLS_CERT) is given and its key is not: give --tls-key \
+                     (PILOTHOUSE_TLS_KEY) too, the same file if it has both",
+                ));
+            }
+            (None, Some(_)) => {
+                return Err(usage(
+                    "--tls-key (PILOTHOUSE_TLS_KEY) is given and its certificate is not: give \
+                     --tls-cert (PILOTHOUSE_TLS_CERT) too, the same file if it has both",
+                ));
+            }
+            (None, None) => {
+                self.refuse_flags_of_tls()?;
+                return Ok(None);
+            }
+        };
+        let address = self.secure_grpc_addr.unwrap_or(DEFAULT_SECURE_GRPC);
+        let files = ServerFiles { certificate, key, client_ca: self.client_ca.clone() };
+        Ok(Some(app::TlsConfig { address, files }))
+    }
+
+    /// There is no certificate.
+    fn refuse_flags_of_tls(&self) -> Result<(), clap::Error> {
+        let flag = if self.secure_grpc_addr.is_some() {
+            "--secure-grpc-addr (PILOTHOUSE_SECURE_GRPC_ADDR)"
+        } else if self.secure_http_addr.is_some() {
+            "--secure-http-addr (PILOTHOUSE_SECURE_HTTP_ADDR)"
+        } else if self.client_ca.is_some() {
+            "--client-ca (PILOTHOUSE_CLIENT_CA)"
+        } else if self.grpc_addr == Listen::Off {
+            return Err(usage(
+                "no proxy could connect: --grpc-addr (PILOTHOUSE_GRPC_ADDR) is off, and without \
+                 --tls-cert and --tls-key there is no port with TLS",
+            ));
+        } else {
+            return Ok(());
+        };
+        Err(usage(&format!(
+            "{flag} is about the port with TLS, which needs a certificate: give --tls-cert and \
+             --tls-key, or leave it out"
+        )))
     }
 
     fn endpoints(&self) -> kube::EndpointsKind {
@@ -288,6 +298,9 @@ impl fmt::Display for Serve {
             self.keepalive,
             self.shutdown_timeout,
         )?;
+        if let Some(address) = self.secure_http_addr {
+            write!(f, " secure-http-addr={address}")?;
+        }
         write!(f, " trust-domain={}", self.trust_domain)?;
         write!(f, " require-identity={}", self.require_identity)?;
         let lists = [

@@ -23,12 +23,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+mod app_metrics;
 mod app_probes;
 mod application;
 mod args;
 pub mod bootstrap;
 mod cause;
 pub mod config;
+mod credentials;
 mod drain;
 pub mod envoy;
 mod node;
@@ -38,14 +40,19 @@ pub mod readiness;
 mod reap;
 mod status;
 pub mod template;
+mod wait;
 
+pub use app_metrics::{APP_METRICS, check_metrics_path};
 pub use app_probes::{APP_HEALTH, APP_LIFECYCLE, APP_PROBERS};
 pub use args::{AgentArgs, ProxyType, Xds};
 pub use envoy::{ParentDeathExec, check_component_log_levels, check_log_level};
 pub use proxy_config::{ProxyConfig, ProxyConfigError};
+pub use wait::AgentWaitArgs;
 
+use app_metrics::AppMetrics;
 use app_probes::AppProbes;
 use config::AgentConfig;
+use credentials::CredentialsMissing;
 use drain::NotDraining;
 use envoy::Envoy;
 use readiness::{EnvoyConditions, ProbeConditions};
@@ -71,6 +78,8 @@ pub enum AgentError {
     Template(#[from] template::TemplateError),
     #[error(transparent)]
     Launch(#[from] envoy::LaunchError),
+    #[error(transparent)]
+    Credentials(#[from] CredentialsMissing),
     #[error(transparent)]
     Bind(#[from] BindError),
     #[error(transparent)]
@@ -108,17 +117,33 @@ pub async fn run(args: AgentArgs) -> Result<u8, AgentError> {
     let probes = probes.map_err(AgentError::Tls)?;
     let file = write(&config, &render(&config)?)?;
     let mut signals = Signals::new().map_err(AgentError::Signals)?;
+    let admin = EnvoyAdmin::new(config.admin, ADMIN_TIMEOUT);
+    let conditions = ProbeConditions::default();
+    let credentials_there = conditions.ready.condition("TLS", "the files for TLS are being read");
+    let of_envoy = EnvoyConditions::new(&conditions);
+    let not_draining = Arc::new(NotDraining::new(&conditions.ready));
+    let shutdown = Shutdown { not_draining, quit: CancellationToken::new() };
+    let door = LimitedListener::new("status", listener, door::descriptors::agent_limits());
+    // The application's probes are answered from now on, whatever is waited for.
+    let mut parts = start_pages(door, probes, &config, &admin, &conditions, &shutdown);
+    if let Some(credentials) = &config.credentials {
+        let there = credentials::wait(credentials, &credentials_there, credentials::LIMIT);
+        tokio::select! {
+            there = there => there?,
+            name = signals.next() => {
+                info!("{name}: ended before Envoy was started");
+                return Ok(0);
+            }
+            () = shutdown.quit.cancelled() => return Ok(0),
+        }
+    }
+    credentials_there.meet();
 
     info!(
         node = config.node.id, discovery = %config.discovery, status = %config.status, "starting {}", program.display()
     );
     let mut envoy = Envoy::start(&program, &config.envoy, &file)?;
-    let admin = EnvoyAdmin::new(config.admin, ADMIN_TIMEOUT);
-    let conditions = ProbeConditions::default();
-    let not_draining = Arc::new(NotDraining::new(&conditions.ready));
-    let shutdown = Shutdown { not_draining, quit: CancellationToken::new() };
-    let door = LimitedListener::new("status", listener, door::descriptors::agent_limits());
-    let mut parts = start_parts(door, probes, &config, &admin, conditions, &shutdown, envoy.pid());
+    follow_envoy(&mut parts, of_envoy, &config, &admin, &conditions, envoy.pid());
     supervise(&mut envoy, &admin, &config, &mut signals, &shutdown, &mut parts).await
 }
 
@@ -130,18 +155,16 @@ struct Shutdown {
     quit: CancellationToken,
 }
 
-/// What works beside Envoy. It ends with the runtime: Envoy ends first, in its own order.
-fn start_parts(
+/// The agent's own pages. What works beside Envoy ends with the runtime: Envoy ends first, in its own
+/// order.
+fn start_pages(
     door: LimitedListener,
     probes: AppProbes,
     config: &AgentConfig,
     admin: &EnvoyAdmin,
-    conditions: ProbeConditions,
+    conditions: &ProbeConditions,
     shutdown: &Shutdown,
-    pid: process::Pid,
 ) -> Parts {
-    let of_envoy = EnvoyConditions::new(&conditions);
-    let (cause, causes) = watch::channel(None);
     let pages = status::Pages {
         admin: *admin,
         conditions: conditions.clone(),
@@ -149,7 +172,12 @@ fn start_parts(
         quit: shutdown.quit.clone(),
         inbound_only: config.is_sidecar(),
         probes,
+        application: config
+            .app_metrics
+            .clone()
+            .map(|target| AppMetrics::new(target, config.node.addresses[0])),
         failed_scrapes: Default::default(),
+        failed_app_scrapes: Default::default(),
     };
     let pages = status::router(Arc::new(pages));
     let mut parts = Parts::default();
@@ -160,11 +188,25 @@ fn start_parts(
     parts.add("status pages", CancellationToken::new(), |stop| {
         http_server::serve(door, pages, stop)
     });
+    parts
+}
+
+/// Whatever follows a running Envoy.
+fn follow_envoy(
+    parts: &mut Parts,
+    of_envoy: EnvoyConditions,
+    config: &AgentConfig,
+    admin: &EnvoyAdmin,
+    conditions: &ProbeConditions,
+    pid: process::Pid,
+) {
+    let (cause, causes) = watch::channel(None);
+    let ready = conditions.ready.clone();
     let (admin, config) = (*admin, config.clone());
     parts.add("readiness", CancellationToken::new(), |stop| async move {
         tokio::join!(
             of_envoy.follow_admin(admin, causes),
-            cause::diagnose_while_not_ready(&config, &conditions.ready, cause)
+            cause::diagnose_while_not_ready(&config, &ready, cause)
         );
         // Ready for good: there is nothing more to be asked.
         stop.cancelled().await;
@@ -172,7 +214,6 @@ fn start_parts(
     parts.add("reaper", CancellationToken::new(), |stop| async move {
         stop.run_until_cancelled(reap::reap(pid)).await;
     });
-    parts
 }
 
 /// Envoy's life: until it ends, or is ended.
@@ -239,10 +280,15 @@ fn pretty(json: Map<String, Value>) -> String {
 fn write(config: &AgentConfig, bootstrap: &str) -> Result<PathBuf, AgentError> {
     // Istio's name.
     let file = config.config_dir.join("envoy-rev.json");
-    let written =
-        std::fs::create_dir_all(&config.config_dir).and_then(|()| std::fs::write(&file, bootstrap));
-    match written {
-        Ok(()) => Ok(file),
-        Err(error) => Err(AgentError::Write { file, error }),
+    let secrets = config.credentials.as_ref();
+    let secrets =
+        secrets.map(|credentials| bootstrap::secret_files(credentials, &config.config_dir));
+    let mut files = secrets.unwrap_or_default();
+    files.push((file.clone(), bootstrap.to_owned()));
+    let wrong = |file, error| AgentError::Write { file, error };
+    std::fs::create_dir_all(&config.config_dir).map_err(|error| wrong(file.clone(), error))?;
+    for (file, content) in files {
+        std::fs::write(&file, content).map_err(|error| wrong(file, error))?;
     }
+    Ok(file)
 }

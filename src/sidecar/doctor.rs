@@ -12,7 +12,9 @@ use std::time::Duration;
 
 mod ads;
 pub mod args;
+mod bootstrap_tls;
 mod capture;
+mod clock;
 mod connect;
 mod deadline;
 mod dns;
@@ -30,11 +32,14 @@ mod report;
 mod resolv;
 mod service;
 mod service_name;
+mod tls;
+mod tls_verdict;
 mod verdict;
 
 pub use finding::{Code, Diagnosis, Link, LinkState, Outcome};
 pub use service_name::{ServiceName, ServiceNameError};
 
+use crate::sidecar::credentials::TlsArgs;
 use crate::sidecar::host_port::HostPort;
 use crate::well_known::ENVOY_ADMIN_PORT;
 
@@ -55,10 +60,12 @@ pub struct Target {
     /// Whether a missing Envoy is a fault. Outside of pods it may simply be elsewhere.
     pub envoy_expected: bool,
     /// Where the control plane is; `None` for what Envoy's bootstrap says, else
-    /// [`crate::well_known::DEFAULT_DISCOVERY_ADDRESS`].
+    /// [`crate::well_known::DEFAULT_DISCOVERY_ADDRESS`], with TLS
+    /// [`crate::well_known::DEFAULT_SECURE_DISCOVERY_ADDRESS`].
     pub discovery: Option<HostPort>,
-    /// Whether the control plane is spoken to over TLS; `None` for what Envoy's bootstrap says.
-    pub tls: Option<bool>,
+    /// Whether the control plane is spoken to over TLS, and with what; where nothing is said, what
+    /// Envoy's bootstrap says counts.
+    pub tls: TlsArgs,
     /// Its monitoring port; `None` for port 15014 of the address that `discovery` leads to.
     pub monitoring: Option<SocketAddr>,
     /// Its debug port; `None` for port 8080 of that address.
@@ -88,7 +95,7 @@ impl Default for Target {
             admin: Some((Ipv4Addr::LOCALHOST, ENVOY_ADMIN_PORT).into()),
             envoy_expected: true,
             discovery: None,
-            tls: None,
+            tls: TlsArgs::default(),
             monitoring: None,
             debug: None,
             node_id: None,

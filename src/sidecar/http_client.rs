@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{Method, Request};
@@ -24,6 +24,8 @@ const MAX_PAGE_BYTES: usize = 256 << 20;
 pub struct Page {
     pub status: u16,
     pub body: String,
+    /// The server's clock, if it says it (`date`).
+    pub date: Option<SystemTime>,
 }
 
 /// Why there is no response.
@@ -73,9 +75,11 @@ pub async fn request(
         let response = async {
             let response = sender.send_request(request).await.map_err(|error| not_http(&error))?;
             let status = response.status().as_u16();
+            let date = response.headers().get(http::header::DATE);
+            let date = date.and_then(|date| http_date(date.to_str().ok()?));
             let body = Limited::new(response.into_body(), MAX_PAGE_BYTES).collect().await;
             let body = body.map_err(|error| not_http(&*error))?.to_bytes();
-            Ok(Page { status, body: String::from_utf8_lossy(&body).into_owned() })
+            Ok(Page { status, body: String::from_utf8_lossy(&body).into_owned(), date })
         };
         tokio::pin!(response);
         // The connection must be driven, and may end before the response is read to its end.
@@ -85,4 +89,34 @@ pub async fn request(
         }
     };
     timeout(limit, exchange).await.unwrap_or(Err(RequestError::ResponseTimeout(limit)))
+}
+
+/// The time of a `date` header, of the form that servers send: `Sun, 06 Nov 1994 08:49:37 GMT`
+/// (RFC 9110, section 5.6.7).
+pub fn http_date(text: &str) -> Option<SystemTime> {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let (_, rest) = text.trim().split_once(", ")?;
+    let [day, month, year, time, "GMT"] = *rest.split(' ').collect::<Vec<_>>() else {
+        return None;
+    };
+    let month = 1 + MONTHS.iter().position(|name| *name == month)?;
+    humantime::parse_rfc3339(&format!("{year}-{month:02}-{day}T{time}Z")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    #[test]
+    fn a_servers_clock_is_read() {
+        let seconds =
+            |text| http_date(text).map(|time| time.duration_since(UNIX_EPOCH).unwrap().as_secs());
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
+        for wrong in ["", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:37 +0100"] {
+            assert_eq!(seconds(wrong), None, "{wrong}");
+        }
+    }
 }

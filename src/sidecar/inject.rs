@@ -16,18 +16,23 @@ mod annotations;
 mod args;
 mod containers;
 mod documents;
+mod metadata;
 mod node;
 mod overlay;
 mod owner;
 mod pod;
 mod probes;
+mod prometheus;
 mod resources;
 mod settings;
+mod volumes;
 mod workload;
 mod yaml_writer;
 
 pub use args::InjectArgs;
-pub use settings::{NativeSidecars, Settings, SettingsError, has_native_sidecars};
+pub use settings::{
+    Capture, NativeSidecars, SeccompProfile, Settings, SettingsError, Tls, has_native_sidecars,
+};
 
 use crate::output;
 

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // all of it is test code
 
+mod admission;
 mod api_server;
 mod deployed;
 mod doctor;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::{Answer, inject};
 
 mod agent;
+mod template;
 
 /// A pod with one container, in JSON: what is printed then is JSON, too.
 fn pod(annotations: Value, spec: Value) -> Value {
@@ -58,21 +59,14 @@ fn a_request_is_never_above_its_limit() {
     };
     for (said, flags, resources) in [
         // The default limit of 1Gi gives way.
-        (&[("proxyMemory", "2Gi")][..], &[][..], ["10m", "2Gi", "", "2Gi"]),
-        (&[], &["--memory=2Gi"], ["10m", "2Gi", "", "2Gi"]),
-        (&[("proxyMemoryLimit", "32Mi")], &[], ["10m", "32Mi", "", "32Mi"]),
+        (&[][..], &["--memory=2Gi"][..], ["10m", "2Gi", "", "2Gi"]),
         (&[], &["--memory-limit=32Mi"], ["10m", "32Mi", "", "32Mi"]),
-        (&[("proxyCPULimit", "5m")], &[], ["5m", "64Mi", "5m", "1Gi"]),
         (&[], &["--cpu-limit=0.005"], ["0.005", "64Mi", "0.005", "1Gi"]),
-        (&[("proxyMemory", "1073741825")], &[], ["10m", "1073741825", "", "1073741825"]),
-        (&[("proxyMemory", "1024Mi")], &[], ["10m", "1024Mi", "", "1Gi"]),
-        (&[("proxyCPU", "2"), ("proxyCPULimit", "2000m")], &[], ["2", "64Mi", "2000m", "1Gi"]),
-        // The annotation is above the flag.
-        (
-            &[("proxyMemoryLimit", "4Gi")],
-            &["--memory=3Gi", "--memory-limit=3Gi"],
-            ["10m", "3Gi", "", "4Gi"],
-        ),
+        // As in Istio: with one of the annotations neither defaults nor settings count.
+        (&[("proxyMemory", "2Gi")], &[], ["", "2Gi", "", ""]),
+        (&[("proxyMemoryLimit", "32Mi")], &[], ["", "", "", "32Mi"]),
+        (&[("proxyCPULimit", "5m")], &["--cpu=1", "--memory=3Gi"], ["", "", "5m", ""]),
+        (&[("proxyCPU", "2"), ("proxyCPULimit", "2000m")], &[], ["2", "", "2000m", ""]),
     ] {
         let (pod, _) = injected(&pod(annotations(said), json!({})), flags);
         let of = &container(&pod, "istio-proxy")["resources"];
@@ -94,27 +88,34 @@ fn a_request_is_never_above_its_limit() {
         ),
         "{said}"
     );
-    let said = refused(&pod(annotations(&[("proxyCPU", "2")]), json!({})), &["--cpu-limit=1"]);
-    assert!(said.contains("proxyCPU asks for 2 and --cpu-limit allows 1"), "{said}");
+    let own = json!({ "containers": [
+        { "name": "app", "image": "app:1" },
+        { "name": "istio-proxy", "image": "auto", "resources": { "requests": { "cpu": 2 } } },
+    ] });
+    let said = refused(&pod(json!({}), own), &["--cpu-limit=1"]);
+    assert!(
+        said.contains(
+            "resources.requests.cpu of its own container asks for 2 and setting cpuLimit allows 1"
+        ),
+        "{said}"
+    );
+    let said = refused(&pod(json!({}), json!({})), &["--cpu=2", "--cpu-limit=1"]);
+    assert!(said.contains("cpu is 2 and cpuLimit is 1"), "{said}");
 }
 
 #[test]
 fn with_a_quota_on_limits_both_containers_have_them() {
-    for (annotations, flags) in [
-        (json!({ "sidecar.istio.io/proxyCPULimit": "500m" }), &[][..]),
-        (json!({}), &["--cpu-limit=500m"]),
-    ] {
-        let (pod, _) = injected(&pod(annotations, json!({})), flags);
-        for (name, memory) in [("istio-init", "64Mi"), ("istio-proxy", "1Gi")] {
-            let limits = &container(&pod, name)["resources"]["limits"];
-            assert_eq!(*limits, json!({ "cpu": "500m", "memory": memory }), "{name}");
-        }
+    let (with, _) = injected(&pod(json!({}), json!({})), &["--cpu-limit=500m"]);
+    for (name, memory) in [("istio-init", "64Mi"), ("istio-proxy", "1Gi")] {
+        let limits = &container(&with, name)["resources"]["limits"];
+        assert_eq!(*limits, json!({ "cpu": "500m", "memory": memory }), "{name}");
     }
     let small = json!({ "sidecar.istio.io/proxyMemoryLimit": "8Mi", "sidecar.istio.io/proxyCPULimit": "1m" });
     let (pod, _) = injected(&pod(small, json!({})), &[]);
-    let wanted = json!({ "cpu": "1m", "memory": "8Mi" });
-    let of = &container(&pod, "istio-init")["resources"];
-    assert_eq!((&of["requests"], &of["limits"]), (&wanted, &wanted));
+    let wanted = json!({ "limits": { "cpu": "1m", "memory": "8Mi" } });
+    for name in ["istio-init", "istio-proxy"] {
+        assert_eq!(container(&pod, name)["resources"], wanted, "{name}");
+    }
 }
 
 #[test]
@@ -156,6 +157,42 @@ fn values_that_a_pod_could_not_run_with_are_refused() {
             "annotation pilothouse.io/termination-drain",
         ),
         ("traffic.sidecar.istio.io/includeInboundPorts", "0", "\"0\": not a port"),
+        ("sidecar.istio.io/userVolume", "[]", "it must be JSON like"),
+        ("sidecar.istio.io/userVolume", "{\"a\": 1}", "a must be an object"),
+        ("sidecar.istio.io/userVolume", "{\"A_B\": {}}", "\"A_B\" is not the name of a volume"),
+        (
+            "sidecar.istio.io/userVolumeMount",
+            "{\"a\": {\"mountPath\": \"x\"}}",
+            "a has the mountPath \"x\", which is no absolute path",
+        ),
+        (
+            "sidecar.istio.io/userVolumeMount",
+            "{\"a\": {\"mountPath\": \"/x\"}}",
+            "there is no volume a",
+        ),
+        (
+            "sidecar.istio.io/userVolumeMount",
+            "{\"istio-podinfo\": {\"mountPath\": \"/etc/istio/proxy\"}}",
+            "is to be mounted where another volume is, at /etc/istio/proxy",
+        ),
+        ("status.sidecar.istio.io/port", "http", "\"http\" is no port"),
+        ("status.sidecar.istio.io/port", "15006", "15006 is Envoy's own"),
+        ("readiness.status.sidecar.istio.io/periodSeconds", "0", "\"0\" is no whole number"),
+        ("readiness.status.sidecar.istio.io/failureThreshold", "1.5", "\"1.5\" is no whole number"),
+        (
+            "readiness.status.sidecar.istio.io/initialDelaySeconds",
+            "-1",
+            "\"-1\" is no whole number",
+        ),
+        ("prometheus.istio.io/merge-metrics", "yes", "which is neither true nor false"),
+        ("prometheus.io/port", "metrics", "is \"metrics\", which is no port"),
+        ("prometheus.io/port", "15090", "is \"15090\", a port of the sidecar"),
+        ("prometheus.io/path", "/a b", "is no path of HTTP"),
+        (
+            "proxy.istio.io/config",
+            "proxyMetadata: {PILOTHOUSE_TLS: mutual}",
+            "PILOTHOUSE_TLS of proxyMetadata: \"mutual\" is none of off, certificate and token",
+        ),
         (
             "traffic.sidecar.istio.io/includeOutboundIPRanges",
             "fd00::/8",
@@ -174,10 +211,23 @@ fn values_that_a_pod_could_not_run_with_are_refused() {
         "--image=A",
         "--init-image=a b",
         "--termination-drain-duration=long",
+        "--tls=mutual",
+        "--tls-secret=A_B",
+        "--status-port=15001",
+        "--image-pull-secret=a/b",
+        "--network=a b",
     ] {
         let answer = inject(&plain.to_string(), &[flag]);
         let name = flag.split('=').next().unwrap();
         assert!(!answer.success && answer.notes.contains(name), "{flag}: {}", answer.notes);
+    }
+    for (flags, said) in [
+        (&["--tls-secret=mine"][..], "tlsSecret is for tls: certificate, and tls is off"),
+        (&["--tls=certificate", "--ca-config-map=ca"], "caConfigMap is for tls: token"),
+        (&["--include-inbound-ports=http"], "includeInboundPorts: \"http\": not a port"),
+    ] {
+        let answer = inject(&plain.to_string(), flags);
+        assert!(!answer.success && answer.notes.contains(said), "{flags:?}: {}", answer.notes);
     }
 }
 
@@ -283,9 +333,9 @@ fn what_will_surprise_somebody_is_said() {
             "annotation sidecar.istio.io/bootstrapOverride has no effect here",
         ),
         (
-            json!({ "proxy.istio.io/config": "{tracing: {}, holdApplicationUntilProxyStarts: true}" }),
+            json!({ "proxy.istio.io/config": "{tracing: {}, statusPort: 1}" }),
             json!({}),
-            "of annotation proxy.istio.io/config these have no effect here: holdApplicationUntilProxyStarts, tracing",
+            "of annotation proxy.istio.io/config these have no effect here: statusPort, tracing",
         ),
         (
             json!({}),

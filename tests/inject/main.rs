@@ -85,7 +85,7 @@ fn same_as_file(file: &Path, text: &str) {
 #[test]
 fn each_kind_of_workload_as_its_golden_file_says() {
     let files = golden();
-    assert!(files.len() >= 11, "{files:?}");
+    assert!(files.len() >= 14, "{files:?}");
     for (path, text, flags) in files {
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         let injected = inject(&text, &flags);

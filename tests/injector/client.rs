@@ -20,28 +20,28 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 /// The Service's name, by which an API server asks.
-pub const NAME: &str = "pilothouse-injector.istio-system.svc";
+pub(crate) const NAME: &str = "pilothouse-injector.istio-system.svc";
 
 /// Longer than anything here takes on a machine that is busy.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
-pub struct Running {
-    pub injector: Injector,
-    pub authority: Authority,
-    pub volume: SecretVolume,
-    pub folder: TempDir,
+pub(crate) struct Running {
+    pub(crate) injector: Injector,
+    pub(crate) authority: Authority,
+    pub(crate) volume: SecretVolume,
+    pub(crate) folder: TempDir,
 }
 
 impl Running {
     /// Ready to answer by these settings.
-    pub async fn new(settings: &str) -> Self {
+    pub(crate) async fn new(settings: &str) -> Self {
         let running = Self::starting(settings).await;
         running.until_ready("ready\n").await;
         running
     }
 
     /// Started, with files that may be good for nothing.
-    pub async fn starting(settings: &str) -> Self {
+    pub(crate) async fn starting(settings: &str) -> Self {
         let authority = Authority::new("injector");
         let volume = SecretVolume::new(&authority.server(&[NAME]), &authority.pem());
         let folder = tempfile::tempdir().unwrap();
@@ -61,17 +61,17 @@ impl Running {
         Self { injector, authority, volume, folder }
     }
 
-    pub fn settings(&self) -> PathBuf {
+    pub(crate) fn settings(&self) -> PathBuf {
         self.folder.path().join("config.yaml")
     }
 
     /// What `/ready` says once it contains this.
-    pub async fn until_ready(&self, words: &str) -> String {
+    pub(crate) async fn until_ready(&self, words: &str) -> String {
         self.until("/ready", |page| page.contains(words)).await
     }
 
     /// A page of the monitoring port, once it is as it should be.
-    pub async fn until(&self, path: &str, is: impl Fn(&str) -> bool) -> String {
+    pub(crate) async fn until(&self, path: &str, is: impl Fn(&str) -> bool) -> String {
         let began = Instant::now();
         loop {
             let page = self.page(path).await;
@@ -83,7 +83,7 @@ impl Running {
         }
     }
 
-    pub async fn page(&self, path: &str) -> String {
+    pub(crate) async fn page(&self, path: &str) -> String {
         let socket = TcpStream::connect(self.injector.monitoring).await.unwrap();
         let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await.unwrap();
         tokio::spawn(connection);
@@ -94,27 +94,30 @@ impl Running {
     }
 
     /// What a metric without labels, or with these in braces, says.
-    pub async fn metric(&self, name: &str) -> f64 {
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
         let page = self.page("/metrics").await;
         let line = page.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
         line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().unwrap()
     }
 
-    pub async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         Client::connect(self.injector.address, self.authority.client_config(None)).await.unwrap()
     }
 
     /// Asks once, on a connection of its own.
-    pub async fn review(&self, review: &Value) -> Value {
+    pub(crate) async fn review(&self, review: &Value) -> Value {
         self.client().await.review(review).await
     }
 }
 
 /// One connection.
-pub struct Client(SendRequest<Full<Bytes>>);
+pub(crate) struct Client(SendRequest<Full<Bytes>>);
 
 impl Client {
-    pub async fn connect(address: SocketAddr, config: Arc<ClientConfig>) -> Result<Self, String> {
+    pub(crate) async fn connect(
+        address: SocketAddr,
+        config: Arc<ClientConfig>,
+    ) -> Result<Self, String> {
         let mut config = Arc::unwrap_or_clone(config);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let socket = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
@@ -127,7 +130,12 @@ impl Client {
         Ok(Self(sender))
     }
 
-    pub async fn post(&mut self, path: &str, kind: &str, body: Bytes) -> (StatusCode, String) {
+    pub(crate) async fn post(
+        &mut self,
+        path: &str,
+        kind: &str,
+        body: Bytes,
+    ) -> (StatusCode, String) {
         let request =
             Request::post(path).header(header::HOST, NAME).header(header::CONTENT_TYPE, kind);
         let request = request.body(Full::new(body)).unwrap();
@@ -139,7 +147,7 @@ impl Client {
     }
 
     /// The response within the answer, which must be one.
-    pub async fn review(&mut self, review: &Value) -> Value {
+    pub(crate) async fn review(&mut self, review: &Value) -> Value {
         let body = review.to_string().into();
         let (status, body) = self.post("/inject?timeout=10s", "application/json", body).await;
         assert_eq!(status, StatusCode::OK, "{body}");
@@ -149,7 +157,7 @@ impl Client {
 }
 
 /// A review as an API server asks it.
-pub fn review_of(pod: &Value, namespace: &str) -> Value {
+pub(crate) fn review_of(pod: &Value, namespace: &str) -> Value {
     json!({
         "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
         "request": {
@@ -167,7 +175,7 @@ pub fn review_of(pod: &Value, namespace: &str) -> Value {
 }
 
 /// The pod that an API server makes of an answer.
-pub fn patched(pod: &Value, response: &Value) -> Value {
+pub(crate) fn patched(pod: &Value, response: &Value) -> Value {
     let mut pod = pod.clone();
     if let Some(patch) = response.get("patch") {
         assert_eq!(response["patchType"], "JSONPatch");
@@ -178,7 +186,7 @@ pub fn patched(pod: &Value, response: &Value) -> Value {
     pod
 }
 
-pub fn pod() -> Value {
+pub(crate) fn pod() -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "generateName": "web-6d4-", "labels": { "app": "web" } },

@@ -53,6 +53,7 @@ impl Server {
             grpc_addr: Some(any_port),
             tls: None,
             http_addr: any_port,
+            secure_http_addr: None,
             monitoring_addr: any_port,
             timing: Timing { pace: Duration::from_millis(5), linger: Duration::from_millis(5) },
             limits: ServerLimits::default(),

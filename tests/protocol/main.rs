@@ -10,6 +10,7 @@ mod grpc_clients;
 mod h2spec;
 mod harness;
 mod http2;
+mod identity;
 mod limits;
 mod peers;
 mod replicas;

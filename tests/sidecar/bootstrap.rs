@@ -64,6 +64,25 @@ fn every_variant_is_valid() {
 }
 
 #[test]
+fn tls_is_in_it_by_files_of_secrets() {
+    for (mode, own) in [("certificate", "sds-certificate.json"), ("token", "sds-token.json")] {
+        let text = printed(&[&format!("--tls={mode}"), "--xds=sotw"], &[]);
+        for words in [own, "sds-ca.json", "\"sni\": \"127.0.0.1\"", "TLSv1_2", "\"h2\""] {
+            let is_address = words.contains("sni");
+            assert_eq!(text.contains(words), !is_address, "{words} in {text}");
+        }
+        let bootstrap: Value = serde_json::from_str(&text).unwrap();
+        let cluster = &bootstrap["static_resources"]["clusters"][0];
+        let context = &cluster["transport_socket"]["typed_config"]["common_tls_context"];
+        let validation = &context["combined_validation_context"]["default_validation_context"];
+        let wanted = &validation["match_typed_subject_alt_names"][0];
+        assert_eq!(*wanted, json!({"san_type": "IP_ADDRESS", "matcher": {"exact": "127.0.0.1"}}));
+    }
+    let named = printed(&["--tls=token", "--tls-server-name=pilot.example"], &[]);
+    assert!(named.contains("\"sni\": \"pilot.example\""), "{named}");
+}
+
+#[test]
 fn a_file_is_laid_over_it() {
     let folder = tempfile::TempDir::new().unwrap();
     let file = folder.path().join("more.yaml");

@@ -8,5 +8,6 @@ mod dns;
 mod door;
 mod end;
 mod init;
+mod metrics;
 mod probes;
 mod ready;

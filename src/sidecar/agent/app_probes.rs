@@ -19,6 +19,8 @@ use tokio::time::timeout;
 
 mod client;
 
+pub(super) use client::connect;
+
 /// Istio's name of the variable that says what the probes were.
 pub const APP_PROBERS: &str = "ISTIO_KUBE_APP_PROBERS";
 /// How the paths begin.

@@ -9,6 +9,7 @@ use clap::ValueEnum;
 
 use crate::flags;
 use crate::names;
+use crate::sidecar::credentials::TlsArgs;
 use crate::sidecar::host_port::HostPort;
 use crate::well_known::ENVOY_ADMIN_PORT;
 
@@ -106,7 +107,7 @@ pub struct AgentArgs {
     pub region: Option<String>,
 
     /// The control plane, HOST:PORT [default: discoveryAddress of the proxy config, else
-    /// istio-pilot.istio-system:15010]
+    /// istio-pilot.istio-system.svc:15012 with TLS and istio-pilot.istio-system:15010 without]
     #[arg(
         long,
         value_name = "HOST:PORT",
@@ -129,6 +130,9 @@ pub struct AgentArgs {
         help_heading = "Control plane"
     )]
     pub xds: Xds,
+
+    #[command(flatten)]
+    pub tls: TlsArgs,
 
     /// Envoy's admin pages
     #[arg(

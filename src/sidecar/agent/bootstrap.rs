@@ -43,8 +43,10 @@ use crate::sidecar::host_port::HostPort;
 use crate::sidecar::proto_value::to_struct;
 
 mod pages;
+mod tls;
 
 use pages::listener_for_page;
+pub use tls::secret_files;
 
 /// The cluster of the control plane; Istio's name.
 pub const CONTROL_PLANE_CLUSTER: &str = "xds-grpc";
@@ -181,7 +183,10 @@ fn control_plane_cluster(config: &AgentConfig) -> Cluster {
         timeout: Some(milliseconds(timeout)),
         ..Default::default()
     };
+    let (credentials, config_dir) = (config.credentials.as_ref(), &config.config_dir);
+    let filters = credentials.map(|credentials| tls::http_filters(credentials, config_dir));
     let http2 = HttpProtocolOptions {
+        http_filters: filters.unwrap_or_default(),
         // Envoy has one stream here, so this costs nothing; and a stream that was refused is opened
         // again on a new connection, which a Service may lead to another replica. On the old one it
         // would go on to ask the replica that refuses.
@@ -202,6 +207,8 @@ fn control_plane_cluster(config: &AgentConfig) -> Cluster {
     Cluster {
         connect_timeout: Some(milliseconds(CONNECT_TIMEOUT_MS)),
         cluster_discovery_type: Some(found_by),
+        transport_socket: credentials
+            .map(|credentials| tls::transport_socket(credentials, config_dir)),
         typed_extension_protocol_options: HashMap::from([(
             HttpProtocolOptions::full_name(),
             any(&http2),

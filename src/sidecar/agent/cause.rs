@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::config::AgentConfig;
 use crate::readiness::Conditions;
+use crate::sidecar::credentials::TlsArgs;
 use crate::sidecar::doctor::{self, Diagnosis, Outcome, ProbeOrigin, Target};
 
 /// What is wrong, and what to do about it.
@@ -89,6 +90,7 @@ fn target(config: &AgentConfig) -> Target {
     Target {
         admin: Some(config.admin),
         discovery: Some(config.discovery.clone()),
+        tls: TlsArgs::from(config.credentials.as_ref()),
         domain: config.domain.clone(),
         kubernetes: false,
         capture: false,

@@ -9,14 +9,17 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::app_metrics::{APP_METRICS, AppMetricsError, Target};
 use super::app_probes::{APP_PROBERS, Probers, ProbersError};
 use super::args::{AgentArgs, ProxyType, Xds, everywhere};
 use super::node::{self, Node};
 use super::privilege;
 use super::proxy_config::{ProxyConfig, ProxyConfigError};
+use crate::sidecar::credentials::{Credentials, TlsMode};
 use crate::sidecar::host_port::{HostPort, HostPortError};
 use crate::well_known::{
-    AGENT_STATUS_PORT, DEFAULT_DISCOVERY_ADDRESS, ENVOY_HEALTH_PORT, ENVOY_PROMETHEUS_PORT,
+    AGENT_STATUS_PORT, DEFAULT_DISCOVERY_ADDRESS, DEFAULT_SECURE_DISCOVERY_ADDRESS,
+    ENVOY_HEALTH_PORT, ENVOY_PROMETHEUS_PORT,
 };
 
 const DEFAULT_CONCURRENCY: u32 = 2;
@@ -45,6 +48,8 @@ pub enum ConfigError {
     DrainSeconds { found: String },
     #[error("{APP_PROBERS}: {0}")]
     Probers(#[from] ProbersError),
+    #[error("{APP_METRICS}: {0}")]
+    AppMetrics(#[from] AppMetricsError),
     #[error(transparent)]
     Node(#[from] node::NodeError),
 }
@@ -57,6 +62,8 @@ pub struct AgentConfig {
     pub domain: String,
     /// Where the control plane is.
     pub discovery: HostPort,
+    /// With what it is met over TLS; `None` for plaintext.
+    pub credentials: Option<Credentials>,
     pub xds: Xds,
     pub admin: SocketAddr,
     pub status: SocketAddr,
@@ -67,6 +74,8 @@ pub struct AgentConfig {
     pub template: Option<PathBuf>,
     pub drain_policy: DrainPolicy,
     pub probers: Probers,
+    /// Where the application's own metrics are, if they are to be merged.
+    pub app_metrics: Option<Target>,
 }
 
 /// How Envoy is called.
@@ -103,8 +112,9 @@ impl AgentConfig {
         let given = ProxyConfig::parse(args.proxy_config.as_deref().unwrap_or_default())?;
         let discovery = match args.discovery_address.clone().or(given.discovery_address) {
             Some(discovery) => discovery,
-            None => DEFAULT_DISCOVERY_ADDRESS.parse().map_err(ConfigError::Discovery)?,
+            None => default_discovery(args.tls.tls).parse().map_err(ConfigError::Discovery)?,
         };
+        let credentials = args.tls.credentials(&discovery, None);
         let addresses = addresses(args)?;
         let drain_time = args.drain_time.or(given.drain).unwrap_or(DEFAULT_DRAIN_TIME);
         let drain_policy = drain_policy(args, environment, given.termination_drain, drain_time)?;
@@ -114,6 +124,7 @@ impl AgentConfig {
         };
         Ok(Self {
             discovery,
+            credentials,
             domain: args.domain.clone(),
             xds: args.xds,
             admin: args.admin_addr,
@@ -132,6 +143,7 @@ impl AgentConfig {
             template: args.template.clone(),
             drain_policy,
             probers: Probers::parse(probers)?,
+            app_metrics: Target::parse(environment.get(APP_METRICS).map(String::as_str))?,
             node: Node::new(identity(args, addresses), environment)?,
         })
     }
@@ -139,6 +151,13 @@ impl AgentConfig {
     /// Whether the proxy stands beside a workload, which has its own reasons to go out until the end.
     pub fn is_sidecar(&self) -> bool {
         self.node.proxy_type == ProxyType::Sidecar
+    }
+}
+
+fn default_discovery(tls: Option<TlsMode>) -> &'static str {
+    match tls {
+        None | Some(TlsMode::Off) => DEFAULT_DISCOVERY_ADDRESS,
+        Some(TlsMode::Certificate | TlsMode::Token) => DEFAULT_SECURE_DISCOVERY_ADDRESS,
     }
 }
 
@@ -318,7 +337,13 @@ mod tests {
 
         let line = Line::command();
         for (flag, default) in [
-            ("discovery-address", DEFAULT_DISCOVERY_ADDRESS.to_owned()),
+            (
+                "discovery-address",
+                format!(
+                    "else {DEFAULT_SECURE_DISCOVERY_ADDRESS} with TLS and \
+                     {DEFAULT_DISCOVERY_ADDRESS} without"
+                ),
+            ),
             ("status-addr", format!("port {AGENT_STATUS_PORT} of every address")),
             ("health-addr", format!("port {ENVOY_HEALTH_PORT} of every address")),
             ("prometheus-addr", format!("port {ENVOY_PROMETHEUS_PORT} of every address")),

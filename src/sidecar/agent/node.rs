@@ -12,6 +12,8 @@ use super::args::ProxyType;
 
 const META: &str = "ISTIO_META_";
 const META_JSON: &str = "ISTIO_METAJSON_";
+/// As Istio's agent has it: a variable without prefix.
+const SERVICE_ACCOUNT: &str = "SERVICE_ACCOUNT";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 const REGION_LABEL: &str = "topology.kubernetes.io/region";
 const SUBZONE_LABEL: &str = "topology.istio.io/subzone";
@@ -123,6 +125,9 @@ impl Node {
         metadata.insert("NAME".to_owned(), name.into());
         metadata.insert("NAMESPACE".to_owned(), namespace.into());
         metadata.insert("INSTANCE_IPS".to_owned(), ips.join(",").into());
+        if let Some(account) = environment.get(SERVICE_ACCOUNT).filter(|name| !name.is_empty()) {
+            metadata.insert(SERVICE_ACCOUNT.to_owned(), account.as_str().into());
+        }
         if !labels.is_empty() {
             metadata.insert("LABELS".to_owned(), labels.into());
         }

@@ -35,17 +35,20 @@ pub struct ProxyConfig {
     pub concurrency: Option<u32>,
     pub drain: Option<Duration>,
     pub termination_drain: Option<Duration>,
+    /// `holdApplicationUntilProxyStarts`: injection puts the proxy before the application.
+    pub hold_application: Option<bool>,
     /// `proxyMetadata`: variables that injection puts into the environment of the proxy.
     pub metadata: BTreeMap<String, String>,
     /// The fields that are for what is not there.
     pub without_effect: Vec<String>,
 }
 
-const FIELDS: [&str; 5] = [
+const FIELDS: [&str; 6] = [
     "discoveryAddress",
     "concurrency",
     "drainDuration",
     "terminationDrainDuration",
+    "holdApplicationUntilProxyStarts",
     "proxyMetadata",
 ];
 
@@ -56,6 +59,7 @@ struct Fields {
     concurrency: Option<u32>,
     drain_duration: Option<String>,
     termination_drain_duration: Option<String>,
+    hold_application_until_proxy_starts: Option<bool>,
     proxy_metadata: BTreeMap<String, String>,
 }
 
@@ -88,6 +92,7 @@ impl ProxyConfig {
                 "terminationDrainDuration",
                 fields.termination_drain_duration,
             )?,
+            hold_application: fields.hold_application_until_proxy_starts,
             metadata: fields.proxy_metadata,
             without_effect: all
                 .into_keys()

@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::app_metrics::AppMetrics;
 use super::app_probes::{APP_HEALTH, APP_LIFECYCLE, AppProbes, ProbeResponse};
 use super::drain::{self, NotDraining};
 use super::readiness::{NotReady, ProbeConditions};
@@ -35,8 +36,12 @@ pub(super) struct Pages {
     pub(super) quit: CancellationToken,
     pub(super) inbound_only: bool,
     pub(super) probes: AppProbes,
+    /// The application's own metrics, where they are merged.
+    pub(super) application: Option<AppMetrics>,
     /// Scrapes for which Envoy had no answer.
     pub(super) failed_scrapes: Counter,
+    /// Scrapes for which the application had no page of metrics.
+    pub(super) failed_app_scrapes: Counter,
 }
 
 pub(super) fn router(pages: Arc<Pages>) -> Router {
@@ -79,17 +84,38 @@ async fn live(Shared(pages): Shared<Arc<Pages>>) -> (StatusCode, String) {
     probe_page("live", &pages.conditions.live)
 }
 
-/// The agent's metrics first: they are there even if Envoy is not.
-async fn statistics(Shared(pages): Shared<Arc<Pages>>, RawQuery(query): RawQuery) -> Response {
+/// The agent's metrics first: they are there even if Envoy is not. The application's last, and checked,
+/// since Prometheus refuses a whole page for one line that it cannot read.
+async fn statistics(
+    Shared(pages): Shared<Arc<Pages>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-    let envoys = pages.admin.get(&format!("/stats/prometheus{query}")).await;
+    let path = format!("/stats/prometheus{query}");
+    let application = async {
+        match &pages.application {
+            Some(application) => application.scrape(&headers).await,
+            None => Ok(String::new()),
+        }
+    };
+    let (envoys, application) = tokio::join!(pages.admin.get(&path), application);
     let envoys = envoys.unwrap_or_else(|error| {
         pages.failed_scrapes.inc();
         warn!("a scrape is without Envoy's part: {error}");
         Default::default()
     });
+    let application = application.unwrap_or_else(|error| {
+        pages.failed_app_scrapes.inc();
+        warn!("a scrape is without the application's part: {error}");
+        Default::default()
+    });
     let mut page = own_metrics(&pages);
     page.push_str(&envoys);
+    if !page.ends_with('\n') {
+        page.push('\n');
+    }
+    page.push_str(&application);
     ([(header::CONTENT_TYPE, PROMETHEUS_TEXT)], page).into_response()
 }
 
@@ -107,6 +133,11 @@ fn own_metrics(pages: &Pages) -> String {
         "failed_scrapes",
         "Scrapes for which Envoy had no answer",
         pages.failed_scrapes.clone(),
+    );
+    registry.register(
+        "failed_application_scrapes",
+        "Scrapes for which the application had no page of metrics that can be read",
+        pages.failed_app_scrapes.clone(),
     );
     let mut page = String::new();
     if let Err(error) = encode(&mut page, &registry) {
@@ -165,7 +196,9 @@ mod tests {
             quit: quit.clone(),
             inbound_only: true,
             probes: AppProbes::new(Default::default(), peer).unwrap(),
+            application: None,
             failed_scrapes: Counter::default(),
+            failed_app_scrapes: Counter::default(),
         };
         let mut request = Request::post(path).body(Body::empty()).unwrap();
         request.extensions_mut().insert(ConnectInfo(SocketAddr::new(peer, 40_000)));

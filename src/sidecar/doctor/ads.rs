@@ -8,12 +8,14 @@ use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryRequest, Discovery
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code as GrpcCode, Status};
+use tonic::metadata::AsciiMetadataValue;
+use tonic::{Code as GrpcCode, Request, Status};
 use tower::service_fn;
 
 use super::connect::Connection;
 use super::finding::{Code, Finding};
 use crate::names::{PROBE_METADATA, ResourceType};
+use crate::sidecar::credentials::files::Token;
 use crate::sidecar::doctor::ProbeOrigin;
 use crate::sidecar::proto_value::{to_struct, to_value};
 
@@ -58,7 +60,11 @@ pub(super) fn node(of_envoy: &Value, id: &str, origin: ProbeOrigin) -> Node {
 ///
 /// # Errors
 /// If it is refused or ended.
-pub(super) async fn probe(connection: &Connection, node: Node) -> Result<ResourceCounts, Status> {
+pub(super) async fn probe(
+    connection: &Connection,
+    node: Node,
+    token: Option<&Token>,
+) -> Result<ResourceCounts, Status> {
     let service = service_fn(|request| {
         let mut sender = connection.sender.clone();
         async move { sender.send_request(request).await }
@@ -75,7 +81,15 @@ pub(super) async fn probe(connection: &Connection, node: Node) -> Result<Resourc
         };
         send(&requests, request).await?;
     }
-    let called = client.stream_aggregated_resources(ReceiverStream::new(stream));
+    let mut request = Request::new(ReceiverStream::new(stream));
+    if let Some(token) = token {
+        let bearer = format!("Bearer {}", token.text).parse();
+        let mut bearer: AsciiMetadataValue =
+            bearer.map_err(|_| Status::unauthenticated("the token has characters of no header"))?;
+        bearer.set_sensitive(true);
+        request.metadata_mut().insert("authorization", bearer);
+    }
+    let called = client.stream_aggregated_resources(request);
     let mut responses = called.await?.into_inner();
     let mut served = types.map(|_| None);
     while served.iter().any(Option::is_none) {

@@ -5,19 +5,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::ArgAction;
-
 use super::{Diagnosis, Outcome, ProbeOrigin, ServiceName, Target, diagnose};
 use crate::escape;
 use crate::flags;
 use crate::names;
 use crate::output;
+use crate::sidecar::credentials::TlsArgs;
 use crate::sidecar::host_port::HostPort;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct DoctorArgs {
     /// Where the control plane is; by default where Envoy's bootstrap says, else
-    /// istio-pilot.istio-system:15010
+    /// istio-pilot.istio-system.svc:15012 with TLS and istio-pilot.istio-system:15010 without
     #[arg(long, value_name = "HOST:PORT", env = "PILOTHOUSE_DISCOVERY_ADDRESS")]
     pub discovery_address: Option<HostPort>,
 
@@ -50,6 +49,9 @@ pub struct DoctorArgs {
     #[arg(long, env = "PILOTHOUSE_JSON")]
     pub json: bool,
 
+    #[command(flatten)]
+    pub tls: TlsArgs,
+
     /// Do not ask the Kubernetes API server
     #[arg(long, env = "PILOTHOUSE_NO_KUBERNETES", help_heading = "Kubernetes")]
     pub no_kubernetes: bool,
@@ -68,10 +70,6 @@ pub struct DoctorArgs {
     /// The node id to ask the control plane with; by default Envoy's own
     #[arg(long, env = "PILOTHOUSE_NODE_ID", help_heading = "Unusual places")]
     pub node_id: Option<String>,
-
-    /// Whether the control plane is spoken to over TLS; by default what Envoy's bootstrap says
-    #[arg(long, action = ArgAction::Set, env = "PILOTHOUSE_TLS", help_heading = "Unusual places")]
-    pub tls: Option<bool>,
 
     /// The control plane's monitoring port; by default 15014 beside the discovery address
     #[arg(
@@ -134,7 +132,7 @@ impl DoctorArgs {
             // Outside of a pod Envoy is only expected where somebody says it is.
             envoy_expected: in_pod || self.admin_addr.is_some(),
             discovery: self.discovery_address.clone(),
-            tls: self.tls,
+            tls: self.tls.clone(),
             monitoring: self.monitoring_address,
             debug: self.debug_address,
             node_id: self.node_id.clone(),

@@ -12,7 +12,7 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper::rt::Executor as _;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -112,11 +112,6 @@ pub(super) async fn detect_protocol(
     Protocol::Other(first)
 }
 
-/// Whether TLS is spoken there.
-pub(super) async fn speaks_tls(stream: TcpStream, address: SocketAddr, limit: Duration) -> bool {
-    first_response(stream, &client_hello(address.ip()), limit).await == Some(Protocol::Tls)
-}
-
 /// Whether HTTP/2 is spoken there without TLS.
 pub(super) async fn speaks_http2(address: SocketAddr, limit: Duration) -> bool {
     let Ok(stream) = tcp(address, limit).await else { return false };
@@ -124,22 +119,44 @@ pub(super) async fn speaks_http2(address: SocketAddr, limit: Duration) -> bool {
 }
 
 /// What comes back first; `None` for silence.
-async fn first_response(
-    mut stream: TcpStream,
+async fn first_response(stream: TcpStream, greeting: &[u8], limit: Duration) -> Option<Protocol> {
+    let heard = timeout(limit, exchange(stream, greeting)).await.ok()?;
+    Some(Protocol::from_bytes(&heard.0))
+}
+
+/// What comes back first to the preface of HTTP/2, over whatever connection.
+///
+/// # Errors
+/// The connection failed before enough was there.
+pub(super) async fn exchange_preface(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+) -> std::io::Result<Vec<u8>> {
+    match exchange(stream, PREFACE).await {
+        (_, Some(error)) => Err(error),
+        (heard, None) => Ok(heard),
+    }
+}
+
+/// The first bytes, and what kept more from coming.
+async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     greeting: &[u8],
-    limit: Duration,
-) -> Option<Protocol> {
-    let exchange = async {
-        let mut heard = Vec::with_capacity(64);
-        let spoken = stream.write_all(greeting).await;
-        while spoken.is_ok() && heard.len() < FRAME_HEADER {
-            if stream.read_buf(&mut heard).await.unwrap_or_default() == 0 {
-                break;
-            }
-        }
-        Protocol::from_bytes(&heard)
+) -> (Vec<u8>, Option<std::io::Error>) {
+    let mut heard = Vec::with_capacity(64);
+    let spoken = async {
+        stream.write_all(greeting).await?;
+        stream.flush().await
     };
-    timeout(limit, exchange).await.ok()
+    let failed = spoken.await.err();
+    // Even where nothing could be written there may be something to be read: why.
+    while heard.len() < FRAME_HEADER {
+        match stream.read_buf(&mut heard).await {
+            Ok(0) => return (heard, failed),
+            Ok(_) => {}
+            Err(error) => return (heard, Some(error)),
+        }
+    }
+    (heard, None)
 }
 
 /// A TLS ClientHello. Nothing is sent after it, so that no certificate is looked at.
@@ -180,8 +197,17 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// In plaintext.
     pub(super) async fn open(address: SocketAddr) -> Result<Self, Box<dyn StdError + Send + Sync>> {
-        let stream = TcpStream::connect(address).await?;
+        Self::over(TcpStream::connect(address).await?, "http", address).await
+    }
+
+    /// Over a connection that is there, to `address`.
+    pub(super) async fn over(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        scheme: &str,
+        address: SocketAddr,
+    ) -> Result<Self, Box<dyn StdError + Send + Sync>> {
         let tasks = ConnectionTasks(CancellationToken::new());
         let guard = tasks.0.clone().drop_guard();
         let mut builder = http2::Builder::new(tasks.clone());
@@ -189,7 +215,7 @@ impl Connection {
         builder.initial_stream_window_size(16 << 20).initial_connection_window_size(16 << 20);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
         tasks.execute(connection);
-        let origin = http::Uri::builder().scheme("http").authority(address.to_string());
+        let origin = http::Uri::builder().scheme(scheme).authority(address.to_string());
         Ok(Self { sender, origin: origin.path_and_query("/").build()?, _tasks: guard })
     }
 

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::bootstrap_tls;
 use super::finding::{Code, Finding};
+use crate::sidecar::credentials::Credentials;
 use crate::sidecar::envoy_admin::{AdminError, EnvoyAdmin, Stats};
 use crate::sidecar::host_port::HostPort;
 use crate::sidecar::http_client::RequestError;
+use crate::well_known::XDS_PORT;
 
 /// A resource that Envoy does not take, in its own words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +35,8 @@ pub(super) struct Envoy {
     pub(super) waits_for: Vec<String>,
     /// Where its bootstrap says that the control plane is.
     pub(super) discovery: Option<HostPort>,
-    pub(super) tls: bool,
+    /// With what it speaks TLS to it; `None` for plaintext.
+    pub(super) credentials: Option<Credentials>,
 }
 
 impl Envoy {
@@ -109,9 +113,16 @@ impl Envoy {
             if let (Some(host), Some(port)) = (address["address"].as_str(), port) {
                 self.discovery = Some(HostPort { host: host.to_owned(), port });
             }
-            self.tls = cluster["transport_socket"]["name"] == "envoy.transport_sockets.tls";
+            let anywhere = HostPort { host: "pilot".to_owned(), port: XDS_PORT };
+            let discovery = self.discovery.as_ref().unwrap_or(&anywhere);
+            self.credentials = bootstrap_tls::credentials(cluster, discovery, read_json);
         }
     }
+}
+
+/// A file of Envoy's, where the doctor is beside it.
+fn read_json(path: &str) -> Option<Value> {
+    serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
 }
 
 /// `/init_dump`: the targets that are not ready, without the words that only Envoy's authors need.
@@ -208,6 +219,6 @@ mod tests {
             ]},
         }}]}));
         assert_eq!(envoy.discovery.unwrap().to_string(), "pilot:15010");
-        assert!(!envoy.tls);
+        assert_eq!(envoy.credentials, None);
     }
 }

@@ -33,8 +33,6 @@ codes! {
     OutsideCluster = "outside_cluster" Unknown,
     /// Nothing is wrong as far as it was looked at, but what matters was not.
     NotAllExamined = "not_all_examined" Unknown,
-    /// The control plane wants TLS, which is not looked into.
-    TlsNotExamined = "tls_not_examined" Unknown,
     /// The service that was asked about cannot be looked at from here.
     ServiceNotExamined = "service_not_examined" Unknown,
 
@@ -63,6 +61,10 @@ codes! {
     /// The pods take connections, so somebody on the way refuses them.
     ConnectionRejected = "connection_rejected" Broken,
     PacketsDropped = "packets_dropped" Broken,
+    /// Nothing listens on the TLS port, while the plaintext port is there.
+    OnlyPlaintextServed = "only_plaintext_port_open" Broken,
+    /// The other way round.
+    OnlyTlsServed = "only_tls_port_open" Broken,
     PilotSelectsNoPod = "pilot_selects_no_pod" Broken,
     PilotPortMismatch = "pilot_port_mismatch" Broken,
     PilotPodsNotReady = "pilot_pods_not_ready" Broken,
@@ -74,6 +76,40 @@ codes! {
     PilotSilent = "pilot_silent" Broken,
     NotGrpc = "not_grpc" Broken,
     NotAPilot = "not_a_pilot" Broken,
+
+    /// The file with the authorities is missing or of no use.
+    TlsCaUnusable = "tls_ca_unusable" Broken,
+    /// Every authority in it is out of its time, by whichever clock.
+    TlsCaExpired = "tls_ca_expired" Broken,
+    ServerCertificateExpired = "server_certificate_expired" Broken,
+    ServerCertificateNotYetValid = "server_certificate_not_yet_valid" Broken,
+    ServerCertificateWrongName = "server_certificate_wrong_name" Broken,
+    ServerCertificateUnknownCa = "server_certificate_unknown_ca" Broken,
+    /// Whatever else is wrong with it.
+    ServerCertificateUnusable = "server_certificate_unusable" Broken,
+    /// The control plane wants one, and there is none.
+    ClientCertificateMissing = "client_certificate_missing" Broken,
+    ClientCertificateUnusable = "client_certificate_unusable" Broken,
+    ClientCertificateExpired = "client_certificate_expired" Broken,
+    ClientCertificateNotYetValid = "client_certificate_not_yet_valid" Broken,
+    ClientCertificateRefused = "client_certificate_refused" Broken,
+    AlpnMissing = "alpn_missing" Broken,
+    TlsHandshakeFailed = "tls_handshake_failed" Broken,
+    /// What is out of its time by one clock is not by the other.
+    ClockSkew = "clock_skew" Broken,
+
+    TokenMissing = "token_missing" Broken,
+    TokenUnusable = "token_unusable" Broken,
+    TokenExpired = "token_expired" Broken,
+    TokenNotYetValid = "token_not_yet_valid" Broken,
+    TokenWrongAudience = "token_wrong_audience" Broken,
+    TokenRefused = "token_refused" Broken,
+    /// The control plane cannot verify tokens at the moment.
+    TokenNotVerified = "token_not_verified" Broken,
+    /// The control plane wants to know who asks, and is told nothing.
+    IdentityMissing = "identity_missing" Broken,
+    /// The identity is of another namespace than the proxy's node.
+    NamespaceMismatch = "namespace_mismatch" Broken,
 
     PilotNotReady = "pilot_not_ready" Broken,
     /// Proxies are served, but one of the replicas does not become ready.

@@ -13,11 +13,13 @@ use kube::api::ListParams;
 use kube::{Api, Client, Error};
 use tokio::time::timeout;
 
+use super::clock::OtherClock;
 use super::pilot;
 use super::service::{Endpoint, Port, ServiceView};
 use crate::causes::with_causes;
 use crate::kubeconfig;
 use crate::names::PortProtocol;
+use crate::sidecar::http_client::http_date;
 use crate::well_known::MONITORING_PORT;
 
 /// What was asked for, or why it could not be had.
@@ -33,6 +35,8 @@ pub(super) struct Kubernetes {
     /// Namespaces that have a Service of Pilot's name.
     pub(super) pilot_namespaces: ApiResult<Vec<String>>,
     pub(super) service: ApiResult<Option<ServiceView>>,
+    /// The API server's clock.
+    pub(super) clock: Option<OtherClock>,
 }
 
 /// Services to look at: name and namespace.
@@ -54,17 +58,18 @@ pub(super) async fn query(
     let asked = async {
         let client = connect(context, limit).await?;
         let pilot = services.pilot.as_ref();
-        let (kube_dns, pilot, pilot_namespaces, service) = tokio::join!(
+        let (kube_dns, pilot, pilot_namespaces, service, clock) = tokio::join!(
             service_view(&client, Some(("kube-dns", "kube-system"))),
             service_view(&client, pilot.map(|(name, namespace)| (&**name, &**namespace))),
             namespaces_of(&client, pilot.map(|(name, _)| &**name)),
             service_view(&client, services.service.as_ref().map(|(name, ns)| (&**name, &**ns))),
+            clock(&client),
         );
         let unready_pilots = match &pilot {
             Ok(Some(pilot)) => unready_reasons(pilot, limit / 3).await,
             _ => Vec::new(),
         };
-        Ok(Kubernetes { kube_dns, pilot, unready_pilots, pilot_namespaces, service })
+        Ok(Kubernetes { kube_dns, pilot, unready_pilots, pilot_namespaces, service, clock })
     };
     let late = || Err(format!("the API server does not answer within {limit:?}"));
     timeout(limit, asked).await.unwrap_or_else(|_| late())
@@ -96,6 +101,14 @@ async fn connect(context: Option<&str>, limit: Duration) -> ApiResult<Client> {
     config.connect_timeout = Some(limit);
     config.default_retry = false;
     Client::try_from(config).map_err(|error| with_causes(&error))
+}
+
+/// By the `date` of an answer, whatever it is.
+async fn clock(client: &Client) -> Option<OtherClock> {
+    let request = http::Request::get("/version").body(kube::client::Body::empty()).ok()?;
+    let answer = client.send(request).await.ok()?;
+    let date = answer.headers().get(http::header::DATE)?.to_str().ok()?;
+    Some(OtherClock::now("the API server", http_date(date)?))
 }
 
 /// A Service with its endpoints, and its pods if they may be seen.

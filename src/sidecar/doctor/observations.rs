@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::clock::OtherClock;
 use super::envoy::Envoy;
+use crate::sidecar::credentials::files::Validity;
 use crate::sidecar::host_port::HostPort;
 
 /// What the walk has learned that later links, and Kubernetes, need.
@@ -14,6 +16,10 @@ pub(super) struct Observations {
     pub(super) addresses: Vec<IpAddr>,
     /// The one that took a connection.
     pub(super) reached: Option<SocketAddr>,
+    /// Of what is said to be out of its time.
+    pub(super) disputed: Option<Validity>,
+    /// Clocks of others, read where time is what is wrong.
+    pub(super) clocks: Vec<OtherClock>,
 }
 
 impl Observations {

@@ -9,20 +9,26 @@ use tokio::time::timeout;
 
 use super::connect::{self, Connection};
 use super::deadline::Deadline;
-use super::envoy::{self, Envoy};
+use super::envoy;
 use super::finding::{Code, Diagnosis, Finding, Link, LinkState};
 use super::kubernetes::{self, ServicesToQuery};
 use super::observations::Observations;
 use super::pilot::Readiness;
+use super::tls::{Loaded, TlsClient};
 use super::verdict::{no_connection, pilot_silent, wrong_protocol};
-use super::{Target, ads, explain, pilot, verdict};
+use super::{Target, ads, clock, explain, pilot, tls_verdict, verdict};
 use crate::causes::with_causes;
+use crate::sidecar::credentials::files::LoadedClient;
+use crate::sidecar::credentials::{Credentials, TlsMode};
 use crate::sidecar::host_port::{HostPort, HostPortError};
-use crate::well_known::{DEFAULT_DISCOVERY_ADDRESS, MONITORING_PORT};
+use crate::well_known::{
+    DEFAULT_DISCOVERY_ADDRESS, DEFAULT_SECURE_DISCOVERY_ADDRESS, MONITORING_PORT,
+};
 
 mod dataplane;
 mod resolve;
 mod service;
+mod tls;
 
 /// Links without which nobody can say that all is well, if it was meant to be looked at.
 const NEEDED: [&str; 2] = ["Envoy", "Pilot"];
@@ -84,13 +90,15 @@ impl Walk<'_> {
                 false => None,
             }
         };
-        let (walked, asked) = tokio::join!(self.follow_path_to_pilot(&mut seen), ask);
+        let (walked, asked) = tokio::join!(Box::pin(self.walk_to_pilot(&mut seen)), ask);
         if let Some(asked) = &asked {
             self.kubernetes(since, asked);
         }
         match walked {
             Err(found) => {
                 let kubernetes = asked.as_ref().and_then(|asked| asked.as_ref().ok());
+                seen.clocks.extend(kubernetes.and_then(|kubernetes| kubernetes.clock.clone()));
+                let found = clock::explain(found, seen.disputed, &seen.clocks);
                 // Nothing here says that this place should reach a control plane.
                 let outside =
                     !target.envoy_expected && seen.envoy.is_none() && target.discovery.is_none();
@@ -118,9 +126,27 @@ impl Walk<'_> {
         if let Some(known) = self.target.discovery.clone().or(of_envoy) {
             return Ok(known);
         }
-        DEFAULT_DISCOVERY_ADDRESS.parse().map_err(|error: HostPortError| {
+        let default = match self.target.tls.tls {
+            None | Some(TlsMode::Off) => DEFAULT_DISCOVERY_ADDRESS,
+            Some(TlsMode::Certificate | TlsMode::Token) => DEFAULT_SECURE_DISCOVERY_ADDRESS,
+        };
+        default.parse().map_err(|error: HostPortError| {
             Finding::new(Code::NameNotFound, error.to_string(), "give --discovery-address")
         })
+    }
+
+    fn credentials(&self, discovery: &HostPort, seen: &Observations) -> Option<Credentials> {
+        let known = seen.envoy.as_ref().and_then(|envoy| envoy.credentials.as_ref());
+        self.target.tls.credentials(discovery, known)
+    }
+
+    /// To the first broken link; where time is what is wrong, with another clock to compare with.
+    async fn walk_to_pilot(&mut self, seen: &mut Observations) -> Result<(), Finding> {
+        let walked = self.follow_path_to_pilot(seen).await;
+        if walked.as_ref().is_err_and(|found| clock::is_about_time(found.code)) {
+            seen.clocks.extend(self.pilots_clock(seen).await);
+        }
+        walked
     }
 
     async fn follow_path_to_pilot(&mut self, seen: &mut Observations) -> Result<(), Finding> {
@@ -134,14 +160,20 @@ impl Walk<'_> {
             Finding::new(Code::AddressUnreachable, error.to_string(), "try again")
         })?;
         seen.reached = Some(address);
-        let in_bootstrap = seen.envoy.as_ref().is_some_and(|envoy| envoy.tls);
-        if self.target.tls.unwrap_or(in_bootstrap) {
-            return self.tls(stream, address).await;
-        }
-        self.http2(stream, address).await?;
-        let connection = self.grpc(address).await?;
+        let (loaded, tls) = match self.credentials(&discovery, seen) {
+            None => {
+                self.http2(stream, address).await?;
+                (None, None)
+            }
+            Some(credentials) => {
+                let loaded = self.load(credentials, seen)?;
+                let tls = self.tls(stream, address, &loaded, seen).await?;
+                (Some(loaded), Some(tls))
+            }
+        };
+        let connection = self.grpc(address, tls.as_ref()).await?;
         let stale = self.readiness(address).await?;
-        self.ads(&connection, address, seen.envoy.as_ref()).await?;
+        self.ads(&connection, address, loaded.as_ref(), seen).await?;
         if let Some(envoy) = &seen.envoy {
             self.pilots_view(address, envoy).await?;
             self.acceptance(envoy)?;
@@ -221,30 +253,8 @@ impl Walk<'_> {
             }
         }
         let (said, finding) = no_connection(discovery, &errors, limit);
+        let finding = self.other_port(discovery, addresses).await.unwrap_or(finding);
         Err(self.broken("TCP", since, said, finding))
-    }
-
-    async fn tls(&mut self, stream: TcpStream, address: SocketAddr) -> Result<(), Finding> {
-        let since = Instant::now();
-        let limit = self.deadline.step()?;
-        // A plaintext port may answer in TLS too, to say that it has none: with an alert.
-        if connect::speaks_tls(stream, address, limit).await
-            && !connect::speaks_http2(address, limit).await
-        {
-            let finding = Finding::new(
-                Code::TlsNotExamined,
-                format!("{address} speaks TLS as it should; what is inside is not looked at"),
-                "compare certificates by hand (openssl s_client -connect)",
-            );
-            return Err(self.broken("TLS", since, format!("{address} speaks TLS"), finding));
-        }
-        let finding = Finding::new(
-            Code::TlsToPlaintext,
-            format!("Envoy speaks TLS to {address}, which is plaintext"),
-            "take transport_socket away from the control plane's cluster in Envoy's bootstrap, or \
-             use the control plane's TLS port: 15010 is plaintext",
-        );
-        Err(self.broken("TLS", since, format!("{address} speaks no TLS"), finding))
     }
 
     async fn http2(&mut self, stream: TcpStream, address: SocketAddr) -> Result<(), Finding> {
@@ -260,12 +270,22 @@ impl Walk<'_> {
         }
     }
 
-    async fn grpc(&mut self, address: SocketAddr) -> Result<Connection, Finding> {
+    async fn grpc(
+        &mut self,
+        address: SocketAddr,
+        tls: Option<&TlsClient>,
+    ) -> Result<Connection, Finding> {
         let since = Instant::now();
         let limit = self.deadline.step()?;
         let opened = async {
-            let mut connection =
-                Connection::open(address).await.map_err(|error| with_causes(&*error))?;
+            let opened = match tls {
+                None => Connection::open(address).await,
+                Some(tls) => {
+                    let stream = tls.connect(address, limit).await?;
+                    Connection::over(stream, "https", address).await
+                }
+            };
+            let mut connection = opened.map_err(|error| with_causes(&*error))?;
             connection.speaks_grpc().await.map(|()| connection)
         };
         let said = match timeout(limit, opened).await {
@@ -310,18 +330,23 @@ impl Walk<'_> {
         &mut self,
         connection: &Connection,
         address: SocketAddr,
-        envoy: Option<&Envoy>,
+        loaded: Option<&Loaded>,
+        seen: &mut Observations,
     ) -> Result<(), Finding> {
         let since = Instant::now();
         let limit = self.deadline.step()?;
         let nothing = serde_json::Value::Null;
-        let of_envoy = envoy.map_or(&nothing, |envoy| &envoy.node);
+        let of_envoy = seen.envoy.as_ref().map_or(&nothing, |envoy| &envoy.node);
         let id = self.target.node_id.as_deref().or_else(|| of_envoy["id"].as_str());
         let made_up =
             format!("sidecar~127.0.0.1~doctor.default~default.svc.{}", self.target.domain);
         let id = id.unwrap_or(&made_up);
         let node = ads::node(of_envoy, id, self.target.origin);
-        match timeout(limit, ads::probe(connection, node)).await {
+        let token = loaded.and_then(|loaded| match &loaded.client {
+            LoadedClient::Token(token) => Some(token),
+            LoadedClient::None | LoadedClient::Certificate(_) => None,
+        });
+        match timeout(limit, ads::probe(connection, node, token)).await {
             Ok(Ok(ads::ResourceCounts { clusters, listeners })) => {
                 let said = format!("{clusters} clusters and {listeners} listeners for {id}");
                 self.well("ADS", since, said);
@@ -329,7 +354,11 @@ impl Walk<'_> {
             }
             Ok(Err(status)) => {
                 let said = format!("{:?}", status.code());
-                Err(self.broken("ADS", since, said, ads::stream_error(address, id, &status)))
+                let refused = tls_verdict::identity_refused(address, id, &status, loaded);
+                let (finding, validity) =
+                    refused.unwrap_or_else(|| (ads::stream_error(address, id, &status), None));
+                seen.disputed = validity;
+                Err(self.broken("ADS", since, said, finding))
             }
             Err(_) => {
                 let finding = Finding::new(

@@ -170,8 +170,8 @@ pub(super) fn wrong_protocol(
         Protocol::Tls => (
             Code::PlaintextToTls,
             "TLS, and is spoken to in plaintext".to_owned(),
-            "use the plaintext port (15010), or give the control plane's cluster in Envoy's \
-             bootstrap a TLS transport_socket",
+            "use the plaintext port (15010), or speak TLS: the agent's --tls certificate or --tls \
+             token (PILOTHOUSE_TLS), with which the port is 15012",
         ),
         Protocol::Other(other) => (
             Code::PortSpeaksOther,

@@ -15,6 +15,13 @@ pub(super) const MEMORY: &str = "sidecar.istio.io/proxyMemory";
 pub(super) const CPU_LIMIT: &str = "sidecar.istio.io/proxyCPULimit";
 pub(super) const MEMORY_LIMIT: &str = "sidecar.istio.io/proxyMemoryLimit";
 pub(super) const PROXY_CONFIG: &str = "proxy.istio.io/config";
+pub(super) const USER_VOLUME: &str = "sidecar.istio.io/userVolume";
+pub(super) const USER_VOLUME_MOUNT: &str = "sidecar.istio.io/userVolumeMount";
+pub(super) const STATUS_PORT: &str = "status.sidecar.istio.io/port";
+pub(super) const INITIAL_DELAY: &str = "readiness.status.sidecar.istio.io/initialDelaySeconds";
+pub(super) const PERIOD: &str = "readiness.status.sidecar.istio.io/periodSeconds";
+pub(super) const FAILURE_THRESHOLD: &str = "readiness.status.sidecar.istio.io/failureThreshold";
+pub(super) const MERGE_METRICS: &str = "prometheus.istio.io/merge-metrics";
 /// Ours: of Istio's names there is only the field of its proxy configuration.
 pub(super) const TERMINATION_DRAIN: &str = "pilothouse.io/termination-drain-duration";
 
@@ -29,7 +36,7 @@ pub(super) const TRAFFIC: [(&str, &str); 7] = [
     ("traffic.sidecar.istio.io/excludeInterfaces", "-c"),
 ];
 
-const OTHERS: [&str; 14] = [
+const OTHERS: [&str; 21] = [
     INJECT,
     STATUS,
     NATIVE,
@@ -44,10 +51,17 @@ const OTHERS: [&str; 14] = [
     MEMORY_LIMIT,
     PROXY_CONFIG,
     TERMINATION_DRAIN,
+    USER_VOLUME,
+    USER_VOLUME_MOUNT,
+    STATUS_PORT,
+    INITIAL_DELAY,
+    PERIOD,
+    FAILURE_THRESHOLD,
+    MERGE_METRICS,
 ];
 
 /// Whoever writes an annotation of these domains means the sidecar.
-const DOMAINS: [&str; 8] = [
+const DOMAINS: [&str; 9] = [
     "sidecar.istio.io",
     "traffic.sidecar.istio.io",
     "traffic.istio.io",
@@ -55,6 +69,7 @@ const DOMAINS: [&str; 8] = [
     "readiness.status.sidecar.istio.io",
     "proxy.istio.io",
     "inject.istio.io",
+    "prometheus.istio.io",
     "pilothouse.io",
 ];
 
@@ -106,6 +121,10 @@ impl Annotations {
                 Err(format!("annotation {name} is {other:?}, which is neither true nor false"))
             }
         }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)))
     }
 
     /// Those that are meant for the sidecar and say nothing to it.

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use super::settings::Settings;
 use crate::flags;
+use crate::names;
+use crate::sidecar::agent;
+use crate::well_known::{AGENT_STATUS_PORT, ENVOY_ADMIN_PORT, ENVOY_LISTENER_PORTS};
 
 /// Add the sidecar to workloads, as `istioctl kube-inject` does: manifests in, manifests out
 #[derive(Clone, Debug, clap::Args)]
@@ -64,6 +67,56 @@ pub(super) fn image(text: &str) -> Result<String, String> {
 /// As written, for the agent reads it once more.
 pub(super) fn duration(text: &str) -> Result<String, String> {
     flags::pause_in_seconds(text).map(|_| text.to_owned())
+}
+
+/// The name of a Secret or a ConfigMap.
+pub(super) fn object(text: &str) -> Result<String, String> {
+    match text.len() <= 253 && text.split('.').all(names::is_dns_label) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "{text:?} is not the name of an object in Kubernetes, which is made of a-z, 0-9, '-' and '.'"
+        )),
+    }
+}
+
+/// The name of a cluster, a mesh, or a network: what a label may have as its value.
+pub(super) fn word(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    let valid = text.len() <= 63
+        && text.chars().all(fits)
+        && ends(text.chars().next())
+        && ends(text.chars().last());
+    match valid {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "{text:?} is no name: up to 63 letters, digits, '-', '_' and '.', with a letter or a digit at \
+             both ends"
+        )),
+    }
+}
+
+pub(super) fn log_level(text: &str) -> Result<String, String> {
+    agent::check_log_level(text).map(|_| text.to_owned())
+}
+
+pub(super) fn component_log_levels(text: &str) -> Result<String, String> {
+    agent::check_component_log_levels(text).map(|_| text.to_owned())
+}
+
+/// A port on which the agent can listen beside its Envoy.
+pub(super) fn status_port(text: &str) -> Result<u16, String> {
+    let port: u16 = text
+        .parse()
+        .ok()
+        .filter(|port| *port != 0)
+        .ok_or_else(|| format!("{text:?} is no port, which are 1 to 65535"))?;
+    match port == ENVOY_ADMIN_PORT || ENVOY_LISTENER_PORTS.contains(&port) {
+        true => {
+            Err(format!("{port} is Envoy's own: take another, the default is {AGENT_STATUS_PORT}"))
+        }
+        false => Ok(port),
+    }
 }
 
 #[cfg(test)]

@@ -3,16 +3,17 @@
 
 use super::annotations::{self, Annotations};
 use super::documents::read_yaml;
-use super::node::{Map, Node, list_at};
+use super::node::{Map, Node, list_at, map_at};
 use super::overlay;
 use super::owner::Owner;
 use super::resources::{self, Asked, Wish};
-use super::settings::{NativeSidecars, Settings};
+use super::settings::{NativeSidecars, SeccompProfile, Settings, Tls};
+use super::volumes::Volumes;
 use crate::sidecar::agent::{self, ProxyConfig};
 use crate::sidecar::iptables;
+use crate::well_known::AGENT_STATUS_PORT;
 
-/// What Kubernetes gives a pod that says nothing of it.
-const GRACE_SECONDS: u64 = 30;
+mod environment;
 
 /// All that decides what the containers are like.
 pub(super) struct Injection<'a> {
@@ -24,7 +25,19 @@ pub(super) struct Injection<'a> {
     pub(super) native: bool,
     /// The application's probes, which the agent is to ask.
     pub(super) probers: Option<String>,
+    /// What the annotations for Prometheus were, which the agent is to ask.
+    pub(super) scraping: Option<String>,
+    /// Whether the application starts once the proxy serves.
+    pub(super) held: bool,
+    /// Of the agent's pages.
+    pub(super) status_port: u16,
+    /// Whether the kubelet asks there; annotation `status.sidecar.istio.io/port` 0 is no.
+    probed: bool,
+    pub(super) tls: Tls,
 }
+
+/// The variable by which a pod may say that its agent is to use TLS.
+const TLS_VARIABLE: &str = "PILOTHOUSE_TLS";
 
 impl<'a> Injection<'a> {
     /// The proxy configuration's part is read here.
@@ -49,7 +62,40 @@ impl<'a> Injection<'a> {
                 ));
             }
         };
-        Ok(Self { settings, annotations, config, owner, captured, native, probers: None })
+        let held = config.hold_application.unwrap_or(settings.hold_application_until_proxy_starts);
+        let (status_port, probed) = match annotations.get(annotations::STATUS_PORT) {
+            None => (settings.status_port, true),
+            Some("0") => (settings.status_port, false),
+            Some(said) => match super::args::status_port(said) {
+                Ok(port) => (port, true),
+                Err(error) => {
+                    return Err(format!("annotation {}: {error}", annotations::STATUS_PORT));
+                }
+            },
+        };
+        let tls = match config.metadata.get(TLS_VARIABLE) {
+            None => settings.tls,
+            Some(said) => Tls::parse(said).map_err(|error| {
+                format!(
+                    "annotation {}: {TLS_VARIABLE} of proxyMetadata: {error}",
+                    annotations::PROXY_CONFIG
+                )
+            })?,
+        };
+        Ok(Self {
+            settings,
+            annotations,
+            config,
+            owner,
+            captured,
+            native,
+            probers: None,
+            scraping: None,
+            held: held && !native,
+            status_port,
+            probed,
+            tls,
+        })
     }
 
     /// An annotation that must pass a check.
@@ -64,14 +110,22 @@ impl<'a> Injection<'a> {
     }
 
     /// The container that leads the pod's traffic to Envoy.
-    pub(super) fn init(&self, over: Option<Map>) -> Result<Node, String> {
+    pub(super) fn init(&self, pod: &Node, over: Option<Map>) -> Result<Node, String> {
         let mut arguments = vec!["iptables".to_owned()];
-        for (annotation, flag) in annotations::TRAFFIC {
+        for ((annotation, flag), (_, of_all)) in
+            annotations::TRAFFIC.into_iter().zip(self.settings.capture.flags())
+        {
             // Found here, not by a pod that does not start.
-            if let Some(said) =
-                self.checked(annotation, |said| iptables::IptablesArgs::check(&[flag, said]))?
-            {
-                arguments.extend([flag.to_owned(), said.to_owned()]);
+            let said =
+                self.checked(annotation, |said| iptables::IptablesArgs::check(&[flag, said]))?;
+            let said = said.or(of_all).map(|said| self.with_status_port(flag, said));
+            // Of the agent's usual port iptables knows.
+            let said = said.or_else(|| {
+                let needed = flag == EXCLUDED_INBOUND && self.status_port != AGENT_STATUS_PORT;
+                needed.then(|| self.status_port.to_string())
+            });
+            if let Some(said) = said {
+                arguments.extend([flag.to_owned(), said]);
             }
         }
         let flags: Vec<&str> = arguments.iter().skip(1).map(String::as_str).collect();
@@ -80,11 +134,47 @@ impl<'a> Injection<'a> {
         let mut container = template(include_str!("istio-init.yaml"))?;
         let image = self.settings.init_image.as_ref().unwrap_or(&self.settings.image);
         self.fill(&mut container, image, arguments);
+        self.profile(&mut container, pod)?;
         self.finish(container, over, false)
     }
 
+    /// The agent's port is not captured, or the kubelet would ask Envoy.
+    fn with_status_port(&self, flag: &str, said: &str) -> String {
+        match flag == EXCLUDED_INBOUND && self.status_port != AGENT_STATUS_PORT {
+            true if said.is_empty() => self.status_port.to_string(),
+            true => format!("{said},{}", self.status_port),
+            false => said.to_owned(),
+        }
+    }
+
+    /// Pod Security `restricted` asks for a seccomp profile of each container; of the pod's own ones or
+    /// of the pod as a whole.
+    fn profile(&self, container: &mut Map, pod: &Node) -> Result<(), String> {
+        let profile = self.settings.seccomp_profile.or_else(|| {
+            let containers = pod.at(&["spec", "containers"]).and_then(Node::as_list)?;
+            let mut own = containers.iter().filter(|one| one.text(&["name"]) != PROXY_CONTAINER);
+            let each = own.all(|one| one.at(&["securityContext", "seccompProfile"]).is_some());
+            let of_pod = pod.at(&["spec", "securityContext", "seccompProfile"]).is_some();
+            (each && !of_pod).then_some(SeccompProfile::RuntimeDefault)
+        });
+        let kind = match profile {
+            None => return Ok(()),
+            Some(SeccompProfile::RuntimeDefault) => "RuntimeDefault",
+            Some(SeccompProfile::Unconfined) => "Unconfined",
+        };
+        let context = map_at(container, "securityContext").ok_or("securityContext is no object")?;
+        let profile = [("type".to_owned(), kind.into())].into_iter().collect();
+        context.insert("seccompProfile".to_owned(), Node::Map(profile));
+        Ok(())
+    }
+
     /// The container of the agent and its Envoy.
-    pub(super) fn proxy(&self, pod: &Node, over: Option<Map>) -> Result<Node, String> {
+    pub(super) fn proxy(
+        &self,
+        pod: &Node,
+        over: Option<Map>,
+        volumes: &Volumes,
+    ) -> Result<Node, String> {
         let mut container = template(include_str!("istio-proxy.yaml"))?;
         let image = self.checked(annotations::IMAGE, super::args::image)?;
         self.fill(&mut container, image.unwrap_or(&self.settings.image), self.arguments()?);
@@ -95,7 +185,56 @@ impl<'a> Injection<'a> {
             let probe = read_yaml(include_str!("startup-probe.yaml"), 0)?;
             container.insert("startupProbe".to_owned(), probe);
         }
+        self.probe(&mut container)?;
+        if self.held {
+            container.insert("lifecycle".to_owned(), self.wait_hook());
+        }
+        self.profile(&mut container, pod)?;
+        volumes.mount(&mut container)?;
         self.finish(container, over, true)
+    }
+
+    /// What annotations and settings say of the kubelet's questions to the agent.
+    fn probe(&self, container: &mut Map) -> Result<(), String> {
+        let number = |annotation: &str, least: u32| {
+            let said = self.checked(annotation, |said| match said.parse::<i32>() {
+                Ok(number) if i64::from(number) >= i64::from(least) => Ok(()),
+                _ => Err(format!("{said:?} is no whole number of at least {least}")),
+            })?;
+            Ok::<_, String>(said.and_then(|said| said.parse().ok()).map(Node::Unsigned))
+        };
+        let fields = [
+            ("initialDelaySeconds", number(annotations::INITIAL_DELAY, 0)?),
+            ("periodSeconds", number(annotations::PERIOD, 1)?),
+            ("failureThreshold", number(annotations::FAILURE_THRESHOLD, 1)?),
+        ];
+        for probe in ["readinessProbe", "livenessProbe", "startupProbe"] {
+            if !self.probed {
+                container.shift_remove(probe);
+                continue;
+            }
+            let Some(probe) = container.get_mut(probe) else { continue };
+            if let Some(port) = probe.at_mut(&["httpGet", "port"]) {
+                *port = Node::Unsigned(self.status_port.into());
+            }
+        }
+        if let Some(Node::Map(readiness)) = container.get_mut("readinessProbe") {
+            let given = fields.into_iter().filter_map(|(field, value)| Some((field, value?)));
+            readiness.extend(given.map(|(field, value)| (field.to_owned(), value)));
+        }
+        Ok(())
+    }
+
+    /// The kubelet starts the next container once this has ended well.
+    fn wait_hook(&self) -> Node {
+        let mut command = vec!["pilothouse".to_owned(), "agent-wait".to_owned()];
+        if self.status_port != AGENT_STATUS_PORT {
+            command.push(format!("--status-addr=127.0.0.1:{}", self.status_port));
+        }
+        let command = Node::List(command.into_iter().map(Node::from).collect());
+        ["command", "exec", "postStart"].into_iter().fold(command, |inner, field| {
+            Node::Map([(field.to_owned(), inner)].into_iter().collect())
+        })
     }
 
     fn arguments(&self) -> Result<Vec<String>, String> {
@@ -103,17 +242,22 @@ impl<'a> Injection<'a> {
         let mut arguments = vec!["agent".to_owned()];
         // A flag would win over the proxy configuration.
         if self.config.discovery_address.is_none() {
-            arguments.push(format!("--discovery-address={}", settings.discovery_address));
+            let address = settings.discovery_address(self.tls);
+            arguments.push(format!("--discovery-address={address}"));
         }
         if settings.domain != crate::names::DEFAULT_DOMAIN {
             arguments.push(format!("--domain={}", settings.domain));
         }
-        if let Some(level) = self.checked(annotations::LOG_LEVEL, agent::check_log_level)? {
+        if self.status_port != AGENT_STATUS_PORT {
+            arguments.push(format!("--status-addr=:{}", self.status_port));
+        }
+        let level = self.checked(annotations::LOG_LEVEL, agent::check_log_level)?;
+        if let Some(level) = level.or(settings.log_level.as_deref()) {
             arguments.push(format!("--proxy-log-level={level}"));
         }
         let levels =
             self.checked(annotations::COMPONENT_LOG_LEVEL, agent::check_component_log_levels)?;
-        if let Some(levels) = levels {
+        if let Some(levels) = levels.or(settings.component_log_level.as_deref()) {
             arguments.push(format!("--proxy-component-log-level={levels}"));
         }
         let drain = self.checked(annotations::TERMINATION_DRAIN, super::args::duration)?;
@@ -125,41 +269,6 @@ impl<'a> Injection<'a> {
             arguments.push(format!("--termination-drain-duration={drain}"));
         }
         Ok(arguments)
-    }
-
-    /// What of the environment is not the same in every pod.
-    fn environment(&self, pod: &Node) -> Result<Vec<Node>, String> {
-        let containers = pod.at(&["spec", "containers"]).and_then(Node::as_list);
-        let containers = containers.map(Vec::as_slice).unwrap_or_default();
-        let names: Vec<_> = containers.iter().map(|container| container.text(&["name"])).collect();
-        let names = names.join(",");
-        let mode = if self.captured { "REDIRECT" } else { "NONE" };
-        let mut variables = vec![
-            variable("ISTIO_META_INTERCEPTION_MODE", mode),
-            variable("ISTIO_META_WORKLOAD_NAME", &self.owner.name),
-            variable("ISTIO_META_APP_CONTAINERS", &names),
-        ];
-        if !self.captured {
-            // Envoy binds the ports of services, and these are the application's.
-            variables.push(variable("ISTIO_META_POD_PORTS", &ports(containers)?));
-        }
-        // A native sidecar is asked to end when the application has ended.
-        if !self.native {
-            let grace = match pod.at(&["spec", "terminationGracePeriodSeconds"]) {
-                Some(Node::Unsigned(seconds)) => *seconds,
-                _ => GRACE_SECONDS,
-            };
-            variables.push(variable("PILOTHOUSE_TERMINATION_GRACE_PERIOD", &format!("{grace}s")));
-        }
-        if let Some(probers) = &self.probers {
-            variables.push(variable(agent::APP_PROBERS, probers));
-        }
-        if let Some(config) = self.annotations.get(annotations::PROXY_CONFIG) {
-            variables.push(variable("PROXY_CONFIG", config.trim_end()));
-        }
-        let metadata = self.config.metadata.iter();
-        variables.extend(metadata.map(|(name, value)| variable(name, value)));
-        Ok(variables)
     }
 
     fn fill(&self, container: &mut Map, image: &str, arguments: Vec<String>) {
@@ -179,26 +288,37 @@ impl<'a> Injection<'a> {
             over.shift_remove("image");
         }
         let said = Node::Map(over.clone());
+        // As in Istio: whoever says something of resources says all of it.
+        let annotated = [
+            annotations::CPU,
+            annotations::MEMORY,
+            annotations::CPU_LIMIT,
+            annotations::MEMORY_LIMIT,
+        ];
+        let annotated = annotated.iter().any(|name| self.annotations.get(name).is_some());
+        if annotated {
+            container.insert("resources".to_owned(), Node::Map(Map::new()));
+        }
         let wish = |resource: &str, names: [&str; 2], flags: [&Option<String>; 2]| {
             let one = |at: usize, place: &str| {
                 let own = said.at(&["resources", place, resource]).map(|value| Asked {
                     place: format!("resources.{place}.{resource} of its own container"),
                     value: value.clone(),
                 });
-                let annotated = || {
+                let of_pod = || {
                     let value = self.annotations.get(names[at])?;
                     Some(Asked { place: format!("annotation {}", names[at]), value: value.into() })
                 };
                 let flag = || {
-                    let value = flags[at].as_deref()?;
-                    let limit = if at == 1 { "-limit" } else { "" };
-                    Some(Asked { place: format!("--{resource}{limit}"), value: value.into() })
+                    let value = flags[at].as_deref().filter(|_| !annotated)?;
+                    let limit = if at == 1 { "Limit" } else { "" };
+                    Some(Asked { place: format!("setting {resource}{limit}"), value: value.into() })
                 };
-                own.or_else(annotated).or_else(flag)
+                own.or_else(of_pod).or_else(flag)
             };
             // Where the namespace has a quota every container must have a limit. What istio-init asks
             // for stays little, since it is over before the proxy begins.
-            let request = if asks { one(0, "requests") } else { None };
+            let request = if asks || annotated { one(0, "requests") } else { None };
             Wish { request, limit: one(1, "limits") }
         };
         let settings = self.settings;
@@ -222,6 +342,9 @@ impl<'a> Injection<'a> {
 pub(super) const INIT_CONTAINER: &str = "istio-init";
 pub(super) const PROXY_CONTAINER: &str = "istio-proxy";
 
+/// The flag of `pilothouse iptables` for inbound ports that are not captured.
+const EXCLUDED_INBOUND: &str = "-d";
+
 /// The image of a container that stands for ours, in Istio's words.
 pub(super) const MERGED_IMAGE: &str = "auto";
 
@@ -230,18 +353,6 @@ fn template(text: &str) -> Result<Map, String> {
         Node::Map(map) => Ok(map),
         _ => Err("a template is no object".to_owned()),
     }
-}
-
-fn variable(name: &str, value: &str) -> Node {
-    let pair = [("name", name), ("value", value)];
-    Node::Map(pair.into_iter().map(|(key, text)| (key.to_owned(), Node::from(text))).collect())
-}
-
-/// The ports of these containers, as Istio's agent reads them from `ISTIO_META_POD_PORTS`.
-fn ports(containers: &[Node]) -> Result<String, String> {
-    let ports = |container: &Node| container.get("ports").and_then(Node::as_list).cloned();
-    let ports: Vec<Node> = containers.iter().filter_map(ports).flatten().collect();
-    serde_json::to_string(&ports).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

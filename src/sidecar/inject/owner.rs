@@ -57,7 +57,11 @@ impl Owner {
     pub(super) fn does_not_complete(&self, native: bool) -> Option<String> {
         let never = !native && matches!(self.kind.as_str(), "Job" | "CronJob");
         never.then(|| {
-            "its pods will not complete, since the proxy runs on; use --native-sidecar".to_owned()
+            format!(
+                "its pods will not complete, since the proxy runs on; a native sidecar ends with them: \
+                 --native-sidecar, or annotation {}: \"true\"",
+                super::annotations::NATIVE
+            )
         })
     }
 }

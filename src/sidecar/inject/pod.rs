@@ -2,12 +2,14 @@
 
 use super::annotations::{self, Annotations, INJECT, is_yes};
 use super::containers::{INIT_CONTAINER, Injection, MERGED_IMAGE, PROXY_CONTAINER};
-use super::documents::read_yaml;
+use super::metadata::{self, Added};
 use super::node::{Map, Node, list_at, map_at};
-use super::overlay;
 use super::owner::Owner;
 use super::probes::{self, Probers};
+use super::prometheus;
 use super::settings::Settings;
+use super::volumes::Volumes;
+use crate::sidecar::host_port::HostPort;
 use crate::well_known::PROXY_UID;
 
 /// Pods of the cluster itself, which the control plane needs before it can serve anybody.
@@ -42,10 +44,13 @@ pub(super) fn inject(
     let proxy_over = take_override(pod, PROXY_CONTAINER)?;
     let init_over = if injection.captured { take_override(pod, INIT_CONTAINER)? } else { None };
     if annotations.truth(annotations::REWRITE_PROBES)?.unwrap_or(true) {
-        injection.probers = rewrite_probes(pod, injection.native, &mut warnings)?;
+        injection.probers = rewrite_probes(pod, &injection, &mut warnings)?;
     }
-    let init = if injection.captured { Some(injection.init(init_over)?) } else { None };
-    let proxy = injection.proxy(pod, proxy_over)?;
+    let (merge, port) = (settings.prometheus_merge, injection.status_port);
+    injection.scraping = prometheus::merge(pod, &annotations, merge, port, &mut warnings)?;
+    let volumes = Volumes::new(settings, injection.tls, &annotations)?;
+    let init = if injection.captured { Some(injection.init(pod, init_over)?) } else { None };
+    let proxy = injection.proxy(pod, proxy_over, &volumes)?;
 
     let first =
         pod.at(&["spec", "containers"]).and_then(Node::as_list).and_then(|list| list.first());
@@ -60,12 +65,33 @@ pub(super) fn inject(
         if let Some(init) = init {
             list_at(spec, "initContainers").ok_or("initContainers is no list")?.push(init);
         }
-        // Last, so that kubectl goes on to take the application for the pod's main container.
-        list_at(spec, "containers").ok_or("containers is no list")?.push(proxy);
+        let containers = list_at(spec, "containers").ok_or("containers is no list")?;
+        // The kubelet starts them in this order, and waits for the hook of each. Else last, so that
+        // kubectl goes on to take the application for the pod's main container.
+        let at = if injection.held { 0 } else { containers.len() };
+        containers.insert(at, proxy);
     }
-    add_volumes(spec)?;
-    annotate(pod, application.as_deref(), injection.captured, injection.native)?;
+    let added = Added {
+        volumes: volumes.add(spec)?,
+        pull_secrets: add_pull_secrets(spec, &settings.image_pull_secrets)?,
+    };
+    metadata::mark(pod, application.as_deref(), &injection, &added)?;
     Ok(InjectionResult::Injected { native: injection.native, warnings })
+}
+
+/// Adds those that the pod does not name itself; gives their names.
+fn add_pull_secrets(spec: &mut Map, names: &[String]) -> Result<Vec<String>, String> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let secrets = list_at(spec, "imagePullSecrets").ok_or("imagePullSecrets is no list")?;
+    for name in names {
+        if !secrets.iter().any(|secret| secret.text(&["name"]) == name) {
+            let secret = [("name".to_owned(), name.as_str().into())].into_iter().collect();
+            secrets.push(Node::Map(secret));
+        }
+    }
+    Ok(names.to_vec())
 }
 
 fn containers<'a>(pod: &'a Node, list: &str) -> &'a [Node] {
@@ -118,9 +144,12 @@ fn warnings(pod: &Node, injection: &Injection<'_>) -> Vec<String> {
         ));
     }
     let policy = pod.text(&["spec", "dnsPolicy"]);
-    let configured = injection.config.discovery_address.as_ref();
-    let discovery = configured.unwrap_or(&injection.settings.discovery_address);
-    if matches!(policy, "None" | "Default") && discovery.address().is_none() {
+    let configured = injection.config.discovery_address.as_ref().map(ToString::to_string);
+    let discovery =
+        configured.unwrap_or_else(|| injection.settings.discovery_address(injection.tls));
+    let by_name =
+        discovery.parse::<HostPort>().is_ok_and(|discovery| discovery.address().is_none());
+    if matches!(policy, "None" | "Default") && by_name {
         warnings.push(format!(
             "its dnsPolicy is {policy}: the proxy finds {discovery} only if the pod's own name \
              servers and search list lead to the cluster's DNS"
@@ -172,14 +201,14 @@ fn take_override(pod: &mut Node, name: &str) -> Result<Option<Map>, String> {
 /// Leads the application's probes to the agent, and says what that one is to ask.
 fn rewrite_probes(
     pod: &mut Node,
-    native: bool,
+    injection: &Injection<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<Option<String>, String> {
-    let mut probers = Probers::default();
+    let mut probers = Probers::new(injection.status_port);
     if let Some(Node::List(containers)) = pod.at_mut(&["spec", "containers"]) {
         probers.rewrite(containers);
     }
-    if native {
+    if injection.native {
         if let Some(Node::List(containers)) = pod.at_mut(&["spec", "initContainers"]) {
             probers.rewrite(containers);
         }
@@ -192,8 +221,9 @@ fn rewrite_probes(
                 container.text(&["name"])
             )
         }));
-        let hooked =
-            containers(pod, "containers").iter().filter(|one| probes::asks_after_start(one));
+        let hooked = containers(pod, "containers")
+            .iter()
+            .filter(|one| !injection.held && probes::asks_after_start(one));
         warnings.extend(hooked.map(|container| {
             format!(
                 "the postStart hook of its container {} fails until the proxy runs, which starts after \
@@ -204,60 +234,4 @@ fn rewrite_probes(
         }));
     }
     probers.to_json()
-}
-
-/// A volume of the pod's own that has one of our names is merged with ours if it is of the same kind.
-fn add_volumes(spec: &mut Map) -> Result<(), String> {
-    let Node::List(ours) = read_yaml(include_str!("volumes.yaml"), 0)? else {
-        return Err("the volumes are no list".to_owned());
-    };
-    let volumes = list_at(spec, "volumes").ok_or("volumes is no list")?;
-    for our in ours {
-        let Node::Map(mut our) = our else { continue };
-        let name = our.get("name").cloned();
-        let Some(at) = volumes.iter().position(|volume| volume.get("name") == name.as_ref()) else {
-            volumes.push(Node::Map(our));
-            continue;
-        };
-        match &volumes[at] {
-            Node::Map(own) if own.keys().all(|key| our.contains_key(key)) => {
-                overlay::merge_object(&mut our, own.clone());
-                volumes[at] = Node::Map(our);
-            }
-            _ => {
-                let name = name.as_ref().and_then(Node::as_str).unwrap_or_default();
-                return Err(format!(
-                    "it has a volume {name} of its own, and the sidecar needs one of that name: rename it"
-                ));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What tools look for to see that a pod has a sidecar, and which container they should take for the
-/// pod's main one.
-fn annotate(
-    pod: &mut Node,
-    application: Option<&str>,
-    captured: bool,
-    native: bool,
-) -> Result<(), String> {
-    let init = captured.then_some(INIT_CONTAINER);
-    let (init, containers) = match native {
-        true => (init.into_iter().chain([PROXY_CONTAINER]).collect(), Vec::new()),
-        false => (init.into_iter().collect::<Vec<_>>(), vec![PROXY_CONTAINER]),
-    };
-    let status = serde_json::json!({ "initContainers": init, "containers": containers });
-    let metadata = pod.as_map_mut().and_then(|pod| map_at(pod, "metadata"));
-    let annotations = metadata
-        .and_then(|metadata| map_at(metadata, "annotations"))
-        .ok_or("metadata.annotations is no object")?;
-    if let Some(application) = application {
-        annotations
-            .entry("kubectl.kubernetes.io/default-container".to_owned())
-            .or_insert(application.into());
-    }
-    annotations.insert(annotations::STATUS.to_owned(), status.to_string().into());
-    Ok(())
 }

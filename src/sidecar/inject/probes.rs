@@ -8,7 +8,6 @@ use serde::Serialize;
 use super::containers::PROXY_CONTAINER;
 use super::node::{Map, Node};
 use crate::sidecar::agent::{APP_HEALTH, APP_LIFECYCLE};
-use crate::well_known::AGENT_STATUS_PORT;
 
 const KINDS: [(&str, &str); 3] =
     [("readinessProbe", "readyz"), ("livenessProbe", "livez"), ("startupProbe", "startupz")];
@@ -16,18 +15,26 @@ const KINDS: [(&str, &str); 3] =
 const HOOKS: [(&str, &str); 2] = [("postStart", "poststartz"), ("preStop", "prestopz")];
 
 /// What the agent is to ask, as `ISTIO_KUBE_APP_PROBERS` says it to Istio's agent too.
-#[derive(Debug, Default)]
-pub(super) struct Probers(Map);
+#[derive(Debug)]
+pub(super) struct Probers {
+    asked: Map,
+    /// Of the agent.
+    port: u16,
+}
 
 impl Probers {
+    pub(super) fn new(port: u16) -> Self {
+        Self { asked: Map::new(), port }
+    }
+
     /// None where there is nothing to ask.
     pub(super) fn to_json(&self) -> Result<Option<String>, String> {
-        if self.0.is_empty() {
+        if self.asked.is_empty() {
             return Ok(None);
         }
         let mut json = Vec::new();
         let mut serializer = serde_json::Serializer::new(&mut json);
-        self.0.serialize(&mut serializer).map_err(|error| error.to_string())?;
+        self.asked.serialize(&mut serializer).map_err(|error| error.to_string())?;
         String::from_utf8(json).map(Some).map_err(|error| error.to_string())
     }
 
@@ -45,18 +52,18 @@ impl Probers {
             for (field, kind) in KINDS {
                 let path = format!("{APP_HEALTH}/{name}/{kind}");
                 if let Some(Node::Map(probe)) = container.get_mut(field)
-                    && let Some(prober) = rewrite(probe, &path, &ports)
+                    && let Some(prober) = rewrite(probe, &path, &ports, self.port)
                 {
-                    self.0.insert(path, prober);
+                    self.asked.insert(path, prober);
                 }
             }
             let Some(Node::Map(lifecycle)) = container.get_mut("lifecycle") else { continue };
             for (field, kind) in HOOKS {
                 let path = format!("{APP_LIFECYCLE}/{name}/{kind}");
                 if let Some(Node::Map(hook)) = lifecycle.get_mut(field)
-                    && let Some(prober) = rewrite(hook, &path, &ports)
+                    && let Some(prober) = rewrite(hook, &path, &ports, self.port)
                 {
-                    self.0.insert(path, prober);
+                    self.asked.insert(path, prober);
                 }
             }
         }
@@ -96,7 +103,7 @@ fn number(node: Option<&Node>) -> Option<u16> {
 }
 
 /// The probe, or the hook, becomes one of the agent; what it was comes back.
-fn rewrite(probe: &mut Map, path: &str, ports: &[(String, u16)]) -> Option<Node> {
+fn rewrite(probe: &mut Map, path: &str, ports: &[(String, u16)], agents: u16) -> Option<Node> {
     let at =
         probe.keys().position(|key| matches!(key.as_str(), "httpGet" | "tcpSocket" | "grpc"))?;
     let (kind, action) = probe.get_index(at)?;
@@ -108,14 +115,14 @@ fn rewrite(probe: &mut Map, path: &str, ports: &[(String, u16)]) -> Option<Node>
         Some(Node::Text(name)) => ports.iter().find(|(one, _)| one == name).map(|(_, port)| *port),
         other => number(other),
     };
-    let port = port.filter(|port| *port != AGENT_STATUS_PORT)?;
+    let port = port.filter(|port| *port != agents)?;
 
     let mut original = action.clone();
     original.insert("port".to_owned(), Node::Unsigned(port.into()));
     // As in Istio the headers of the probe stand in both requests.
     let mut asked = if kind == "httpGet" { original.clone() } else { Map::new() };
     asked.insert("path".to_owned(), path.into());
-    asked.insert("port".to_owned(), Node::Unsigned(AGENT_STATUS_PORT.into()));
+    asked.insert("port".to_owned(), Node::Unsigned(agents.into()));
     if asked.contains_key("scheme") {
         asked.insert("scheme".to_owned(), "HTTP".into());
     }

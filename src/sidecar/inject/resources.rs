@@ -123,6 +123,7 @@ pub(super) fn apply(container: &mut Map, cpu: Wish, memory: Wish) -> Result<(), 
             }
         }
     }
+    resources.retain(|_, part| !matches!(part, Node::Map(map) if map.is_empty()));
     Ok(())
 }
 

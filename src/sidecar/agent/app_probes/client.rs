@@ -35,7 +35,10 @@ const BODY_BYTES: usize = 10 << 10;
 const REDIRECTS: usize = 10;
 
 /// A connection to the application.
-pub(super) async fn connect(pod: IpAddr, port: u16) -> Result<TcpStream, String> {
+pub(in crate::sidecar::agent) async fn connect(
+    pod: IpAddr,
+    port: u16,
+) -> Result<TcpStream, String> {
     let address = SocketAddr::new(pod, port);
     let connected = async {
         // IPv6 is not captured.
