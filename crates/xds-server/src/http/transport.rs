@@ -15,6 +15,10 @@ use tokio::net::TcpStream;
 /// Bytes that are encrypted for one write: two full records.
 pub(crate) const ENCRYPTED_BYTES: usize = 32 << 10;
 
+/// What a session at rest holds, bytes: measured, 6.4 KiB more a connection than without TLS, of which 4 KiB
+/// are rustls' buffer for what is read next.
+const SESSION_BYTES: usize = 7 << 10;
+
 /// What a record adds to what is in it: header, tag, and the type of TLS 1.3 (TLS 1.2 adds 29).
 const RECORD_OVERHEAD: usize = 22;
 
@@ -115,9 +119,13 @@ impl Transport {
         }
     }
 
-    /// Bytes of memory that hold what the socket has not taken yet.
+    /// Bytes of memory that TLS holds, with what the socket has not taken yet.
     pub(crate) fn held(&self) -> usize {
-        if self.is_flushed() { 0 } else { ENCRYPTED_BYTES }
+        match self {
+            Self::Plaintext(_) => 0,
+            Self::Tls(_) if self.is_flushed() => SESSION_BYTES,
+            Self::Tls(_) => SESSION_BYTES + ENCRYPTED_BYTES,
+        }
     }
 
     /// Says that no more follows (TLS), sends what is left, and closes our side of the socket.
