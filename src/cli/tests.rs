@@ -281,3 +281,42 @@ fn agent_and_doctor_call_envoys_admin_pages_the_same() {
         }
     }
 }
+
+#[test]
+fn flags_of_tokens_fit_together() {
+    use crate::identity::tokens::{IssuerUrl, TokenAuthority};
+
+    let tokens = |arguments: &[&str]| serve(arguments).map(|config| config.tokens);
+    assert_eq!(tokens(&["--source=kube"]).unwrap(), None);
+    let keys = tokens(&["--source=kube", "--context=x", "--token-verification=keys"]).unwrap();
+    let keys = keys.unwrap();
+    assert_eq!(keys.audiences, ["istio-ca"]);
+    assert_eq!(keys.authority, TokenAuthority::ApiServerKeys { context: Some("x".to_owned()) });
+    let review =
+        tokens(&["--source=kube", "--token-verification=review", "--token-audience=a,b"]).unwrap();
+    let review = review.unwrap();
+    assert_eq!(review.audiences, ["a", "b"]);
+    assert_eq!(review.authority, TokenAuthority::Review { context: None });
+    let url = IssuerUrl::read("https://issuer.example").unwrap();
+    let elsewhere = ["--token-verification=keys", "--token-issuer=https://issuer.example"];
+    for (source, cluster) in [("--source=kube", Some(None)), ("--manifests=x", None)] {
+        let found = tokens(&[&[source][..], &elsewhere].concat()).unwrap().unwrap();
+        assert_eq!(found.authority, TokenAuthority::IssuerKeys { url: url.clone(), cluster });
+    }
+    for (wrong, why) in [
+        (&["--source=kube", "--token-issuer=https://a.b"][..], "has no effect"),
+        (&["--source=kube", "--token-audience=x"], "has no effect"),
+        (
+            &["--source=kube", "--token-verification=review", "--token-issuer=https://a.b"],
+            "knows its issuers",
+        ),
+        (&["--manifests=x", "--token-verification=review"], "needs an API server"),
+        (&["--manifests=x", "--token-verification=keys"], "needs an API server"),
+        (&["--source=kube", "--token-verification=yes"], "off, keys, review"),
+        (&["--source=kube", "--token-verification=keys", "--token-issuer=http://a.b"], "https://"),
+        (&["--source=kube", "--token-verification=keys", "--token-audience="], "an audience is"),
+    ] {
+        let error = serve(wrong).unwrap_err().to_string();
+        assert!(error.contains(why), "{wrong:?}: {error}");
+    }
+}

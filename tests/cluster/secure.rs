@@ -156,7 +156,11 @@ fn impostor() -> Value {
                     "name": "app", "image": "test/bookinfo:1", "imagePullPolicy": "Never",
                     "args": ["--workload=details-v1", "--address=0.0.0.0"],
                 },
-                { "name": "istio-proxy", "image": "auto", "env": [{ "name": "POD_NAMESPACE", "value": TOKENS }] },
+                {
+                    // Without a policy the API server takes `auto` for `auto:latest`, and writes Always.
+                    "name": "istio-proxy", "image": "auto", "imagePullPolicy": "Never",
+                    "env": [{ "name": "POD_NAMESPACE", "value": TOKENS }],
+                },
             ],
         },
     })

@@ -174,9 +174,11 @@ async fn injected(server: &ApiServer, pod: &str, flags: &[&str]) -> Value {
         .unwrap();
     assert!(output.status.success(), "{output:?}");
     std::fs::write(&file, output.stdout).unwrap();
-    // It prints YAML; kubectl reads it without a look at the cluster.
+    // It prints YAML; kubectl makes JSON of it, and adds a namespace.
     let file = file.display().to_string();
-    server.admin.json(&["create", "--dry-run=client", "-f", &file]).await
+    let mut pod = server.admin.json(&["create", "--dry-run=client", "-f", &file]).await;
+    pod["metadata"].as_object_mut().unwrap().remove("namespace");
+    pod
 }
 
 /// A pod that is `restricted` itself.

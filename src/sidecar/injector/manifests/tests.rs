@@ -130,7 +130,7 @@ fn the_overlay_for_cert_manager_has_the_same_configuration() {
     wanted["metadata"]["annotations"] =
         json!({ "cert-manager.io/inject-ca-from": "istio-system/pilothouse-injector" });
     let file =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/injector/cert-manager/webhook.yaml");
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/injector-cert-manager/webhook.yaml");
     if std::env::var_os("UPDATE").is_some() {
         let head = "# As pilothouse injector manifests makes it; cert-manager adds the CA.\n";
         std::fs::write(&file, format!("{head}{}", yaml(&wanted))).unwrap();
