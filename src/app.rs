@@ -21,14 +21,17 @@ use tracing::info;
 use crate::ads::{
     AdsServer, IstioMesh, OnDemandRequest, OnDemandTypes, ServerContext, ServerLimits,
 };
+use crate::certificates::Certificates;
+use crate::certificates::files::{ServerFiles, UnusableFile};
 use crate::debug::{self, DebugRouters, DebugState, OverAds, ReaderGuard};
-use crate::door::{self, LimitedListener, ServedListener, descriptors};
+use crate::door::{self, LimitedListener, descriptors};
 use crate::events::EventReporter;
 use crate::http_server;
 use crate::identity::tokens::{TokenSettings, TokenVerifier};
 use crate::identity::{ActFor, Authenticator, Readers};
 use crate::metrics::Metrics;
 use crate::metrics::scrape::Scrape;
+use crate::metrics::tls::TlsScrape;
 use crate::monitoring::{self, MonitoringState};
 use crate::names::{DEFAULT_DOMAIN, ResourceType};
 use crate::parts::{PartFailure, Parts};
@@ -39,9 +42,11 @@ use crate::source::health::Health;
 use crate::source::{files, kube};
 use crate::view::{ViewLimits, ViewRegistry};
 
+mod grpc_listeners;
 pub mod memory;
 mod startup;
 
+use grpc_listeners::{DOORS, GrpcListeners};
 use startup::StartupConditions;
 
 /// How many tasks are polled between two polls of sockets and timers, and between two of the queue that
@@ -66,9 +71,6 @@ pub fn runtime() -> io::Result<Runtime> {
 /// Changes between the source and the publisher. A relist is one change, so this bounds bursts
 /// of single changes; the source waits when the channel is full.
 const MAX_QUEUED_CHANGES: usize = 1024;
-
-/// The parts that end when a listening socket is lost, in the order of the listeners.
-const LISTENER_PARTS: [&str; 3] = ["gRPC listener", "debug listener", "monitoring listener"];
 
 /// Where the mesh comes from.
 #[derive(Clone, Debug)]
@@ -101,6 +103,13 @@ impl Default for IdentityConfig {
     }
 }
 
+/// The listener with TLS.
+#[derive(Clone, Debug)]
+pub struct TlsConfig {
+    pub address: SocketAddr,
+    pub files: ServerFiles,
+}
+
 /// The configuration of a control plane.
 #[derive(Clone, Debug)]
 pub struct ControlPlaneConfig {
@@ -109,8 +118,13 @@ pub struct ControlPlaneConfig {
     pub tokens: Option<TokenSettings>,
     pub identity: IdentityConfig,
     pub domain: String,
-    pub grpc_addr: SocketAddr,
+    /// xDS without TLS, if it is served.
+    pub grpc_addr: Option<SocketAddr>,
+    /// xDS over TLS, if it is served.
+    pub tls: Option<TlsConfig>,
     pub http_addr: SocketAddr,
+    /// The debug pages over TLS for those who may read them, if they are served; needs `tls`.
+    pub secure_http_addr: Option<SocketAddr>,
     pub monitoring_addr: SocketAddr,
     pub timing: Timing,
     pub limits: ServerLimits,
@@ -129,6 +143,8 @@ pub enum StartError {
     #[error("cannot start the thread for the monitoring port: {0}")]
     Thread(io::Error),
     #[error(transparent)]
+    Certificate(#[from] UnusableFile),
+    #[error(transparent)]
     Manifests(#[from] files::UnusablePath),
     #[error("cannot serve reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -138,8 +154,10 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct ControlPlane {
     /// The addresses that are bound (port 0 asks for a free port).
-    pub grpc: SocketAddr,
+    pub grpc: Option<SocketAddr>,
+    pub secure_grpc: Option<SocketAddr>,
     pub http: SocketAddr,
+    pub secure_http: Option<SocketAddr>,
     pub monitoring: SocketAddr,
     shutdown_timeout: Duration,
     parts: Parts,
@@ -150,7 +168,7 @@ pub struct ControlPlane {
 /// Starts all parts of the control plane.
 ///
 /// # Errors
-/// A port is taken, or a manifest path cannot be read. An API server that cannot be reached is no
+/// A port is taken, or a manifest path or a certificate cannot be read. An API server that cannot be reached is no
 /// error: it is waited for, and `/ready` says so.
 pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartError> {
     let mut taken = Vec::new();
@@ -160,12 +178,32 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         taken.push((flag, bound));
         Ok::<_, door::BindError>((listener, bound))
     };
-    let (grpc, grpc_addr) = bind("--grpc-addr", config.grpc_addr).await?;
+    let mut grpc = Vec::new();
+    if let Some(address) = config.grpc_addr {
+        grpc.push((DOORS[0], bind("--grpc-addr", address).await?));
+    }
+    if let Some(tls) = &config.tls {
+        grpc.push((DOORS[1], bind("--secure-grpc-addr", tls.address).await?));
+    }
     let (http, http_addr) = bind("--http-addr", config.http_addr).await?;
+    let secure_http = match config.secure_http_addr.filter(|_| config.tls.is_some()) {
+        Some(address) => Some(bind("--secure-http-addr", address).await?),
+        None => None,
+    };
     let (monitoring, monitoring_addr) = bind("--monitoring-addr", config.monitoring_addr).await?;
     let listener_limits = descriptors::listener_limits(config.limits.connections);
-    let grpc = LimitedListener::new("gRPC", grpc, listener_limits.grpc);
-    let http = LimitedListener::new("debug", http, listener_limits.http);
+    let grpc = GrpcListeners::new(grpc, listener_limits.grpc);
+    let certificates = config.tls.map(|tls| Certificates::load(tls.files)).transpose()?;
+    let (certificates, reloader) = certificates.unzip();
+    let debug_limits = match secure_http {
+        Some(_) => descriptors::halved(listener_limits.http),
+        None => listener_limits.http,
+    };
+    let http = LimitedListener::new("debug", http, debug_limits);
+    let secure_http = secure_http.map(|(listener, address)| {
+        (LimitedListener::new("secure debug", listener, debug_limits), address)
+    });
+    let secure_http_addr = secure_http.as_ref().map(|(_, address)| *address);
     let monitoring = LimitedListener::new("monitoring", monitoring, listener_limits.http);
     if let SourceConfig::Files(files) = &config.source {
         files::check_paths(files)?;
@@ -199,6 +237,7 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         readiness: readiness.clone(),
         domain: config.domain.as_str().into(),
         address: config.http_addr.ip(),
+        certificates: certificates.clone(),
     };
     let authenticator = Authenticator {
         tokens,
@@ -209,7 +248,7 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         authenticator: Authenticator { required: false, ..authenticator.clone() },
         readers: config.identity.readers,
     };
-    let DebugRouters { plaintext: debug, secure: _, over_ads } =
+    let DebugRouters { plaintext: debug, secure: secure_debug, over_ads } =
         debug::routers(debug, reader_guard)?;
 
     let stop_streams = CancellationToken::new();
@@ -247,7 +286,13 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         }),
         SourceConfig::Kube(_) | SourceConfig::Files(_) => None,
     };
-    let listeners = [&grpc, &http, &monitoring].map(LimitedListener::stats);
+    let others = [("debug listener", &http), ("monitoring listener", &monitoring)];
+    let others = others.map(|(part, listener)| (part, listener.stats()));
+    let secure_debug_listener = secure_http.as_ref();
+    let secure_debug_listener =
+        secure_debug_listener.map(|(listener, _)| ("secure debug listener", listener.stats()));
+    let listeners: Vec<_> =
+        grpc.stats().into_iter().chain(others).chain(secure_debug_listener).collect();
     let started = SystemTime::now();
     registry.register_collector(Box::new(Scrape {
         proxies,
@@ -257,16 +302,23 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         frames,
         domain: config.domain.as_str().into(),
         started,
-        listeners: listeners.clone().into(),
+        listeners: listeners.iter().map(|(_, stats)| stats.clone()).collect(),
         memory_limit: memory::limit(),
     }));
+    if let Some(certificates) = &certificates {
+        registry.register_collector(Box::new(TlsScrape(certificates.clone())));
+    }
     let monitoring_state = MonitoringState { readiness, registry: Arc::new(registry), started };
 
     let server =
         AdsServer::new(context, config.keepalive).with_reflection(crate::descriptors::encoded())?;
     let mut parts = Parts::default();
-    let served = vec![ServedListener::plaintext(grpc)];
+    let (grpc_addr, secure_addr) = (grpc.plaintext_address(), grpc.secure_address());
+    let served = grpc.served(certificates.as_deref());
     parts.add("gRPC", stop_streams, |stop| server.run(served, stop));
+    if let Some(reloader) = reloader {
+        parts.add("certificates", CancellationToken::new(), |stop| reloader.run(stop));
+    }
     parts.add("source", CancellationToken::new(), |stop| async move {
         match config.source {
             SourceConfig::Kube(kube) => kube::run(kube, changes, health, stop).await,
@@ -283,6 +335,12 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
     parts.add("debug pages", CancellationToken::new(), |stop| {
         http_server::serve_with_grpc(http, debug, stop)
     });
+    if let (Some((listener, _)), Some(certificates)) = (secure_http, &certificates) {
+        let acceptor = certificates.acceptor().clone();
+        parts.add("debug pages over TLS", CancellationToken::new(), |stop| {
+            http_server::serve_secure(listener, secure_debug, acceptor, stop)
+        });
+    }
     let stop_monitoring = CancellationToken::new();
     let ended = monitoring::serve(monitoring, monitoring_state, stop_monitoring.clone())
         .map_err(StartError::Thread)?;
@@ -291,7 +349,7 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         let _stop = stop.drop_guard();
         ended.await
     });
-    for (name, listener) in LISTENER_PARTS.into_iter().zip(listeners) {
+    for (name, listener) in listeners {
         parts.add(name, CancellationToken::new(), |stop| async move {
             stop.run_until_cancelled(listener.lost()).await;
         });
@@ -300,11 +358,17 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
     parts.add("readiness", CancellationToken::new(), watch_startup);
     all_parts_run.meet();
     info!(
-        grpc = %grpc_addr, http = %http_addr, monitoring = %monitoring_addr, "listening"
+        grpc = grpc_addr.map(tracing::field::display),
+        secure_grpc = secure_addr.map(tracing::field::display),
+        http = %http_addr,
+        secure_http = secure_http_addr.map(tracing::field::display),
+        monitoring = %monitoring_addr, "listening"
     );
     Ok(ControlPlane {
         grpc: grpc_addr,
+        secure_grpc: secure_addr,
         http: http_addr,
+        secure_http: secure_http_addr,
         monitoring: monitoring_addr,
         shutdown_timeout: config.shutdown_timeout,
         parts,

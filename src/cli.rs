@@ -226,16 +226,28 @@ pub struct Serve {
     )]
     pub domain: String,
 
-    /// Where proxies connect (xDS over plaintext gRPC): IP:PORT, NAME:PORT, or :PORT for every address
+    /// Where proxies connect (xDS over plaintext gRPC): IP:PORT, NAME:PORT, or :PORT for every address;
+    /// "off" for nowhere
     #[arg(
         long,
         value_name = "ADDRESS",
-        value_parser = flags::listen_address,
+        value_parser = flags::listen_or_off,
         default_value = "0.0.0.0:15010",
         env = "PILOTHOUSE_GRPC_ADDR",
         help_heading = "Addresses"
     )]
-    pub grpc_addr: SocketAddr,
+    pub grpc_addr: flags::Listen,
+
+    /// Where proxies connect by TLS (xDS over gRPC). Needs --tls-cert and --tls-key
+    /// [default: 0.0.0.0:15012 if these are given]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        value_parser = flags::listen_address,
+        env = "PILOTHOUSE_SECURE_GRPC_ADDR",
+        help_heading = "Addresses"
+    )]
+    pub secure_grpc_addr: Option<SocketAddr>,
 
     /// Where people look (/debug). It shows all configuration, so it is for loopback unless you
     /// decide otherwise
@@ -249,6 +261,17 @@ pub struct Serve {
     )]
     pub http_addr: SocketAddr,
 
+    /// Where people of other machines look: the same by TLS, for those of --debug-identities, by a client
+    /// certificate or a token. Needs --tls-cert and --tls-key; nowhere if not given
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        value_parser = flags::listen_address,
+        env = "PILOTHOUSE_SECURE_HTTP_ADDR",
+        help_heading = "Addresses"
+    )]
+    pub secure_http_addr: Option<SocketAddr>,
+
     /// Where probes and Prometheus ask (/ready, /live, /metrics, /version)
     #[arg(
         long,
@@ -259,6 +282,20 @@ pub struct Serve {
         help_heading = "Addresses"
     )]
     pub monitoring_addr: SocketAddr,
+
+    /// The server's certificate for --secure-grpc-addr, with those between it and the CA: a file in PEM,
+    /// read again when it changes
+    #[arg(long, value_name = "FILE", env = "PILOTHOUSE_TLS_CERT", help_heading = "TLS")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The key of --tls-cert: a file in PEM, read again when it changes. May be the same file
+    #[arg(long, value_name = "FILE", env = "PILOTHOUSE_TLS_KEY", help_heading = "TLS")]
+    pub tls_key: Option<PathBuf>,
+
+    /// The CA that clients' certificates are verified by: a file of certificates in PEM, read again when
+    /// it changes. Clients are asked for no certificate if not given
+    #[arg(long, value_name = "FILE", env = "PILOTHOUSE_CLIENT_CA", help_heading = "TLS")]
+    pub client_ca: Option<PathBuf>,
 
     /// Shortest time between two snapshots, up to 5s; the first change after a quiet time goes at once
     #[arg(

@@ -24,6 +24,7 @@ use axum::routing::get;
 use prost_reflect::prost_types::Timestamp;
 use tokio::sync::watch;
 
+use crate::certificates::Certificates;
 use crate::changes::ChangeLog;
 use crate::identity::tokens::TokenVerifier;
 use crate::model::Model;
@@ -83,6 +84,8 @@ pub struct DebugState {
     pub domain: Arc<str>,
     /// Where the listener is. On loopback, requests must name a local host.
     pub address: IpAddr,
+    /// What xDS over TLS is served with, if it is.
+    pub certificates: Option<Arc<Certificates>>,
 }
 
 impl DebugState {

@@ -53,9 +53,11 @@ pub mod version;
 
 // Of any process, whichever wing it is of.
 pub mod causes;
+pub mod certificates;
 pub mod door;
 pub mod escape;
 pub mod exposition;
+pub mod file_watch;
 pub mod http_server;
 pub mod local_host;
 pub mod logging;

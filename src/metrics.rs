@@ -29,6 +29,7 @@ use crate::names::ResourceType;
 
 mod process;
 pub mod scrape;
+pub mod tls;
 
 /// All counters and histograms. Every method is a few atomic operations or one short lock.
 #[derive(Debug)]

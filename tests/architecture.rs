@@ -20,7 +20,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("descriptors", &[]),
     ("model", &["names", "well_known"]),
     ("changes", &["model"]),
-    ("source", &["causes", "kubeconfig", "model", "names", "yaml"]),
+    ("file_watch", &[]),
+    ("certificates", &["file_watch"]),
+    ("source", &["causes", "file_watch", "kubeconfig", "model", "names", "yaml"]),
     ("translate", &["model", "names", "view", "well_known"]),
     ("snapshot", &["view"]),
     ("publish", &["changes", "model", "translate", "snapshot", "view", "names", "metrics"]),
@@ -43,13 +45,22 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "metrics",
         &[
-            "door", "identity", "logging", "model", "names", "proxies", "snapshot", "source",
+            "certificates",
+            "door",
+            "identity",
+            "logging",
+            "model",
+            "names",
+            "proxies",
+            "snapshot",
+            "source",
             "version",
         ],
     ),
     (
         "debug",
         &[
+            "certificates",
             "changes",
             "descriptors",
             "identity",
@@ -73,6 +84,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "app",
         &[
             "ads",
+            "certificates",
             "debug",
             "descriptors",
             "door",
@@ -191,6 +203,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "ads",
             "app",
+            "certificates",
             "flags",
             "identity",
             "names",

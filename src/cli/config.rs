@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 
@@ -12,12 +13,16 @@ use pilothouse_xds::session::SessionLimits;
 use super::{Cli, Serve, Source};
 use crate::ads::ServerLimits;
 use crate::app::{self, memory};
-use crate::flags::{or_any, or_forever};
+use crate::certificates::files::ServerFiles;
+use crate::flags::{Listen, or_any, or_forever};
 use crate::identity::tokens::{self, TokenAuthority, TokenSettings, TokenVerification};
 use crate::identity::{ActFor, Readers};
 use crate::publish::Timing;
 use crate::source::{files, kube};
 use crate::view::ViewLimits;
+
+/// Istio's number, on every address.
+const DEFAULT_SECURE_GRPC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 15012);
 
 pub(super) const WATCH_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -55,6 +60,13 @@ impl Serve {
             }
         };
         let tokens = self.tokens()?;
+        if self.secure_http_addr.is_some() && self.debug_identities.is_empty() {
+            return Err(usage(
+                "nobody could read what --secure-http-addr (PILOTHOUSE_SECURE_HTTP_ADDR) serves: name those \
+                 who may by --debug-identities (PILOTHOUSE_DEBUG_IDENTITIES), for instance \
+                 --debug-identities ops/doctor",
+            ));
+        }
         Ok(app::ControlPlaneConfig {
             source,
             tokens,
@@ -65,8 +77,13 @@ impl Serve {
                 readers: Readers::new(self.debug_identities.clone()),
             },
             domain: self.domain.clone(),
-            grpc_addr: self.grpc_addr,
+            grpc_addr: match self.grpc_addr {
+                Listen::At(address) => Some(address),
+                Listen::Off => None,
+            },
+            tls: self.tls()?,
             http_addr: self.http_addr,
+            secure_http_addr: self.secure_http_addr,
             monitoring_addr: self.monitoring_addr,
             timing: Timing { pace: self.pace, linger: self.linger },
             limits: ServerLimits {
@@ -141,6 +158,54 @@ impl Serve {
         }
     }
 
+    /// The listener with TLS, if there is to be one.
+    fn tls(&self) -> Result<Option<app::TlsConfig>, clap::Error> {
+        let (certificate, key) = match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => (certificate.clone(), key.clone()),
+            (Some(_), None) => {
+                return Err(usage(
+                    "--tls-cert (PILOTHOUSE_TLS_CERT) is given and its key is not: give --tls-key \
+                     (PILOTHOUSE_TLS_KEY) too, the same file if it has both",
+                ));
+            }
+            (None, Some(_)) => {
+                return Err(usage(
+                    "--tls-key (PILOTHOUSE_TLS_KEY) is given and its certificate is not: give \
+                     --tls-cert (PILOTHOUSE_TLS_CERT) too, the same file if it has both",
+                ));
+            }
+            (None, None) => {
+                self.refuse_flags_of_tls()?;
+                return Ok(None);
+            }
+        };
+        let address = self.secure_grpc_addr.unwrap_or(DEFAULT_SECURE_GRPC);
+        let files = ServerFiles { certificate, key, client_ca: self.client_ca.clone() };
+        Ok(Some(app::TlsConfig { address, files }))
+    }
+
+    /// There is no certificate.
+    fn refuse_flags_of_tls(&self) -> Result<(), clap::Error> {
+        let flag = if self.secure_grpc_addr.is_some() {
+            "--secure-grpc-addr (PILOTHOUSE_SECURE_GRPC_ADDR)"
+        } else if self.secure_http_addr.is_some() {
+            "--secure-http-addr (PILOTHOUSE_SECURE_HTTP_ADDR)"
+        } else if self.client_ca.is_some() {
+            "--client-ca (PILOTHOUSE_CLIENT_CA)"
+        } else if self.grpc_addr == Listen::Off {
+            return Err(usage(
+                "no proxy could connect: --grpc-addr (PILOTHOUSE_GRPC_ADDR) is off, and without \
+                 --tls-cert and --tls-key there is no port with TLS",
+            ));
+        } else {
+            return Ok(());
+        };
+        Err(usage(&format!(
+            "{flag} is about the port with TLS, which needs a certificate: give --tls-cert and \
+             --tls-key, or leave it out"
+        )))
+    }
+
     fn endpoints(&self) -> kube::EndpointsKind {
         self.endpoints.unwrap_or(kube::EndpointsKind::Auto)
     }
@@ -202,7 +267,7 @@ impl fmt::Display for Serve {
         }
         write!(
             f,
-            " domain={} grpc-addr={} http-addr={} monitoring-addr={} pace={:?} linger={:?} \
+            " domain={} grpc-addr={}{} http-addr={} monitoring-addr={} pace={:?} linger={:?} \
              max-request-bytes={} max-names={} max-types={} max-requests-per-second={} \
              max-streams-per-peer={} max-views={} max-views-per-peer={} \
              max-connection-age={:?} max-connection-memory={} max-peer-memory={} \
@@ -210,6 +275,7 @@ impl fmt::Display for Serve {
              send-timeout={:?} keepalive={:?} shutdown-timeout={:?}",
             self.domain,
             self.grpc_addr,
+            Tls(self),
             self.http_addr,
             self.monitoring_addr,
             self.pace,
@@ -232,6 +298,9 @@ impl fmt::Display for Serve {
             self.keepalive,
             self.shutdown_timeout,
         )?;
+        if let Some(address) = self.secure_http_addr {
+            write!(f, " secure-http-addr={address}")?;
+        }
         write!(f, " trust-domain={}", self.trust_domain)?;
         write!(f, " require-identity={}", self.require_identity)?;
         let lists = [
@@ -257,6 +326,21 @@ impl fmt::Display for Serve {
             Some(issuer) => write!(f, " token-issuer={}", issuer.as_str()),
             None => Ok(()),
         }
+    }
+}
+
+/// What is in force about TLS, if it is.
+struct Tls<'a>(&'a Serve);
+
+impl fmt::Display for Tls<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Serve { tls_cert: Some(certificate), tls_key: Some(key), client_ca, .. } = self.0
+        else {
+            return Ok(());
+        };
+        let address = self.0.secure_grpc_addr.unwrap_or(DEFAULT_SECURE_GRPC);
+        write!(f, " secure-grpc-addr={address} tls-cert={certificate:?} tls-key={key:?}")?;
+        client_ca.as_ref().map_or(Ok(()), |ca| write!(f, " client-ca={ca:?}"))
     }
 }
 

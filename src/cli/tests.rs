@@ -29,6 +29,33 @@ fn exactly_one_source_is_needed() {
 }
 
 #[test]
+fn identities_are_named_and_debug_pages_for_nobody_are_refused() {
+    let tls = ["--manifests", "x", "--tls-cert", "c", "--tls-key", "k"];
+    let with = |more: &[&str]| serve(&[&tls[..], more].concat());
+    let config = with(&[]).unwrap().identity;
+    assert_eq!((&*config.trust_domain, config.required), ("cluster.local", true));
+    assert!(!with(&["--require-identity", "false"]).unwrap().identity.required);
+    let named = ["--act-for", "edge/gateway,ops/*", "--trust-domain", "corp.example"];
+    let config = with(&named).unwrap().identity;
+    assert_eq!(&*config.trust_domain, "corp.example");
+    let patterns = ["edge/gateway", "ops/*"].map(|one| one.parse().unwrap());
+    assert_eq!(config.act_for, crate::identity::ActFor::new(patterns.into()));
+    for (flags, words) in [
+        (&["--act-for", "gateway"][..], "NAMESPACE/SERVICE-ACCOUNT"),
+        (&["--debug-identities", "system:masters"], "system:serviceaccounts:NAMESPACE"),
+        (&["--trust-domain", "spiffe://x"], "as in cluster.local"),
+        (&["--secure-http-addr", ":8443"], "--debug-identities"),
+    ] {
+        let error = with(flags).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    assert!(with(&["--secure-http-addr", ":8443", "--debug-identities", "ops/doctor"]).is_ok());
+    let reader = ["--debug-identities", "ops/doctor", "--secure-http-addr", ":8443"];
+    let error = serve(&[&["--manifests", "x"], &reader[..]].concat()).unwrap_err().to_string();
+    assert!(error.contains("needs a certificate"), "{error}");
+}
+
+#[test]
 fn the_arguments_are_consistent() {
     Cli::command().debug_assert();
 }
@@ -105,6 +132,32 @@ fn the_domain_is_compared_byte_by_byte_so_it_is_brought_into_one_form() {
     assert_eq!(domain("Cluster.Local.").unwrap(), "cluster.local");
     for wrong in ["", "a b"] {
         assert!(domain(wrong).unwrap_err().to_string().contains("--domain"), "{wrong:?}");
+    }
+}
+
+#[test]
+fn flags_of_tls_go_together() {
+    let with = |flags: &[&str]| serve(&[&["--manifests", "x"], flags].concat());
+    let all = ["--tls-cert=c", "--tls-key=k", "--client-ca=a"];
+    let config = with(&all).unwrap();
+    let tls = config.tls.unwrap();
+    assert_eq!(tls.address.to_string(), "0.0.0.0:15012");
+    assert_eq!(tls.files.client_ca, Some("a".into()));
+    assert_eq!(config.grpc_addr.unwrap().port(), 15010);
+    let secure = with(&["--tls-cert=c", "--tls-key=k", "--secure-grpc-addr=:1", "--grpc-addr=off"]);
+    let secure = secure.unwrap();
+    assert_eq!((secure.tls.unwrap().address.port(), secure.grpc_addr), (1, None));
+    assert!(with(&[]).unwrap().tls.is_none());
+    for (flags, said) in [
+        (&["--tls-cert=c"][..], "give --tls-key"),
+        (&["--tls-key=k"], "give --tls-cert"),
+        (&["--client-ca=a"], "--client-ca (PILOTHOUSE_CLIENT_CA) is about the port with TLS"),
+        (&["--secure-grpc-addr=:1"], "--secure-grpc-addr (PILOTHOUSE_SECURE_GRPC_ADDR) is about"),
+        (&["--grpc-addr=off"], "no proxy could connect"),
+    ] {
+        let error = with(flags).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains(said), "{error}");
     }
 }
 
@@ -226,5 +279,44 @@ fn agent_and_doctor_call_envoys_admin_pages_the_same() {
         for command in ["agent", "doctor"] {
             assert!(read(&[command, flag]).is_ok(), "{command} {flag}");
         }
+    }
+}
+
+#[test]
+fn flags_of_tokens_fit_together() {
+    use crate::identity::tokens::{IssuerUrl, TokenAuthority};
+
+    let tokens = |arguments: &[&str]| serve(arguments).map(|config| config.tokens);
+    assert_eq!(tokens(&["--source=kube"]).unwrap(), None);
+    let keys = tokens(&["--source=kube", "--context=x", "--token-verification=keys"]).unwrap();
+    let keys = keys.unwrap();
+    assert_eq!(keys.audiences, ["istio-ca"]);
+    assert_eq!(keys.authority, TokenAuthority::ApiServerKeys { context: Some("x".to_owned()) });
+    let review =
+        tokens(&["--source=kube", "--token-verification=review", "--token-audience=a,b"]).unwrap();
+    let review = review.unwrap();
+    assert_eq!(review.audiences, ["a", "b"]);
+    assert_eq!(review.authority, TokenAuthority::Review { context: None });
+    let url = IssuerUrl::read("https://issuer.example").unwrap();
+    let elsewhere = ["--token-verification=keys", "--token-issuer=https://issuer.example"];
+    for (source, cluster) in [("--source=kube", Some(None)), ("--manifests=x", None)] {
+        let found = tokens(&[&[source][..], &elsewhere].concat()).unwrap().unwrap();
+        assert_eq!(found.authority, TokenAuthority::IssuerKeys { url: url.clone(), cluster });
+    }
+    for (wrong, why) in [
+        (&["--source=kube", "--token-issuer=https://a.b"][..], "has no effect"),
+        (&["--source=kube", "--token-audience=x"], "has no effect"),
+        (
+            &["--source=kube", "--token-verification=review", "--token-issuer=https://a.b"],
+            "knows its issuers",
+        ),
+        (&["--manifests=x", "--token-verification=review"], "needs an API server"),
+        (&["--manifests=x", "--token-verification=keys"], "needs an API server"),
+        (&["--source=kube", "--token-verification=yes"], "off, keys, review"),
+        (&["--source=kube", "--token-verification=keys", "--token-issuer=http://a.b"], "https://"),
+        (&["--source=kube", "--token-verification=keys", "--token-audience="], "an audience is"),
+    ] {
+        let error = serve(wrong).unwrap_err().to_string();
+        assert!(error.contains(why), "{wrong:?}: {error}");
     }
 }

@@ -12,6 +12,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use pilothouse_xds_server::peer::bearer_token;
 use pilothouse_xds_server::{PeerCertificate, PeerCredentials, Refusal};
+use tonic::Status;
 use tracing::warn;
 
 use crate::identity::{Authenticator, Readers};
@@ -102,7 +103,7 @@ impl ReaderGuard {
     }
 }
 
-/// Refuses requests of those who may not read the pages. gRPC clients make the fitting codes of the status.
+/// Refuses requests of those who may not read the pages, gRPC calls by a status of gRPC.
 pub(super) async fn readers_only(
     State(guard): State<ReaderGuard>,
     request: Request,
@@ -116,6 +117,10 @@ pub(super) async fn readers_only(
     };
     let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0);
     warn!(?peer, "debug page refused: {refusal}");
+    let content_type = parts.headers.get(header::CONTENT_TYPE);
+    if content_type.is_some_and(|it| it.as_bytes().starts_with(b"application/grpc")) {
+        return Status::from(refusal).into_http();
+    }
     let status = match refusal {
         Refusal::InvalidArgument(_) => StatusCode::BAD_REQUEST,
         Refusal::Unauthenticated(_) => StatusCode::UNAUTHORIZED,

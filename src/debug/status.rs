@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{DebugError, DebugState, Parameters, ResponseWriter, rfc3339};
+use crate::certificates::Certificates;
+use crate::certificates::files::ServerFiles;
 use crate::identity::tokens::{TokenHealth, TokenVerification};
 use crate::names::{self, ResourceType};
 
@@ -25,7 +27,8 @@ struct PushStatusEntry {
 ///   field
 /// - `pilot_conflict_…`: services that do not get a listener, or a say about a port, because others
 ///   have it, by the listener's name (the workload's port) and the service
-/// - `pilothouse_source_rejected_objects`, `pilothouse_watch_errors`: see `/debug/sourcez`
+/// - `pilothouse_source_rejected_objects`, `pilothouse_watch_errors`, `pilothouse_certificate_unusable`: see
+///   `/debug/sourcez`
 pub(super) fn push_status(
     state: &DebugState,
     _: &Parameters,
@@ -70,6 +73,10 @@ pub(super) fn push_status(
             add("pilothouse_watch_errors", watch, None, error);
         }
     }
+    let unusable = state.certificates.as_deref().and_then(|all| all.status().unusable);
+    if let Some(reason) = unusable {
+        add("pilothouse_certificate_unusable", "certificates".to_owned(), None, reason);
+    }
     writer.json(&page)
 }
 
@@ -89,6 +96,9 @@ struct SourceStatus {
     skipped: BTreeMap<String, u64>,
     services: usize,
     endpoint_slices: usize,
+    /// What xDS over TLS is served with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificates: Option<CertificatesStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     snapshot: Option<Published>,
     /// How the tokens of proxies are verified, if they are.
@@ -163,6 +173,40 @@ struct WatchStatus {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
+struct CertificatesStatus {
+    /// The files of the certificate, its key and the CA for clients.
+    files: Vec<String>,
+    /// When what is served was read.
+    loaded: String,
+    server_expires: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_ca_expires: Option<String>,
+    /// Why the files cannot be used as they are now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unusable: Option<String>,
+    reloads: u64,
+    failures: u64,
+}
+
+impl CertificatesStatus {
+    fn of(certificates: &Certificates) -> Self {
+        let status = certificates.status();
+        let ServerFiles { certificate, key, client_ca } = certificates.files();
+        let files = [certificate, key].into_iter().chain(client_ca);
+        Self {
+            files: files.map(|path| path.display().to_string()).collect(),
+            loaded: rfc3339(status.loaded),
+            server_expires: rfc3339(status.server_expires),
+            client_ca_expires: status.client_ca_expires.map(rfc3339),
+            unusable: status.unusable,
+            reloads: status.reloads,
+            failures: status.failures,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Published {
     generation: u64,
     views: Vec<PublishedView>,
@@ -203,6 +247,7 @@ pub(super) fn sourcez(
         skipped: state.health.skipped(),
         services: model.service_count(),
         endpoint_slices: model.slice_count(),
+        certificates: state.certificates.as_deref().map(CertificatesStatus::of),
         snapshot: state.snapshot().map(|snapshot| {
             let mut views: Vec<_> = snapshot.views.iter().collect();
             views.sort_by_key(|(key, _)| *key);

@@ -76,6 +76,7 @@ impl Fixture {
             readiness: readiness.clone(),
             domain: "cluster.local".into(),
             address: "127.0.0.1".parse().unwrap(),
+            certificates: None,
         };
         let debug = router(state.clone()).unwrap();
         let monitoring = crate::monitoring::router(crate::monitoring::MonitoringState {

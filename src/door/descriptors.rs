@@ -59,6 +59,13 @@ pub fn listener_limits(wanted: usize) -> ListenerLimits {
     listener_limits
 }
 
+/// The limits of each of two listeners that have these together.
+#[must_use]
+pub fn halved(limits: ConnectionLimits) -> ConnectionLimits {
+    let half = |limit: usize| (limit / 2).max(1);
+    ConnectionLimits { total: half(limits.total), per_address: half(limits.per_address) }
+}
+
 /// The limits of an agent's one listener.
 #[must_use]
 pub fn agent_limits() -> ConnectionLimits {

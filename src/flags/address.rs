@@ -1,5 +1,6 @@
 //! Addresses of sockets, as people write them.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 
 /// Where to listen: `IP:PORT`, `NAME:PORT`, or `:PORT` for every address of this machine.
@@ -8,6 +9,33 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSo
 /// What was expected instead.
 pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     read(text, everywhere(), "every address of this machine")
+}
+
+/// Where to listen likewise, or nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listen {
+    At(SocketAddr),
+    Off,
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(address) => address.fmt(f),
+            Self::Off => f.write_str("off"),
+        }
+    }
+}
+
+/// The same as [`listen_address`], or `off`.
+///
+/// # Errors
+/// What was expected instead.
+pub fn listen_or_off(text: &str) -> Result<Listen, String> {
+    match text.trim() {
+        "off" => Ok(Listen::Off),
+        address => listen_address(address).map(Listen::At),
+    }
 }
 
 /// Where another program is to listen, likewise, so that it cannot be a port of its choice: nobody

@@ -5,7 +5,9 @@ use prometheus_client::encoding::text;
 use tokio::sync::watch;
 
 use super::scrape::Scrape;
+use super::tls::TlsScrape;
 use super::*;
+use crate::certificates::Certificates;
 use crate::model::{Model, Scope, ServiceKey};
 use crate::proxies::Proxies;
 use crate::source::health::Health;
@@ -138,5 +140,8 @@ fn registry_of(proxies: Arc<Proxies>) -> Registry {
         listeners: Vec::new(),
         memory_limit: 1 << 30,
     }));
+    let (_folder, files) = crate::certificates::tests::folder();
+    let (certificates, _) = Certificates::load(files).unwrap();
+    registry.register_collector(Box::new(TlsScrape(certificates)));
     registry
 }

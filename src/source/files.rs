@@ -3,7 +3,7 @@
 //! After any change of a file all files are read again (`manifest_set`) and sent as two complete
 //! lists, like a relist; the model applies the differences, and files with the same content are not
 //! parsed again. A file that cannot be read, is wrong or seems to be half-written keeps its last good
-//! state. `watch` reports changes. Reading blocks, so it runs outside the async workers.
+//! state. `file_watch` reports changes. Reading blocks, so it runs outside the async workers.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,14 +18,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::health::Health;
+use crate::file_watch::FileWatch;
 use crate::model::{Change, Scope, SourceEvent};
 
 mod manifest_set;
 mod parse;
-mod watch;
 
 use manifest_set::{ManifestSet, ReadOutcome};
-use watch::FileWatch;
 
 /// Files are read once nothing has changed for this long, since a writer needs a moment for a file,
 const QUIET_PERIOD: Duration = Duration::from_millis(50);

@@ -19,6 +19,7 @@ mod controllers;
 mod events;
 mod injected;
 mod secure;
+mod tokens;
 mod zones;
 
 /// Without slices the server's own informer of them never gets in sync; everything else serves.

@@ -175,11 +175,31 @@ async fn every_kind_of_workload_runs_with_its_sidecar() {
             }],
         } } },
     });
-    kubectl.apply_injected(&[pod], &[]).await;
+    // It asks at once, when a proxy that started beside it would not listen yet.
+    let held = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": "held", "namespace": NAMESPACE,
+            "annotations": { "proxy.istio.io/config": "holdApplicationUntilProxyStarts: true" },
+        },
+        "spec": {
+            "restartPolicy": "Never", "terminationGracePeriodSeconds": 1,
+            "containers": [{
+                "name": "held", "image": "test/bookinfo:1",
+                "args": ["--visit=web:8000/details/0", "--times=1"],
+            }],
+        },
+    });
+    kubectl.apply_injected(&[pod, held], &[]).await;
     kubectl.apply_injected(&[job], &["--native-sidecar"]).await;
 
     let wait = ["-n", NAMESPACE, "wait", "--timeout=120s"];
     kubectl.run(&[&wait[..], &["--for=condition=Ready", "pod/probed"]].concat()).await;
+    let ended = "--for=jsonpath={.status.containerStatuses[?(@.name==\"held\")].state.terminated.reason}=Completed";
+    kubectl.run(&[&wait[..], &[ended, "pod/held"]].concat()).await;
+    let first = kubectl.run(&["-n", NAMESPACE, "logs", "held", "-c", "held"]).await;
+    let first: Value = serde_json::from_str(&first).unwrap();
+    assert_eq!(first["status"], 200, "{first}");
     // The agent asks the application, past Envoy.
     let path =
         format!("/api/v1/namespaces/{NAMESPACE}/pods/probed:15020/proxy/app-health/probed/livez");

@@ -22,6 +22,7 @@ mod rejected;
 mod replicas;
 mod sidecar;
 mod standalone;
+mod tls;
 mod unserved;
 mod versions;
 mod visibility;

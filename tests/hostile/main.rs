@@ -14,6 +14,7 @@ mod attacker;
 mod balance;
 mod doors;
 mod good;
+mod handshakes;
 mod memory;
 mod turns;
 mod victim;

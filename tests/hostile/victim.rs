@@ -21,6 +21,8 @@ pub(crate) const SERVICES: usize = 1000;
 
 pub(crate) struct Victim {
     pub(crate) grpc: SocketAddr,
+    /// With TLS, if the arguments ask for it.
+    pub(crate) secure_grpc: Option<SocketAddr>,
     pub(crate) monitoring: SocketAddr,
     process: Process,
     folder: TempDir,
@@ -48,9 +50,9 @@ impl Victim {
         let mut command = pilothouse_under(limited, &arguments);
         command.envs(deployed_environment());
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let ControlPlane { grpc, monitoring, process, .. } =
+        let ControlPlane { grpc, secure_grpc, monitoring, process, .. } =
             ControlPlane::start_command(command, any).await;
-        let victim = Self { grpc, monitoring, process, folder };
+        let victim = Self { grpc, secure_grpc, monitoring, process, folder };
         victim.write("followed", "10.200.0.1", 80);
         victim.write("web", "10.200.0.2", 80);
         until("ready, and all services known", async || {

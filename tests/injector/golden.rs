@@ -11,6 +11,11 @@ use crate::client::{Running, patched, review_of};
 
 /// Where the pods of an object are.
 fn template(object: &Value) -> Option<&Value> {
+    // A kind of the same name in somebody else's group has no pods.
+    let group = object["apiVersion"].as_str().and_then(|version| version.split_once('/'));
+    if group.is_some_and(|(group, _)| !["apps", "batch"].contains(&group)) {
+        return None;
+    }
     match object["kind"].as_str()? {
         "Pod" => Some(object),
         "Deployment"
@@ -26,9 +31,14 @@ fn template(object: &Value) -> Option<&Value> {
 
 /// The documents of a file, with the items of lists in their place.
 fn objects(text: &str) -> Vec<Value> {
-    let documents: Vec<Value> = match serde_json::from_str(text) {
-        Ok(one) => vec![one],
-        Err(_) => serde_saphyr::from_multiple(text).unwrap(),
+    let documents: Vec<Value> = match text.starts_with('{') {
+        // One after the other, as kubectl reads them.
+        true => serde_json::Deserializer::from_str(text).into_iter().map(Result::unwrap).collect(),
+        // 0755 is octal, as for kubectl.
+        false => {
+            let options = serde_saphyr::options! { legacy_octal_numbers: true };
+            serde_saphyr::from_multiple_with_options(text, options).unwrap()
+        }
     };
     let mut found = Vec::new();
     for document in documents {
@@ -50,7 +60,9 @@ fn objects(text: &str) -> Vec<Value> {
 /// The pod that a controller makes of a template, as the API server hands it over.
 fn as_made(object: &Value, template: &Value) -> Value {
     let kind = object["kind"].as_str().unwrap();
-    let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let name = |field: &str| object.pointer(field).and_then(Value::as_str);
+    let generated = || name("/metadata/generateName").map(|name| name.trim_end_matches('-'));
+    let name = name("/metadata/name").or_else(generated).unwrap_or_default();
     let mut pod = template.clone();
     pod["apiVersion"] = "v1".into();
     pod["kind"] = "Pod".into();

@@ -10,6 +10,8 @@ from concurrent import futures
 import grpc
 
 CHANNELS = {}
+# For targets other than xds:///, once there are any.
+CREDENTIALS = []
 SERVERS = []
 LOCK = threading.Lock()
 
@@ -17,8 +19,22 @@ LOCK = threading.Lock()
 def channel(target):
     with LOCK:
         if target not in CHANNELS:
-            CHANNELS[target] = grpc.insecure_channel(target)
+            if CREDENTIALS:
+                credentials, options = CREDENTIALS[-1]
+                CHANNELS[target] = grpc.secure_channel(target, credentials, options)
+            else:
+                CHANNELS[target] = grpc.insecure_channel(target)
         return CHANNELS[target]
+
+
+def trust(ca, certificate, key, name):
+    """From now on channels that are not open yet use TLS."""
+    own = [one.encode() if one else None for one in (ca, key, certificate)]
+    options = [("grpc.ssl_target_name_override", name)]
+    CREDENTIALS.append((grpc.ssl_channel_credentials(*own), options))
+    with LOCK:
+        CHANNELS.clear()
+    return {}
 
 
 def serve(name):
@@ -74,7 +90,7 @@ def stream(target, method, messages, responses, seconds):
         requests.put(None)
 
 
-COMMANDS = {"serve": serve, "call": call, "stream": stream}
+COMMANDS = {"serve": serve, "call": call, "stream": stream, "trust": trust}
 
 
 def main():

@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use pilothouse_testkit::certificates::Issued;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
@@ -123,6 +124,15 @@ impl CCore {
     pub(crate) async fn serve(&self, name: &str) -> u16 {
         let answer = self.command(json!({ "do": "serve", "name": name })).await;
         answer["port"].as_u64().and_then(|port| port.try_into().ok()).expect("a port")
+    }
+
+    /// From now on its channels use TLS, with a certificate of its own or without, and are new.
+    pub(crate) async fn trust(&self, authority: &str, own: Option<&Issued>, name: &str) {
+        let (certificate, key) = own.map(|own| (&own.certificate, &own.key)).unzip();
+        let command = json!({
+            "do": "trust", "ca": authority, "certificate": certificate, "key": key, "name": name,
+        });
+        self.command(command).await;
     }
 
     /// A unary call that fails at once if the channel has no way.

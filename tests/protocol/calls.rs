@@ -76,7 +76,7 @@ fn with(request: Request<()>, name: &'static str, value: &str) -> Request<()> {
 
 fn sotw_post(server: &Server) -> Request<()> {
     let (mut parts, ()) = post(server).into_parts();
-    parts.uri = format!("http://{}{SOTW}", server.running.grpc).parse().unwrap();
+    parts.uri = format!("http://{}{SOTW}", server.grpc()).parse().unwrap();
     Request::from_parts(parts, ())
 }
 
@@ -172,7 +172,7 @@ async fn a_deadline_of_the_client_is_kept() {
     assert_eq!(answer.messages().len(), 1, "it was served before");
     for (path, timeout) in [(DELTA, "1n"), (DELTA, "0S"), ("/grpc.health.v1.Health/Watch", "1m")] {
         let (mut parts, ()) = with(post(&server), "grpc-timeout", timeout).into_parts();
-        parts.uri = format!("http://{}{path}", server.running.grpc).parse().unwrap();
+        parts.uri = format!("http://{}{path}", server.grpc()).parse().unwrap();
         let answer = call(&server, Request::from_parts(parts, ()), &[], false).await;
         assert_eq!(answer.grpc("grpc-status"), "4", "{path} {timeout}");
     }
@@ -199,7 +199,7 @@ async fn a_deadline_that_is_absurd_is_far_away_and_a_malformed_one_is_refused() 
 #[tokio::test]
 async fn what_is_no_grpc_is_refused_in_words_for_people() {
     let server = Server::start().await;
-    let uri = format!("http://{}{DELTA}", server.running.grpc);
+    let uri = format!("http://{}{DELTA}", server.grpc());
     let of = |method: &str, content_type: Option<&str>| {
         let request = Request::builder().method(method).uri(&uri);
         let request =
@@ -252,7 +252,7 @@ async fn a_refusal_can_be_read_and_has_an_end() {
     asked.extend(symbol.as_bytes());
     let (mut parts, ()) = post(&server).into_parts();
     let path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
-    parts.uri = format!("http://{}{path}", server.running.grpc).parse().unwrap();
+    parts.uri = format!("http://{}{path}", server.grpc()).parse().unwrap();
     let framed = [&[0][..], &(asked.len() as u32).to_be_bytes(), &asked].concat();
     let answer = call(&server, Request::from_parts(parts, ()), &[framed.into()], true).await;
     assert!(answer.grpc("grpc-message").len() <= 3 * 1024);

@@ -218,8 +218,8 @@ async fn c_core_understands_how_streams_end() {
     })
     .await;
     server.ready().await;
-    let target = server.running.grpc.to_string();
-    let client = CCore::start(server.running.grpc);
+    let target = server.grpc().to_string();
+    let client = CCore::start(server.grpc());
     let (stream, delta_stream) = (
         format!("{AGGREGATED}/StreamAggregatedResources"),
         format!("{AGGREGATED}/DeltaAggregatedResources"),
@@ -271,8 +271,8 @@ async fn c_core_understands_how_streams_end() {
 async fn c_core_uses_health_and_reflection() {
     let server = Server::start().await;
     server.ready().await;
-    let target = server.running.grpc.to_string();
-    let client = CCore::start(server.running.grpc);
+    let target = server.grpc().to_string();
+    let client = CCore::start(server.grpc());
 
     let request = HealthCheckRequest::default().encode_to_vec();
     let answer = client.call(&target, "/grpc.health.v1.Health/Check", &request).await;

@@ -1,5 +1,6 @@
 //! The control plane on free ports over a folder of manifests, and streams to it.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ impl Server {
         folder: TempDir,
         change: impl FnOnce(&mut ControlPlaneConfig),
     ) -> Self {
-        let any_port = "127.0.0.1:0".parse().unwrap();
+        let any_port: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let mut config = ControlPlaneConfig {
             tokens: None,
             identity: IdentityConfig::default(),
@@ -49,8 +50,10 @@ impl Server {
                 namespaces: Vec::new(),
             }),
             domain: "cluster.local".to_owned(),
-            grpc_addr: any_port,
+            grpc_addr: Some(any_port),
+            tls: None,
             http_addr: any_port,
+            secure_http_addr: None,
             monitoring_addr: any_port,
             timing: Timing { pace: Duration::from_millis(5), linger: Duration::from_millis(5) },
             limits: ServerLimits::default(),
@@ -69,9 +72,14 @@ impl Server {
         write(self.folder.path(), name, addresses);
     }
 
+    /// Where xDS is served without TLS.
+    pub(crate) fn grpc(&self) -> SocketAddr {
+        self.running.grpc.unwrap()
+    }
+
     /// A connection of its own.
     pub(crate) async fn channel(&self) -> Channel {
-        xds_client::connect(self.running.grpc).await
+        xds_client::connect(self.grpc()).await
     }
 
     /// An aggregated stream, once the server is ready for one.

@@ -34,7 +34,7 @@ pub(crate) async fn connect(
 }
 
 pub(crate) fn post(server: &Server) -> Request<()> {
-    Request::post(format!("http://{}{DELTA}", server.running.grpc))
+    Request::post(format!("http://{}{DELTA}", server.grpc()))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .body(())
@@ -42,7 +42,7 @@ pub(crate) fn post(server: &Server) -> Request<()> {
 }
 
 pub(crate) async fn socket(server: &Server) -> TcpStream {
-    TcpStream::connect(server.running.grpc).await.unwrap()
+    TcpStream::connect(server.grpc()).await.unwrap()
 }
 
 /// The first message of a response, the only one that has been sent; the sizes of its DATA frames go
@@ -160,7 +160,7 @@ async fn a_large_response_through_a_narrow_socket_comes_whole() {
     server.ready().await;
     let narrow = TcpSocket::new_v4().unwrap();
     narrow.set_recv_buffer_size(8192).unwrap();
-    let narrow = narrow.connect(server.running.grpc).await.unwrap();
+    let narrow = narrow.connect(server.grpc()).await.unwrap();
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(64 << 20).initial_connection_window_size(64 << 20);
     let (mut client, _connection) = connect(narrow, &builder).await;

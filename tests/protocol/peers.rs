@@ -13,7 +13,7 @@ use crate::harness::{CDS, DELTA, Server, delta, in_time, message};
 
 /// Sends one body as it is, and says the status that comes back.
 async fn call(server: &Server, path: &str, encoding: Option<&str>, body: &[u8]) -> (Code, String) {
-    let mut request = http::Request::post(format!("http://{}{path}", server.running.grpc))
+    let mut request = http::Request::post(format!("http://{}{path}", server.grpc()))
         .header("content-type", "application/grpc")
         .header("te", "trailers");
     if let Some(encoding) = encoding {
@@ -100,11 +100,11 @@ async fn a_half_open_peer_is_dropped_by_keepalive() {
     server.ready().await;
 
     // Opens a stream properly and then answers nothing, not even pings.
-    let mut peer = TcpStream::connect(server.running.grpc).await.unwrap();
+    let mut peer = TcpStream::connect(server.grpc()).await.unwrap();
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     let (headers, data, settings) = (1, 0, 4);
     bytes.extend(frame(settings, 0, 0, b""));
-    let authority = server.running.grpc.to_string();
+    let authority = server.grpc().to_string();
     let fields = [
         field(":method", "POST"),
         field(":scheme", "http"),

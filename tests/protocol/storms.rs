@@ -109,7 +109,7 @@ async fn a_reader_that_has_stopped_is_disconnected() {
         );
     }
 
-    let endpoint = Channel::from_shared(format!("http://{}", server.running.grpc)).unwrap();
+    let endpoint = Channel::from_shared(format!("http://{}", server.grpc())).unwrap();
     let channel = endpoint.initial_stream_window_size(1000).connect().await.unwrap();
     let (send, asked) = requests();
     let mut client = AggregatedDiscoveryServiceClient::new(channel);

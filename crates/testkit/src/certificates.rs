@@ -122,16 +122,21 @@ impl Authority {
         Issued { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 
+    /// What a client that trusts this authority alone verifies servers by.
+    pub fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).unwrap();
+        roots
+    }
+
     /// What a TLS client that trusts this authority and speaks HTTP/2 uses, with a certificate of its own if
     /// there is one.
     pub fn client_config(&self, own: Option<&Issued>) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.issuer.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_root_certificates(roots);
+            .with_root_certificates(self.roots());
         let mut config = match own {
             Some(own) => builder.with_client_auth_cert(own.chain(), own.private_key()).unwrap(),
             None => builder.with_no_client_auth(),

@@ -34,6 +34,8 @@ fn launched_by(mut command: Command, arguments: &[&str]) -> Command {
 pub struct ControlPlane {
     pub process: Process,
     pub grpc: SocketAddr,
+    /// Where it serves xDS over TLS, if it was told to.
+    pub secure_grpc: Option<SocketAddr>,
     pub http: SocketAddr,
     pub monitoring: SocketAddr,
     source: Vec<String>,
@@ -85,14 +87,16 @@ impl ControlPlane {
             line.cloned().ok_or_else(|| format!("{lines:?}"))
         })
         .await;
-        let address = |what: &str| {
+        let given = |what: &str| {
             let word = listening.split_whitespace().find_map(|word| word.strip_prefix(what));
-            let address = word.and_then(|address| address.parse().ok());
-            address.unwrap_or_else(|| panic!("no {what}ADDRESS in {listening:?}"))
+            word.and_then(|address| address.parse().ok())
         };
+        let address =
+            |what: &str| given(what).unwrap_or_else(|| panic!("no {what}ADDRESS in {listening:?}"));
+        let secure_grpc = given("secure_grpc=");
         let (grpc, http) = (address("grpc="), address("http="));
         let monitoring = address("monitoring=");
-        Self { grpc, http, monitoring, process, source: Vec::new() }
+        Self { grpc, secure_grpc, http, monitoring, process, source: Vec::new() }
     }
 
     pub async fn becomes_ready(&self) {

@@ -14,8 +14,13 @@ use pilothouse::names::ResourceType;
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 use tonic::{Code, Status, Streaming};
+
+use crate::certificates::Issued;
+
+/// The name that a control plane's certificate has in tests.
+pub const PILOT: &str = "istio-pilot.istio-system.svc";
 
 /// Long enough for a busy machine; nothing waits for it to pass.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -39,6 +44,25 @@ pub async fn connect(control: SocketAddr) -> Channel {
 pub async fn connect_from(own: IpAddr, control: SocketAddr) -> Channel {
     let endpoint = Channel::from_shared(format!("http://{control}")).unwrap();
     endpoint.local_address(Some(own)).connect().await.unwrap()
+}
+
+/// A connection by TLS to a control plane whose certificate is `istio-pilot.istio-system.svc`'s, signed by
+/// `authority` (PEM), with a certificate of one's own or without.
+///
+/// # Errors
+/// The handshake fails, as far as the client sees it: that it is refused shows with TLS 1.3 on the first call.
+pub async fn connect_by_tls(
+    control: SocketAddr,
+    authority: &str,
+    own: Option<&Issued>,
+) -> Result<Channel, tonic::transport::Error> {
+    let mut tls =
+        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority)).domain_name(PILOT);
+    if let Some(own) = own {
+        tls = tls.identity(Identity::from_pem(&own.certificate, &own.key));
+    }
+    let endpoint = Channel::from_shared(format!("https://{control}")).unwrap();
+    endpoint.tls_config(tls)?.connect().await
 }
 
 /// The two ends of a stream's requests.

@@ -99,7 +99,7 @@ impl<M: Mesh> AdsServer<M> {
                     let peer =
                         Peer { address, handle, account, encrypted: false, certificate: None };
                     let (context, other_services) = (streams.clone(), other_services.clone());
-                    let service = AdsService { context, other_services, peer };
+                    let service = AdsService { context, other_services, peer, refusal: None };
                     serve_connection(socket, port.clone(), service, self.keepalive)
                 }
             })

@@ -1,6 +1,7 @@
 //! How pages are asked for, and what is refused.
 
 use super::*;
+use crate::identity::{Authenticator, Readers};
 
 #[tokio::test]
 async fn pages_are_indented_on_request_and_the_same_each_time() {
@@ -255,4 +256,86 @@ async fn the_words_of_a_peer_are_escaped() {
     let (status, text) = fixture.get("/debug/edsz?proxyID=%C2%9B").await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert!(!text.trim_end().chars().any(char::is_control), "{text:?}");
+}
+
+/// What the debug types show is for peers on loopback, and for the identities that are named.
+#[tokio::test]
+async fn debug_types_over_xds_are_for_loopback_and_for_identities_that_are_named() {
+    let fixture = Fixture::new();
+    let guard = ReaderGuard {
+        authenticator: Authenticator::new("cluster.local", "cluster.local"),
+        readers: Readers::new(vec!["ops/doctor".parse().unwrap()]),
+    };
+    let over_ads = routers(fixture.state.clone(), guard).unwrap().over_ads;
+    let ask = async |peer: &str, principal: Option<&str>| {
+        let peer: SocketAddr = peer.parse().unwrap();
+        let answered = over_ads.answer(peer, principal, "istio.io/debug/syncz", Vec::new()).await;
+        answered.map(|_| ()).map_err(|status| (status.code(), status.message().to_owned()))
+    };
+    let (near, far) = ("127.0.0.1:1", "10.1.2.3:1");
+    let reader = "spiffe://cluster.local/ns/ops/sa/doctor";
+    assert_eq!(ask(near, None).await, Ok(()));
+    assert_eq!(ask(far, Some(reader)).await, Ok(()));
+    for (principal, who) in [
+        (None, "a peer without an identity"),
+        (Some("spiffe://cluster.local/ns/shop/sa/web"), "spiffe://cluster.local/ns/shop/sa/web"),
+    ] {
+        let (code, text) = ask(far, principal).await.unwrap_err();
+        assert_eq!(code, tonic::Code::PermissionDenied);
+        assert!(
+            text.contains(&format!("to those of --debug-identities (this is {who})")),
+            "{text}"
+        );
+    }
+}
+
+/// The same without a socket: nothing of the pages is there for who is not named.
+#[tokio::test]
+async fn the_pages_for_other_machines_need_a_named_identity_each() {
+    let fixture = Fixture::new();
+    fixture.fill_model();
+    let guard = ReaderGuard {
+        authenticator: Authenticator::new("cluster.local", "cluster.local"),
+        readers: Readers::new(vec!["ops/*".parse().unwrap()]),
+    };
+    let secure = routers(fixture.state.clone(), guard).unwrap().secure;
+    let ask = async |path: &str, uri: Option<&str>| {
+        let mut request = Request::get(path).header(header::HOST, "pilot.example");
+        if let Some(uri) = uri {
+            let certificate = pilothouse_xds_server::PeerCertificate {
+                uri_names: vec![uri.into()],
+                dns_names: Vec::new(),
+                not_after: SystemTime::now() + Duration::from_secs(60),
+            };
+            request = request.extension(Arc::new(certificate));
+        }
+        let response = secure.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        response.status()
+    };
+    let paths = HANDLERS.iter().chain(&page::API).map(|page| page.path);
+    for path in paths.chain(["/", "/debug", "/ready", "/nonsense"]) {
+        assert_eq!(ask(path, None).await, StatusCode::UNAUTHORIZED, "{path}");
+        let other = Some("spiffe://cluster.local/ns/shop/sa/web");
+        assert_eq!(ask(path, other).await, StatusCode::FORBIDDEN, "{path}");
+        let foreign = Some("spiffe://elsewhere/ns/ops/sa/doctor");
+        assert_eq!(ask(path, foreign).await, StatusCode::UNAUTHORIZED, "{path}");
+    }
+    let reader = Some("spiffe://cluster.local/ns/ops/sa/doctor");
+    assert_eq!(ask("/debug/registryz", reader).await, StatusCode::OK);
+    assert_eq!(ask("/", reader).await, StatusCode::OK);
+}
+
+/// Whatever is asked of the monitoring port, it says nothing of the configuration.
+#[tokio::test]
+async fn the_monitoring_port_has_no_page_about_the_configuration() {
+    let mut fixture = Fixture::new();
+    fixture.fill_model();
+    send(fixture.connect("reviews-v1.default", false));
+    let pages = HANDLERS.iter().chain(&page::API).map(|page| page.path);
+    for path in pages.chain(["/", "/debug", "/metrics", "/ready", "/live", "/version"]) {
+        let (_, text) = get_from(&fixture.monitoring, path, "10.0.0.7:15014").await;
+        for word in ["reviews", "127.0.0.", "outbound|", "zone-a"] {
+            assert!(!text.contains(word), "{path} says {word}: {text}");
+        }
+    }
 }

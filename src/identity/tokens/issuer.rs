@@ -22,6 +22,8 @@ use crate::kubeconfig;
 
 const DISCOVERY: &str = "/.well-known/openid-configuration";
 const API_SERVER_KEYS: &str = "/openid/v1/jwks";
+/// Kubernetes' API server answers 406 to who does not take key sets by their own type.
+const ACCEPTED: &str = "application/json, application/jwk-set+json";
 /// Of a document; Kubernetes' have a few hundred.
 const MAX_DOCUMENT_BYTES: usize = 256 << 10;
 
@@ -212,9 +214,7 @@ impl std::fmt::Display for Failure {
 
 async fn request(client: &Client, path: &str) -> Result<Bytes, Failure> {
     let failed = |error: &dyn std::error::Error| Failure::Connection(with_causes(error));
-    // The document is the one, the keys are the other and nothing else: Kubernetes 1.35 answers 406.
-    let accepted = "application/json, application/jwk-set+json";
-    let request = Request::get(path).header(ACCEPT, accepted).body(Body::empty());
+    let request = Request::get(path).header(ACCEPT, ACCEPTED).body(Body::empty());
     let request = request.map_err(|error| failed(&error))?;
     let response = client.send(request).await.map_err(|error| failed(&error))?;
     let status = response.status();

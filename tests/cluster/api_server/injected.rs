@@ -9,7 +9,11 @@ fn pod(name: &str, namespace: &str, annotations: &Value, spec: &Value) -> Value 
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": name, "namespace": namespace, "annotations": annotations },
-        "spec": { "containers": [{ "name": "app", "image": "app:1", "args": ["\tfirst\nsecond", "y"] }] },
+        // What admission of ServiceAccounts would write, which is off here.
+        "spec": {
+            "serviceAccountName": "default",
+            "containers": [{ "name": "app", "image": "app:1", "args": ["\tfirst\nsecond", "y"] }],
+        },
     });
     for (field, value) in spec.as_object().unwrap() {
         pod["spec"][field] = value.clone();

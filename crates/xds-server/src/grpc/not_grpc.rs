@@ -10,21 +10,6 @@ pub(crate) fn tls_alert(description: AlertDescription) -> Vec<u8> {
     vec![21, 3, 1, 0, 2, 2, description.into()]
 }
 
-/// For a client that speaks HTTP/2 where TLS is wanted: the server's preface, and a GOAWAY
-/// (INADEQUATE_SECURITY; RFC 9113, sections 6.8 and 7) that says why. gRPC clients show its text.
-pub(crate) fn goaway_inadequate_security(text: &str) -> Vec<u8> {
-    const INADEQUATE_SECURITY: u32 = 12;
-    let text = &text.as_bytes()[..text.len().min(1024)];
-    let mut bytes = vec![0, 0, 0, 4, 0, 0, 0, 0, 0];
-    let len = (8 + text.len()) as u32;
-    bytes.extend_from_slice(&len.to_be_bytes()[1..]);
-    bytes.extend_from_slice(&[7, 0, 0, 0, 0, 0]);
-    bytes.extend_from_slice(&0_u32.to_be_bytes());
-    bytes.extend_from_slice(&INADEQUATE_SECURITY.to_be_bytes());
-    bytes.extend_from_slice(text);
-    bytes
-}
-
 /// For a client that speaks HTTP/1.
 pub(crate) fn bad_request(text: &str) -> Vec<u8> {
     let answer = format!(

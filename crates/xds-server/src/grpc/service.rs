@@ -40,11 +40,19 @@ pub(crate) struct AdsService<M: Mesh> {
     /// Health and reflection, and the error for services that do not exist.
     pub(crate) other_services: tonic::service::Routes,
     pub(crate) peer: Peer,
+    /// Why every call fails: the peer speaks HTTP/2 without TLS where TLS is wanted.
+    pub(crate) refusal: Option<String>,
 }
 
 impl<M: Mesh> AdsService<M> {
     /// Starts the call that came on this HTTP/2 stream.
     pub(crate) fn start_call(&self, stream: u32, request: Request<()>) -> HttpStream {
+        if let Some(refusal) = &self.refusal {
+            // In an answer, since a GOAWAY would only make gRPC's C-core connect again and say nothing.
+            self.peer.handle.drain();
+            let status = Status::unavailable(refusal);
+            return HttpStream::failed_call(stream, StatusCode::OK, &status);
+        }
         let timeout = match call::check_call(&request) {
             Ok(timeout) => timeout,
             Err(error) => {

@@ -34,7 +34,7 @@ use crate::http::http_stream::{HttpStream, StreamState};
 use crate::http::transport::{ReadBuffers, Transport};
 use crate::listener::ServedPort;
 use crate::mesh::Mesh;
-use crate::tls::handshake::accept;
+use crate::tls::handshake::{Accepted, accept};
 
 /// Bytes of one read.
 const READ_BYTES: usize = 64 << 10;
@@ -79,12 +79,18 @@ pub(crate) async fn serve_connection<M: Mesh>(
         None => Transport::Plaintext(socket),
         Some(tls) => {
             // Not part of this task for as long as the connection lasts.
-            let Some(accepted) = Box::pin(accept(socket, &service.peer, tls, &port)).await else {
-                return;
-            };
-            service.peer.encrypted = true;
-            service.peer.certificate = accepted.certificate;
-            Transport::Tls(accepted.transport)
+            match Box::pin(accept(socket, &service.peer, tls, &port)).await {
+                None => return,
+                Some(Accepted::Tls { transport, certificate }) => {
+                    service.peer.encrypted = true;
+                    service.peer.certificate = certificate;
+                    Transport::Tls(transport)
+                }
+                Some(Accepted::Refused { socket, reason }) => {
+                    service.refusal = Some(reason);
+                    Transport::Plaintext(socket)
+                }
+            }
         }
     };
     run_connection(transport, port, service, keepalive, address).await;

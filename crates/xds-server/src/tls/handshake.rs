@@ -42,10 +42,12 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Bytes that are looked at to tell what a peer speaks.
 const PEEKED_BYTES: usize = 24;
 
-/// A connection after its handshake.
-pub(crate) struct Accepted {
-    pub(crate) transport: Box<TlsTransport>,
-    pub(crate) certificate: Option<Arc<PeerCertificate>>,
+/// A connection that is served.
+pub(crate) enum Accepted {
+    /// After its handshake.
+    Tls { transport: Box<TlsTransport>, certificate: Option<Arc<PeerCertificate>> },
+    /// It is HTTP/2 without TLS: every call is answered by the reason.
+    Refused { socket: TcpStream, reason: String },
 }
 
 /// Why there was none.
@@ -130,6 +132,11 @@ async fn handshake(
         [] => return Err(Refused::new(HandshakeResult::Closed, "closed without a byte")),
         // A record of a handshake (RFC 8446, section 5.1).
         [22, ..] => {}
+        [b'P', b'R', b'I', ..] => {
+            port.note_wrong_protocol(peer.address, "plaintext");
+            let accepted = Accepted::Refused { socket, reason: no_tls(port) };
+            return Ok((accepted, HandshakeResult::Plaintext));
+        }
         ref other => return Err(answer_plaintext(socket, other, port).await),
     }
     let memory = peer.account.new_charge();
@@ -161,7 +168,7 @@ async fn handshake(
         _ => HandshakeResult::Complete,
     };
     let transport = Box::new(TlsTransport::new(socket, session));
-    Ok((Accepted { transport, certificate }, result))
+    Ok((Accepted::Tls { transport, certificate }, result))
 }
 
 /// Completes when the task is woken.
@@ -176,7 +183,24 @@ async fn tls_handshake(
     socket: TcpStream,
     acceptor: &TlsAcceptor,
 ) -> Result<(TcpStream, ServerConnection), Refused> {
-    let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await.map_err(refused)?;
+    let mut acceptor_of_hello = LazyConfigAcceptor::new(Acceptor::default(), socket);
+    let start = match Pin::new(&mut acceptor_of_hello).await {
+        Ok(start) => start,
+        Err(error) => {
+            let alert = match tls_error(&error) {
+                // For these rustls sends none.
+                Some(
+                    Error::InappropriateMessage { .. }
+                    | Error::InappropriateHandshakeMessage { .. },
+                ) => not_grpc::tls_alert(AlertDescription::UnexpectedMessage),
+                _ => Vec::new(),
+            };
+            if let Some(mut socket) = acceptor_of_hello.take_io() {
+                refuse(&mut socket, &alert).await;
+            }
+            return Err(refused(error));
+        }
+    };
     let offered = start.client_hello().alpn().is_some_and(|mut names| names.any(|name| name == H2));
     if !offered {
         let mut socket = start.io;
@@ -211,11 +235,13 @@ fn broken(error: io::Error) -> Refused {
     Refused::new(HandshakeResult::Closed, error)
 }
 
+fn tls_error(error: &io::Error) -> Option<&Error> {
+    error.get_ref().and_then(|inner| inner.downcast_ref::<Error>())
+}
+
 /// Why a handshake failed, from what rustls says.
 fn refused(error: io::Error) -> Refused {
-    let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
-        return broken(error);
-    };
+    let Some(tls) = tls_error(&error) else { return broken(error) };
     match tls {
         Error::InvalidCertificate(reason) => {
             let mut text = format!("the client's certificate is refused: {reason}");
@@ -232,14 +258,15 @@ fn refused(error: io::Error) -> Refused {
     }
 }
 
-/// Answers a peer that speaks no TLS so that it understands, in a turn of nobody's.
+/// For a peer that speaks plaintext.
+fn no_tls(port: &ServedPort) -> String {
+    format!("This port speaks gRPC over TLS, and got no TLS. {}", port.hint)
+}
+
+/// Answers a peer that speaks neither TLS nor HTTP/2 so that it understands.
 async fn answer_plaintext(mut socket: TcpStream, first: &[u8], port: &ServedPort) -> Refused {
-    let hint = format!("This port speaks gRPC over TLS, and got no TLS. {}", port.hint);
     let (result, reply) = match OtherProtocol::detect(first) {
-        _ if first.starts_with(b"PRI ") => {
-            (HandshakeResult::Plaintext, not_grpc::goaway_inadequate_security(&hint))
-        }
-        OtherProtocol::Http1 => (HandshakeResult::Plaintext, not_grpc::bad_request(&hint)),
+        OtherProtocol::Http1 => (HandshakeResult::Plaintext, not_grpc::bad_request(&no_tls(port))),
         _ => (HandshakeResult::Protocol, not_grpc::tls_alert(AlertDescription::DecodeError)),
     };
     refuse(&mut socket, &reply).await;

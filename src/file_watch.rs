@@ -1,4 +1,4 @@
-//! When the files have to be read again: events of inotify, through `notify`.
+//! When files have to be read again: events of inotify, through `notify`.
 //!
 //! Watching the files is not enough: a ConfigMap is swapped by replacing a symlink beside them, an
 //! editor renames a new file over the old, a folder may vanish and come back. So every folder is
@@ -28,8 +28,9 @@ enum WatchedNames {
     Names(BTreeSet<OsString>),
 }
 
+/// Watches files and folders. Some file systems report no changes, so whoever uses it also reads at times.
 #[derive(Debug)]
-pub(super) struct FileWatch {
+pub struct FileWatch {
     watcher: Result<RecommendedWatcher, String>,
     state: Arc<WatchState>,
     /// Why changes may be missed.
@@ -45,7 +46,9 @@ struct WatchState {
 }
 
 impl FileWatch {
-    pub(super) fn new() -> Self {
+    /// Watches nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
         let state = Arc::new(WatchState::default());
         let handler_state = state.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
@@ -57,17 +60,19 @@ impl FileWatch {
     }
 
     /// Completes when something has changed since it last completed.
-    pub(super) async fn changed(&self) {
+    pub async fn changed(&self) {
         self.state.wake.notified().await;
     }
 
-    pub(super) fn error(&self) -> Option<&str> {
+    /// Why changes may be missed, by the last [`Self::rewatch`].
+    #[must_use]
+    pub fn error(&self) -> Option<&str> {
         self.error.as_deref()
     }
 
     /// Watches what `paths` depend on now. Every watch is replaced, as a folder of the same name
     /// may be another one. To be called before the files are read.
-    pub(super) fn rewatch(&mut self, paths: &[PathBuf]) {
+    pub fn rewatch(&mut self, paths: &[PathBuf]) {
         let watcher = match &mut self.watcher {
             Ok(watcher) => watcher,
             Err(error) => {
@@ -93,6 +98,12 @@ impl FileWatch {
                 return;
             }
         }
+    }
+}
+
+impl Default for FileWatch {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
