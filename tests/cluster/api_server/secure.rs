@@ -192,6 +192,8 @@ fn restricted_pod(annotations: &Value) -> String {
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "app", "annotations": annotations },
         "spec": {
+            // A controller would set it, which does not run here; a token wants it.
+            "serviceAccountName": "default",
             "securityContext": {
                 "runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": { "type": "RuntimeDefault" },
             },
