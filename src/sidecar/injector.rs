@@ -105,7 +105,8 @@ pub async fn start(config: InjectorConfig) -> Result<Injector, StartError> {
     let metrics = metrics::Metrics::new(&mut registry);
     let readiness = Conditions::default();
     let serving = readiness.condition("serving", "the process is being started");
-    let (watched, tls, settings) = files::Files::new(&config, &readiness, metrics.clone());
+    let (watched, files::Usable { tls, settings }) =
+        files::Files::new(&config, &readiness, metrics.clone());
     let (cluster, native_sidecars) = cluster::Cluster::new(&readiness, settings.clone());
     let in_force = InForce { settings, native_sidecars };
 

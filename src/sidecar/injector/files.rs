@@ -32,7 +32,7 @@ pub(super) struct Files {
     interval: Duration,
     metrics: Arc<Metrics>,
     tls: watch::Sender<Option<Arc<ServerConfig>>>,
-    in_force: watch::Sender<Option<Arc<InjectorSettings>>>,
+    settings_used: watch::Sender<Option<Arc<InjectorSettings>>>,
     certificate_read: Source,
     settings_read: Source,
 }
@@ -47,23 +47,26 @@ struct Source {
     problem: Option<String>,
 }
 
+/// What of the files is served; `None` until there was something usable.
+#[derive(Clone, Debug)]
+pub(super) struct Usable {
+    pub(super) tls: watch::Receiver<Option<Arc<ServerConfig>>>,
+    pub(super) settings: watch::Receiver<Option<Arc<InjectorSettings>>>,
+}
+
 impl Files {
     /// With where the certificate and the settings appear.
     pub(super) fn new(
         config: &InjectorConfig,
         readiness: &Conditions,
         metrics: Arc<Metrics>,
-    ) -> (
-        Self,
-        watch::Receiver<Option<Arc<ServerConfig>>>,
-        watch::Receiver<Option<Arc<InjectorSettings>>>,
-    ) {
+    ) -> (Self, Usable) {
         let source = |name, file: &Path| {
             let guard = readiness.condition(name, format!("{} is being read", file.display()));
             Source { guard, used: None, problem: None }
         };
-        let (tls, tls_now) = watch::channel(None);
-        let (in_force, settings_now) = watch::channel(None);
+        let (tls, tls_in_force) = watch::channel(None);
+        let (settings, settings_in_force) = watch::channel(None);
         let files = Self {
             certificate_read: source("certificate read", &config.certificate),
             settings_read: source("settings read", &config.settings),
@@ -73,9 +76,9 @@ impl Files {
             interval: config.reload_interval,
             metrics,
             tls,
-            in_force,
+            settings_used: settings,
         };
-        (files, tls_now, settings_now)
+        (files, Usable { tls: tls_in_force, settings: settings_in_force })
     }
 
     /// Reads until `stop`.
@@ -118,7 +121,7 @@ impl Files {
             self.metrics.settings_unusable.set(i64::from(!usable));
             if let Ok(settings) = parsed {
                 info!("the settings are in force");
-                self.in_force.send_replace(Some(Arc::new(settings)));
+                self.settings_used.send_replace(Some(Arc::new(settings)));
             }
         }
     }
