@@ -128,6 +128,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "sidecar::doctor",
             "sidecar::envoy_admin",
             "sidecar::host_port",
+            "sidecar::http_client",
             "sidecar::proto_value",
             "signals",
             "version",

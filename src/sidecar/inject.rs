@@ -14,6 +14,7 @@ use thiserror::Error;
 
 mod annotations;
 mod args;
+mod command;
 mod containers;
 mod documents;
 mod metadata;
@@ -29,7 +30,7 @@ mod volumes;
 mod workload;
 mod yaml_writer;
 
-pub use args::InjectArgs;
+pub use command::InjectArgs;
 pub use settings::{
     Capture, NativeSidecars, SeccompProfile, Settings, SettingsError, Tls, has_native_sidecars,
 };

@@ -1,27 +1,9 @@
-//! The flags of `pilothouse inject`, and what is checked of values.
+//! What is checked of values, of flags and of the file of settings alike.
 
-use std::path::PathBuf;
-
-use super::settings::Settings;
 use crate::flags;
 use crate::names;
 use crate::sidecar::agent;
 use crate::well_known::{AGENT_STATUS_PORT, ENVOY_ADMIN_PORT, ENVOY_LISTENER_PORTS};
-
-/// Add the sidecar to workloads, as `istioctl kube-inject` does: manifests in, manifests out
-#[derive(Clone, Debug, clap::Args)]
-pub struct InjectArgs {
-    /// The manifests, YAML or JSON; - for standard input
-    #[arg(short = 'f', long = "filename", value_name = "FILE")]
-    pub(super) file: PathBuf,
-
-    /// Write here instead of to standard output
-    #[arg(short = 'o', long, value_name = "FILE")]
-    pub(super) output: Option<PathBuf>,
-
-    #[command(flatten)]
-    pub(super) settings: Settings,
-}
 
 /// The name of an image: `[HOST[:PORT]/]PATH[:TAG][@DIGEST]`. A pod with another one waits for ever, as
 /// `InvalidImageName`.
