@@ -5,9 +5,12 @@
 mod agent;
 mod bootstrap;
 mod dns;
+mod doctor_tls;
 mod door;
 mod end;
 mod init;
 mod metrics;
 mod probes;
 mod ready;
+mod stand_in;
+mod tls;

@@ -24,6 +24,8 @@ use crate::causes::with_causes;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const FRAME_HEADER: usize = 9;
 const SETTINGS: u8 = 4;
+/// TLS' type of record.
+const HANDSHAKE: u8 = 0x16;
 
 /// Why there is no connection.
 #[derive(Debug)]
@@ -112,6 +114,14 @@ pub(super) async fn detect_protocol(
     Protocol::Other(first)
 }
 
+/// Whether TLS is spoken there: a handshake begins. An alert is no sign of it, since plaintext ports say by
+/// one that they speak no TLS.
+pub(super) async fn speaks_tls(address: SocketAddr, limit: Duration) -> bool {
+    let Ok(stream) = tcp(address, limit).await else { return false };
+    let heard = timeout(limit, exchange(stream, &client_hello(address.ip()))).await;
+    heard.is_ok_and(|(heard, _)| heard.first() == Some(&HANDSHAKE))
+}
+
 /// Whether HTTP/2 is spoken there without TLS.
 pub(super) async fn speaks_http2(address: SocketAddr, limit: Duration) -> bool {
     let Ok(stream) = tcp(address, limit).await else { return false };
@@ -163,10 +173,11 @@ async fn exchange(
 fn client_hello(to: IpAddr) -> Vec<u8> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let made = || -> Result<Vec<u8>, Box<dyn std::error::Error>> {
-        let config = rustls::ClientConfig::builder_with_provider(provider)
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
         let name = ServerName::IpAddress(to.into());
         let mut bytes = Vec::new();
         rustls::ClientConnection::new(Arc::new(config), name)?.write_tls(&mut bytes)?;

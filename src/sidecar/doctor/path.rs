@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::connect::{self, Connection};
+use super::connect::{self, Connection, Protocol};
 use super::deadline::Deadline;
 use super::envoy;
 use super::finding::{Code, Diagnosis, Finding, Link, LinkState};
@@ -299,12 +299,31 @@ impl Walk<'_> {
                 return Err(self.broken("gRPC", since, said, finding));
             }
         };
+        if let Some(broken) = self.plaintext_to_tls("gRPC", since, address, tls.is_some()).await {
+            return Err(broken);
+        }
         let finding = Finding::new(
             Code::NotGrpc,
             format!("{address} speaks HTTP/2 but not gRPC: it answers {said}"),
             "correct the discovery address: Pilot serves ADS on port 15010",
         );
         Err(self.broken("gRPC", since, said, finding))
+    }
+
+    /// A TLS port may answer plaintext in HTTP/2, to say that it speaks none.
+    async fn plaintext_to_tls(
+        &mut self,
+        link: &'static str,
+        since: Instant,
+        address: SocketAddr,
+        over_tls: bool,
+    ) -> Option<Finding> {
+        let limit = self.deadline.optional_step();
+        if over_tls || !connect::speaks_tls(address, limit).await {
+            return None;
+        }
+        let (said, finding) = wrong_protocol(&Protocol::Tls, address, limit)?;
+        Some(self.broken(link, since, said, finding))
     }
 
     /// The monitoring port. Its staleness is a fault to be told last: proxies are served all the
@@ -353,6 +372,10 @@ impl Walk<'_> {
                 Ok(())
             }
             Ok(Err(status)) => {
+                let over_tls = loaded.is_some();
+                if let Some(broken) = self.plaintext_to_tls("ADS", since, address, over_tls).await {
+                    return Err(broken);
+                }
                 let said = format!("{:?}", status.code());
                 let refused = tls_verdict::identity_refused(address, id, &status, loaded);
                 let (finding, validity) =

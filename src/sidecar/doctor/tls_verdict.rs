@@ -373,7 +373,7 @@ fn token_refused(
     let lower = said.to_lowercase();
     let expired = validity.is_some_and(|valid| now > valid.not_after) || lower.contains("expired");
     let early =
-        validity.is_some_and(|valid| now < valid.not_before) || lower.contains("not yet valid");
+        validity.is_some_and(|valid| now < valid.not_before) || lower.contains("valid from");
     let of = match &*token.claims.sub {
         "" => String::new(),
         sub => format!(" of {sub}"),

@@ -69,7 +69,7 @@ fn of_kind<'a>(objects: &'a [Value], kind: &str) -> impl Iterator<Item = &'a Val
 async fn the_api_server_takes_what_secures_the_control_plane() {
     let server = ApiServer::restricted(&[]).await;
     let crds = cert_manager().await;
-    for name in ["certificates", "clusterissuers"] {
+    for name in ["certificates", "issuers", "clusterissuers"] {
         let file = crds.join(format!("cert-manager.io_{name}.yaml"));
         server.admin.run(&["apply", "--server-side", "-f", &file.display().to_string()]).await;
         let established = ["wait", "--for=condition=established", "--timeout=60s"];
@@ -82,7 +82,13 @@ async fn the_api_server_takes_what_secures_the_control_plane() {
     let apply = ["apply", "--server-side", "--dry-run=server", "-k", &overlay];
     until("cert-manager's kinds", async || server.admin.attempt(&apply).await).await;
 
-    let overlays = ["manifests", "manifests/secure", "manifests/secure/cert-manager"];
+    let overlays = [
+        "manifests",
+        "manifests/secure",
+        "manifests/secure/cert-manager",
+        "manifests/secure/injector",
+        "manifests/injector-cert-manager",
+    ];
     for overlay in overlays {
         let objects = server.taken(overlay).await;
         for deployment in of_kind(&objects, "Deployment") {
@@ -186,6 +192,8 @@ fn restricted_pod(annotations: &Value) -> String {
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "app", "annotations": annotations },
         "spec": {
+            // A controller would set it, which does not run here; a token wants it.
+            "serviceAccountName": "default",
             "securityContext": {
                 "runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": { "type": "RuntimeDefault" },
             },

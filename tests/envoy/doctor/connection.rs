@@ -79,17 +79,6 @@ async fn plaintext_to_a_tls_port() {
 }
 
 #[tokio::test]
-async fn tls_to_a_plaintext_port() {
-    let manifests = Manifests::new(&[]);
-    let control = ControlPlane::start(manifests.path()).await;
-    let address = control.grpc.to_string();
-    let arguments = ["--no-envoy", "--tls", "true", "--discovery-address"];
-    doctor(&[&arguments[..], &[&address]].concat()).await.is("tls_to_plaintext_port", 1);
-    let tls = server(|_| alert()).await.to_string();
-    doctor(&[&arguments[..], &[&tls]].concat()).await.is("tls_not_examined", 3);
-}
-
-#[tokio::test]
 async fn a_port_that_speaks_something_else() {
     let said = to(server(|_| b"220 mail.example ESMTP\r\n".to_vec()).await).await;
     said.is("port_speaks_something_else", 1);
