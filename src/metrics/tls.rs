@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use pilothouse_xds_server::tls::HandshakeResult;
 use prometheus_client::collector::Collector;
@@ -21,16 +21,16 @@ pub struct TlsScrape(pub Arc<Certificates>);
 impl Collector for TlsScrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut families = Families(encoder);
-        let (status, now) = (self.0.status(), SystemTime::now());
+        let status = self.0.status();
         let certificates =
             [("server", Some(status.server_expires)), ("client_ca", status.client_ca_expires)];
         families.labelled(
             "pilothouse_certificate_expiry_seconds",
-            "Seconds until the certificate expires, below 0 once it has",
+            "When the certificate that is served expires, in seconds since 1970",
             MetricType::Gauge,
             "certificate",
             certificates.into_iter().filter_map(|(which, expires)| {
-                Some((which, ConstGauge::new(seconds_until(expires?, now))))
+                Some((which, ConstGauge::new(since_1970(expires?))))
             }),
         )?;
         families.single(
@@ -57,23 +57,6 @@ impl Collector for TlsScrape {
     }
 }
 
-fn seconds_until(at: SystemTime, now: SystemTime) -> f64 {
-    match at.duration_since(now) {
-        Ok(left) => left.as_secs_f64(),
-        Err(past) => -past.duration().as_secs_f64(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn what_has_expired_is_below_zero() {
-        let now = SystemTime::now();
-        assert_eq!(seconds_until(now + Duration::from_secs(7), now), 7.0);
-        assert_eq!(seconds_until(now - Duration::from_secs(7), now), -7.0);
-    }
+fn since_1970(at: SystemTime) -> f64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }

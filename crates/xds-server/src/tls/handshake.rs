@@ -15,6 +15,7 @@ use rustls::server::Acceptor;
 use rustls::{AlertDescription, CertificateError, Error, HandshakeKind, ServerConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tracing::{debug, info};
@@ -155,6 +156,10 @@ async fn handshake(
                 memory.set(HANDSHAKE_BYTES);
             }
             let step = poll_fn(|context| Poll::Ready(steps.as_mut().poll(context))).await;
+            // The next turn begins after the runtime has looked at its sockets. As long as tasks are ready it
+            // does so after a thousand of them only (`event_interval`), and these are long ones: beside a
+            // flood whoever connected waited for seconds.
+            yield_now().await;
             drop(turn);
             match step {
                 Poll::Ready(done) => break done?,
