@@ -42,7 +42,7 @@ test-envoys: rust ## start, change and NACK with every minor version of Envoy th
 .PHONY: fuzz
 fuzz: rust ## random bytes into all protocols, 20 s each (FUZZ_SECONDS), after a first build of minutes
 	@tools/need c++
-	@for target in session http2 connection against_h2 review; do \
+	@for target in session http2 connection against_h2 names review; do \
 		tools/fuzz $$target $(or $(FUZZ_SECONDS),20) || exit 1; \
 	done
 

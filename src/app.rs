@@ -236,7 +236,6 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         changes: publisher.change_log(),
         readiness: readiness.clone(),
         domain: config.domain.as_str().into(),
-        address: config.http_addr.ip(),
         certificates: certificates.clone(),
     };
     let authenticator = Authenticator {

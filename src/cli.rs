@@ -249,12 +249,11 @@ pub struct Serve {
     )]
     pub secure_grpc_addr: Option<SocketAddr>,
 
-    /// Where people look (/debug). It shows all configuration, so it is for loopback unless you
-    /// decide otherwise
+    /// Where people look (/debug), on loopback: it shows all configuration and asks nobody who they are
     #[arg(
         long,
         value_name = "ADDRESS",
-        value_parser = flags::listen_address,
+        value_parser = flags::loopback_address,
         default_value = "127.0.0.1:8080",
         env = "PILOTHOUSE_HTTP_ADDR",
         help_heading = "Addresses"

@@ -5,13 +5,11 @@
 //! page is written, pages are written on blocking threads, two at a time and chunk by chunk
 //! (`response_writer`), and everything comes in a fixed order, so that `diff` can compare two pages.
 //!
-//! There is no password. The listener is on loopback unless a flag opens it, which keeps other
-//! machines out; a check of the `Host` header keeps web pages in an operator's own browser out
+//! There is no password. The listener is on loopback, which keeps other machines out; a check of the `Host` header keeps web pages in an operator's own browser out
 //! (`guard`). Other machines may have a listener of their own, with TLS, whose readers must prove who they
 //! are. It is a second one because `kubectl port-forward` ends on loopback in plaintext, and one listener
 //! that served both would tell them apart by address alone.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -82,8 +80,6 @@ pub struct DebugState {
     pub readiness: Conditions,
     /// The cluster's DNS domain, usually `cluster.local`.
     pub domain: Arc<str>,
-    /// Where the listener is. On loopback, requests must name a local host.
-    pub address: IpAddr,
     /// What xDS over TLS is served with, if it is.
     pub certificates: Option<Arc<Certificates>>,
 }
@@ -284,7 +280,7 @@ pub fn router(state: DebugState) -> Result<Router, tonic_reflection::server::Err
 /// The debug port by its ways in.
 #[derive(Clone, Debug)]
 pub struct DebugRouters {
-    /// In plaintext, on loopback unless a flag opens it.
+    /// In plaintext, for loopback: requests must name a local host.
     pub plaintext: Router,
     /// Over TLS, for those of `--debug-identities`.
     pub secure: Router,
@@ -311,13 +307,9 @@ pub fn routers(
 }
 
 fn pool_router(pool: &HandlerPool) -> Result<Router, tonic_reflection::server::Error> {
-    let router = pages(pool)?;
-    // An IPv4 address in IPv6 form is the same loopback.
-    let router = match pool.state.address.to_canonical().is_loopback() {
-        true => router.layer(middleware::from_fn(guard::local_hosts_only)),
-        false => router,
-    };
-    Ok(router.layer(middleware::from_fn(guard::add_headers)))
+    Ok(pages(pool)?
+        .layer(middleware::from_fn(guard::local_hosts_only))
+        .layer(middleware::from_fn(guard::add_headers)))
 }
 
 /// Everything that the debug port serves, to anybody who gets here.

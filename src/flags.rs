@@ -9,7 +9,9 @@ mod amount;
 mod log;
 mod name;
 
-pub use address::{Listen, known_address, listen_address, listen_or_off, peer_address};
+pub use address::{
+    Listen, known_address, listen_address, listen_or_off, loopback_address, peer_address,
+};
 pub use amount::{
     count_limit, deadline, keepalive, memory, or_any, or_forever, pace, pause, pause_in_seconds,
     request_bytes, requests, threads, time_limit, type_limit, watch_timeout,

@@ -50,6 +50,16 @@ fn identities_are_named_and_debug_pages_for_nobody_are_refused() {
         assert!(error.contains(words), "{error}");
     }
     assert!(with(&["--secure-http-addr", ":8443", "--debug-identities", "ops/doctor"]).is_ok());
+    for address in ["0.0.0.0:8080", "[::]:8080", "192.0.2.1:8080"] {
+        let error = with(&["--http-addr", address]).unwrap_err().to_string();
+        assert!(
+            error.contains("not on loopback") && error.contains("--secure-http-addr"),
+            "{error}"
+        );
+    }
+    for (address, read) in [(":8081", "127.0.0.1:8081"), ("[::1]:8080", "[::1]:8080")] {
+        assert_eq!(with(&["--http-addr", address]).unwrap().http_addr, read.parse().unwrap());
+    }
     let reader = ["--debug-identities", "ops/doctor", "--secure-http-addr", ":8443"];
     let error = serve(&[&["--manifests", "x"], &reader[..]].concat()).unwrap_err().to_string();
     assert!(error.contains("needs a certificate"), "{error}");

@@ -57,10 +57,10 @@ pub(super) async fn local_hosts_only(request: Request, next: Next) -> Response {
     }
 }
 
-/// Whether a peer of another port may read what the debug pages show: one on this machine may, and where
-/// the pages are open to other machines (`address`, of their listener) everybody may.
-pub(super) fn may_read(peer: IpAddr, address: IpAddr) -> bool {
-    peer.to_canonical().is_loopback() || !address.to_canonical().is_loopback()
+/// Whether a peer of another port may read what the debug pages show without an identity: one on this machine
+/// may, as it could ask the debug port.
+pub(super) fn is_local(peer: IpAddr) -> bool {
+    peer.to_canonical().is_loopback()
 }
 
 /// Who may read the pages over TLS, from any machine.

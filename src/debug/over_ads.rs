@@ -69,12 +69,11 @@ impl OverAds {
     ) -> Result<Vec<Arc<Resource>>, Status> {
         let is_reader =
             principal.and_then(Principal::read).is_some_and(|one| self.readers.has(&one));
-        if !is_reader && !guard::may_read(peer.ip(), self.pool.state.address) {
+        if !is_reader && !guard::is_local(peer.ip()) {
             let who = principal.unwrap_or("a peer without an identity");
             return Err(Status::permission_denied(format!(
                 "{type_url} shows all configuration, so it is answered to peers on loopback only (kubectl \
-                 port-forward is one), to those of --debug-identities (this is {who}), or where --http-addr \
-                 opens the debug pages to other machines"
+                 port-forward is one), and to those of --debug-identities (this is {who})"
             )));
         }
         match type_url {

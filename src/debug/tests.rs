@@ -75,7 +75,6 @@ impl Fixture {
             changes: Arc::default(),
             readiness: readiness.clone(),
             domain: "cluster.local".into(),
-            address: "127.0.0.1".parse().unwrap(),
             certificates: None,
         };
         let debug = router(state.clone()).unwrap();

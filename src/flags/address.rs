@@ -38,6 +38,23 @@ pub fn listen_or_off(text: &str) -> Result<Listen, String> {
     }
 }
 
+/// Where to listen for this machine alone, likewise; `:PORT` is its loopback address.
+///
+/// # Errors
+/// What was expected instead, or the address is not on loopback.
+pub fn loopback_address(text: &str) -> Result<SocketAddr, String> {
+    let address = read(text, Ipv4Addr::LOCALHOST.into(), "loopback")?;
+    // An IPv4 address in IPv6 form is the same loopback.
+    match address.ip().to_canonical().is_loopback() {
+        true => Ok(address),
+        false => Err(format!(
+            "{} is not on loopback, and whoever asks here is asked for nothing: for other machines give \
+             --secure-http-addr, which has TLS and readers that prove who they are",
+            address.ip()
+        )),
+    }
+}
+
 /// Where another program is to listen, likewise, so that it cannot be a port of its choice: nobody
 /// would know which.
 ///

@@ -79,7 +79,8 @@ fn a_port_that_may_not_be_had_is_explained_even_if_nothing_is_logged() {
         let own = place.grpc.to_string();
         let said = refusal(&mut place.serve(&["--log", log, "--http-addr", &own]));
         assert!(said.contains("--grpc-addr has this port already"), "{said}");
-        let said = refusal(&mut place.serve(&["--log", log, "--http-addr", "192.0.2.1:8080"]));
+        let said =
+            refusal(&mut place.serve(&["--log", log, "--monitoring-addr", "192.0.2.1:15014"]));
         assert!(said.contains("192.0.2.1 is no address of this machine"), "{said}");
     }
     let status = format!("--status-addr={taken}");
