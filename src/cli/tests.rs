@@ -262,7 +262,7 @@ fn every_flag_of_what_runs_in_a_cluster_has_a_variable_and_those_of_a_shell_have
         let flags = command.get_arguments().filter(|one| one.get_long() != Some("help"));
         for flag in flags.filter(|one| one.get_long().is_some()) {
             let has = flag.get_env().is_some();
-            let wanted = ["serve", "agent", "doctor"].contains(&command.get_name());
+            let wanted = ["serve", "agent", "doctor", "injector"].contains(&command.get_name());
             assert_eq!(has, wanted, "{} {flag}", command.get_name());
         }
     }

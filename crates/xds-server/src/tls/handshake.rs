@@ -155,11 +155,15 @@ async fn handshake(
                 })?);
                 memory.set(HANDSHAKE_BYTES);
             }
-            let step = poll_fn(|context| Poll::Ready(steps.as_mut().poll(context))).await;
+            let mut step = poll_fn(|context| Poll::Ready(steps.as_mut().poll(context))).await;
             // The next turn begins after the runtime has looked at its sockets. As long as tasks are ready it
             // does so after a thousand of them only (`event_interval`), and these are long ones: beside a
             // flood whoever connected waited for seconds.
             yield_now().await;
+            if step.is_pending() {
+                // What it waits for may have come in between, and this task was woken for that.
+                step = poll_fn(|context| Poll::Ready(steps.as_mut().poll(context))).await;
+            }
             drop(turn);
             match step {
                 Poll::Ready(done) => break done?,

@@ -146,7 +146,7 @@ fn file_of(name: &str, config_dir: &Path) -> PathBuf {
     config_dir.join(format!("sds-{name}.json"))
 }
 
-/// The files of secrets that [`transport_socket`] and [`http_filters`] name, with their content.
+/// The files of secrets that [`transport_socket`] and `http_filters` name, with their content.
 pub fn secret_files(credentials: &Credentials, config_dir: &Path) -> Vec<(PathBuf, String)> {
     let source = |file: &Path| json!({ "filename": file, "watched_directory": folder_of(file) });
     let ca = json!({ "validation_context": { "trusted_ca": source(&credentials.ca) } });
