@@ -33,6 +33,9 @@ const SERVICE: usize = 2;
 /// again after a second, which says nothing about the server.
 const CONNECTING: usize = 1000;
 
+/// The same over TLS: all come from one address here, of which the server has no more handshakes begun than 512.
+const CONNECTING_TLS: usize = 400;
+
 /// What all sidecars share.
 struct Fleet {
     options: Options,
@@ -66,7 +69,10 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
         arrived: Mutex::new(Vec::new()),
         target: AtomicUsize::new(options.streams),
         more: Condvar::new(),
-        connecting: Semaphore::new(CONNECTING),
+        connecting: Semaphore::new(match options.certificates {
+            Some(_) => CONNECTING_TLS,
+            None => CONNECTING,
+        }),
         tls: options.certificates.as_deref().map(tls::connector).transpose()?,
         names: DiscoveryRequest { resource_names: names, ..Default::default() }.encode_to_vec(),
         stall: stalled,
