@@ -9,13 +9,15 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use tracing::{error, info, warn};
 
-use crate::app;
+use crate::app::{self, ControlPlane};
 use crate::cli::{self, Command, LogFormat, Serve};
 use crate::debug::page;
 use crate::door::descriptors;
 use crate::logging::{self, Format, Logging};
 use crate::operator::{self, Outcome};
 use crate::output::{self, Unwritten};
+use crate::parts::PartFailure;
+use crate::sidecar::injector::Injector;
 use crate::sidecar::{agent, doctor, inject, injector, iptables};
 use crate::signals::Signals;
 
@@ -113,7 +115,11 @@ fn serve(serve: Serve) -> ExitCode {
     info!(target: TARGET, version = crate::version::VERSION, "pilothouse serve {serve}");
     warn_of_unread_variables();
     descriptors::raise_limit();
-    let ended = said(runtime.block_on(run(config)));
+    let ended = said(runtime.block_on(run(
+        app::start(config),
+        ControlPlane::failed,
+        ControlPlane::shutdown,
+    )));
     // What has not ended by now was given up.
     runtime.shutdown_background();
     ended.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
@@ -152,33 +158,10 @@ fn injector(arguments: injector::InjectorArgs) -> ExitCode {
     let Some(runtime) = said(runtime.context("cannot start the runtime")) else {
         return ExitCode::FAILURE;
     };
-    let ended = said(runtime.block_on(run_injector(arguments.config())));
+    let start = injector::start(arguments.config());
+    let ended = said(runtime.block_on(run(start, Injector::failed, Injector::shutdown)));
     runtime.shutdown_background();
     ended.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
-}
-
-/// Answers reviews until a signal asks for the end, or a part fails; a second signal ends it at once.
-async fn run_injector(config: injector::InjectorConfig) -> anyhow::Result<()> {
-    let mut signals = Signals::new()?;
-    let mut running = injector::start(config).await?;
-    let failure = tokio::select! {
-        name = signals.next() => {
-            info!(target: TARGET, "{name}: ending; a second signal ends at once");
-            None
-        }
-        failure = running.failed() => {
-            error!(target: TARGET, "{failure}: ending");
-            Some(failure)
-        }
-    };
-    tokio::select! {
-        () = running.shutdown() => {}
-        name = signals.next() => bail!("{name} again: ended at once"),
-    }
-    match failure {
-        None => Ok(()),
-        Some(failure) => bail!("ended because {failure}"),
-    }
 }
 
 /// The result, or what went wrong is said.
@@ -192,22 +175,27 @@ fn warn_of_unread_variables() {
     }
 }
 
-/// Serves until a signal asks for the end, or a part fails; a second signal ends the process at once.
-async fn run(config: app::ControlPlaneConfig) -> anyhow::Result<()> {
+/// Starts what is to run, until a signal asks for the end or a part fails (`failed`), and ends it (`shutdown`); a
+/// second signal ends the process at once.
+async fn run<P>(
+    start: impl Future<Output = Result<P, impl Into<anyhow::Error>>>,
+    failed: impl AsyncFnOnce(&mut P) -> PartFailure,
+    shutdown: impl AsyncFnOnce(P),
+) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
-    let mut running = app::start(config).await?;
+    let mut running = start.await.map_err(Into::into)?;
     let failure = tokio::select! {
         name = signals.next() => {
             info!(target: TARGET, "{name}: ending; a second signal ends at once");
             None
         }
-        failure = running.failed() => {
+        failure = failed(&mut running) => {
             error!(target: TARGET, "{failure}: ending");
             Some(failure)
         }
     };
     tokio::select! {
-        () = running.shutdown() => {}
+        () = shutdown(running) => {}
         name = signals.next() => bail!("{name} again: ended at once"),
     }
     match failure {

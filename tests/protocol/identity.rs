@@ -9,10 +9,9 @@ use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service
 use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
-use pilothouse::app::{ControlPlaneConfig, IdentityConfig, TlsConfig};
-use pilothouse::certificates::files::ServerFiles;
+use pilothouse::app::IdentityConfig;
 use pilothouse::identity::{ActFor, Readers};
-use pilothouse_testkit::certificates::{Authority, Issued, SecretVolume};
+use pilothouse_testkit::certificates::Issued;
 use pilothouse_testkit::manifests::Service;
 use pilothouse_testkit::xds_client::{self, PILOT};
 use rustls::pki_types::ServerName;
@@ -22,48 +21,21 @@ use tokio_rustls::TlsConnector;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Status};
 
-use crate::harness::{CDS, Server, Stream, delta, eventually, in_time, requests, sotw};
+use crate::harness::{CDS, Stream, delta, eventually, in_time, requests, sotw};
+use crate::tls::Secure;
 
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 const TILL: &str = "spiffe://cluster.local/ns/bank/sa/till";
 const OPS: &str = "spiffe://cluster.local/ns/ops/sa/doctor";
 
-/// A control plane with TLS that knows the clients of one authority.
-struct Trusting {
-    server: Server,
-    authority: Authority,
-    _volume: SecretVolume,
-}
-
 type Sotw = Stream<DiscoveryRequest, DiscoveryResponse>;
 
-impl Trusting {
-    async fn start() -> Self {
-        Self::with(|_| {}).await
-    }
-
-    async fn with(change: impl FnOnce(&mut ControlPlaneConfig)) -> Self {
-        let authority = Authority::new("test CA");
-        let volume = SecretVolume::new(&authority.server(&[PILOT]), &authority.pem());
-        let files = ServerFiles {
-            certificate: volume.path("tls.crt"),
-            key: volume.path("tls.key"),
-            client_ca: Some(volume.path("ca.crt")),
-        };
-        let server = Server::with(|config| {
-            config.tls = Some(TlsConfig { address: ([127, 0, 0, 1], 0).into(), files });
-            change(config);
-        })
-        .await;
-        server.ready().await;
-        Self { server, authority, _volume: volume }
-    }
-
+impl Secure {
     fn client(&self, uri: &str) -> Issued {
         self.authority.client(uri)
     }
 
-    async fn channel(&self, own: Option<&Issued>) -> tonic::transport::Channel {
+    async fn channel_of(&self, own: Option<&Issued>) -> tonic::transport::Channel {
         let address = self.server.running.secure_grpc.unwrap();
         let pem = self.authority.pem();
         xds_client::connect_by_tls(address, &pem, own).await.unwrap()
@@ -75,7 +47,7 @@ impl Trusting {
         own: Option<&Issued>,
         authorization: Option<&str>,
     ) -> Result<Sotw, Status> {
-        let mut client = AggregatedDiscoveryServiceClient::new(self.channel(own).await);
+        let mut client = AggregatedDiscoveryServiceClient::new(self.channel_of(own).await);
         let (send, requests) = requests();
         let mut request = Request::new(requests);
         if let Some(value) = authorization {
@@ -129,30 +101,30 @@ fn clusters(response: &DiscoveryResponse) -> Vec<String> {
 
 #[tokio::test]
 async fn a_proxy_without_an_identity_is_refused_on_the_tls_port_and_told_how_to_get_one() {
-    let trusting = Trusting::start().await;
+    let secure = Secure::start().await;
     let how = "connect with a client certificate that names \
                spiffe://cluster.local/ns/NAMESPACE/sa/SERVICE-ACCOUNT";
     let why = "this port serves only proxies that prove who they are (--require-identity)";
     assert_eq!(
-        trusting.refusal(None, sidecar("shop")).await,
+        secure.refusal(None, sidecar("shop")).await,
         (
             Code::Unauthenticated,
             format!("{why}, and there is no client certificate and no token: {how}")
         )
     );
-    let nameless = trusting.authority.client_by_dns(&["example.com"]);
+    let nameless = secure.authority.client_by_dns(&["example.com"]);
     assert_eq!(
-        trusting.refusal(Some(&nameless), sidecar("shop")).await,
+        secure.refusal(Some(&nameless), sidecar("shop")).await,
         (
             Code::Unauthenticated,
             format!("{why}, and the client certificate has no name of a ServiceAccount: {how}")
         )
     );
     // The port without TLS is for those who have none.
-    let mut stream = trusting.server.sotw().await;
+    let mut stream = secure.server.sotw().await;
     stream.say(by(sidecar("shop"))).await;
     stream.response().await;
-    let page = trusting.metrics().await;
+    let page = secure.metrics().await;
     for sample in ["{result=\"unauthenticated\"} 2", "{result=\"anonymous\"} 1"] {
         assert!(page.contains(&format!("pilothouse_authentications_total{sample}")), "{page}");
     }
@@ -160,27 +132,27 @@ async fn a_proxy_without_an_identity_is_refused_on_the_tls_port_and_told_how_to_
 
 #[tokio::test]
 async fn where_no_identity_is_required_one_that_is_shown_holds_all_the_same() {
-    let trusting = Trusting::with(|config| config.identity.required = false).await;
-    trusting.ask(None, sidecar("shop")).await.unwrap();
-    let (code, _) = trusting.refusal(Some(&trusting.client(TILL)), sidecar("shop")).await;
+    let secure = Secure::with(|config| config.identity.required = false).await;
+    secure.ask(None, sidecar("shop")).await.unwrap();
+    let (code, _) = secure.refusal(Some(&secure.client(TILL)), sidecar("shop")).await;
     assert_eq!(code, Code::PermissionDenied);
 }
 
 #[tokio::test]
 async fn a_proxy_claims_the_namespace_of_its_identity_and_no_other() {
-    let trusting = Trusting::start().await;
-    let web = trusting.client(WEB);
-    let by_dns = trusting.authority.client_by_dns(&["web.shop.svc", "web.shop.svc.cluster.local"]);
+    let secure = Secure::start().await;
+    let web = secure.client(WEB);
+    let by_dns = secure.authority.client_by_dns(&["web.shop.svc", "web.shop.svc.cluster.local"]);
     for own in [&web, &by_dns] {
-        trusting.ask(Some(own), sidecar("shop")).await.unwrap();
+        secure.ask(Some(own), sidecar("shop")).await.unwrap();
         let account = [("NAMESPACE", "shop"), ("SERVICE_ACCOUNT", "web")];
-        trusting.ask(Some(own), standalone(&account)).await.unwrap();
-        trusting.ask(Some(own), standalone(&[])).await.unwrap();
+        secure.ask(Some(own), standalone(&account)).await.unwrap();
+        secure.ask(Some(own), standalone(&[])).await.unwrap();
         let identity = format!("its identity {WEB} is of the namespace \"shop\"");
         let rule =
             "a proxy may only claim the namespace of its identity, unless --act-for names shop/web";
         assert_eq!(
-            trusting.refusal(Some(own), sidecar("bank")).await,
+            secure.refusal(Some(own), sidecar("bank")).await,
             (
                 Code::PermissionDenied,
                 format!(
@@ -189,7 +161,7 @@ async fn a_proxy_claims_the_namespace_of_its_identity_and_no_other() {
             )
         );
         assert_eq!(
-            trusting.refusal(Some(own), standalone(&[("NAMESPACE", "bank")])).await,
+            secure.refusal(Some(own), standalone(&[("NAMESPACE", "bank")])).await,
             (
                 Code::PermissionDenied,
                 format!(
@@ -198,7 +170,7 @@ async fn a_proxy_claims_the_namespace_of_its_identity_and_no_other() {
             )
         );
         assert_eq!(
-            trusting.refusal(Some(own), standalone(&[("SERVICE_ACCOUNT", "till")])).await,
+            secure.refusal(Some(own), standalone(&[("SERVICE_ACCOUNT", "till")])).await,
             (
                 Code::PermissionDenied,
                 format!(
@@ -208,16 +180,16 @@ async fn a_proxy_claims_the_namespace_of_its_identity_and_no_other() {
             )
         );
     }
-    let page = trusting.metrics().await;
+    let page = secure.metrics().await;
     assert!(page.contains("pilothouse_authentications_total{result=\"denied\"} 6"), "{page}");
     assert!(!page.contains("spiffe"), "an identity is no label");
 }
 
 #[tokio::test]
 async fn every_method_asks_who_it_is() {
-    let trusting = Trusting::start().await;
-    let web = trusting.client(WEB);
-    let mut stream = xds_client::open_delta(trusting.channel(Some(&web)).await).await;
+    let secure = Secure::start().await;
+    let web = secure.client(WEB);
+    let mut stream = xds_client::open_delta(secure.channel_of(Some(&web)).await).await;
     let request = delta(CDS, &[]);
     let node = Some(sidecar("bank"));
     stream
@@ -228,14 +200,14 @@ async fn every_method_asks_who_it_is() {
         .await;
     assert_eq!(stream.refusal().await.0, Code::PermissionDenied);
     for (own, code) in [(None, Code::Unauthenticated), (Some(&web), Code::PermissionDenied)] {
-        let mut client = ClusterDiscoveryServiceClient::new(trusting.channel(own).await);
+        let mut client = ClusterDiscoveryServiceClient::new(secure.channel_of(own).await);
         let (send, requests) = requests();
         let responses = client.stream_clusters(requests).await.unwrap().into_inner();
         let mut stream = Stream { send, responses };
         stream.say(by(sidecar("bank"))).await;
         assert_eq!(stream.refusal().await.0, code);
         // A stream that asks for what is no resource is no way around it.
-        let mut stream = trusting.open(own, None).await.unwrap();
+        let mut stream = secure.open(own, None).await.unwrap();
         let type_url = "istio.io/debug/syncz".to_owned();
         stream.say(DiscoveryRequest { type_url, ..by(sidecar("shop")) }).await;
         match own {
@@ -248,21 +220,21 @@ async fn every_method_asks_who_it_is() {
 
 #[tokio::test]
 async fn those_who_act_for_others_claim_any_namespace() {
-    let trusting = Trusting::with(|config| {
+    let secure = Secure::with(|config| {
         config.identity.act_for = ActFor::new(vec!["ops/doctor".parse().unwrap()]);
     })
     .await;
-    let ops = trusting.client(OPS);
+    let ops = secure.client(OPS);
     for namespace in ["shop", "bank", "ops"] {
-        trusting.ask(Some(&ops), sidecar(namespace)).await.unwrap();
+        secure.ask(Some(&ops), sidecar(namespace)).await.unwrap();
     }
-    let others = trusting.client("spiffe://cluster.local/ns/ops/sa/other");
-    assert_eq!(trusting.refusal(Some(&others), sidecar("shop")).await.0, Code::PermissionDenied);
+    let others = secure.client("spiffe://cluster.local/ns/ops/sa/other");
+    assert_eq!(secure.refusal(Some(&others), sidecar("shop")).await.0, Code::PermissionDenied);
 }
 
 #[tokio::test]
 async fn names_that_say_nobody_of_ours_are_refused() {
-    let trusting = Trusting::start().await;
+    let secure = Secure::start().await;
     for (uri, sentence) in [
         (
             "spiffe://elsewhere/ns/shop/sa/web",
@@ -275,16 +247,16 @@ async fn names_that_say_nobody_of_ours_are_refused() {
              ServiceAccount: it must be spiffe://cluster.local/ns/NAMESPACE/sa/SERVICE-ACCOUNT",
         ),
     ] {
-        let refusal = trusting.refusal(Some(&trusting.client(uri)), sidecar("shop")).await;
+        let refusal = secure.refusal(Some(&secure.client(uri)), sidecar("shop")).await;
         assert_eq!(refusal, (Code::Unauthenticated, sentence.to_owned()));
     }
 }
 
 #[tokio::test]
 async fn an_authorization_header_that_is_no_token_is_refused_without_being_repeated() {
-    let trusting = Trusting::start().await;
+    let secure = Secure::start().await;
     for value in ["Basic c2VjcmV0", "Bearer", "Bearer se cret"] {
-        let refused = trusting.open(Some(&trusting.client(WEB)), Some(value)).await.unwrap_err();
+        let refused = secure.open(Some(&secure.client(WEB)), Some(value)).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated);
         assert_eq!(
             refused.message(),
@@ -292,13 +264,12 @@ async fn an_authorization_header_that_is_no_token_is_refused_without_being_repea
         );
     }
     // No token is verified here, so one says nothing.
-    let mut stream = trusting.open(None, Some("Bearer secret")).await.unwrap();
+    let mut stream = secure.open(None, Some("Bearer secret")).await.unwrap();
     stream.say(by(sidecar("shop"))).await;
     let (code, text) = stream.refusal().await;
     assert_eq!(code, Code::Unauthenticated);
     assert!(text.contains("--token-verification is off") && !text.contains("secret"), "{text}");
-    let mut stream =
-        trusting.open(Some(&trusting.client(WEB)), Some("Bearer secret")).await.unwrap();
+    let mut stream = secure.open(Some(&secure.client(WEB)), Some("Bearer secret")).await.unwrap();
     stream.say(by(sidecar("shop"))).await;
     stream.response().await;
 }
@@ -312,7 +283,7 @@ async fn what_is_exported_to_a_namespace_is_seen_by_its_identities_alone() {
             .with_annotation("networking.istio.io/exportTo", ".")
     });
     let folder = pilothouse_testkit::manifests::Manifests::new(&services);
-    let trusting = Trusting::with(|config| {
+    let secure = Secure::with(|config| {
         let files = pilothouse::source::files::FileSourceConfig {
             paths: vec![folder.path().to_owned()],
             namespaces: Vec::new(),
@@ -320,19 +291,19 @@ async fn what_is_exported_to_a_namespace_is_seen_by_its_identities_alone() {
         config.source = pilothouse::app::SourceConfig::Files(files);
     })
     .await;
-    let [web, till] = [WEB, TILL].map(|uri| trusting.client(uri));
+    let [web, till] = [WEB, TILL].map(|uri| secure.client(uri));
     let [shops, banks] = services.map(|service| service.cluster());
     for (own, namespace, seen, hidden) in
         [(&web, "shop", &shops, &banks), (&till, "bank", &banks, &shops)]
     {
-        let names = clusters(&trusting.ask(Some(own), sidecar(namespace)).await.unwrap());
+        let names = clusters(&secure.ask(Some(own), sidecar(namespace)).await.unwrap());
         assert!(names.contains(seen) && !names.contains(hidden), "{namespace}: {names:?}");
         // One that claims no namespace sees nobody's.
-        let names = clusters(&trusting.ask(Some(own), standalone(&[])).await.unwrap());
+        let names = clusters(&secure.ask(Some(own), standalone(&[])).await.unwrap());
         assert!(!names.contains(hidden), "{names:?}");
         let other = if namespace == "shop" { "bank" } else { "shop" };
         for node in [sidecar(other), standalone(&[("NAMESPACE", other)])] {
-            assert_eq!(trusting.refusal(Some(own), node).await.0, Code::PermissionDenied);
+            assert_eq!(secure.refusal(Some(own), node).await.0, Code::PermissionDenied);
         }
     }
 }
@@ -340,23 +311,23 @@ async fn what_is_exported_to_a_namespace_is_seen_by_its_identities_alone() {
 /// Many behind one address do not share an account, and one identity has one, however many its connections.
 #[tokio::test]
 async fn streams_are_counted_by_identity() {
-    let trusting = Trusting::with(|config| config.limits.streams_per_peer = 1).await;
+    let secure = Secure::with(|config| config.limits.streams_per_peer = 1).await;
     let mut open = Vec::new();
     for uri in [WEB, TILL, OPS] {
         let namespace = uri.split('/').nth(4).unwrap();
         // The handshake's own place, by address, is given back with the first response of the one before.
-        let mut stream = trusting.open(Some(&trusting.client(uri)), None).await.unwrap();
+        let mut stream = secure.open(Some(&secure.client(uri)), None).await.unwrap();
         stream.say(by(sidecar(namespace))).await;
         stream.response().await;
         open.push(stream);
     }
-    let refused = trusting.refusal(Some(&trusting.client(WEB)), sidecar("shop")).await;
+    let refused = secure.refusal(Some(&secure.client(WEB)), sidecar("shop")).await;
     let sentence = format!("{WEB} has 1 streams open, which is the limit (--max-streams-per-peer)");
     assert_eq!(refused, (Code::ResourceExhausted, sentence));
     // Whoever goes gives its place back.
     drop(open.remove(0));
     eventually("the place of the stream that has ended", async || {
-        let answered = trusting.ask(Some(&trusting.client(WEB)), sidecar("shop")).await;
+        let answered = secure.ask(Some(&secure.client(WEB)), sidecar("shop")).await;
         answered.map(|_| ()).map_err(|status| status.to_string())
     })
     .await;
@@ -364,28 +335,28 @@ async fn streams_are_counted_by_identity() {
 
 #[tokio::test]
 async fn views_are_counted_by_identity() {
-    let trusting = Trusting::with(|config| config.view_limits.per_peer = 1).await;
+    let secure = Secure::with(|config| config.view_limits.per_peer = 1).await;
     let listening = |port: &str| standalone(&[("LISTEN_PORT", port)]);
-    let (web, till) = (trusting.client(WEB), trusting.client(TILL));
-    let mut first = trusting.open(Some(&web), None).await.unwrap();
+    let (web, till) = (secure.client(WEB), secure.client(TILL));
+    let mut first = secure.open(Some(&web), None).await.unwrap();
     first.say(by(listening("8001"))).await;
     first.response().await;
-    let (code, text) = trusting.refusal(Some(&web), listening("8002")).await;
+    let (code, text) = secure.refusal(Some(&web), listening("8002")).await;
     assert_eq!(code, Code::ResourceExhausted);
     assert!(
         text.contains(&format!("the proxies with the identity {WEB} have 1 different ones")),
         "{text}"
     );
-    trusting.ask(Some(&till), listening("8002")).await.unwrap();
+    secure.ask(Some(&till), listening("8002")).await.unwrap();
 }
 
 #[tokio::test]
 async fn an_identity_is_shown_on_the_debug_pages() {
-    let trusting = Trusting::start().await;
-    let mut stream = trusting.open(Some(&trusting.client(WEB)), None).await.unwrap();
+    let secure = Secure::start().await;
+    let mut stream = secure.open(Some(&secure.client(WEB)), None).await.unwrap();
     stream.say(by(sidecar("shop"))).await;
     stream.response().await;
-    let url = |page: &str| format!("http://{}{page}", trusting.server.running.http);
+    let url = |page: &str| format!("http://{}{page}", secure.server.running.http);
     let syncz = pilothouse_testkit::json(&url("/debug/syncz")).await.unwrap();
     assert_eq!(syncz[0]["identity"], WEB);
     let rows = pilothouse_testkit::json(&url("/debug/proxies")).await.unwrap();
@@ -394,13 +365,13 @@ async fn an_identity_is_shown_on_the_debug_pages() {
 
 /// The debug pages by TLS, as a client with this certificate and header gets them: status and text.
 async fn page(
-    trusting: &Trusting,
+    secure: &Secure,
     own: Option<&Issued>,
     path: &str,
     authorization: &str,
 ) -> (u16, String) {
-    let address: SocketAddr = trusting.server.running.secure_http.unwrap();
-    let mut config = (*trusting.authority.client_config(own)).clone();
+    let address: SocketAddr = secure.server.running.secure_http.unwrap();
+    let mut config = (*secure.authority.client_config(own)).clone();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let ask = async {
         let socket = TcpStream::connect(address).await?;
@@ -421,7 +392,7 @@ async fn page(
 
 #[tokio::test]
 async fn debug_pages_beyond_loopback_are_for_those_who_are_named() {
-    let trusting = Trusting::with(|config| {
+    let secure = Secure::with(|config| {
         config.secure_http_addr = Some(([127, 0, 0, 1], 0).into());
         config.identity = IdentityConfig {
             readers: Readers::new(vec![
@@ -434,43 +405,41 @@ async fn debug_pages_beyond_loopback_are_for_those_who_are_named() {
     .await;
     let paths = ["/debug/syncz", "/debug/config_dump?proxyID=x", "/debug/registryz", "/", "/debug"];
     for path in paths {
-        let (status, text) = page(&trusting, None, path, "").await;
+        let (status, text) = page(&secure, None, path, "").await;
         assert_eq!(status, 401, "{text}");
         assert!(
             text.contains("www-authenticate: Bearer") && text.contains("--debug-identities"),
             "{text}"
         );
-        let (status, text) = page(&trusting, Some(&trusting.client(WEB)), path, "").await;
+        let (status, text) = page(&secure, Some(&secure.client(WEB)), path, "").await;
         assert_eq!(status, 403);
         let sentence = format!(
             "{WEB} may not read the debug pages: --debug-identities does not name shop/web.\n"
         );
         assert!(text.ends_with(&sentence), "{text}");
         let basic = "authorization: Basic c2VjcmV0\r\n";
-        let (status, text) = page(&trusting, Some(&trusting.client(OPS)), path, basic).await;
+        let (status, text) = page(&secure, Some(&secure.client(OPS)), path, basic).await;
         assert!(status == 401 && !text.contains("c2VjcmV0"), "{text}");
     }
     let auditor = "spiffe://cluster.local/ns/audit/sa/anybody";
     for uri in [OPS, auditor] {
-        let (status, text) =
-            page(&trusting, Some(&trusting.client(uri)), "/debug/registryz", "").await;
+        let (status, text) = page(&secure, Some(&secure.client(uri)), "/debug/registryz", "").await;
         assert_eq!(status, 200, "{text}");
         assert!(text.contains("web.default.svc.cluster.local"), "{text}");
     }
     // By gRPC it is the same.
-    let address = trusting.server.running.secure_http.unwrap();
+    let address = secure.server.running.secure_http.unwrap();
     for (uri, code) in [(OPS, Code::Ok), (WEB, Code::PermissionDenied)] {
-        let own = trusting.client(uri);
-        let channel = xds_client::connect_by_tls(address, &trusting.authority.pem(), Some(&own))
-            .await
-            .unwrap();
+        let own = secure.client(uri);
+        let channel =
+            xds_client::connect_by_tls(address, &secure.authority.pem(), Some(&own)).await.unwrap();
         let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
         let checked = health.check(tonic_health::pb::HealthCheckRequest::default()).await;
         assert_eq!(checked.map_or_else(|status| status.code(), |_| Code::Ok), code);
     }
     // The monitoring port says nothing of configuration, whoever asks.
     for path in ["/metrics", "/version", "/ready", "/live", "/debug", "/debug/syncz", "/"] {
-        let url = format!("http://{}{path}", trusting.server.running.monitoring);
+        let url = format!("http://{}{path}", secure.server.running.monitoring);
         let (_, text) = pilothouse_testkit::get(&url).await.unwrap();
         for word in ["web.default", "10.0.0.1", "spiffe", "outbound|"] {
             assert!(!text.contains(word), "{path}: {text}");

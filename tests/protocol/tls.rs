@@ -31,18 +31,18 @@ const SOTW: &str =
 const PROXY: &str = "spiffe://cluster.local/ns/default/sa/web";
 
 /// A server with and without TLS, whose files are a mounted Secret.
-struct Secure {
-    server: Server,
-    authority: Authority,
+pub(crate) struct Secure {
+    pub(crate) server: Server,
+    pub(crate) authority: Authority,
     volume: SecretVolume,
 }
 
 impl Secure {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(|_| {}).await
     }
 
-    async fn with(change: impl FnOnce(&mut ControlPlaneConfig)) -> Self {
+    pub(crate) async fn with(change: impl FnOnce(&mut ControlPlaneConfig)) -> Self {
         let authority = Authority::new("test CA");
         let volume = SecretVolume::new(&authority.server(&[PILOT]), &authority.pem());
         let files = ServerFiles {
