@@ -129,6 +129,7 @@ fn settings(text: &str) -> String {
     let lines = text.lines().filter_map(|line| line.strip_prefix("# flags: "));
     let mut settings = String::new();
     let mut native = "never";
+    let mut pull_secrets = Vec::new();
     let mut words = lines.flat_map(str::split_whitespace).peekable();
     while let Some(flag) = words.next() {
         let (name, value) = match flag.split_once('=') {
@@ -139,15 +140,23 @@ fn settings(text: &str) -> String {
             native = value.unwrap_or("always");
             continue;
         }
+        // A list, which the flag is given once for each item of.
+        if name == "--image-pull-secret" {
+            pull_secrets.extend(value);
+            continue;
+        }
         let mut parts = name.trim_start_matches('-').split('-');
         let mut camel = parts.next().unwrap().to_owned();
         for part in parts {
             camel.push_str(&part[..1].to_uppercase());
             camel.push_str(&part[1..]);
         }
-        settings += &format!("{camel}: {:?}\n", value.unwrap_or("true"));
+        settings += &match value.unwrap_or("true") {
+            truth @ ("true" | "false") => format!("{camel}: {truth}\n"),
+            text => format!("{camel}: {text:?}\n"),
+        };
     }
-    format!("{settings}nativeSidecars: {native}\n")
+    format!("{settings}imagePullSecrets: {pull_secrets:?}\nnativeSidecars: {native}\n")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::prometheus::{JOB, Prometheus};
 use crate::proxies::{Answers, Proxy};
 use crate::{dashboard, rules};
+use pilothouse_testkit::certificates::{Authority, SecretVolume};
 use pilothouse_testkit::fake_api_server::Api;
 use pilothouse_testkit::kube_control_plane::Pilot;
 use pilothouse_testkit::until;
@@ -33,7 +34,14 @@ fn has_data(series: &[Vec<f64>]) -> Result<(), String> {
 async fn every_expression_answers_with_data() {
     let api = Api::start().await;
     api.change(|now| now.service("web", &["10.0.0.1"]));
-    let pilot = Pilot::start(&api).await;
+    let authority = Authority::new("test CA");
+    let volume = SecretVolume::new(&authority.server(&["istio-pilot"]), &authority.pem());
+    let flag = |name: &str, file: &str| format!("--{name}={}", volume.path(file).display());
+    let [certificate, key, client_ca] =
+        [flag("tls-cert", "tls.crt"), flag("tls-key", "tls.key"), flag("client-ca", "ca.crt")];
+    let secure = ["--secure-grpc-addr=127.0.0.1:0", "--watch-timeout=1s"];
+    let flags = [&secure[..], &[&certificate, &key, &client_ca]].concat();
+    let pilot = Pilot::start_with(api.address, &flags).await;
     until("ready", async || pilot.ready().await).await;
     let mut proxies = Vec::new();
     for (id, answers) in

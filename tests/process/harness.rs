@@ -97,7 +97,10 @@ impl Place {
         let manifests = self.folder.path().join("manifests");
         let (grpc, monitoring) = (self.grpc.to_string(), self.monitoring.to_string());
         let mut arguments = vec!["serve", "--manifests", manifests.to_str().unwrap()];
-        arguments.extend(["--grpc-addr", &grpc, "--monitoring-addr", &monitoring]);
+        arguments.extend(["--grpc-addr", &grpc]);
+        if !more.contains(&"--monitoring-addr") {
+            arguments.extend(["--monitoring-addr", &monitoring]);
+        }
         if !more.contains(&"--http-addr") {
             arguments.extend(["--http-addr", "127.0.0.1:0"]);
         }

@@ -14,34 +14,34 @@ pub(super) fn inject(
     settings: &Settings,
     notes: &mut Notes,
 ) -> Result<bool, String> {
-    inject_as(object, "", settings, notes)
+    inject_as(object, ["", ""], settings, notes)
 }
 
-/// Items of a typed list (`PodList`) need not say their kind: `inherited` does.
+/// Items of a typed list (`PodList`) need not say what they are: `inherited` does, API version and kind.
 fn inject_as(
     object: &mut Node,
-    inherited: &str,
+    inherited: [&str; 2],
     settings: &Settings,
     notes: &mut Notes,
 ) -> Result<bool, String> {
-    let kind = match object.text(&["kind"]) {
+    let said_or = |field: &str, inherited: &str| match object.text(&[field]) {
         "" => inherited.to_owned(),
         said => said.to_owned(),
     };
+    let (api_version, kind) = (said_or("apiVersion", inherited[0]), said_or("kind", inherited[1]));
     if let Some(of) = kind.strip_suffix("List") {
         let mut changed = false;
         if let Some(Node::List(items)) = object.at_mut(&["items"]) {
             for item in items {
-                changed |= inject_as(item, of, settings, notes)?;
+                changed |= inject_as(item, [&api_version, of], settings, notes)?;
             }
         }
         return Ok(changed);
     }
-    let Some(path) = pod_template(&kind, object.text(&["apiVersion"])) else {
+    let Some(path) = pod_template(&kind, &api_version) else {
         return Ok(false);
     };
     let (name, namespace) = (name(object), object.text(&["metadata", "namespace"]));
-    let api_version = object.text(&["apiVersion"]).to_owned();
     let title = match namespace {
         "" => format!("{kind} {name}"),
         namespace => format!("{kind} {namespace}/{name}"),

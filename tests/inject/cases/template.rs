@@ -87,7 +87,7 @@ fn the_proxy_is_told_what_it_belongs_to() {
         ("ISTIO_META_OWNER", "kubernetes://apis/v1/namespaces/$(POD_NAMESPACE)/pods/a"),
         ("ISTIO_META_WORKLOAD_NAME", "a"),
         ("ISTIO_META_APP_CONTAINERS", "app"),
-        ("ISTIO_META_POD_PORTS", r#"[{"containerPort":8080,"name":"http"}]"#),
+        ("ISTIO_META_POD_PORTS", r#"[{"name":"http","containerPort":8080}]"#),
     ] {
         assert_eq!(env(proxy, name), [value], "{name}");
     }

@@ -91,9 +91,19 @@ fn variable(name: &str, value: &str) -> Node {
     Node::Map(pair.into_iter().map(|(key, text)| (key.to_owned(), Node::from(text))).collect())
 }
 
-/// The ports of these containers, as Istio's agent reads them from `ISTIO_META_POD_PORTS`.
+/// The fields of a port, in Kubernetes' order.
+const PORT_FIELDS: [&str; 5] = ["name", "hostPort", "containerPort", "protocol", "hostIP"];
+
+/// The ports of these containers, as Istio's agent reads them from `ISTIO_META_POD_PORTS`: the same text in
+/// whatever order a manifest has the fields.
 fn ports(containers: &[Node]) -> Result<String, String> {
     let ports = |container: &Node| container.get("ports").and_then(Node::as_list).cloned();
-    let ports: Vec<Node> = containers.iter().filter_map(ports).flatten().collect();
+    let mut ports: Vec<Node> = containers.iter().filter_map(ports).flatten().collect();
+    for port in &mut ports {
+        if let Node::Map(fields) = port {
+            let place = |name: &str| PORT_FIELDS.iter().position(|field| *field == name);
+            fields.sort_by_key(|name, _| (place(name).unwrap_or(PORT_FIELDS.len()), name.clone()));
+        }
+    }
     serde_json::to_string(&ports).map_err(|error| error.to_string())
 }
