@@ -126,12 +126,17 @@ fn smoke(filters: impl Iterator<Item = String>) -> anyhow::Result<()> {
     }
     let small = "fanout --streams 20 --services 5 --changes 1 --stalled 5";
     run(&Options::parse_from(small.split(' ')))?;
-    run(&Options::parse_from(small.split(' ').chain(["--tls"])))
+    run(&Options::parse_from("fanout --streams 20 --services 5 --changes 1 --tls".split(' ')))
 }
 
 fn run(options: &Options) -> anyhow::Result<()> {
     if options.stalled >= options.streams {
         bail!("--stalled {}: fewer than --streams {}", options.stalled, options.streams);
+    }
+    // Seen with 5,000 streams: the raw writer and a sidecar each wait for the other to read, since neither reads
+    // while it writes and TLS leaves less between them.
+    if options.tls && options.stalled > 0 {
+        bail!("--stalled is not measured with --tls");
     }
     let folder = options.tls.then(tls::Certificates::new).transpose()?;
     let certificates = folder.as_ref().map(|folder| folder.path().to_owned());
