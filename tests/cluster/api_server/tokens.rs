@@ -6,8 +6,10 @@ use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service
 use pilothouse_testkit::certificates::{Authority, SecretVolume};
 use pilothouse_testkit::control_plane::{ControlPlane, pilothouse};
 use pilothouse_testkit::xds_client::{CDS, PILOT, Stream, connect_by_tls, delta, node, requests};
-use pilothouse_testkit::{http, repository, until};
+use pilothouse_testkit::{http, in_time, repository, until};
+use prost::Message as _;
 use serde_json::{Value, json};
+use tokio::process::Command;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request};
 
@@ -67,6 +69,28 @@ impl ApiServer {
         self.admin.run(&["patch", "clusterrolebinding", role, "--type=json", "-p", &patch]).await;
     }
 }
+
+/// One stream by C-core with a token as its call credentials.
+const C_CORE: &str = r#"
+import os, sys, threading
+import grpc
+address, name, token, request = sys.argv[1:]
+tls = grpc.ssl_channel_credentials(root_certificates=os.environ["AUTHORITY"].encode())
+both = grpc.composite_channel_credentials(tls, grpc.access_token_call_credentials(token))
+ended = threading.Event()
+def requests():
+    yield bytes.fromhex(request)
+    ended.wait()
+service = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+with grpc.secure_channel(address, both, [("grpc.ssl_target_name_override", name)]) as channel:
+    call = channel.stream_stream(service)(requests(), timeout=60)
+    try:
+        print("OK" if len(next(call)) > 0 else "an empty response")
+    except grpc.RpcError as error:
+        print(error.code().name, error.details())
+    ended.set()
+    call.cancel()
+"#;
 
 /// A control plane that serves over TLS whoever has a token.
 struct Secured {
@@ -130,6 +154,22 @@ impl Secured {
         })
         .await;
         stream.unwrap()
+    }
+
+    /// What C-core is answered with this token: `OK`, or the status and its sentence.
+    async fn tell_c_core(&self, token: &str, namespace: &str) -> String {
+        let address = self.control.secure_grpc.expect("--secure-grpc-addr is given").to_string();
+        let mut first = delta(CDS, &["*"]);
+        let id = format!("sidecar~10.1.0.1~web-0.{namespace}~{namespace}.svc.cluster.local");
+        first.node = Some(node(&id));
+        let request: String =
+            first.encode_to_vec().iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut python = Command::new(repository().join(".tools/venv/bin/python"));
+        python.args(["-c", C_CORE, &address, PILOT, token, &request]);
+        let output = python.env("AUTHORITY", self.authority.pem()).kill_on_drop(true).output();
+        let output = in_time("an answer of C-core", output).await.expect("python runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
     async fn tokens(&self) -> Value {
@@ -198,6 +238,11 @@ async fn tokens_are_verified_by_the_api_servers_published_keys() {
 
     pilot.refuses_what_is_not_for_it(&server).await;
     assert_eq!(pilot.count("audience").await, 1.0);
+    assert_eq!(pilot.tell_c_core(&token, "shop").await, "OK");
+    let said = pilot.tell_c_core(&server.token("vault", &[]).await, "shop").await;
+    assert!(said.starts_with("UNAUTHENTICATED") && said.contains("\"vault\""), "{said}");
+    let said = pilot.tell_c_core(&token, "other").await;
+    assert!(said.starts_with("PERMISSION_DENIED") && said.contains("other"), "{said}");
     let others = ["-n", "other", "create", "token", "web", "--duration=10m", "--audience=istio-ca"];
     let other = server.admin.run(&others).await;
     let (code, said) = pilot.refusal(&forged(&token, other.trim()), "other").await;
