@@ -229,6 +229,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "logging",
             "operator",
             "output",
+            "parts",
             "sidecar::agent",
             "sidecar::doctor",
             "sidecar::inject",

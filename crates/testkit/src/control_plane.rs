@@ -1,6 +1,6 @@
 //! The real program on an address of its own.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -68,7 +68,10 @@ impl ControlPlane {
     /// Of a command that is `pilothouse serve` with a source and any flags but addresses; listens, maybe
     /// without being ready.
     pub async fn start_command(command: Command, grpc: SocketAddr) -> Self {
-        Self::start_command_at(command, grpc, SocketAddr::new(grpc.ip(), 0)).await
+        // The debug port is on loopback, wherever the others are.
+        let loopback = Some(grpc.ip()).filter(IpAddr::is_loopback);
+        let http = loopback.unwrap_or(Ipv4Addr::LOCALHOST.into());
+        Self::start_command_at(command, grpc, SocketAddr::new(http, 0)).await
     }
 
     /// The same with the debug port at an address of one's own choice.
