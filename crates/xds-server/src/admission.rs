@@ -26,6 +26,7 @@ use crate::metrics::ServerMetrics;
 pub(crate) mod memory_account;
 mod queue;
 pub(crate) mod rate_limiter;
+pub(crate) mod round_robin;
 pub(crate) mod work_meter;
 
 pub(crate) use queue::PermitHolder;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::round_robin::RoundRobin;
 use crate::peer::PeerKey;
 
 /// Whose permit it is: a stream of this connection, of this peer.
@@ -33,11 +34,8 @@ struct WaitingStreams {
     streams: HashMap<u64, PermitHolder>,
 }
 
-#[derive(Debug, Default)]
-struct PeerQueue {
-    round: VecDeque<u64>,
-    connections: HashMap<u64, VecDeque<(u64, oneshot::Sender<()>)>>,
-}
+/// The waiting streams of a peer by connection, each with its id and how it is told.
+type PeerQueue = RoundRobin<u64, (u64, oneshot::Sender<()>)>;
 
 impl Queue {
     /// A queue for `limit` permits; zero for no limit.
@@ -131,11 +129,7 @@ impl WaitingStreams {
             self.round.push_back(peer.clone());
             PeerQueue::default()
         });
-        let streams = own.connections.entry(*connection).or_insert_with(|| {
-            own.round.push_back(*connection);
-            VecDeque::new()
-        });
-        streams.push_back((id, granted));
+        own.push(*connection, (id, granted));
         self.streams.insert(id, holder);
     }
 
@@ -144,31 +138,17 @@ impl WaitingStreams {
         while let Some(peer) = self.round.pop_front() {
             let Some(own) = self.peers.get_mut(&peer) else { continue };
             let next = own.pop();
-            if own.round.is_empty() {
+            if own.is_empty() {
                 self.peers.remove(&peer);
             } else {
                 self.round.push_back(peer.clone());
             }
-            if let Some((connection, id, granted)) = next
+            if let Some((connection, (id, granted))) = next
                 && self.streams.remove(&id).is_some()
             {
                 return Some((id, PermitHolder { peer, connection }, granted));
             }
         }
         None
-    }
-}
-
-impl PeerQueue {
-    fn pop(&mut self) -> Option<(u64, u64, oneshot::Sender<()>)> {
-        let connection = self.round.pop_front()?;
-        let streams = self.connections.get_mut(&connection)?;
-        let next = streams.pop_front();
-        if streams.is_empty() {
-            self.connections.remove(&connection);
-        } else {
-            self.round.push_back(connection);
-        }
-        next.map(|(id, granted)| (connection, id, granted))
     }
 }

@@ -11,12 +11,12 @@
 //! one all the same. At most [`BEGUN`] are begun: for another the oldest of the address with the most of them
 //! ends.
 
-use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
+use crate::admission::round_robin::RoundRobin;
 use crate::listener::ConnectionLimits;
 use crate::listener::table::{ConnectionTable, Evict};
 
@@ -47,13 +47,8 @@ struct TurnState {
     new: WaitingHandshakes,
 }
 
-/// Round robin over addresses, on each first come, first served. One that has stopped waiting is skipped when
-/// its place comes up.
-#[derive(Debug, Default)]
-struct WaitingHandshakes {
-    round: VecDeque<IpAddr>,
-    addresses: HashMap<IpAddr, VecDeque<oneshot::Sender<Turn>>>,
-}
+/// One that has stopped waiting is skipped when its place comes up.
+type WaitingHandshakes = RoundRobin<IpAddr, oneshot::Sender<Turn>>;
 
 /// The right to be polled once; it ends when dropped.
 #[derive(Debug)]
@@ -140,38 +135,16 @@ impl TurnState {
     fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
         self.granted = self.granted.wrapping_add(1);
         if self.granted.is_multiple_of(BEGIN_EVERY) {
-            self.new.pop().or_else(|| self.begun.pop())
+            next_waiting(&mut self.new).or_else(|| next_waiting(&mut self.begun))
         } else {
-            self.begun.pop().or_else(|| self.new.pop())
+            next_waiting(&mut self.begun).or_else(|| next_waiting(&mut self.new))
         }
     }
 }
 
-impl WaitingHandshakes {
-    fn push(&mut self, address: IpAddr, sender: oneshot::Sender<Turn>) {
-        let of_address = self.addresses.entry(address).or_insert_with(|| {
-            self.round.push_back(address);
-            VecDeque::new()
-        });
-        of_address.push_back(sender);
-    }
-
-    /// The next that still waits.
-    fn pop(&mut self) -> Option<oneshot::Sender<Turn>> {
-        while let Some(address) = self.round.pop_front() {
-            let Some(own) = self.addresses.get_mut(&address) else { continue };
-            let next = own.pop_front();
-            if own.is_empty() {
-                self.addresses.remove(&address);
-            } else {
-                self.round.push_back(address);
-            }
-            if let Some(next) = next.filter(|next| !next.is_closed()) {
-                return Some(next);
-            }
-        }
-        None
-    }
+/// The next that still waits.
+fn next_waiting(handshakes: &mut WaitingHandshakes) -> Option<oneshot::Sender<Turn>> {
+    std::iter::from_fn(|| handshakes.pop()).map(|(_, next)| next).find(|next| !next.is_closed())
 }
 
 impl Drop for Turn {
@@ -228,7 +201,7 @@ mod tests {
         assert!(many[0].as_mut().now_or_never().is_some());
         drop((many, out, one));
         assert_eq!(turns.state().out, 0);
-        assert!(turns.state().new.round.len() <= 1);
+        assert!(turns.state().new.is_empty());
     }
 
     #[test]
