@@ -10,10 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HOST, HeaderName, LOCATION, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Request, Response, Uri};
+use http::{HeaderMap, HeaderValue, Request, Uri};
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper::body::Incoming;
 use serde::Deserialize;
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -140,7 +139,8 @@ impl AppMetrics {
         let mut path = self.target.path.clone();
         for _ in 0..=REDIRECTS {
             let (stream, host) = self.connect().await?;
-            let response = exchange(stream, request(host, &path, headers)?).await?;
+            let request = request(host, &path, headers)?;
+            let response = app_probes::exchange(stream, request, page).await?;
             let header = |name: HeaderName| {
                 let value = response.headers().get(name)?;
                 Some(value.to_str().ok()?.to_owned())
@@ -213,27 +213,13 @@ fn redirected(location: &str, host: SocketAddr) -> Option<String> {
     same.then(|| uri.path_and_query().map_or("/", |path| path.as_str()).to_owned())
 }
 
-async fn exchange(
-    stream: TcpStream,
-    request: Request<Empty<Bytes>>,
-) -> Result<Response<Vec<u8>>, String> {
-    let said = |error: hyper::Error| format!("no answer in HTTP: {}", with_causes(&error));
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(said)?;
-    let asked = async {
-        let (parts, body) = sender.send_request(request).await.map_err(said)?.into_parts();
-        let body = Limited::new(body, MAX_BYTES).collect().await;
-        let body = body.map_err(|error| match error.is::<LengthLimitError>() {
-            true => format!("its page is larger than {} MiB", MAX_BYTES >> 20),
-            false => format!("its page ends early: {}", with_causes(&*error)),
-        })?;
-        Ok(Response::from_parts(parts, body.to_bytes().to_vec()))
-    };
-    tokio::pin!(asked);
-    // The connection must be driven, and may end before the page is read to its end.
-    tokio::select! {
-        answer = &mut asked => answer,
-        _ = connection => asked.await,
-    }
+async fn page(body: Incoming) -> Result<Vec<u8>, String> {
+    let body = Limited::new(body, MAX_BYTES).collect().await;
+    let body = body.map_err(|error| match error.is::<LengthLimitError>() {
+        true => format!("its page is larger than {} MiB", MAX_BYTES >> 20),
+        false => format!("its page ends early: {}", with_causes(&*error)),
+    })?;
+    Ok(body.to_bytes().to_vec())
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 mod client;
 
-pub(super) use client::connect;
+pub(super) use client::{connect, exchange};
 
 /// Istio's name of the variable that says what the probes were.
 pub const APP_PROBERS: &str = "ISTIO_KUBE_APP_PROBERS";

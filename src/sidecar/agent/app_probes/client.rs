@@ -64,12 +64,12 @@ pub(super) async fn http(
         let request = request(pod, &target, get, headers)?;
         let stream = connect(pod, target.port).await?;
         let response = match target.scheme {
-            Scheme::Http => exchange(stream, request).await?,
+            Scheme::Http => exchange(stream, request, first_bytes).await?,
             Scheme::Https => {
                 let name = ServerName::IpAddress(pod.into());
                 let connected = TlsConnector::from(tls.clone()).connect(name, stream).await;
                 let no_tls = |error| format!("{pod}:{}: no TLS: {error}", target.port);
-                exchange(connected.map_err(no_tls)?, request).await?
+                exchange(connected.map_err(no_tls)?, request, first_bytes).await?
             }
         };
         match target.redirected(&response, pod) {
@@ -159,16 +159,16 @@ fn value(name: &str, value: &str) -> Result<HeaderValue, String> {
     value.parse().map_err(|error| format!("header {name:?}: {error}"))
 }
 
-/// Sends the request and reads the answer, as much of it as counts.
-async fn exchange(
+/// Sends the request and reads the answer, of its body what `read` takes.
+pub(in crate::sidecar::agent) async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     request: Request<Empty<Bytes>>,
+    read: impl AsyncFnOnce(Incoming) -> Result<Vec<u8>, String>,
 ) -> Result<Response<Vec<u8>>, String> {
-    let said = |error: hyper::Error| format!("no answer in HTTP: {}", with_causes(&error));
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(said)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(no_http)?;
     let asked = async {
-        let (parts, body) = sender.send_request(request).await.map_err(said)?.into_parts();
-        Ok(Response::from_parts(parts, first_bytes(body).await.map_err(said)?))
+        let (parts, body) = sender.send_request(request).await.map_err(no_http)?.into_parts();
+        Ok(Response::from_parts(parts, read(body).await?))
     };
     tokio::pin!(asked);
     // The connection must be driven, and may end before the answer is read to its end.
@@ -178,11 +178,15 @@ async fn exchange(
     }
 }
 
+fn no_http(error: hyper::Error) -> String {
+    format!("no answer in HTTP: {}", with_causes(&error))
+}
+
 /// The first bytes of a body.
-async fn first_bytes(mut body: Incoming) -> Result<Vec<u8>, hyper::Error> {
+async fn first_bytes(mut body: Incoming) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame?.into_data() {
+        if let Ok(data) = frame.map_err(no_http)?.into_data() {
             let room = BODY_BYTES - bytes.len();
             bytes.extend_from_slice(&data[..data.len().min(room)]);
             if bytes.len() == BODY_BYTES {
