@@ -162,6 +162,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "output",
             "parts",
             "readiness",
+            "sidecar::credentials",
             "sidecar::inject",
             "yaml",
         ],
@@ -217,6 +218,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "sidecar::iptables",
             "source",
             "view",
+            "well_known",
         ],
     ),
     (

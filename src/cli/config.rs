@@ -20,9 +20,11 @@ use crate::identity::{ActFor, Readers};
 use crate::publish::Timing;
 use crate::source::{files, kube};
 use crate::view::ViewLimits;
+use crate::well_known::SECURE_XDS_PORT;
 
 /// Istio's number, on every address.
-const DEFAULT_SECURE_GRPC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 15012);
+const DEFAULT_SECURE_GRPC: SocketAddr =
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), SECURE_XDS_PORT);
 
 pub(super) const WATCH_TIMEOUT: Duration = Duration::from_secs(30);
 

@@ -63,12 +63,14 @@ pub struct CertificateFacts {
 }
 
 impl CertificateFacts {
-    /// `None` of what is no certificate.
-    pub fn read(der: &[u8]) -> Option<Self> {
-        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    /// # Errors
+    /// It is no certificate: why, in the parser's words.
+    pub fn read(der: &[u8]) -> Result<Self, String> {
+        let (_, certificate) =
+            X509Certificate::from_der(der).map_err(|problem| problem.to_string())?;
         let names = certificate.subject_alternative_name().ok().flatten();
         let names = names.map(|names| &names.value.general_names).into_iter().flatten();
-        Some(Self {
+        Ok(Self {
             names: names.filter_map(name_of).collect(),
             issuer: certificate.issuer().to_string(),
             validity: Validity {
@@ -189,7 +191,7 @@ pub struct Authorities {
 /// The file is not there, or has no certificate of an authority.
 pub fn authorities(file: &Path) -> Result<Authorities, FileError> {
     let certificates = certificates(file)?;
-    let facts = certificates.iter().filter_map(|der| CertificateFacts::read(der)).collect();
+    let facts = certificates.iter().filter_map(|der| CertificateFacts::read(der).ok()).collect();
     let mut roots = RootCertStore::empty();
     let (usable, _) = roots.add_parsable_certificates(certificates);
     match usable {
@@ -223,7 +225,7 @@ pub fn check(credentials: &Credentials) -> Result<LoadedClient, FileError> {
 
 fn client_certificate(certificate: &Path, key: &Path) -> Result<ClientCertificate, FileError> {
     let chain = certificates(certificate)?;
-    let facts = chain.first().and_then(|leaf| CertificateFacts::read(leaf));
+    let facts = chain.first().and_then(|leaf| CertificateFacts::read(leaf).ok());
     let facts = facts.ok_or_else(|| error(certificate, "has no certificate that can be read"))?;
     let key_bytes = read(key)?;
     let parsed = PrivateKeyDer::from_pem_slice(&key_bytes)

@@ -1,14 +1,15 @@
 //! The webhook's own certificate, from the bytes of two files to what rustls serves by. Pure.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
-use x509_parser::parse_x509_certificate;
+
+use crate::sidecar::credentials::files::{CertificateFacts, Validity, utc};
 
 /// What the API server's client of webhooks speaks: HTTP/1.1 alone, so that it spreads over replicas.
 const PROTOCOL: &[u8] = b"http/1.1";
@@ -51,17 +52,8 @@ pub(super) fn read(
         .map_err(unreadable)?;
     let first =
         chain.first().ok_or_else(|| CertificateError::Certificate("it has none".to_owned()))?;
-    let (_, leaf) = parse_x509_certificate(first)
-        .map_err(|error| CertificateError::Certificate(error.to_string()))?;
-    let validity = leaf.validity();
-    let (not_before, not_after) =
-        (moment(validity.not_before.timestamp()), moment(validity.not_after.timestamp()));
-    let names = leaf.subject_alternative_name().ok().flatten();
-    let names = names.map(|names| {
-        let all = names.value.general_names.iter();
-        all.map(ToString::to_string).collect::<Vec<_>>().join(", ")
-    });
-    let names = names.unwrap_or_default();
+    let CertificateFacts { names, validity: Validity { not_before, not_after }, .. } =
+        CertificateFacts::read(first).map_err(CertificateError::Certificate)?;
     let key = PrivateKeyDer::from_pem_slice(key)
         .map_err(|error| CertificateError::Key(error.to_string()))?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -72,18 +64,10 @@ pub(super) fn read(
         .map_err(|error| CertificateError::Pair(error.to_string()))?;
     config.alpn_protocols = vec![PROTOCOL.to_vec()];
     if now > not_after {
-        return Err(CertificateError::Expired(in_words(not_after)));
+        return Err(CertificateError::Expired(utc(not_after)));
     }
     if now < not_before {
-        return Err(CertificateError::NotYetValid(in_words(not_before)));
+        return Err(CertificateError::NotYetValid(utc(not_before)));
     }
-    Ok(Served { config: Arc::new(config), not_after, names })
-}
-
-fn moment(seconds: i64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
-}
-
-fn in_words(moment: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(moment).to_string()
+    Ok(Served { config: Arc::new(config), not_after, names: names.join(", ") })
 }
