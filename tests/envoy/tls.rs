@@ -10,40 +10,16 @@ use tempfile::TempDir;
 
 use pilothouse_testkit::backends::Backend;
 use pilothouse_testkit::certificates::{Authority, SecretVolume, Validity};
-use pilothouse_testkit::control_plane::{ControlPlane, pilothouse};
+use pilothouse_testkit::control_plane::ControlPlane;
 use pilothouse_testkit::envoy::{Envoy, Sample, Wire};
 use pilothouse_testkit::load::Load;
 use pilothouse_testkit::manifests::{Manifests, Service};
 use pilothouse_testkit::xds_client::PILOT;
-use pilothouse_testkit::{DEADLINE, VISIBLE, eventually, on_both_wires, places, same};
+use pilothouse_testkit::{DEADLINE, VISIBLE, eventually, on_both_wires, same};
 
 on_both_wires!(envoy_is_served_and_both_sides_certificates_change_under_load);
 
 const PROXY: &str = "spiffe://cluster.local/ns/default/sa/default";
-
-/// A control plane that is reached by TLS alone.
-async fn control_plane(manifests: &Manifests, server: &SecretVolume) -> ControlPlane {
-    let path = |name: &str| server.path(name).to_str().unwrap().to_owned();
-    let (certificate, key, ca) = (path("tls.crt"), path("tls.key"), path("ca.crt"));
-    let any = SocketAddr::new(places::address(), 0);
-    let secure = any.to_string();
-    let command = pilothouse(&[
-        "serve",
-        "--manifests",
-        manifests.path().to_str().unwrap(),
-        "--secure-grpc-addr",
-        &secure,
-        "--tls-cert",
-        &certificate,
-        "--tls-key",
-        &key,
-        "--client-ca",
-        &ca,
-    ]);
-    let control = ControlPlane::start_command(command, any).await;
-    control.becomes_ready().await;
-    control
-}
 
 /// Secrets for file-based SDS: the proxy's certificate and the CA, watched where the Secret is mounted.
 fn secrets(folder: &Path, proxy: &SecretVolume) {
@@ -121,7 +97,7 @@ async fn envoy_is_served_and_both_sides_certificates_change_under_load(wire: Wir
     let proxy = SecretVolume::new(&first.client(PROXY), &first.pem());
     let folder = TempDir::new().unwrap();
     secrets(folder.path(), &proxy);
-    let control = control_plane(&manifests, &server).await;
+    let control = ControlPlane::start_secure(manifests.path(), &server, &[]).await;
     let secure = control.secure_grpc.unwrap();
     let envoy = start(wire, secure, folder.path()).await;
     answered_by(&envoy, "one").await;
@@ -175,7 +151,7 @@ async fn an_expired_certificate_of_a_proxy_is_refused_until_it_is_renewed() {
     let proxy = SecretVolume::new(&expired, &authority.pem());
     let folder = TempDir::new().unwrap();
     secrets(folder.path(), &proxy);
-    let control = control_plane(&manifests, &server).await;
+    let control = ControlPlane::start_secure(manifests.path(), &server, &[]).await;
     let socket = transport_socket(folder.path());
     let replaced = [("connect_timeout: 1s", &*socket)];
     let secure = control.secure_grpc.unwrap();

@@ -104,17 +104,8 @@ async fn a_thousand_handshakes_a_second_by_strangers_delay_nobody() {
     pilothouse::door::descriptors::raise_limit();
     let authority = Authority::new("test CA");
     let volume = SecretVolume::new(&authority.server(&[PILOT]), &authority.pem());
-    let path = |name: &str| volume.path(name).to_str().unwrap().to_owned();
-    let (certificate, key, ca) = (path("tls.crt"), path("tls.key"), path("ca.crt"));
-    let arguments = [
-        "--secure-grpc-addr=127.0.0.1:0",
-        "--tls-cert",
-        &certificate,
-        "--tls-key",
-        &key,
-        "--client-ca",
-        &ca,
-    ];
+    let [certificate, key, ca] = volume.flags();
+    let arguments = ["--secure-grpc-addr=127.0.0.1:0", &certificate, &key, &ca];
     let victim = Victim::start(100, &arguments).await;
     let own = authority.client(PROXY);
     let mut good = Bystanders::start(&victim).await;

@@ -36,11 +36,8 @@ async fn every_expression_answers_with_data() {
     api.change(|now| now.service("web", &["10.0.0.1"]));
     let authority = Authority::new("test CA");
     let volume = SecretVolume::new(&authority.server(&["istio-pilot"]), &authority.pem());
-    let flag = |name: &str, file: &str| format!("--{name}={}", volume.path(file).display());
-    let [certificate, key, client_ca] =
-        [flag("tls-cert", "tls.crt"), flag("tls-key", "tls.key"), flag("client-ca", "ca.crt")];
-    let secure = ["--secure-grpc-addr=127.0.0.1:0", "--watch-timeout=1s"];
-    let flags = [&secure[..], &[&certificate, &key, &client_ca]].concat();
+    let [certificate, key, ca] = volume.flags();
+    let flags = ["--secure-grpc-addr=127.0.0.1:0", "--watch-timeout=1s", &certificate, &key, &ca];
     let pilot = Pilot::start_with(api.address, &flags).await;
     until("ready", async || pilot.ready().await).await;
     let mut proxies = Vec::new();

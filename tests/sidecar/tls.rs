@@ -11,7 +11,7 @@ use crate::agent::Agent;
 use crate::stand_in::{PILOT, Refusing};
 use pilothouse_testkit::backends::Backend;
 use pilothouse_testkit::certificates::{Authority, SecretVolume, Validity};
-use pilothouse_testkit::control_plane::{ControlPlane, pilothouse};
+use pilothouse_testkit::control_plane::ControlPlane;
 use pilothouse_testkit::load::Load;
 use pilothouse_testkit::manifests::{Manifests, Service};
 use pilothouse_testkit::{DEADLINE, eventually, http, places, same};
@@ -34,17 +34,7 @@ impl Mesh {
     }
 
     async fn control_plane(&self, manifests: &Manifests, more: &[&str]) -> ControlPlane {
-        let path = |name: &str| self.server.path(name).to_str().unwrap().to_owned();
-        let (certificate, key, ca) = (path("tls.crt"), path("tls.key"), path("ca.crt"));
-        let any = SocketAddr::new(places::address(), 0);
-        let secure = any.to_string();
-        let mut arguments = vec!["serve", "--manifests", manifests.path().to_str().unwrap()];
-        arguments.extend(["--secure-grpc-addr", &secure, "--tls-cert", &certificate]);
-        arguments.extend(["--tls-key", &key, "--client-ca", &ca]);
-        arguments.extend(more);
-        let control = ControlPlane::start_command(pilothouse(&arguments), any).await;
-        control.becomes_ready().await;
-        control
+        ControlPlane::start_secure(manifests.path(), &self.server, more).await
     }
 
     /// Starts the agent; `token` is a file, else its certificate is used.

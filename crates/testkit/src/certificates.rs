@@ -205,6 +205,12 @@ impl SecretVolume {
         self.folder.path().join(name)
     }
 
+    /// The flags of `pilothouse serve` that name the files.
+    pub fn flags(&self) -> [String; 3] {
+        [("tls-cert", "tls.crt"), ("tls-key", "tls.key"), ("client-ca", "ca.crt")]
+            .map(|(flag, name)| format!("--{flag}={}", self.path(name).display()))
+    }
+
     /// The volume itself.
     pub fn folder(&self) -> &Path {
         self.folder.path()

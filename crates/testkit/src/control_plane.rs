@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::certificates::SecretVolume;
 use crate::process::Process;
 use crate::{DEADLINE, LONG_DEADLINE, eventually, http, places, program, same};
 
@@ -46,6 +47,17 @@ impl ControlPlane {
     pub async fn start(manifests: &Path) -> Self {
         let source = ["--manifests", manifests.to_str().expect("a path in UTF-8")];
         let control = Self::start_with(&source, &[]).await;
+        control.becomes_ready().await;
+        control
+    }
+
+    /// The same with xDS over TLS as well, by these files, and with more flags.
+    pub async fn start_secure(manifests: &Path, files: &SecretVolume, more: &[&str]) -> Self {
+        let any = SocketAddr::new(places::address(), 0);
+        let mut command = pilothouse(&["serve"]);
+        command.arg("--manifests").arg(manifests);
+        command.args(["--secure-grpc-addr", &any.to_string()]).args(files.flags()).args(more);
+        let control = Self::start_command(command, any).await;
         control.becomes_ready().await;
         control
     }
