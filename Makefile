@@ -51,6 +51,10 @@ test-cluster: rust envoy ## our own manifests and images on a real Kubernetes wi
 	@tools/install-go-tool istioctl
 	@tools/test-cluster
 
+.PHONY: test-conformance
+test-conformance: rust envoy ## the Gateway API's conformance suite for meshes, all of it, on a real Kubernetes
+	@tools/test-conformance
+
 .PHONY: half-live
 half-live: rust envoy ## from 1/2 Ready to the named cause and back, on a real Kubernetes (docs/half-live.md)
 	@tools/with-cluster tools/half-live

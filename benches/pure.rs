@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
-use pilothouse::model::{Change, Model, Scope};
+use pilothouse::model::{Change, Dirty, Model, Scope};
 use pilothouse::names::ResourceType;
 use pilothouse::publish::SnapshotBuilder;
 use pilothouse::translate::clusters;
@@ -29,20 +29,20 @@ const ENDPOINTS: usize = 10;
 struct Mesh {
     model: Model,
     builder: SnapshotBuilder,
-    dirty: BTreeSet<pilothouse::model::ServiceKey>,
+    dirty: Dirty,
     variant: usize,
 }
 
 impl Mesh {
     fn new(services: usize) -> Self {
-        let (mut model, mut dirty) = (Model::default(), BTreeSet::new());
+        let (mut model, mut dirty) = (Model::default(), Dirty::default());
         let all = (0..services).map(mesh::service).map(Arc::new).collect();
         model.apply(Change::Services(Scope::All, all), &mut dirty);
         let all = (0..services).map(|number| Arc::new(mesh::slice(number, ENDPOINTS, 0))).collect();
         model.apply(Change::Slices(Scope::All, all), &mut dirty);
         let mut builder = SnapshotBuilder::new("cluster.local");
         builder.update(&model, &dirty);
-        let mut mesh = Self { model, builder, dirty: BTreeSet::new(), variant: 0 };
+        let mut mesh = Self { model, builder, dirty: Dirty::default(), variant: 0 };
         mesh.view();
         mesh
     }
@@ -54,7 +54,7 @@ impl Mesh {
     }
 
     fn apply(&mut self, change: Change) {
-        self.dirty.clear();
+        self.dirty = Dirty::default();
         self.model.apply(change, &mut self.dirty);
     }
 
@@ -77,7 +77,7 @@ fn one_change(criterion: &mut Criterion) {
         let change = mesh.next();
         mesh.apply(change);
         group.bench_function(BenchmarkId::new("translate", services), |bencher| {
-            let Some(key) = mesh.dirty.first() else { return };
+            let Some(key) = mesh.dirty.services.first() else { return };
             let Some(service) = mesh.model.service(key) else { return };
             bencher.iter(|| {
                 let slices = mesh.model.slices(key).map(|slice| &**slice);

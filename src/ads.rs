@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use pilothouse_xds::{ServedType, View};
+use pilothouse_xds::{ServedType, TypeIndex, View};
 use pilothouse_xds_server::{Mesh, PeerCredentials, PeerKey, Refusal, ServerTexts};
 use tracing::info;
 
@@ -14,16 +14,18 @@ use crate::metrics::{Authentication, Metrics};
 use crate::names::ResourceType;
 use crate::proxies::ProxyIdentity;
 use crate::snapshot::Snapshot;
-use crate::view::{ViewKey, ViewRequest};
+use crate::view::{ProxyKind, ViewKey, ViewRequest};
 
 pub mod node;
+pub mod uses;
 
 use node::Identified;
+use uses::UsesResolver;
 
 pub type AdsServer = pilothouse_xds_server::AdsServer<IstioMesh>;
 pub type ServerContext = pilothouse_xds_server::ServerContext<IstioMesh>;
 pub use pilothouse_xds_server::ServerLimits;
-pub use pilothouse_xds_server::stream::{OnDemandRequest, OnDemandTypes};
+pub use pilothouse_xds_server::stream::{AnsweredRequest, AnsweredTypes};
 
 /// The mesh of Istio's proxies, and of standalone Envoys.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub struct IstioMesh {
     pub authenticator: Authenticator,
     /// Who may claim any namespace.
     pub act_for: ActFor,
+    /// What proxies on demand use.
+    pub uses: UsesResolver,
 }
 
 impl Mesh for IstioMesh {
@@ -66,12 +70,18 @@ impl Mesh for IstioMesh {
     fn identify(
         &self,
         node: Option<&[u8]>,
+        delta: bool,
         peer: IpAddr,
         principal: Option<&Principal>,
     ) -> Result<(ProxyIdentity, ViewRequest), Refusal> {
         let identified = node::identify(node);
         let Identified { mut identity, mut request, claim } =
             identified.map_err(|error| Refusal::InvalidArgument(error.to_string()))?;
+        // Absence deletes in the state of the world: what a proxy has used would have to be named again and
+        // again, and Envoy's discovery on demand does not speak it.
+        if request.view.kind == ProxyKind::OnDemandSidecar && !delta {
+            return Err(Refusal::InvalidArgument(ON_DEMAND_NEEDS_DELTA.to_owned()));
+        }
         request.peer = Some(match principal {
             None => PeerKey::of_address(peer),
             Some(principal) => {
@@ -85,6 +95,21 @@ impl Mesh for IstioMesh {
         });
         identity.principal = principal.cloned();
         Ok((identity, request))
+    }
+
+    fn initial_names(
+        &self,
+        identity: &ProxyIdentity,
+        resource_type: TypeIndex,
+        view: &View,
+    ) -> Arc<[Arc<str>]> {
+        match &identity.uses {
+            Some(uses) if resource_type == ResourceType::Cluster.into() => {
+                let namespace = identity.view.namespace.as_ref();
+                self.uses.resolve(uses, namespace, view.set(resource_type))
+            }
+            _ => Arc::default(),
+        }
     }
 
     fn proxy_connected(&self, identity: &ProxyIdentity, delta: bool) {
@@ -112,6 +137,9 @@ impl Mesh for IstioMesh {
         snapshot.forget_gone_sets();
     }
 }
+
+const ON_DEMAND_NEEDS_DELTA: &str = "discovery on demand needs delta xDS: set api_type DELTA_GRPC in the bootstrap's ads_config (the agent: \
+     --xds delta), or leave DISCOVERY out of the node's metadata, which means all";
 
 /// The settings are flags of `pilothouse serve`.
 const TEXTS: ServerTexts = ServerTexts {

@@ -18,8 +18,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::ads::uses::UsesResolver;
 use crate::ads::{
-    AdsServer, IstioMesh, OnDemandRequest, OnDemandTypes, ServerContext, ServerLimits,
+    AdsServer, AnsweredRequest, AnsweredTypes, IstioMesh, ServerContext, ServerLimits,
 };
 use crate::certificates::Certificates;
 use crate::certificates::files::{ServerFiles, UnusableFile};
@@ -38,6 +39,7 @@ use crate::parts::{PartFailure, Parts};
 use crate::proxies::Proxies;
 use crate::publish::{Publisher, Timing};
 use crate::readiness::{Conditions, Guard};
+use crate::route_status::{RouteStatusHealth, RouteStatusWriter};
 use crate::source::health::Health;
 use crate::source::{files, kube};
 use crate::view::{ViewLimits, ViewRegistry};
@@ -227,7 +229,18 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
     let tokens = config.tokens.map(|tokens| TokenVerifier::new(tokens, metrics.tokens.clone()));
     let (tokens, token_keys) = tokens.unzip();
     let readiness = Conditions::default();
+    let status_writer = match &config.source {
+        SourceConfig::Kube(kube) => Some(RouteStatusWriter {
+            context: kube.context.clone(),
+            reports: publisher.route_reports(),
+            metrics: metrics.clone(),
+            health: Arc::new(RouteStatusHealth::default()),
+        }),
+        SourceConfig::Files(_) => None,
+    };
     let debug = DebugState {
+        routes: publisher.route_reports(),
+        route_status: status_writer.as_ref().map(|writer| writer.health.clone()),
         tokens: tokens.clone(),
         proxies: proxies.clone(),
         health: health.clone(),
@@ -257,6 +270,7 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
             metrics: metrics.clone(),
             authenticator,
             act_for: config.identity.act_for,
+            uses: UsesResolver::default(),
         },
         snapshots: snapshots.clone(),
         view_registry,
@@ -265,7 +279,7 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
         proxies: proxies.clone(),
         metrics: metrics.server.clone(),
         limits: config.limits.clone(),
-        on_demand: Some(debug_types(over_ads)),
+        answered: Some(debug_types(over_ads)),
         shutdown: stop_streams.clone(),
     });
     let startup = StartupConditions::new(&readiness);
@@ -328,6 +342,9 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
     if let Some(token_keys) = token_keys {
         parts.add("token keys", CancellationToken::new(), |stop| token_keys.run(stop));
     }
+    if let Some(writer) = status_writer {
+        parts.add("route status", CancellationToken::new(), |stop| writer.run(stop));
+    }
     if let Some(reporter) = reporter {
         parts.add("events", CancellationToken::new(), |stop| reporter.run(stop));
     }
@@ -376,10 +393,10 @@ pub async fn start(config: ControlPlaneConfig) -> Result<ControlPlane, StartErro
 }
 
 /// The debug pages for those who ask on an xDS stream.
-fn debug_types(over_ads: OverAds) -> OnDemandTypes {
-    OnDemandTypes::new(OverAds::TYPE, move |request| {
+fn debug_types(over_ads: OverAds) -> AnsweredTypes {
+    AnsweredTypes::new(OverAds::TYPE, move |request| {
         let over_ads = over_ads.clone();
-        let OnDemandRequest { type_url, names, peer, principal } = request;
+        let AnsweredRequest { type_url, names, peer, principal } = request;
         async move { over_ads.answer(peer, principal.as_deref(), &type_url, names).await }
     })
 }

@@ -52,6 +52,9 @@ pub enum Command {
     /// Show which proxies have what, over all replicas of the control plane; or one proxy, or one service.
     #[command(after_help = STATUS_EXAMPLES)]
     Status(Box<operator::StatusArgs>),
+    /// Show which workloads call which services, as far as their proxies are on demand.
+    #[command(after_help = USES_EXAMPLES)]
+    Uses(Box<operator::UsesArgs>),
     /// Show the last changes of the mesh: when each was published, and which proxies have it.
     #[command(after_help = CHANGES_EXAMPLES)]
     Changes(Box<operator::ChangesArgs>),
@@ -116,6 +119,14 @@ const STATUS_EXAMPLES: &str = "Examples:
 
 Exit code: 0 every replica has answered, 1 one could not be asked, or what was asked about is not there.
 The right that it takes: get and list pods, and create pods/portforward, in the control plane's namespace.";
+
+const USES_EXAMPLES: &str = "Examples:
+  pilothouse uses                          all of them, caller by caller
+  pilothouse uses default/reviews          who calls reviews
+  pilothouse uses -n shop -o json          what the proxies of a namespace call, for programs
+
+Only proxies on demand say what they use (docs/on-demand.md).
+Exit code: 0 every replica has answered, 1 one could not be asked.";
 
 const CHANGES_EXAMPLES: &str = "Examples:
   pilothouse changes                       the last 20
@@ -309,6 +320,14 @@ pub struct Serve {
         env = "PILOTHOUSE_LINGER", help_heading = "Publishing"
     )]
     pub linger: Duration,
+
+    /// How long a request of an on-demand sidecar waits for a cluster that it did not use before, up to 1m; then it is
+    /// answered with 503 (flag NC)
+    #[arg(
+        long, value_name = "DURATION", default_value = "5s", value_parser = flags::on_demand_timeout,
+        env = "PILOTHOUSE_ON_DEMAND_TIMEOUT", help_heading = "Publishing"
+    )]
+    pub on_demand_timeout: Duration,
 
     /// Trust domain of identities: spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT. A client certificate
     /// of another one is refused

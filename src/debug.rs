@@ -26,8 +26,10 @@ use crate::certificates::Certificates;
 use crate::changes::ChangeLog;
 use crate::identity::tokens::TokenVerifier;
 use crate::model::Model;
+use crate::model::route::RouteReport;
 use crate::proxies::Proxies;
 use crate::readiness::Conditions;
+use crate::route_status::RouteStatusHealth;
 use crate::snapshot::Snapshot;
 use crate::source::health::Health;
 
@@ -53,9 +55,12 @@ mod proxy;
 mod registry;
 mod replica;
 mod response_writer;
+mod routes;
+mod sent;
 mod services;
 mod status;
 mod syncz;
+mod uses;
 
 pub use guard::ReaderGuard;
 pub use over_ads::OverAds;
@@ -74,6 +79,10 @@ pub struct DebugState {
     pub model: watch::Receiver<Model>,
     pub snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
     pub changes: Arc<ChangeLog>,
+    /// What has become of each route.
+    pub routes: watch::Receiver<RouteReport>,
+    /// How it goes with writing that into their status; none if that is not done.
+    pub route_status: Option<Arc<RouteStatusHealth>>,
     /// None if no tokens are verified.
     pub tokens: Option<Arc<TokenVerifier>>,
     /// Shared with the monitoring port, so that both say the same.
@@ -88,6 +97,10 @@ impl DebugState {
     /// Cheap, and lets go of the watch at once: a held borrow would stop the writer.
     fn model(&self) -> Model {
         self.model.borrow().clone()
+    }
+
+    fn routes(&self) -> RouteReport {
+        self.routes.borrow().clone()
     }
 
     fn snapshot(&self) -> Option<Arc<Snapshot>> {
@@ -110,7 +123,7 @@ struct DebugHandler {
 }
 
 /// All pages, in the order of the index.
-static HANDLERS: [DebugHandler; 13] = [
+static HANDLERS: [DebugHandler; 15] = [
     DebugHandler {
         path: "/debug/syncz",
         parameters: &["namespace", "proxyID"],
@@ -145,8 +158,16 @@ static HANDLERS: [DebugHandler; 13] = [
     DebugHandler {
         path: "/debug/registryz",
         parameters: &["namespace"],
-        help: "The services as they are known, with ports, addresses and the tuning in force.",
+        help: "The services as they are known, with ports, addresses, the tuning in force and the \
+               rules of routes.",
         handler: registry::registryz,
+    },
+    DebugHandler {
+        path: "/debug/routes",
+        parameters: &["namespace", "kind", "search", "problems", "offset", "limit"],
+        help: "The HTTPRoutes and GRPCRoutes, and what has become of each at its parents (problems \
+               leaves those that are not in effect as they were meant).",
+        handler: routes::routes,
     },
     DebugHandler {
         path: "/debug/endpointz",
@@ -185,6 +206,13 @@ static HANDLERS: [DebugHandler; 13] = [
         help: "Is a change everywhere: which generation has it (kind=, namespace=, name=, \
                resource_version=), and which proxies have a generation (generation=).",
         handler: convergence::convergence,
+    },
+    DebugHandler {
+        path: "/debug/uses",
+        parameters: &["service", "proxy", "namespace", "offset", "limit"],
+        help: "Who uses what: the services that proxies on demand have named, by service, by namespace \
+               and by proxy.",
+        handler: uses::uses,
     },
     DebugHandler {
         path: "/debug/list",

@@ -13,8 +13,8 @@ pub use address::{
     Listen, known_address, listen_address, listen_or_off, loopback_address, peer_address,
 };
 pub use amount::{
-    count_limit, deadline, keepalive, memory, or_any, or_forever, pace, pause, pause_in_seconds,
-    request_bytes, requests, threads, time_limit, type_limit, watch_timeout,
+    count_limit, deadline, keepalive, memory, on_demand_timeout, or_any, or_forever, pace, pause,
+    pause_in_seconds, request_bytes, requests, threads, time_limit, type_limit, watch_timeout,
 };
 pub use log::log_filter;
 pub use name::{audience, domain, namespace, pod_name, trust_domain};

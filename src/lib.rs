@@ -49,6 +49,7 @@ pub mod debug;
 pub mod descriptors;
 pub mod events;
 pub mod metrics;
+pub mod route_status;
 pub mod version;
 
 // Of any process, whichever wing it is of.

@@ -19,12 +19,12 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::identity::tokens::TokenMetrics;
-use crate::model::Change;
+use crate::model::{Change, RouteKind};
 use crate::names::ResourceType;
 
 mod process;
@@ -39,11 +39,16 @@ pub struct Metrics {
     services: Counter,
     services_gone: Counter,
     endpoints: Counter,
+    grpc_routes: Counter,
+    http_routes: Counter,
+    grants: Counter,
     snapshots: Counter,
     snapshot_seconds: Histogram,
     probes: Counter,
     views_refused: Counter,
     events: [Counter; EventOutcome::ALL.len()],
+    route_statuses: [Counter; StatusOutcome::ALL.len()],
+    route_statuses_waiting: Gauge,
     authentications: [Counter; Authentication::ALL.len()],
     /// What the verification of tokens counts.
     pub tokens: Arc<TokenMetrics>,
@@ -101,6 +106,37 @@ impl EventOutcome {
     ];
 }
 
+/// What became of a look at a route's status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatusOutcome {
+    /// The API server has it.
+    Written,
+    /// It said so already.
+    Unchanged,
+    /// Left out: the object has changed since, and a newer verdict is on its way.
+    Stale,
+    /// Left out: the route is gone.
+    Gone,
+    /// Somebody else wrote to it meanwhile; it is read again.
+    Conflict,
+    /// The right is missing.
+    Forbidden,
+    /// The API server refused it, or could not be asked.
+    Failed,
+}
+
+impl StatusOutcome {
+    const ALL: [(Self, &'static str); 7] = [
+        (Self::Written, "written"),
+        (Self::Unchanged, "unchanged"),
+        (Self::Stale, "stale"),
+        (Self::Gone, "gone"),
+        (Self::Conflict, "conflict"),
+        (Self::Forbidden, "forbidden"),
+        (Self::Failed, "failed"),
+    ];
+}
+
 impl Metrics {
     /// All metrics at zero, so that a rate over the first event is right.
     pub fn new(registry: &mut Registry) -> Arc<Self> {
@@ -109,11 +145,16 @@ impl Metrics {
             services: Counter::default(),
             services_gone: Counter::default(),
             endpoints: Counter::default(),
+            grpc_routes: Counter::default(),
+            http_routes: Counter::default(),
+            grants: Counter::default(),
             snapshots: Counter::default(),
             snapshot_seconds: latency_histogram(),
             probes: Counter::default(),
             views_refused: Counter::default(),
             events: Default::default(),
+            route_statuses: Default::default(),
+            route_statuses_waiting: Gauge::default(),
             authentications: Default::default(),
             tokens: Arc::default(),
         });
@@ -136,6 +177,16 @@ impl Metrics {
         self.events[outcome as usize].inc();
     }
 
+    /// A route's status was written, or was not.
+    pub fn route_status(&self, outcome: StatusOutcome) {
+        self.route_statuses[outcome as usize].inc();
+    }
+
+    /// So many routes wait for a look at their status.
+    pub fn route_status_waits(&self, routes: usize) {
+        self.route_statuses_waiting.set(i64::try_from(routes).unwrap_or(i64::MAX));
+    }
+
     /// The peer of a stream was found to be somebody, or was refused for not being anybody.
     pub fn authenticated(&self, result: Authentication) {
         self.authentications[result as usize].inc();
@@ -155,9 +206,21 @@ impl Metrics {
             Change::ServiceGone(_) => (&self.services_gone, 1),
             Change::Slice(_) | Change::SliceGone { .. } => (&self.endpoints, 1),
             Change::Slices(_, list) => (&self.endpoints, list.len()),
+            Change::Route(route) => (self.routes_of(route.key.kind), 1),
+            Change::RouteGone(key) => (self.routes_of(key.kind), 1),
+            Change::Routes(_, kind, list) => (self.routes_of(*kind), list.len()),
+            Change::Grant(_) | Change::GrantGone { .. } => (&self.grants, 1),
+            Change::Grants(_, list) => (&self.grants, list.len()),
             Change::Node(_) | Change::NodeGone(_) | Change::Nodes(_) | Change::Synced => return,
         };
         counter.inc_by(times as u64);
+    }
+
+    fn routes_of(&self, kind: RouteKind) -> &Counter {
+        match kind {
+            RouteKind::Grpc => &self.grpc_routes,
+            RouteKind::Http => &self.http_routes,
+        }
     }
 }
 
@@ -237,6 +300,17 @@ impl Collector for Metrics {
                 ("svcdelete", counter_value(&self.services_gone)),
             ],
         )?;
+        families.labelled(
+            "pilot_k8s_cfg_events",
+            "What the source said of routes and ReferenceGrants (new, changed or gone), by kind",
+            MetricType::Unknown,
+            "type",
+            [
+                ("GRPCRoute", counter_value(&self.grpc_routes)),
+                ("HTTPRoute", counter_value(&self.http_routes)),
+                ("ReferenceGrant", counter_value(&self.grants)),
+            ],
+        )?;
         families.single(
             "pilothouse_snapshots",
             "Snapshots cut, that is, changes published",
@@ -307,6 +381,21 @@ impl Collector for Metrics {
                 .iter()
                 .zip(&self.events)
                 .map(|((_, name), counter)| (*name, counter.clone())),
+        )?;
+        families.labelled(
+            "pilothouse_route_statuses",
+            "Looks at the status of a route, by what became of it",
+            MetricType::Counter,
+            "result",
+            StatusOutcome::ALL
+                .iter()
+                .zip(&self.route_statuses)
+                .map(|((_, name), counter)| (*name, counter.clone())),
+        )?;
+        families.single(
+            "pilothouse_route_statuses_waiting",
+            "Routes whose status is still to be looked at",
+            self.route_statuses_waiting.clone(),
         )?;
         families.labelled(
             "pilothouse_authentications",

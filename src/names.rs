@@ -11,9 +11,16 @@ use std::net::{IpAddr, Ipv4Addr};
 use pilothouse_xds::{ServedType, TypeIndex};
 use thiserror::Error;
 
+mod discovery;
 mod spoken;
+mod stat_name;
 
+pub use discovery::{
+    DISCOVERY_METADATA, Discovery, MAX_USES_BYTES, MAX_USES_ENTRIES, USES_METADATA, read_of_uses,
+    uses_entries,
+};
 pub use spoken::PortProtocol;
+pub use stat_name::{named_by_stat_name, service_cluster, stat_name};
 
 /// The resource types that Pilothouse serves, in the order in which they must be sent
 /// (`docs/protocol.md`, rule 18: make before break).
@@ -93,6 +100,9 @@ pub const PASSTHROUGH_CLUSTER: &str = "PassthroughCluster";
 /// The same for captured inbound connections, told apart by their source address.
 pub const INBOUND_PASSTHROUGH_CLUSTER: &str = "InboundPassthroughCluster";
 
+/// The cluster that never exists, for the share of a route's backends that are not valid.
+pub const INVALID_BACKEND_CLUSTER: &str = "InvalidBackendCluster";
+
 /// The listener that iptables redirects outgoing connections to.
 pub const VIRTUAL_OUTBOUND_LISTENER: &str = "virtualOutbound";
 /// The listener that iptables redirects incoming connections to.
@@ -170,15 +180,36 @@ pub fn outbound_cluster(port: u16, host: &str) -> String {
     format!("outbound|{port}||{host}")
 }
 
+/// The beginning of [`outbound_cluster`]'s names.
+pub const OUTBOUND: &str = "outbound|";
+
+/// Whether this is the name of a cluster for outbound requests.
+pub fn is_outbound(cluster: &str) -> bool {
+    cluster.starts_with(OUTBOUND)
+}
+
+/// `outbound|PORT||ADDRESS`: the cluster of whatever has this address, for on-demand sidecars.
+pub fn address_cluster(port: u16, address: IpAddr) -> String {
+    outbound_cluster(port, &address.to_string())
+}
+
+/// Whether this is a name of [`address_cluster`].
+pub fn is_of_address(cluster: &str) -> bool {
+    let Some((port, address)) =
+        cluster.strip_prefix(OUTBOUND).and_then(|rest| rest.split_once("||"))
+    else {
+        return false;
+    };
+    match (port.parse(), address.parse()) {
+        // As we write them, so that no address has two names.
+        (Ok(port), Ok(address)) => address_cluster(port, address) == cluster,
+        _ => false,
+    }
+}
+
 /// `inbound|PORT||`, by the port that the workload itself listens on.
 pub fn inbound_cluster(port: u16) -> String {
     format!("inbound|{port}||")
-}
-
-/// The name for Envoy's statistics. Hosts are full of dots, which are separators there, so a
-/// delimiter that occurs nowhere else ends the name (Istio's `DelimitedStatsPrefix`).
-pub fn stat_name(name: &str) -> String {
-    format!("{name};")
 }
 
 /// What a cluster's name says, see [`outbound_cluster`] and [`inbound_cluster`].
@@ -216,6 +247,12 @@ pub fn wildcard_listener(port: u16) -> String {
 /// The route table of an HTTP port, its number.
 pub fn route_table(port: u16) -> String {
     port.to_string()
+}
+
+/// The route table of one port of a Service that has rules, for captured requests to its cluster IPs: `HOST:PORT`.
+/// Hosts have letters, so it is no port's table.
+pub fn service_table(host: &str, port: u16) -> String {
+    format!("{host}:{port}")
 }
 
 /// `HOST:PORT`.

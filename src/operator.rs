@@ -1,5 +1,5 @@
 //! The operator's wing: commands that ask every replica of the control plane and say what holds over all
-//! of them. `status`: who has what. `changes`: what changed and who has it. `wait`: until a change is
+//! of them. `status`: who has what. `uses`: who calls what. `changes`: what changed and who has it. `wait`: until a change is
 //! everywhere. `dashboard`: the page of all replicas.
 //!
 //! It meets the control plane over the network only, at its debug port: by port-forwarding to each pod,
@@ -18,12 +18,14 @@ mod replicas;
 mod shell;
 mod status;
 mod table;
+mod uses;
 mod wait;
 
 pub use changes::ChangesArgs;
 pub use dashboard::{DashboardArgs, Page, PageFile};
 pub use shell::{CompletionArgs, ManArgs, complete, man};
 pub use status::StatusArgs;
+pub use uses::UsesArgs;
 pub use wait::WaitArgs;
 
 /// How a command ended; the exit codes of each are in its help.

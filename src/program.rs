@@ -36,6 +36,7 @@ pub fn main() -> ExitCode {
         Command::Iptables(arguments) => done(iptables::run(&arguments)),
         Command::Doctor(arguments) => doctor(&arguments),
         Command::Status(arguments) => operate(arguments.run()),
+        Command::Uses(arguments) => operate(arguments.run()),
         Command::Changes(arguments) => operate(arguments.run()),
         Command::Wait(arguments) => operate(arguments.run()),
         Command::Dashboard(arguments) => operate(arguments.run(PAGE)),

@@ -1,7 +1,7 @@
 //! Who the proxies are, and the status of their streams, which
 //! [`pilothouse_xds_server::proxies`] keeps.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use pilothouse_xds_server::Identity;
 pub use pilothouse_xds_server::proxies::{Happening, HistoryEntry, SyncState, TypeStatus};
@@ -31,6 +31,33 @@ pub struct ProxyIdentity {
     pub labels: Labels,
     /// Who it has been authenticated as; none without TLS, or where none is required.
     pub principal: Option<Principal>,
+    /// What it says that it uses, if it is on demand; shared by the streams' status.
+    pub uses: Option<Arc<Uses>>,
+}
+
+/// What a proxy on demand says that it uses (metadata `USES`), to have it from its start.
+#[derive(Debug)]
+pub struct Uses {
+    /// Hosts and cluster names, separated by commas or spaces. A few KiB at most.
+    pub text: Box<str>,
+    /// Those that meant nothing when the stream began, a few at most.
+    unknown: OnceLock<Box<[Box<str>]>>,
+}
+
+impl Uses {
+    pub fn new(text: &str) -> Self {
+        Self { text: text.into(), unknown: OnceLock::new() }
+    }
+
+    /// The entries that named nothing when the stream began; none before.
+    pub fn unknown(&self) -> &[Box<str>] {
+        self.unknown.get().map(|unknown| &**unknown).unwrap_or_default()
+    }
+
+    /// To be called once, when they are known.
+    pub fn set_unknown(&self, unknown: Box<[Box<str>]>) {
+        self.unknown.get_or_init(|| unknown);
+    }
 }
 
 impl Identity for ProxyIdentity {

@@ -9,7 +9,7 @@
 //! anybody but those who wait for them; what nobody has is kept for a moment, for the proxy that
 //! comes back.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -21,14 +21,17 @@ use tracing::{debug, info};
 
 use crate::changes::{self, ChangeLog, Seen};
 use crate::metrics::Metrics;
-use crate::model::{Change, Differences, Model, ServiceKey, SourceEvent};
+use crate::model::route::RouteReport;
+use crate::model::{Change, Differences, Dirty, Model, SourceEvent};
 use crate::names::ResourceType;
 use crate::snapshot::Snapshot;
+use crate::translate::listeners::DEFAULT_ON_DEMAND_TIMEOUT;
 use crate::view::{ViewKey, ViewLimits, ViewRegistry, ViewRequest};
 
 mod address_claims;
 mod alias_index;
 mod built_views;
+mod by_address;
 mod clusters;
 mod conflicts;
 mod endpoints;
@@ -41,7 +44,10 @@ mod node_local;
 mod pace;
 mod ref_counts;
 mod removals;
+mod route_index;
 mod route_tables;
+mod rule_tables;
+mod ruled_ports;
 mod service_index;
 mod snapshot_builder;
 mod view_assigner;
@@ -63,11 +69,17 @@ pub struct Timing {
     pub pace: Duration,
     /// How long a cluster outlives its routes, so that requests on their way to it arrive.
     pub linger: Duration,
+    /// How long requests of on-demand sidecars wait for their clusters.
+    pub on_demand: Duration,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { pace: Duration::from_millis(100), linger: Duration::from_secs(1) }
+        Self {
+            pace: Duration::from_millis(100),
+            linger: Duration::from_secs(1),
+            on_demand: DEFAULT_ON_DEMAND_TIMEOUT,
+        }
     }
 }
 
@@ -75,8 +87,8 @@ impl Default for Timing {
 #[derive(Debug)]
 pub struct Publisher {
     model: Model,
-    /// The services that have changed since the last snapshot.
-    dirty: BTreeSet<ServiceKey>,
+    /// What has changed since the last snapshot.
+    dirty: Dirty,
     pace: Pace,
     /// How long a cluster outlives its routes.
     removal_delay: Duration,
@@ -91,6 +103,7 @@ pub struct Publisher {
     change_log: Arc<ChangeLog>,
     models: watch::Sender<Model>,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    route_reports: watch::Sender<RouteReport>,
 }
 
 impl Publisher {
@@ -107,10 +120,10 @@ impl Publisher {
         let (snapshots, snapshot) = watch::channel(None);
         let publisher = Self {
             model: Model::default(),
-            dirty: BTreeSet::new(),
+            dirty: Dirty::default(),
             pace: Pace::new(timing.pace),
             removal_delay: timing.linger,
-            builder: SnapshotBuilder::new(domain),
+            builder: SnapshotBuilder::new(domain).with_on_demand_timeout(timing.on_demand),
             view_assigner: ViewAssigner::new(view_limits),
             view_limits,
             views: BuiltViews::default(),
@@ -120,6 +133,7 @@ impl Publisher {
             change_log: Arc::default(),
             models,
             snapshots,
+            route_reports: watch::channel(RouteReport::default()).0,
         };
         (publisher, model, snapshot)
     }
@@ -127,6 +141,11 @@ impl Publisher {
     /// The last changes, for people.
     pub fn change_log(&self) -> Arc<ChangeLog> {
         self.change_log.clone()
+    }
+
+    /// What has become of each route, as of the newest snapshot.
+    pub fn route_reports(&self) -> watch::Receiver<RouteReport> {
+        self.route_reports.subscribe()
     }
 
     /// Runs until `shutdown`, or until the source is gone: then what is published stays.
@@ -254,10 +273,24 @@ impl Publisher {
             }
             !same
         });
+        self.route_reports.send_if_modified(|current| {
+            let newest = self.builder.route_report();
+            let is_new = !newest.is_same(current);
+            if is_new {
+                *current = newest.clone();
+            }
+            is_new
+        });
         if published {
             let took = started.elapsed();
             self.metrics.snapshot_published(took);
-            debug!(generation, services = dirty.len(), ?took, "snapshot");
+            debug!(
+                generation,
+                services = dirty.services.len(),
+                routes = dirty.routes.len(),
+                ?took,
+                "snapshot"
+            );
         }
         if let Some(newest) = self.published_generation() {
             self.change_log.publish(newest, SystemTime::now());

@@ -24,12 +24,23 @@ use crate::well_known::{AGENT_PORTS, ENVOY_LISTENER_PORTS};
 pub mod clusters;
 pub mod endpoints;
 pub mod listeners;
+pub mod route_rules;
 pub mod routes;
 
 /// The request header by which the listener of a standalone proxy gives its port to the route table: all
 /// such listeners share the table, and a request is routed before any filter sees it. A client's value is
 /// overwritten, and the table removes the header.
 const LISTENER_PORT_HEADER: &str = "x-pilothouse-listener-port";
+
+/// The request header by which a captured port's common listener gives the address that the client connected to to
+/// the route table, while Services with that port have rules: such a Service has a listener of its own for each
+/// of its cluster IPs, so a request with its Host that came to the common listener was meant for somebody else.
+/// A client's value is overwritten, and the table removes the header.
+const DESTINATION_HEADER: &str = "x-pilothouse-destination";
+
+/// The request header by which a common listener of an on-demand sidecar gives the name of the cluster for the
+/// address that the client connected to. A client's value is overwritten, and the table removes the header.
+const ADDRESS_CLUSTER_HEADER: &str = "x-pilothouse-address-cluster";
 
 /// The metadata key, in the namespace of Envoy's subset load balancer, for the pod's name of a headless
 /// service's endpoint and of a request. Captured requests do not have it: DNS has chosen the pod.
@@ -41,8 +52,7 @@ const POD_NAME_FILTER: &str = "envoy.filters.http.header_to_metadata";
 /// The port numbers for which `service` needs an HTTP listener and a route table on proxies of
 /// this kind; none for a standalone Envoy, which has one of each for all.
 pub fn http_ports(kind: &ProxyKind, service: &Service) -> impl Iterator<Item = u16> {
-    let by_address =
-        *kind == ProxyKind::Sidecar && !target_service(service).cluster_ips().is_empty();
+    let by_address = kind.is_captured() && !target_service(service).cluster_ips().is_empty();
     served_http_ports(service).filter(move |port| by_address || serves_http_port(kind, *port))
 }
 
@@ -56,7 +66,7 @@ fn served_http_ports(service: &Service) -> impl Iterator<Item = u16> {
 /// if some service wants it.
 pub fn serves_http_port(kind: &ProxyKind, port: u16) -> bool {
     match kind {
-        ProxyKind::Sidecar => !ENVOY_LISTENER_PORTS.contains(&port),
+        ProxyKind::Sidecar | ProxyKind::OnDemandSidecar => !ENVOY_LISTENER_PORTS.contains(&port),
         ProxyKind::BoundSidecar(_) | ProxyKind::Router => can_bind(kind, port),
         ProxyKind::Standalone { .. } => false,
     }

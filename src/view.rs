@@ -15,11 +15,15 @@ use std::time::Duration;
 use pilothouse_xds_server::PeerKey;
 use thiserror::Error;
 
+use crate::names::Discovery;
+
 /// How traffic gets to the proxy, hence which listeners it needs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProxyKind {
     /// Traffic is captured by iptables and told apart by its original destination.
     Sidecar,
+    /// The same, and it holds the clusters that it has called, or says that it will ([`Discovery::OnDemand`]).
+    OnDemandSidecar,
     /// A sidecar without capture (`INTERCEPTION_MODE=NONE`): listeners bound to loopback.
     BoundSidecar(Spared),
     /// `router~…`: the same listeners on every address of the host.
@@ -67,9 +71,21 @@ impl ProxyKind {
     /// Short name, as in syncz' `proxy_type` and in metrics labels.
     pub fn as_str(&self) -> &'static str {
         match self {
-            Self::Sidecar | Self::BoundSidecar(_) => "sidecar",
+            Self::Sidecar | Self::OnDemandSidecar | Self::BoundSidecar(_) => "sidecar",
             Self::Router => "router",
             Self::Standalone { .. } => "standalone",
+        }
+    }
+
+    /// Whether the workload's connections are led to the proxy by iptables, with their original destinations.
+    pub fn is_captured(&self) -> bool {
+        matches!(self, Self::Sidecar | Self::OnDemandSidecar)
+    }
+
+    pub fn discovery(&self) -> Discovery {
+        match self {
+            Self::OnDemandSidecar => Discovery::OnDemand,
+            _ => Discovery::All,
         }
     }
 }
@@ -131,6 +147,7 @@ impl fmt::Display for ViewKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             ProxyKind::Sidecar => f.write_str("sidecar")?,
+            ProxyKind::OnDemandSidecar => f.write_str("on-demand sidecar")?,
             ProxyKind::BoundSidecar(spared) => write!(f, "bound sidecar{spared}")?,
             ProxyKind::Router => f.write_str("router")?,
             ProxyKind::Standalone { address, port } => write!(f, "standalone on {address}:{port}")?,

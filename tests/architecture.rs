@@ -11,9 +11,9 @@ use std::path::Path;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("names", &[]),
     ("well_known", &[]),
-    ("kubeconfig", &[]),
+    ("kubeconfig", &["causes"]),
     ("flags", &["names"]),
-    ("view", &[]),
+    ("view", &["names"]),
     ("identity", &["causes", "kubeconfig", "names"]),
     ("yaml", &[]),
     ("version", &[]),
@@ -70,6 +70,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "names",
             "proxies",
             "readiness",
+            "route_status",
             "snapshot",
             "source",
             "version",
@@ -80,6 +81,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "events",
         &["causes", "escape", "kubeconfig", "metrics", "model", "names", "proxies", "snapshot"],
     ),
+    ("route_status", &["causes", "kubeconfig", "metrics", "model"]),
     (
         "app",
         &[
@@ -98,6 +100,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "proxies",
             "publish",
             "readiness",
+            "route_status",
             "snapshot",
             "source",
             "version",
@@ -109,7 +112,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sidecar::credentials", &["causes", "sidecar::host_port"]),
     ("sidecar::host_port", &["well_known"]),
     ("sidecar::http_client", &["causes"]),
-    ("sidecar::envoy_admin", &["sidecar::http_client", "well_known"]),
+    ("sidecar::envoy_admin", &["names", "sidecar::http_client", "well_known"]),
     ("sidecar::proto_value", &[]),
     (
         "sidecar::agent",

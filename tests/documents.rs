@@ -106,9 +106,30 @@ fn files_and_headings_that_documents_cite_are_there() {
 }
 
 #[test]
+fn tests_that_the_table_of_routes_names_are_there() {
+    let text = fs::read_to_string(root().join("docs/routes.md")).unwrap();
+    let code = sources(&["src", "crates", "tests"]).concat();
+    let (mut rows, mut shows) = (0, false);
+    for line in text.lines() {
+        // Names of tests are in the last column of tables that say so.
+        shows &= line.starts_with('|');
+        if line.ends_with("| shown by |") {
+            shows = true;
+        } else if shows && let Some((_, tests)) = line.trim_end_matches(" |").rsplit_once(" | ") {
+            rows += 1;
+            let names = quoted(tests);
+            let missing: Vec<_> =
+                names.iter().filter(|name| !code.contains(&format!("fn {name}("))).collect();
+            assert!(missing.is_empty(), "{missing:?} of docs/routes.md do not exist: {line}");
+        }
+    }
+    assert!(rows > 20, "{rows} rows with tests");
+}
+
+#[test]
 fn types_that_the_architecture_names_are_there() {
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
-    let code = sources().concat();
+    let code = sources(&["src", "crates"]).concat();
     let is_type = |word: &&str| {
         word.starts_with(|c: char| c.is_uppercase())
             && word.contains(|c: char| c.is_lowercase())
@@ -139,9 +160,9 @@ fn ends(code: &str, declaration: &str) -> bool {
     })
 }
 
-fn sources() -> Vec<String> {
+fn sources(folders: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
-    let mut folders = vec![root().join("src"), root().join("crates")];
+    let mut folders: Vec<_> = folders.iter().map(|folder| root().join(folder)).collect();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).into_iter().flatten() {
             let path = entry.unwrap().path();

@@ -6,7 +6,6 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use pilothouse::names::ResourceType;
 use prost::Message;
@@ -17,7 +16,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::http2::{self, Reader, Response};
 use crate::tls::{self, read_some};
-use crate::{Arrival, Cold, Options, mesh, now, process, say};
+use crate::{Arrival, Cold, Options, Shape, now, process, say};
 
 const SOTW: &str =
     "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
@@ -29,27 +28,29 @@ const NOTHING: usize = 0;
 const ENDPOINT: usize = 1;
 const SERVICE: usize = 2;
 
-/// Connections in the making at a time: more than the kernel's queue holds would be lost and tried
-/// again after a second, which says nothing about the server.
-const CONNECTING: usize = 1000;
-
-/// The same over TLS: all come from one address here, of which the server has no more handshakes begun than 512.
+/// Connections in the making at a time over TLS: all come from one address here, of which the server has no more handshakes begun than 512.
 const CONNECTING_TLS: usize = 400;
 
 /// What all sidecars share.
 struct Fleet {
     options: Options,
+    shape: Shape,
     awaited: AtomicUsize,
     bytes: AtomicUsize,
     messages: AtomicUsize,
+    resets: AtomicUsize,
+    /// All were in sync once.
+    in_sync: AtomicBool,
     arrived: Mutex<Vec<f64>>,
     /// How many arrivals are waited for.
     target: AtomicUsize,
     more: Condvar,
     connecting: Semaphore,
     tls: Option<TlsConnector>,
-    /// Names of all clusters, encoded as the subscription of both variants (field 3).
+    /// Names of the clusters that all see, and of the route tables, encoded as the subscription of both
+    /// variants (field 3).
     names: Vec<u8>,
+    tables: Vec<u8>,
     stall: watch::Receiver<bool>,
     /// For the curve: every EDS response of every stream.
     recording: AtomicBool,
@@ -60,21 +61,27 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
     process::raise_files(options.streams)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (stall, stalled) = watch::channel(false);
-    let names = (0..options.services).map(mesh::cluster).collect();
+    let shape = Shape::new(options);
+    let public = if options.on_demand { Vec::new() } else { shape.public_clusters() };
+    let (names, tables) = (fields(&public), fields(&shape.tables()));
     let fleet = Arc::new(Fleet {
         options: options.clone(),
         awaited: AtomicUsize::new(NOTHING),
         bytes: AtomicUsize::new(0),
         messages: AtomicUsize::new(0),
+        resets: AtomicUsize::new(0),
+        in_sync: AtomicBool::new(false),
+        shape,
         arrived: Mutex::new(Vec::new()),
         target: AtomicUsize::new(options.streams),
         more: Condvar::new(),
         connecting: Semaphore::new(match options.certificates {
             Some(_) => CONNECTING_TLS,
-            None => CONNECTING,
+            None => options.connecting,
         }),
         tls: options.certificates.as_deref().map(tls::connector).transpose()?,
-        names: DiscoveryRequest { resource_names: names, ..Default::default() }.encode_to_vec(),
+        names,
+        tables,
         stall: stalled,
         recording: AtomicBool::new(false),
         recorded: Mutex::new(Vec::new()),
@@ -83,16 +90,28 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
     for number in 0..options.streams {
         let fleet = fleet.clone();
         runtime.spawn(async move {
-            if let Err(problem) = sidecar(&fleet, number).await {
-                eprintln!("sidecar {number}: {problem:#}");
-                std::process::exit(1);
+            while let Err(problem) = sidecar(&fleet, number).await {
+                // As an Envoy: it tries again. Later, a connection that is cut is an error of the run.
+                let io = problem.downcast_ref::<io::Error>().map(io::Error::kind);
+                if io != Some(io::ErrorKind::ConnectionReset)
+                    || fleet.in_sync.load(Ordering::SeqCst)
+                {
+                    eprintln!("sidecar {number}: {problem:#}");
+                    std::process::exit(1);
+                }
+                fleet.resets.fetch_add(1, Ordering::Relaxed);
             }
         });
     }
     let at = fleet.wait();
+    fleet.in_sync.store(true, Ordering::SeqCst);
+    if options.on_demand {
+        fleet.target.store(options.users, Ordering::SeqCst);
+    }
     let took = at.iter().map(|at| (at - begun) * 1000.0).collect();
     let bytes = fleet.bytes.load(Ordering::Relaxed) as u64;
-    say("cold", serde_json::to_string(&Cold { took, bytes })?);
+    let resets = fleet.resets.load(Ordering::Relaxed);
+    say("cold", serde_json::to_string(&Cold { took, bytes, resets })?);
 
     for line in io::stdin().lock().lines() {
         match line?.as_str() {
@@ -172,6 +191,8 @@ struct Sidecar {
     /// Of what is awaited.
     got_now: [bool; 4],
     eds_nonce: String,
+    /// Names of the clusters that others do not see, encoded.
+    own_names: Vec<u8>,
     in_sync: bool,
     /// Clusters that came later.
     extra: usize,
@@ -200,9 +221,18 @@ async fn converse(
 ) -> anyhow::Result<()> {
     let delta = fleet.options.delta;
     let mut stall = fleet.stall.clone();
-    let mut one = Sidecar { number, delta, ..Sidecar::default() };
+    let own_names = match fleet.options.on_demand {
+        true => fields(&fleet.shape.used_clusters(number)),
+        false => fields(&fleet.shape.own_clusters(number)),
+    };
+    let mut one = Sidecar { number, delta, own_names, ..Sidecar::default() };
     let mut out = http2::opening(if delta { DELTA } else { SOTW });
-    http2::message(&mut out, &[&first(number, delta)]);
+    // On demand, the wildcard and what it does not cover.
+    let named = match fleet.options.on_demand {
+        true => [fields(&["*".to_owned()]), one.own_names.clone()].concat(),
+        false => Vec::new(),
+    };
+    http2::message(&mut out, &[&named, &first(fleet, number)]);
     socket.write_all(&out).await?;
     socket.flush().await?;
     let mut reader = Reader::default();
@@ -247,32 +277,35 @@ impl Sidecar {
         }
         let again = self.got[of.index()] > 0;
         self.got[of.index()] += 1;
-        let names: &[u8] = if of == Endpoint && !self.delta { &fleet.names } else { &[] };
+        let [names, own] = match of == Endpoint && !self.delta {
+            true => [&*fleet.names, &*self.own_names],
+            false => [&[][..]; 2],
+        };
         if of == Endpoint {
             self.eds_nonce.clone_from(&got.nonce);
         }
         let extra = self.extra_names(fleet, of);
-        http2::message(out, &[names, &extra, &self.request(of, &got.nonce)]);
+        http2::message(out, &[names, own, &extra, &self.request(of, &got.nonce)]);
         match of {
             Cluster if !again => {
-                http2::message(out, &[&fleet.names, &self.request(Endpoint, "")]);
+                let request = self.request(Endpoint, "");
+                http2::message(out, &[&fleet.names, &self.own_names, &request]);
                 http2::message(out, &[&self.request(Listener, "")]);
             }
             Cluster => {
                 self.extra += 1;
                 if self.delta {
-                    let name = mesh::cluster(fleet.options.services + self.extra - 1);
-                    let name = field(3, name.as_bytes());
-                    http2::message(out, &[&name, &self.request(Endpoint, "")]);
+                    let added = fleet.options.services + self.extra - 1;
+                    let names = fields(&fleet.shape.clusters(added));
+                    http2::message(out, &[&names, &self.request(Endpoint, "")]);
                 } else {
                     let extra = self.extra_names(fleet, Endpoint);
                     let request = self.request(Endpoint, &self.eds_nonce);
-                    http2::message(out, &[&fleet.names, &extra, &request]);
+                    http2::message(out, &[&fleet.names, &self.own_names, &extra, &request]);
                 }
             }
-            Listener if !again => {
-                let name = field(3, mesh::PORT.to_string().as_bytes());
-                http2::message(out, &[&name, &self.request(Route, "")]);
+            Listener if !again && !fleet.tables.is_empty() => {
+                http2::message(out, &[&fleet.tables, &self.request(Route, "")]);
             }
             _ => {}
         }
@@ -282,7 +315,9 @@ impl Sidecar {
 
     fn arrive(&mut self, fleet: &Fleet, of: ResourceType) {
         if !self.in_sync {
-            if self.got.iter().all(|count| *count > 0) {
+            // Without tables there is nothing of the last type, the routes.
+            let wanted = if fleet.tables.is_empty() { 3 } else { 4 };
+            if self.got.iter().take(wanted).all(|count| *count > 0) {
                 self.in_sync = true;
                 fleet.arrive();
             }
@@ -292,7 +327,10 @@ impl Sidecar {
             ENDPOINT if of == ResourceType::Endpoint => fleet.arrive(),
             SERVICE => {
                 self.got_now[of.index()] = true;
-                if self.got_now == [true, true, false, true] {
+                if self.got_now[0]
+                    && self.got_now[1]
+                    && (self.got_now[3] || fleet.tables.is_empty())
+                {
                     self.got_now = [false; 4];
                     fleet.arrive();
                 }
@@ -304,10 +342,10 @@ impl Sidecar {
     /// Names beside those of the start that a state-of-the-world request repeats.
     fn extra_names(&self, fleet: &Fleet, of: ResourceType) -> Vec<u8> {
         match of {
-            ResourceType::Route if !self.delta => field(3, mesh::PORT.to_string().as_bytes()),
+            ResourceType::Route if !self.delta => fleet.tables.clone(),
             ResourceType::Endpoint if !self.delta => {
-                let later = (0..self.extra).map(|at| mesh::cluster(fleet.options.services + at));
-                later.flat_map(|name| field(3, name.as_bytes())).collect()
+                let later = (0..self.extra).map(|at| fleet.options.services + at);
+                later.flat_map(|added| fields(&fleet.shape.clusters(added))).collect()
             }
             _ => Vec::new(),
         }
@@ -324,27 +362,20 @@ impl Sidecar {
     }
 }
 
-fn first(number: usize, delta: bool) -> Vec<u8> {
-    let id = format!(
-        "sidecar~10.{}.{}.{}~pod-{number}.default~default.svc.cluster.local",
-        number >> 16 & 255,
-        number >> 8 & 255,
-        number & 255
-    );
-    let node = Some(Node { id, cluster: "bench".to_owned(), ..Default::default() });
+fn first(fleet: &Fleet, number: usize) -> Vec<u8> {
+    let node = Some(fleet.shape.node(number));
     let type_url = ResourceType::Cluster.type_url().to_owned();
-    if delta {
+    if fleet.options.delta {
         DeltaDiscoveryRequest { node, type_url, ..Default::default() }.encode_to_vec()
     } else {
         DiscoveryRequest { node, type_url, ..Default::default() }.encode_to_vec()
     }
 }
 
-fn field(number: u8, content: &[u8]) -> Vec<u8> {
-    let mut out = vec![number << 3 | 2];
-    prost::encoding::encode_varint(content.len() as u64, &mut out);
-    out.extend_from_slice(content);
-    out
+/// Names as a request repeats them: field 3 in both variants.
+fn fields(names: &[String]) -> Vec<u8> {
+    let resource_names = names.to_vec();
+    DiscoveryRequest { resource_names, ..Default::default() }.encode_to_vec()
 }
 
 /// The kernel's backlog may be full while thousands connect at once.

@@ -23,6 +23,12 @@ pub(crate) struct Figures {
     /// The kernel's, for the sockets of both sides, at the peak.
     pub(crate) cold_start_kernel_kib: u64,
     pub(crate) without_streams_kib: u64,
+    /// When all are in sync, before memory was given back.
+    pub(crate) in_sync_kib: u64,
+    /// After `--rest`.
+    pub(crate) rested_kib: u64,
+    /// Connections that were reset in the cold start.
+    pub(crate) resets: usize,
     pub(crate) idle_kib: u64,
     /// One endpoint's change, until streams have it.
     pub(crate) change: Spread,
@@ -45,13 +51,18 @@ impl Figures {
 
 type Row = (&'static str, fn(&Figures) -> f64);
 
-const ROWS: [Row; 19] = [
+const ROWS: [Row; 24] = [
     ("cold start, half in sync, ms", |one| one.cold_start.p50),
     ("cold start, all in sync, ms", |one| one.cold_start.max),
     ("  server CPU, s", |one| one.cold_start_cpu_s),
     ("  bytes a stream, KiB", |one| one.cold_start_bytes as f64 / 1024.0),
     ("  peak memory / idle after", |one| one.cold_start_peak_kib as f64 / one.idle_kib as f64),
     ("  kernel's socket memory, MiB", |one| one.cold_start_kernel_kib as f64 / 1024.0),
+    ("  connections reset", |one| one.resets as f64),
+    ("memory without streams, MiB", |one| one.without_streams_kib as f64 / 1024.0),
+    ("  in sync, MiB", |one| one.in_sync_kib as f64 / 1024.0),
+    ("  peak, MiB", |one| one.cold_start_peak_kib as f64 / 1024.0),
+    ("  after --rest, MiB", |one| one.rested_kib as f64 / 1024.0),
     ("memory idle, MiB", |one| one.idle_kib as f64 / 1024.0),
     ("memory a stream, idle, KiB", Figures::idle_per_stream),
     ("endpoint change, p50, ms", |one| one.change.p50),

@@ -28,10 +28,12 @@ mod process;
 mod raw;
 mod scale;
 mod server;
+mod shape;
 mod tls;
 
 use figures::{Figures, Spread};
 use process::Process;
+pub(crate) use shape::Shape;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Variant {
@@ -68,6 +70,50 @@ pub(crate) struct Options {
     /// Instead: work before the fan-out and memory without proxies at 100, 1,000, 10,000 services
     #[arg(long)]
     pub(crate) scale: bool,
+    /// Instead: one endpoint's change where all sidecars hold everything, and where they are on demand, hold ten
+    /// services each, and --users of them the one that changes
+    #[arg(long)]
+    pub(crate) on_demand: bool,
+    /// With --on-demand: sidecars that use the service that changes
+    #[arg(long, default_value_t = 50)]
+    pub(crate) users: usize,
+    /// Namespaces that the services are spread over, every tenth of them visible in its own only; the
+    /// sidecars as well. 0 or 1: one namespace, and everything visible
+    #[arg(long, default_value_t = 1)]
+    pub(crate) namespaces: usize,
+    /// With --namespaces: all sidecars in the first one
+    #[arg(long)]
+    pub(crate) one_namespace: bool,
+    /// Zones of sidecars and endpoints; every third service prefers the proxy's own
+    #[arg(long, default_value_t = 0)]
+    pub(crate) zones: usize,
+    /// HTTP ports that the services are spread over
+    #[arg(long, default_value_t = 1)]
+    pub(crate) ports: usize,
+    /// Route tables that each sidecar asks for, those of the first ports
+    #[arg(long, default_value_t = 1)]
+    pub(crate) tables: usize,
+    /// Each service has an HTTP and a TCP port, with target ports of its own
+    #[arg(long)]
+    pub(crate) inbound: bool,
+    /// The sidecars are pods of the services, one after the other
+    #[arg(long)]
+    pub(crate) pods: bool,
+    /// Instead of sidecars, standalone proxies with so many different listen ports
+    #[arg(long, default_value_t = 0)]
+    pub(crate) listen_ports: usize,
+    /// With --scale: views that are kept, those of the first so many sidecars
+    #[arg(long, default_value_t = 1)]
+    pub(crate) views: usize,
+    /// Connections in the making at a time
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) connecting: usize,
+    /// Seconds of rest after the start, at whose end memory is looked at again
+    #[arg(long, default_value_t = 0)]
+    pub(crate) rest: u64,
+    /// With --scale: HTTPRoutes, each on a service of its own, as far as there are services
+    #[arg(long, default_value_t = 0)]
+    pub(crate) routes: usize,
     /// Milliseconds between two snapshots
     #[arg(long, default_value_t = 100)]
     pub(crate) pace: u64,
@@ -107,6 +153,7 @@ fn main() -> anyhow::Result<()> {
     match options.role.as_str() {
         "run" if options.curve => curve::run(&options),
         "run" if options.scale => scale::run(&options),
+        "run" if options.on_demand => on_demand(&options),
         "run" => run(&options),
         "clients" => clients::main(&options),
         "pilothouse" => server::main(&options),
@@ -130,6 +177,9 @@ fn smoke(filters: impl Iterator<Item = String>) -> anyhow::Result<()> {
 }
 
 fn run(options: &Options) -> anyhow::Result<()> {
+    if options.tables > options.ports {
+        bail!("--tables {}: no more than --ports {}", options.tables, options.ports);
+    }
     if options.stalled >= options.streams {
         bail!("--stalled {}: fewer than --streams {}", options.stalled, options.streams);
     }
@@ -153,6 +203,26 @@ fn run(options: &Options) -> anyhow::Result<()> {
         all.extend(of_variant);
     }
     write_json(options, &all)
+}
+
+/// The same server twice, in delta: with sidecars that hold everything, and with sidecars on demand.
+fn on_demand(options: &Options) -> anyhow::Result<()> {
+    if options.users == 0 || options.users > options.streams {
+        bail!("--users {}: from 1 to --streams {}", options.users, options.streams);
+    }
+    let mut both = Vec::new();
+    for (on_demand, name) in [(false, "all"), (true, "on demand")] {
+        let options = Options { on_demand, delta: true, stalled: 0, ..options.clone() };
+        let figures =
+            measure(&options, "pilothouse").with_context(|| format!("measuring {name}"))?;
+        both.push(Figures { server: name.to_owned(), ..figures });
+    }
+    figures::print(Variant::Delta, &both);
+    if let [all, on_demand] = &*both {
+        let ratio = on_demand.change_cpu_s / all.change_cpu_s;
+        println!("endpoint change, CPU on demand / all: 1/{:.1}", 1.0 / ratio);
+    }
+    write_json(options, &both)
 }
 
 pub(crate) fn write_json(options: &Options, what: &impl Serialize) -> anyhow::Result<()> {
@@ -186,17 +256,25 @@ fn measure(options: &Options, name: &str) -> anyhow::Result<Figures> {
     figures.cold_start = Spread::from_samples(&cold.took);
     figures.cold_start_bytes = cold.bytes / options.streams as u64;
     figures.cold_start_cpu_s = server.cpu()? - cpu;
+    figures.resets = cold.resets;
+    figures.in_sync_kib = server.memory("VmRSS")?;
     figures.cold_start_peak_kib = server.memory("VmHWM")?;
     figures.cold_start_kernel_kib = watched.peak().saturating_sub(kernel);
     // Time for memory to be given back.
     std::thread::sleep(Duration::from_millis(options.streams as u64).min(Duration::from_secs(2)));
     figures.idle_kib = server.memory("VmRSS")?;
+    if options.rest > 0 {
+        std::thread::sleep(Duration::from_secs(options.rest));
+        figures.rested_kib = server.memory("VmRSS")?;
+    }
 
     let mut spreads = Vec::new();
     let cpu = server.cpu()?;
     let before: u64 = clients.ask("settle", "settled")?.parse()?;
     for number in 0..options.changes {
-        spreads.push(change(&mut server, &mut clients, &format!("endpoint {number}"))?);
+        // On demand, that of the service that --users have.
+        let of = if options.on_demand { 0 } else { number };
+        spreads.push(change(&mut server, &mut clients, &format!("endpoint {of}"))?);
         clients.ask("settle", "settled")?;
     }
     figures.change_cpu_s = (server.cpu()? - cpu) / options.changes as f64;
@@ -206,13 +284,16 @@ fn measure(options: &Options, name: &str) -> anyhow::Result<Figures> {
 
     let cpu = server.cpu()?;
     let mut spreads = Vec::new();
-    let services = options.changes.div_ceil(3);
+    // On demand nobody waits for a new one.
+    let services = if options.on_demand { 0 } else { options.changes.div_ceil(3) };
     for number in 0..services {
         spreads.push(change(&mut server, &mut clients, &format!("service {number}"))?);
         clients.ask("settle", "settled")?;
     }
-    figures.service = Spread::median(&spreads);
-    figures.service_cpu_s = (server.cpu()? - cpu) / services as f64;
+    if services > 0 {
+        figures.service = Spread::median(&spreads);
+        figures.service_cpu_s = (server.cpu()? - cpu) / services as f64;
+    }
 
     if options.stalled > 0 {
         clients.ask("stall", "stalled")?;
@@ -277,6 +358,8 @@ impl KernelMemory {
 pub(crate) struct Cold {
     pub(crate) took: Vec<f64>,
     pub(crate) bytes: u64,
+    /// Connections that were reset before that, and made again.
+    pub(crate) resets: usize,
 }
 
 /// One EDS response at one stream.

@@ -23,7 +23,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::raw::Mesh;
-use crate::{Options, mesh, now, process, say};
+use crate::{Options, now, process, say};
 
 type Names = BTreeSet<String>;
 
@@ -78,7 +78,7 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
             }
         } else {
             say("begun", now());
-            let names = Names::from([mesh::cluster(0)]);
+            let names = Names::from([mesh.changed_cluster()]);
             changes.send((ResourceType::Endpoint.type_url(), names.into()))?;
         }
     }

@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 
 use crate::Options;
 
@@ -27,8 +27,21 @@ impl Process {
             .args(["--stalled", &options.stalled.to_string()])
             .args(["--starting", &options.starting.to_string()])
             .args(["--pace", &options.pace.to_string()])
+            .args(["--namespaces", &options.namespaces.to_string()])
+            .args(options.one_namespace.then_some("--one-namespace"))
+            .args(["--zones", &options.zones.to_string()])
+            .args(["--ports", &options.ports.to_string()])
+            .args(["--tables", &options.tables.to_string()])
+            .args(options.inbound.then_some("--inbound"))
+            .args(options.pods.then_some("--pods"))
+            .args(["--listen-ports", &options.listen_ports.to_string()])
+            .args(["--routes", &options.routes.to_string()])
+            .args(["--views", &options.views.to_string()])
+            .args(["--connecting", &options.connecting.to_string()])
             .args(options.delta.then_some("--delta"))
-            .args(options.mute.then_some("--mute"));
+            .args(options.mute.then_some("--mute"))
+            .args(options.on_demand.then_some("--on-demand"))
+            .args(["--users", &options.users.to_string()]);
         if let Some(certificates) = &options.certificates {
             command.arg("--certificates").arg(certificates);
         }
@@ -104,9 +117,7 @@ pub(crate) fn raise_files(streams: usize) -> anyhow::Result<()> {
 
 /// A port with as long a queue as the kernel gives, equal for all servers.
 pub(crate) fn listen() -> anyhow::Result<TcpListener> {
-    let socket = TcpSocket::new_v4()?;
-    socket.bind("127.0.0.1:0".parse()?)?;
-    Ok(socket.listen(4096)?)
+    Ok(pilothouse_xds_server::listener::listen("127.0.0.1:0".parse()?)?)
 }
 
 /// What the kernel holds for all TCP sockets of the machine, KiB.

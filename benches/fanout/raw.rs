@@ -4,13 +4,13 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead};
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pilothouse::model::{Change, Model, Scope};
+use pilothouse::model::{Change, Dirty, Model, Scope};
 use pilothouse::names::ResourceType;
 use pilothouse::publish::SnapshotBuilder;
-use pilothouse::view::ViewKey;
 use pilothouse_xds::FrameBuilder;
 use pilothouse_xds::{Resource, TypeSet, View};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::broadcast;
 
 use crate::tls::{self, read_some};
-use crate::{Options, bare, http2, mesh, now, process, say};
+use crate::{Options, Shape, bare, http2, now, process, say};
 
 /// How the messages are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,13 +62,13 @@ pub(crate) fn main(options: &Options, by: By) -> anyhow::Result<()> {
     for of in ResourceType::IN_ORDER {
         let set = mesh.view().set(of).clone();
         let all: Vec<&Resource> =
-            set.iter().map(|one| &**one).filter(|one| wanted(of, one)).collect();
+            set.iter().map(|one| &**one).filter(|one| mesh.wants(of, one)).collect();
         start.extend(mesh.message(of, &all));
     }
     let start = by.framed(&start);
     let first = mesh.view().set(ResourceType::Endpoint).clone();
     let first: Vec<&Resource> =
-        first.get(&mesh::cluster(0)).into_iter().map(|one| &**one).collect();
+        first.get(&mesh.changed_cluster()).into_iter().map(|one| &**one).collect();
     let change = by.framed(&mesh.message(ResourceType::Endpoint, &first));
 
     let (send, _) = broadcast::channel::<Bytes>(64);
@@ -111,9 +111,9 @@ async fn serve(
     mut changes: broadcast::Receiver<Bytes>,
 ) -> io::Result<()> {
     socket.write_all(&http2::greeting()).await?;
-    socket.write_all(&start).await?;
-    // Over TLS what is written may still be in the session.
-    socket.flush().await?;
+    if !write_reading(&mut socket, &start).await? {
+        return Ok(());
+    }
     drop(start);
     loop {
         tokio::select! {
@@ -129,6 +129,28 @@ async fn serve(
     }
 }
 
+/// Writes while it reads: the names of 10,000 clusters are more than a socket's buffer, so a client that says them
+/// would wait for this to be read, and this for the client. False if the client has ended.
+async fn write_reading(
+    socket: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    bytes: &[u8],
+) -> io::Result<bool> {
+    let (mut reader, mut writer) = tokio::io::split(socket);
+    let mut write = pin!(async {
+        writer.write_all(bytes).await?;
+        // Over TLS what is written may still be in the session.
+        writer.flush().await
+    });
+    loop {
+        tokio::select! {
+            written = &mut write => return written.map(|()| true),
+            read = read_some(&mut reader, |_| ()) => if read?.is_none() {
+                return Ok(false);
+            }
+        }
+    }
+}
+
 /// The mesh as the real builder makes it, and the messages that tell of it.
 pub(crate) struct Mesh {
     model: Model,
@@ -136,8 +158,8 @@ pub(crate) struct Mesh {
     view: Arc<View>,
     frames: FrameBuilder,
     delta: bool,
+    shape: Shape,
     services: usize,
-    endpoints: usize,
 }
 
 impl Mesh {
@@ -148,28 +170,39 @@ impl Mesh {
             view: Arc::new(View::new(ResourceType::IN_ORDER.map(|_| Arc::default()))),
             frames: FrameBuilder::new("bench"),
             delta: options.delta,
+            shape: Shape::new(options),
             services: options.services,
-            endpoints: options.endpoints,
         };
-        let services = (0..options.services).map(mesh::service).map(Arc::new).collect();
-        let slices = (0..options.services).map(|at| mesh::slice(at, options.endpoints, 0));
-        let slices = slices.map(Arc::new).collect();
+        let shape = mesh.shape.clone();
+        let services = (0..options.services).map(|at| Arc::new(shape.service(at))).collect();
+        let slices = (0..options.services).map(|at| Arc::new(shape.slice(at, 0))).collect();
         mesh.apply([Change::Services(Scope::All, services), Change::Slices(Scope::All, slices)]);
         mesh
     }
 
     fn apply(&mut self, changes: impl IntoIterator<Item = Change>) {
-        let mut dirty = BTreeSet::new();
+        let mut dirty = Dirty::default();
         for change in changes {
             self.model.apply(change, &mut dirty);
         }
         self.builder.update(&self.model, &dirty);
-        let key: ViewKey = mesh::view();
+        let key = self.shape.view(0);
         let snapshot = self.builder.snapshot(&BTreeSet::from([key.clone()]));
         self.view = snapshot.views[&key].clone();
     }
 
-    /// What the sidecars get.
+    /// A sidecar asks for these route tables only.
+    fn wants(&self, of: ResourceType, resource: &Resource) -> bool {
+        of != ResourceType::Route
+            || self.shape.tables().iter().any(|table| **table == *resource.name)
+    }
+
+    /// A cluster that all sidecars have.
+    pub(crate) fn changed_cluster(&self) -> String {
+        self.shape.clusters(self.shape.public(0)).swap_remove(0)
+    }
+
+    /// What the first sidecar gets, and all with it: they differ in few bytes.
     pub(crate) fn view(&self) -> &View {
         &self.view
     }
@@ -180,15 +213,15 @@ impl Mesh {
         let number = self.services;
         self.services += 1;
         self.apply([
-            Change::Service(mesh::service(number)),
-            Change::Slice(mesh::slice(number, self.endpoints, 0)),
+            Change::Service(self.shape.service(number)),
+            Change::Slice(self.shape.slice(number, 0)),
         ]);
         let told = |of: ResourceType| {
             let set: &TypeSet = self.view.set(of);
             let all = of.is_full_state() && !self.delta;
             let diff = before.set(of).diff(set);
             let told: Vec<_> = if all { set.iter().cloned().collect() } else { diff.changed };
-            (of, told.into_iter().filter(|one| wanted(of, one)).collect())
+            (of, told.into_iter().filter(|one| self.wants(of, one)).collect())
         };
         use ResourceType::{Cluster, Endpoint, Route};
         [Cluster, Endpoint, Route].map(told).into()
@@ -213,9 +246,4 @@ impl Mesh {
         };
         frame.to_bytes(1)
     }
-}
-
-/// A sidecar asks for one route table only.
-fn wanted(of: ResourceType, resource: &Resource) -> bool {
-    of != ResourceType::Route || *resource.name == *mesh::PORT.to_string()
 }

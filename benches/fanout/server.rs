@@ -5,6 +5,7 @@ use std::io::BufRead;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use pilothouse::ads::uses::UsesResolver;
 use pilothouse::ads::{AdsServer, IstioMesh, ServerContext, ServerLimits};
 use pilothouse::door::{ConnectionLimits, LimitedListener, ServedListener};
 use pilothouse::identity::{ActFor, Authenticator};
@@ -14,14 +15,14 @@ use pilothouse::names::ResourceType;
 use pilothouse::proxies::Proxies;
 use pilothouse::publish::{Publisher, Timing};
 use pilothouse::snapshot::Snapshot;
-use pilothouse::view::{ViewLimits, ViewRegistry};
+use pilothouse::view::{ViewKey, ViewLimits, ViewRegistry};
 use pilothouse_xds::FrameBuilder;
 use pilothouse_xds::Interner;
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Options, mesh, now, process, say, tls};
+use crate::{Options, Shape, now, process, say, tls};
 
 /// Version of the endpoints, and when the first change came that is new in it.
 type Cuts = Arc<Mutex<BTreeMap<String, f64>>>;
@@ -35,7 +36,8 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
     let (publisher, _models, snapshots) = Publisher::new(
         "cluster.local",
         timing,
-        ViewLimits::default(),
+        // All sidecars are at one address here.
+        ViewLimits { views: 0, per_peer: 0 },
         view_registry.clone(),
         metrics.clone(),
     );
@@ -45,6 +47,7 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
             metrics: metrics.clone(),
             authenticator: Authenticator::new("cluster.local", "cluster.local"),
             act_for: ActFor::default(),
+            uses: UsesResolver::default(),
         },
         snapshots: snapshots.clone(),
         view_registry,
@@ -52,8 +55,13 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
         frames: Arc::new(FrameBuilder::new("bench")),
         proxies: Arc::new(Proxies::new(ResourceType::TABLE)),
         metrics: metrics.server.clone(),
-        limits: ServerLimits { starting: options.starting, ..ServerLimits::default() },
-        on_demand: None,
+        limits: ServerLimits {
+            starting: options.starting,
+            // Thousands of sidecars share one process here, which may take longer than theirs to say anything.
+            first_request: Duration::from_secs(120),
+            ..ServerLimits::default()
+        },
+        answered: None,
         shutdown: shutdown.clone(),
     });
     let server = AdsServer::new(shared, Duration::from_secs(30))
@@ -73,9 +81,9 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
     runtime.spawn(server.run(vec![listener], shutdown.clone()));
     runtime.spawn(publisher.run(from_source, shutdown));
 
-    let services = (0..options.services).map(mesh::service).map(Arc::new).collect();
-    let slices = (0..options.services).map(|at| mesh::slice(at, options.endpoints, 0));
-    let slices = slices.map(Arc::new).collect();
+    let shape = Shape::new(options);
+    let services = (0..options.services).map(|at| Arc::new(shape.service(at))).collect();
+    let slices = (0..options.services).map(|at| Arc::new(shape.slice(at, 0))).collect();
     changes.blocking_send(Change::Services(Scope::All, services).into())?;
     changes.blocking_send(Change::Slices(Scope::All, slices).into())?;
     changes.blocking_send(Change::Synced.into())?;
@@ -84,15 +92,14 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
         snapshots.wait_for(Option::is_some).await.map(drop)
     })?;
     let cuts = Cuts::default();
-    runtime.spawn(note_cuts(snapshots, cuts.clone()));
+    runtime.spawn(note_cuts(snapshots, shape.view(0), cuts.clone()));
     say("port", port);
 
     let mut next = options.services;
     for (variant, line) in std::io::stdin().lock().lines().enumerate() {
         let line = line?;
         let change = |number: usize, variant| {
-            let number = number % options.services;
-            Change::Slice(mesh::slice(number, options.endpoints, variant))
+            Change::Slice(shape.slice(shape.public(number % options.services), variant))
         };
         match line.split_whitespace().collect::<Vec<_>>()[..] {
             ["endpoint", number] => {
@@ -101,9 +108,9 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
                 changes.blocking_send(change.into())?;
             }
             ["service", _] => {
-                let slice = mesh::slice(next, options.endpoints, 0);
+                let slice = shape.slice(next, 0);
                 say("begun", now());
-                changes.blocking_send(Change::Service(mesh::service(next)).into())?;
+                changes.blocking_send(Change::Service(shape.service(next)).into())?;
                 changes.blocking_send(Change::Slice(slice).into())?;
                 next += 1;
             }
@@ -128,10 +135,14 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn note_cuts(mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>, cuts: Cuts) {
+async fn note_cuts(
+    mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    view: ViewKey,
+    cuts: Cuts,
+) {
     while snapshots.changed().await.is_ok() {
         let Some(snapshot) = snapshots.borrow_and_update().clone() else { continue };
-        let (Some(view), Some(since)) = (snapshot.views.get(&mesh::view()), snapshot.since) else {
+        let (Some(view), Some(since)) = (snapshot.views.get(&view), snapshot.since) else {
             continue;
         };
         let version = view.set(ResourceType::Endpoint).version().to_string();

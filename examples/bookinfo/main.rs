@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 use axum::response::Html;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -35,8 +35,10 @@ mod visitor;
 /// A call that takes longer than this has failed.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What tracing needs to see one visit as one: handed on unchanged to every call it leads to.
-const TRACE_HEADERS: [&str; 9] = [
+/// Handed on unchanged to every call that a visit leads to: who visits, by which routes may choose a version (Istio's
+/// sample has the name from its login), and what tracing needs to see one visit as one.
+const FORWARDED_HEADERS: [&str; 10] = [
+    "end-user",
     "x-request-id",
     "traceparent",
     "tracestate",
@@ -87,6 +89,10 @@ struct Args {
     #[arg(long, conflicts_with_all = ["workloads", "address"])]
     visit: Vec<String>,
 
+    /// Visit as this user: the header end-user of every visit
+    #[arg(long, requires = "visit")]
+    user: Option<HeaderValue>,
+
     /// Pause between two visits, in milliseconds
     #[arg(long, default_value_t = 50)]
     every_ms: u64,
@@ -122,7 +128,10 @@ async fn main() -> Result<()> {
     let client = Client::builder(TokioExecutor::new()).build_http();
     if !args.visit.is_empty() {
         let every = Duration::from_millis(args.every_ms);
-        return visitor::run(&client, args.proxy.as_deref(), &args.visit, every, args.times).await;
+        let end_user = args.user.map(|user| (HeaderName::from_static("end-user"), user));
+        let headers = HeaderMap::from_iter(end_user);
+        let proxy = args.proxy.as_deref();
+        return visitor::run(&client, proxy, &args.visit, &headers, every, args.times).await;
     }
 
     // All addresses are bound before anything is served: a taken port ends it with nothing half up.
@@ -299,7 +308,7 @@ impl Workload {
     }
 }
 
-/// The answer to one GET for `host`, sent to `place`, with the trace of `headers`.
+/// The answer to one GET for `host`, sent to `place`, with those of `headers` that are forwarded.
 async fn ask(
     client: &Client<HttpConnector, Empty<Bytes>>,
     place: &str,
@@ -308,7 +317,7 @@ async fn ask(
     headers: &HeaderMap,
 ) -> Result<(StatusCode, Bytes), String> {
     let mut request = Request::get(format!("http://{place}{path}")).header(header::HOST, host);
-    for name in TRACE_HEADERS {
+    for name in FORWARDED_HEADERS {
         for value in headers.get_all(name) {
             request = request.header(name, value);
         }

@@ -20,6 +20,7 @@ pub(crate) async fn run(
     client: &Client<HttpConnector, Empty<Bytes>>,
     proxy: Option<&str>,
     places: &[String],
+    headers: &HeaderMap,
     every: Duration,
     times: Option<usize>,
 ) -> Result<()> {
@@ -39,7 +40,7 @@ pub(crate) async fn run(
             _ = tokio::signal::ctrl_c() => break,
             _ = pace.tick() => {}
         }
-        let answer = super::ask(client, proxy.unwrap_or(host), host, path, &HeaderMap::new()).await;
+        let answer = super::ask(client, proxy.unwrap_or(host), host, path, headers).await;
         let line = match answer {
             Ok((status, body)) => {
                 let body: Value = serde_json::from_slice(&body).unwrap_or_default();

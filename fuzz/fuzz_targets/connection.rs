@@ -59,7 +59,7 @@ impl Served {
     fn new(stream: u32, frames: &Arc<FrameBuilder>) -> Self {
         let delta = stream / 2 % 2 == 1;
         let (feed, requests) = grpc_messages(MAX_MESSAGE, "the limit");
-        let limits = SessionLimits { names: 8, types: 6 };
+        let limits = SessionLimits { names: 8, types: 6, fallbacks: 2 };
         let session = Session::new(
             delta,
             ResourceType::TABLE,

@@ -26,7 +26,7 @@ fuzz_target!(|data: &[u8]| {
     let how = input.byte();
     let delta = how & 1 == 1;
     let only = (how & 2 != 0).then(|| input.of());
-    let limits = SessionLimits { names: 8, types: 6 };
+    let limits = SessionLimits { names: 8, types: 6, fallbacks: 2 };
     let frames = Arc::new(FrameBuilder::new("fuzz"));
     let mut session = Session::new(
         delta,

@@ -11,8 +11,11 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::identity::Claim;
-use crate::names::{NodeId, NodeIdError, NodeType, PROBE_METADATA};
-use crate::proxies::{Labels, ProxyIdentity};
+use crate::names::{
+    self, DISCOVERY_METADATA, Discovery, NodeId, NodeIdError, NodeType, PROBE_METADATA,
+    USES_METADATA,
+};
+use crate::proxies::{Labels, ProxyIdentity, Uses};
 use crate::view::{ProxyKind, Spared, ViewKey, ViewRequest};
 
 /// Metadata of a node that its view depends on.
@@ -98,7 +101,10 @@ pub fn identify(node: Option<&[u8]>) -> Result<Identified, NodeError> {
         Some(_) if text(&node, INTERCEPTION_MODE)?.as_deref() == Some("NONE") => {
             ProxyKind::BoundSidecar(spared(&node)?)
         }
-        Some(_) => ProxyKind::Sidecar,
+        Some(_) => match discovery(&node)? {
+            Discovery::All => ProxyKind::Sidecar,
+            Discovery::OnDemand => ProxyKind::OnDemandSidecar,
+        },
     };
     let of_id = id.as_ref().and_then(|id| id.namespace);
     let said = |key| Ok::<_, NodeError>(text(&node, key)?.filter(|value| !value.is_empty()));
@@ -112,7 +118,7 @@ pub fn identify(node: Option<&[u8]>) -> Result<Identified, NodeError> {
         .or_else(|| of_id.map(str::to_owned))
         .filter(|name| !name.is_empty());
     let addresses = match (&kind, &id) {
-        (ProxyKind::Sidecar, Some(id)) => own_addresses(&node, id.address)?,
+        (kind, Some(id)) if kind.is_captured() => own_addresses(&node, id.address)?,
         _ => Arc::default(),
     };
     for (what, part) in ["region", "zone", "sub-zone"].into_iter().zip(node.locality()) {
@@ -135,8 +141,28 @@ pub fn identify(node: Option<&[u8]>) -> Result<Identified, NodeError> {
         probe: text(&node, PROBE_METADATA)?.is_some(),
         labels: labels(&node)?,
         principal: None,
+        uses: uses(&node, &view.kind)?,
     };
     Ok(Identified { identity, request: ViewRequest { view, addresses, peer: None }, claim })
+}
+
+/// How a captured sidecar comes to its outbound clusters. Other kinds are sent all of them.
+fn discovery(node: &Node<'_>) -> Result<Discovery, NodeError> {
+    let said = text(node, DISCOVERY_METADATA)?.filter(|said| !said.is_empty());
+    let Some(said) = said else { return Ok(Discovery::All) };
+    Discovery::parse(&said).map_err(|_| NodeError::Metadata {
+        key: DISCOVERY_METADATA,
+        found: format!("{:?}", peer_text::cut(&said, MAX_SHOWN)),
+        expected: "\"all\" or \"on-demand\"",
+    })
+}
+
+fn uses(node: &Node<'_>, kind: &ProxyKind) -> Result<Option<Arc<Uses>>, NodeError> {
+    if kind.discovery() == Discovery::All {
+        return Ok(None);
+    }
+    let text = node.metadata(USES_METADATA)?;
+    Ok(text.map(|text| Arc::new(Uses::new(names::read_of_uses(&text)))))
 }
 
 fn check_len(what: &'static str, len: usize, limit: usize) -> Result<(), NodeError> {

@@ -87,11 +87,16 @@ impl Serve {
             http_addr: self.http_addr,
             secure_http_addr: self.secure_http_addr,
             monitoring_addr: self.monitoring_addr,
-            timing: Timing { pace: self.pace, linger: self.linger },
+            timing: Timing {
+                pace: self.pace,
+                linger: self.linger,
+                on_demand: self.on_demand_timeout,
+            },
             limits: ServerLimits {
                 session: SessionLimits {
                     names: or_any(self.max_names),
                     types: or_any(self.max_types),
+                    ..SessionLimits::default()
                 },
                 request_bytes: self.max_request_bytes,
                 first_request: or_forever(self.first_request_timeout),

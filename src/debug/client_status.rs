@@ -26,7 +26,7 @@ use prost::{Message, Name};
 use thiserror::Error;
 
 use super::CLUSTER_ID;
-use super::config_dump::sent;
+use super::sent::sent;
 use crate::names::ResourceType;
 use crate::proxies::{ProxyIdentity, ProxyStatus, SyncState, TypeStatus};
 
@@ -113,7 +113,7 @@ pub(super) fn client_config(
         let before = entries.len();
         let resources = (detail != Detail::Types).then(|| sent(status));
         for resource in resources.into_iter().flatten() {
-            let content = (detail == Detail::Contents).then(|| any(of, resource));
+            let content = (detail == Detail::Contents).then(|| any(of, &resource));
             let size = content.as_ref().map_or(0, |content| content.value.len());
             budget.spend(ENTRY_BYTES + resource.name.len() + size + error_len(status))?;
             entries.push(GenericXdsConfig {
@@ -203,15 +203,15 @@ pub(super) fn config_dump(
 ) -> Result<Vec<Section>, TooLarge> {
     let mut all = |of: ResourceType| -> Result<Vec<Dumped>, TooLarge> {
         let status = &status.types[of.index()];
-        let dumped = |resource: &Resource| {
-            budget.spend(ENTRY_BYTES + resource.name.len() + resource.value().len())?;
+        let mut dumped = |resource: &Resource| {
+            budget.spend(ENTRY_BYTES + resource.name.len() + resource.value_len())?;
             Ok(Dumped {
                 name: resource.name.to_string(),
                 version: resource.version.to_string(),
                 content: Some(any(of, resource)),
             })
         };
-        sent(status).map(dumped).collect()
+        sent(status).iter().map(|resource| dumped(resource)).collect()
     };
     let version = |of: ResourceType| {
         status.types[of.index()].version.map(|version| version.to_string()).unwrap_or_default()

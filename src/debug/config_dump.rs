@@ -4,10 +4,13 @@
 //! Made from the encoded resources that were sent, not from the current state of the mesh. Written
 //! resource by resource: at no time is the page there both as objects and as text.
 
+use std::sync::Arc;
+
 use pilothouse_xds::Resource;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Value, json};
 
+use super::sent::sent;
 use super::{DebugError, DebugState, Parameters, ResponseWriter, find};
 use crate::descriptors::to_json;
 use crate::names::ResourceType;
@@ -118,7 +121,7 @@ struct Entries<'a>(&'a Section);
 
 impl Serialize for Entries<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.sent().map(|resource| self.0.entry(resource)))
+        serializer.collect_seq(self.0.sent().iter().map(|resource| self.0.entry(resource)))
     }
 }
 
@@ -128,28 +131,19 @@ struct ResourcesOnly<'a>(&'a Section);
 impl Serialize for ResourcesOnly<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let url = self.0.of.type_url();
-        serializer.collect_seq(self.0.sent().map(|resource| to_json(url, resource.value())))
+        serializer.collect_seq(self.0.sent().iter().map(|resource| to_json(url, &resource.value())))
     }
 }
 
-/// The resources that a stream was sent of a type.
-pub(super) fn sent(status: &TypeStatus) -> impl Iterator<Item = &Resource> {
-    let TypeStatus { set, subscription, .. } = status;
-    let both = set.as_ref().zip(subscription.as_ref());
-    both.into_iter().flat_map(|(set, subscription)| {
-        set.iter().filter(|one| subscription.wants(&one.name)).map(|one| &**one)
-    })
-}
-
 impl Section {
-    fn sent(&self) -> impl Iterator<Item = &Resource> {
+    fn sent(&self) -> Vec<Arc<Resource>> {
         sent(&self.status)
     }
 
     /// `versionInfo` is the resource's own version, a hash of its content.
     fn entry(&self, resource: &Resource) -> Value {
         let version = resource.version.to_string();
-        let config = to_json(self.of.type_url(), resource.value());
+        let config = to_json(self.of.type_url(), &resource.value());
         let mut entry = match self.of {
             ResourceType::Cluster => json!({ "versionInfo": version, "cluster": config }),
             ResourceType::Endpoint => json!({ "versionInfo": version, "endpointConfig": config }),

@@ -293,7 +293,7 @@ impl Samples {
             found.push(Item::More { more });
         }
         let is_stale = |watch: &crate::source::health::WatchHealth| {
-            watch.last_error.is_some() || !watch.synced
+            watch.last_error.is_some() || (!watch.synced && watch.absent.is_none())
         };
         let summary = Summary {
             replica: replica(),

@@ -3,6 +3,7 @@
 //! All streams are looked at for each answer, but nothing is copied of them except what they are ordered by;
 //! rows are made of those that are shown. With 5,000 streams that is a few milliseconds.
 
+use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use serde::{Serialize, Serializer};
 use super::proxy::TypeDetail;
 use super::replica::{instance, replica};
 use super::response_writer::LazyList;
-use super::syncz::protocol;
+use super::sent::{Counter, NamedClusters};
+use super::syncz::{protocol, unknown_uses};
 use super::{DebugError, DebugState, Parameters, ResponseWriter, milliseconds};
 use crate::names::ResourceType;
 use crate::proxies::{ProxyIdentity, ProxyStatus, SyncState, TypeStatus, XdsStream};
@@ -201,6 +203,7 @@ pub(super) fn proxies(
     });
     let matched = rows.len();
     let shown: Vec<_> = rows.into_iter().skip(offset).take(limit).collect();
+    let counter = RefCell::new(Counter::default());
     writer.json(&Rows {
         replica: replica(),
         instance: instance(),
@@ -211,7 +214,7 @@ pub(super) fn proxies(
         namespaces: choices(namespaces),
         kinds: choices(kinds),
         // Said once, an identity stays.
-        proxies: LazyList(shown, |one: &Candidate| row(&one.stream)),
+        proxies: LazyList(shown, |one: &Candidate| row(&one.stream, &mut counter.borrow_mut())),
     })
 }
 
@@ -241,6 +244,14 @@ pub(super) struct Row {
     identity: Option<String>,
     protocol: &'static str,
     probe: bool,
+    /// How it gets its clusters: `all` or `on-demand`.
+    discovery: &'static str,
+    /// On demand, once it has some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clusters: Option<NamedClusters>,
+    /// As in syncz.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    uses_unknown: Vec<String>,
     state: State,
     generation_acknowledged: Option<u64>,
     pub(super) types: BTreeMap<&'static str, Cell>,
@@ -261,7 +272,7 @@ pub(super) struct Cell {
 }
 
 /// The row of a stream that has said whose it is.
-pub(super) fn row(stream: &XdsStream) -> Option<Row> {
+pub(super) fn row(stream: &XdsStream, counter: &mut Counter) -> Option<Row> {
     let ProxyStatus { identity, types, .. } = stream.status();
     let identity = identity?;
     Some(Row {
@@ -278,34 +289,28 @@ pub(super) fn row(stream: &XdsStream) -> Option<Row> {
         identity: identity.principal.as_ref().map(ToString::to_string),
         protocol: protocol(stream),
         probe: identity.probe,
+        discovery: identity.view.kind.discovery().as_str(),
+        uses_unknown: unknown_uses(&identity),
+        clusters: counter.named(&types[ResourceType::Cluster.index()]),
         state: State::of_proxy(&types),
         generation_acknowledged: Some(stream.generations().acknowledged).filter(|one| *one > 0),
         types: ResourceType::IN_ORDER
             .into_iter()
             .zip(&types)
-            .map(|(of, one)| (name(of), cell(one)))
+            .map(|(of, one)| (name(of), cell(one, counter)))
             .collect(),
     })
 }
 
-fn cell(status: &TypeStatus) -> Cell {
+fn cell(status: &TypeStatus, counter: &mut Counter) -> Cell {
     Cell {
         state: State::of_type(status),
         since: since(status).map(milliseconds),
         sent: status.sent,
         acknowledged: status.acks,
         rejected: status.nacks,
-        resources: sent_resources(status),
+        resources: counter.resources(status),
         detail: None,
-    }
-}
-
-/// How many resources the proxy was sent of the type.
-fn sent_resources(status: &TypeStatus) -> usize {
-    let (Some(set), Some(subscription)) = (&status.set, &status.subscription) else { return 0 };
-    match subscription.is_wildcard() {
-        true => set.len(),
-        false => subscription.names().filter(|name| set.get(name).is_some()).count(),
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use pilothouse_xds::Resource;
 use serde::Serialize;
 use serde_json::json;
 
 use super::history::{HistoryItem, history};
 use super::proxies::{Row, name, row};
+use super::sent::{Counter, sent};
 use super::{DebugError, DebugState, Parameters, ResponseWriter, milliseconds};
 use crate::descriptors::to_json;
 use crate::names::ResourceType;
@@ -56,7 +56,7 @@ pub(super) fn proxy(
     let stream = stream(state, parameters)?;
     let status = stream.status();
     let ProxyStatus { assigned, types, .. } = &status;
-    let mut row = row(&stream).ok_or_else(|| gone(parameters))?;
+    let mut row = row(&stream, &mut Counter::default()).ok_or_else(|| gone(parameters))?;
     for (of, status) in ResourceType::IN_ORDER.into_iter().zip(types) {
         if let Some(cell) = row.types.get_mut(name(of)) {
             cell.detail = Some(detail(status));
@@ -87,7 +87,8 @@ fn detail(status: &TypeStatus) -> TypeDetail {
 
 /// The resources that were sent and that Envoy's words name. A NACK has no field for them.
 fn about(status: &TypeStatus, words: &str) -> Vec<String> {
-    let named = sent(status).filter(|resource| is_named(words, &resource.name));
+    let sent = sent(status);
+    let named = sent.iter().filter(|resource| is_named(words, &resource.name));
     named.take(MAX_ABOUT).map(|resource| resource.name.to_string()).collect()
 }
 
@@ -99,14 +100,6 @@ fn is_named(text: &str, name: &str) -> bool {
             let (before, after) = (&text[..at], &text[at + name.len()..]);
             !before.ends_with(of_a_name) && !after.starts_with(of_a_name)
         })
-}
-
-/// What the proxy was sent of a type.
-fn sent(status: &TypeStatus) -> impl Iterator<Item = &Arc<Resource>> {
-    let both = status.set.as_ref().zip(status.subscription.as_ref());
-    both.into_iter().flat_map(|(set, subscription)| {
-        set.iter().filter(|resource| subscription.wants(&resource.name))
-    })
 }
 
 /// The names of what it was sent of one type, or one resource.
@@ -122,20 +115,21 @@ pub(super) fn resources(
         .ok_or_else(|| DebugError::UnknownType(wanted.to_owned()))?;
     let mut types = stream(state, parameters)?.status().types;
     let status = std::mem::take(&mut types[of.index()]);
+    let sent = sent(&status);
     if let Some(wanted) = parameters.get("name") {
-        let found = sent(&status).find(|resource| *resource.name == *wanted);
+        let found = sent.iter().find(|resource| *resource.name == *wanted);
         let resource = found.ok_or_else(|| DebugError::NotSent(wanted.to_owned()))?;
         return writer.json(&json!({
             "name": *resource.name,
             "version": resource.version.to_string(),
-            "resource": to_json(of.type_url(), resource.value()),
+            "resource": to_json(of.type_url(), &resource.value()),
         }));
     }
     let (offset, limit) = parameters.range()?;
     let search = parameters.get("search").map(str::to_lowercase);
     let fits = |name: &str| search.as_deref().is_none_or(|part| name.to_lowercase().contains(part));
     let names: Vec<_> =
-        sent(&status).map(|resource| &*resource.name).filter(|name| fits(name)).collect();
+        sent.iter().map(|resource| &*resource.name).filter(|name| fits(name)).collect();
     let shown: Vec<_> = names.iter().skip(offset).take(limit).collect();
     writer.json(&json!({ "total": names.len(), "names": shown }))
 }

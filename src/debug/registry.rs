@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::response_writer::LazyList;
+use super::routes::rules::{Named, RulesOfService, rules_of_service};
 use super::{CLUSTER_ID, DebugError, DebugState, Parameters, ResponseWriter};
 use crate::model::{ExportTo, Flaw, Labels, Service, ServiceKind, TargetPort};
 use crate::names;
@@ -19,7 +20,7 @@ use traffic_policy::EffectivePolicy;
 /// Istio's `Service`, as far as its fields mean something here.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct RegistryService {
+struct RegistryService<'a> {
     #[serde(rename = "Attributes")]
     attributes: Attributes,
     ports: Vec<Port>,
@@ -43,6 +44,9 @@ struct RegistryService {
     /// Ours: what of it is wrong and therefore not honoured.
     #[serde(rename = "Flaws", skip_serializing_if = "Vec::is_empty")]
     flaws: Vec<ServiceFlaw>,
+    /// Ours: the routes that are about requests to it.
+    #[serde(rename = "Routes", skip_serializing_if = "Option::is_none")]
+    routes: Option<RulesOfService<'a>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -108,14 +112,24 @@ pub(super) fn registryz(
         namespace.is_none_or(|namespace| *service.key.namespace == *namespace)
     };
     let services: Vec<_> = model.services().filter(is_wanted).collect();
+    let report = state.routes();
+    let named = Named::new(&report);
     writer.json(&LazyList(services, |service: &&Arc<Service>| {
         let resolved = model.resolved(&service.key, &state.domain);
-        registry_service(service, resolved.as_ref().unwrap_or(service), &state.domain)
+        let resolved = resolved.as_ref().unwrap_or(service);
+        RegistryService {
+            routes: rules_of_service(&model, &report, &named, &service.key),
+            ..registry_service(service, resolved, &state.domain)
+        }
     }))
 }
 
 /// A service, and what has become of it if it is an alias.
-fn registry_service(service: &Service, resolved: &Service, domain: &str) -> RegistryService {
+fn registry_service<'a>(
+    service: &Service,
+    resolved: &Service,
+    domain: &str,
+) -> RegistryService<'a> {
     let addresses = service.cluster_ips();
     // Istio's word for "no address of its own".
     let unspecified = || "0.0.0.0".to_owned();
@@ -174,6 +188,7 @@ fn registry_service(service: &Service, resolved: &Service, domain: &str) -> Regi
                 reason: flaw.reason.to_string(),
             })
             .collect(),
+        routes: None,
     }
 }
 

@@ -17,6 +17,7 @@ use prost::Message as _;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::routes::rules::{Named, rules_of_service};
 use super::{DebugError, DebugState, Parameters, ResponseWriter, proxies};
 use crate::model::{
     Endpoint, EndpointState, Model, Service, ServiceKey, ServiceKind, ServicePort, TargetPort,
@@ -100,7 +101,7 @@ pub(super) fn service(
     if service.is_none() && model.slices(&key).next().is_none() {
         return Err(DebugError::NoService(key.to_string()));
     }
-    let snapshot = state.snapshot();
+    let (snapshot, report) = (state.snapshot(), state.routes());
     let from = parameters.get("from").unwrap_or(&key.namespace);
     let view = snapshot.as_ref().and_then(|one| nearest_view(one, from, parameters.get("zone")));
     let host = names::host(&key.name, &key.namespace, &state.domain);
@@ -120,6 +121,7 @@ pub(super) fn service(
         "addresses": service.map(|service| service.cluster_ips()).unwrap_or_default(),
         "resource_version": service.map(|one| &*one.resource_version).filter(|text| !text.is_empty()),
         "ports": subject.ports(),
+        "rules": rules_of_service(&model, &report, &Named::of_service(&report, &key), &key),
         "flaws": service.map(|one| flaws(&model, one, &state.domain)).unwrap_or_default(),
         "endpoints": endpoints,
         "endpoints_total": endpoints_total,
@@ -349,7 +351,8 @@ fn lagging(
             let is_behind = [ResourceType::Cluster, ResourceType::Endpoint].into_iter().any(|of| {
                 let own = &status.types[of.index()];
                 let Some(subscription) = &own.subscription else { return false };
-                let mut wanted = clusters.iter().filter(|name| subscription.wants(name));
+                let mut wanted =
+                    clusters.iter().filter(|name| subscription.wants_in(newest.set(of), name));
                 let answered = proxies::State::of_type(own) == proxies::State::Synced;
                 wanted.any(|name| {
                     let newest = newest.set(of).get(name).map(|one| one.version);

@@ -9,6 +9,7 @@ use crate::certificates::Certificates;
 use crate::certificates::files::ServerFiles;
 use crate::identity::tokens::{TokenHealth, TokenVerification};
 use crate::names::{self, ResourceType};
+use crate::route_status::RouteStatusFacts;
 
 /// Istio's ProxyPushStatus.
 #[derive(Debug, Serialize)]
@@ -104,6 +105,29 @@ struct SourceStatus {
     /// How the tokens of proxies are verified, if they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     tokens: Option<TokenStatus>,
+    routes: usize,
+    /// How it goes with the status of routes, if it is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route_status: Option<WriterStatus>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WriterStatus {
+    /// Routes whose status is still to be looked at.
+    waiting: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_written: Option<String>,
+    /// Why nothing can be written, as without the right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<String>,
+}
+
+impl WriterStatus {
+    fn new(facts: RouteStatusFacts) -> Self {
+        let RouteStatusFacts { waiting, last_written, last_error } = facts;
+        Self { waiting, last_written: last_written.map(rfc3339), last_error }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -169,6 +193,9 @@ struct WatchStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     last_error: Option<String>,
     errors: u64,
+    /// Why there is nothing to watch, where that is no failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    absent: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -235,6 +262,7 @@ pub(super) fn sourcez(
         age_seconds: health.age().map(|age| age.as_secs_f64()),
         last_error: health.last_error,
         errors: health.errors,
+        absent: health.absent,
     });
     let waiting_for = state.readiness.waiting_for();
     let model = state.model();
@@ -262,5 +290,7 @@ pub(super) fn sourcez(
             Published { generation: snapshot.generation, views: views.collect() }
         }),
         tokens: state.tokens.as_ref().map(|tokens| TokenStatus::new(tokens.health())),
+        routes: model.routes().count(),
+        route_status: state.route_status.as_ref().map(|health| WriterStatus::new(health.facts())),
     })
 }

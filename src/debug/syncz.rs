@@ -1,5 +1,6 @@
 //! `/debug/syncz`: who has what.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -8,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::response_writer::LazyList;
+use super::sent::{Counter, NamedClusters};
 use super::{CLUSTER_ID, DebugError, DebugState, Parameters, ResponseWriter, find, rfc3339};
 use crate::names::ResourceType;
 use crate::proxies::{ProxyIdentity, ProxyStatus, SyncState, TypeStatus, XdsStream};
@@ -37,6 +39,14 @@ struct SyncStatus {
     locality: String,
     /// `sotw` or `delta`.
     protocol: &'static str,
+    /// How it gets its clusters: `all` or `on-demand`.
+    discovery: &'static str,
+    /// On demand, once it has some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clusters: Option<NamedClusters>,
+    /// Of what it said that it uses, what was nothing when its stream began.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    uses_unknown: Vec<String>,
     /// What sort of proxies is sent the same; one of sourcez' views. Assigned a moment after the
     /// first request.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,12 +99,15 @@ pub(super) fn syncz(
     let mut all: Vec<_> =
         find::matching_streams(state, parameters)?.into_iter().filter_map(known).collect();
     all.sort_by(|(a, one), (b, other)| a.cmp(b).then(one.id.cmp(&other.id)));
+    let counter = RefCell::new(Counter::default());
     writer.json(&LazyList(all, |(_, connection): &(_, Arc<XdsStream>)| {
         let ProxyStatus { identity, types, assigned } = connection.status();
         // Said once, it stays.
         identity.map(|identity| {
             let assigned = assigned.and_then(|assigned| assigned.view());
-            sync_status(connection, &identity, types, assigned.map(|view| view.to_string()))
+            let clusters = counter.borrow_mut().named(&types[ResourceType::Cluster.index()]);
+            let view = assigned.map(|view| view.to_string());
+            SyncStatus { clusters, ..sync_status(connection, &identity, types, view) }
         })
     }))
 }
@@ -132,9 +145,18 @@ fn sync_status(
         probe: identity.probe,
         locality: identity.locality.to_string(),
         protocol: protocol(connection),
+        discovery: identity.view.kind.discovery().as_str(),
+        clusters: None,
+        uses_unknown: unknown_uses(identity),
         view,
         asked,
     }
+}
+
+/// See [`crate::proxies::Uses::unknown`].
+pub(super) fn unknown_uses(identity: &ProxyIdentity) -> Vec<String> {
+    let unknown = identity.uses.iter().flat_map(|uses| uses.unknown());
+    unknown.map(ToString::to_string).collect()
 }
 
 fn istio_name(of: ResourceType) -> &'static str {

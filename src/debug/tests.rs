@@ -33,6 +33,8 @@ mod mesh;
 mod page_json;
 mod proxies;
 mod requests;
+mod routes;
+mod uses;
 
 /// A debug port, a monitoring port and everything behind them.
 pub(super) struct Fixture {
@@ -42,6 +44,7 @@ pub(super) struct Fixture {
     metrics: Arc<Metrics>,
     model: watch::Sender<Model>,
     snapshot: watch::Sender<Option<Arc<Snapshot>>>,
+    routes: watch::Sender<RouteReport>,
     streams: Vec<Registration>,
 }
 
@@ -51,6 +54,7 @@ impl Fixture {
             (Arc::new(Proxies::new(ResourceType::TABLE)), Arc::new(Health::default()));
         let (model, model_seen) = watch::channel(Model::default());
         let (snapshot, snapshot_seen) = watch::channel(None);
+        let (routes, routes_seen) = watch::channel(RouteReport::default());
         let readiness = Conditions::default();
         let started = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let mut registry = Registry::default();
@@ -73,6 +77,8 @@ impl Fixture {
             model: model_seen,
             snapshot: snapshot_seen,
             changes: Arc::default(),
+            routes: routes_seen,
+            route_status: None,
             readiness: readiness.clone(),
             domain: "cluster.local".into(),
             certificates: None,
@@ -84,7 +90,7 @@ impl Fixture {
             started,
         });
         let streams = Vec::new();
-        Self { state, debug, monitoring, metrics, model, snapshot, streams }
+        Self { state, debug, monitoring, metrics, model, snapshot, routes, streams }
     }
 
     fn connect(&mut self, name: &str, delta: bool) -> &XdsStream {
@@ -105,6 +111,7 @@ impl Fixture {
                 .map(|(key, value)| (key.into(), value.into()))
                 .into(),
             principal: None,
+            uses: None,
         };
         registration.stream.update(|status| status.identity = Some(identity));
         self.streams.push(registration);

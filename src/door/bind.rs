@@ -26,7 +26,7 @@ pub async fn bind(
     address: SocketAddr,
     taken: &[(&'static str, SocketAddr)],
 ) -> Result<TcpListener, BindError> {
-    let listener = TcpListener::bind(address).await;
+    let listener = pilothouse_xds_server::listener::listen(address);
     listener.map_err(|error| BindError {
         flag,
         address,

@@ -121,16 +121,7 @@ impl Writer {
         if let Some(client) = &self.client {
             return Ok(client.clone());
         }
-        let context = self.context.as_deref();
-        let problem = |error: &dyn std::error::Error| {
-            format!("{}: {}", kubeconfig::describe(context), with_causes(error))
-        };
-        let mut settings = kubeconfig::choose(context).await.map_err(|error| problem(&error))?;
-        settings.connect_timeout = Some(PATIENCE);
-        settings.read_timeout = Some(PATIENCE);
-        // Retried here, so that what fails is seen.
-        settings.default_retry = false;
-        let client = Client::try_from(settings).map_err(|error| problem(&error))?;
+        let client = kubeconfig::client(self.context.as_deref(), PATIENCE).await?;
         self.client = Some(client.clone());
         Ok(client)
     }

@@ -47,6 +47,12 @@ pub fn pause(text: &str) -> Result<Duration, String> {
     within(duration(text)?, Duration::ZERO, HOUR, "")
 }
 
+/// The time for which a client is kept waiting for what its request needs.
+pub fn on_demand_timeout(text: &str) -> Result<Duration, String> {
+    let why = ", as clients wait meanwhile, and not without end";
+    within(duration(text)?, Duration::from_millis(1), Duration::from_secs(60), why)
+}
+
 /// The same in Istio's words, where a plain number is one of seconds.
 pub fn pause_in_seconds(text: &str) -> Result<Duration, String> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());

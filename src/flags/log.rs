@@ -35,6 +35,7 @@ const PARTS: &[&str] = &[
     "proxies",
     "publish",
     "readiness",
+    "route_status",
     "sidecar",
     "signals",
     "snapshot",

@@ -17,7 +17,7 @@ use super::{Families, process};
 use crate::door::{ConnectionCounters, ListenerStats};
 use crate::logging;
 use crate::model::Model;
-use crate::names::ResourceType;
+use crate::names::{Discovery, ResourceType};
 use crate::proxies::{Proxies, SyncState, TypeStatus};
 use crate::snapshot::{ConflictKind, Snapshot};
 use crate::source::health::{Health, WatchHealth};
@@ -157,6 +157,8 @@ impl Scrape {
         let mut versions: BTreeMap<Arc<str>, i64> = BTreeMap::new();
         let mut kinds =
             BTreeMap::from(["probe", "router", "sidecar", "standalone", "unknown"].map(|k| (k, 0)));
+        // The names of the clusters of those on demand.
+        let (mut on_demand, mut all, mut named) = (0_u64, 0_u64, 0_usize);
         let mut totals = [TypeTotals::default(); ResourceType::COUNT];
         let mut states = [0_u64; STATES.len()];
         for connection in self.proxies.all() {
@@ -172,6 +174,15 @@ impl Scrape {
             *kinds.entry(kind).or_default() += 1;
             if kind != "probe" {
                 states[worst_state(&status.types)] += 1;
+            }
+            match status.identity.as_ref().filter(|identity| !identity.probe) {
+                Some(identity) if identity.view.kind.discovery() == Discovery::OnDemand => {
+                    let clusters = &status.types[ResourceType::Cluster.index()];
+                    named += clusters.subscription.as_ref().map_or(0, |names| names.len());
+                    on_demand += 1;
+                }
+                Some(_) => all += 1,
+                None => {}
             }
             for (status, totals) in status.types.iter().zip(&mut totals) {
                 match status.state() {
@@ -198,6 +209,18 @@ impl Scrape {
             MetricType::Gauge,
             "kind",
             kinds.into_iter().map(|(kind, count): (_, i64)| (kind, ConstGauge::new(count))),
+        )?;
+        families.labelled(
+            "pilothouse_proxies_by_discovery",
+            "xDS streams of proxies open now, by how they get their clusters",
+            MetricType::Gauge,
+            "discovery",
+            [("all", ConstGauge::new(all)), ("on-demand", ConstGauge::new(on_demand))],
+        )?;
+        families.single(
+            "pilothouse_on_demand_names",
+            "Names of clusters that proxies on demand have subscribed to, summed over all of them",
+            ConstGauge::new(named),
         )?;
         families.labelled(
             "pilothouse_proxy_states",
@@ -279,7 +302,9 @@ impl Scrape {
     }
 
     fn encode_source(&self, families: &mut Families<'_>) -> fmt::Result {
-        let watches = self.health.watches();
+        // What is not there, and need not be, is neither stale nor late.
+        let mut watches = self.health.watches();
+        watches.retain(|_, watch| watch.absent.is_none());
         let gauge_of_each = |value: fn(&WatchHealth) -> f64| {
             watches.iter().map(move |(name, watch)| (name, ConstGauge::new(value(watch))))
         };

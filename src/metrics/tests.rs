@@ -8,7 +8,7 @@ use super::scrape::Scrape;
 use super::tls::TlsScrape;
 use super::*;
 use crate::certificates::Certificates;
-use crate::model::{Model, Scope, ServiceKey};
+use crate::model::{Model, RouteKey, RouteKind, Scope, ServiceKey};
 use crate::proxies::Proxies;
 use crate::source::health::Health;
 
@@ -41,6 +41,8 @@ fn counts_under_istios_names() {
     metrics.server.observe_convergence(Duration::from_millis(300));
     metrics.change_received(&Change::ServiceGone(ServiceKey::new("a", "b")));
     metrics.change_received(&Change::Slices(Scope::All, Vec::new()));
+    metrics.change_received(&Change::Routes(Scope::All, RouteKind::Http, Vec::new()));
+    metrics.change_received(&Change::RouteGone(RouteKey::new(RouteKind::Grpc, "a", "b")));
     metrics.change_received(&Change::Synced);
 
     let page = page(&registry);
@@ -57,6 +59,8 @@ fn counts_under_istios_names() {
         "pilothouse_xds_requests_total{type=\"cds\"} 1",
         "pilothouse_streams_opened_total 2",
         "pilothouse_streams_closed_total 1",
+        "pilot_k8s_cfg_events{type=\"GRPCRoute\"} 1",
+        "pilot_k8s_cfg_events{type=\"HTTPRoute\"} 0",
         "pilothouse_snapshots_total 1",
         "pilothouse_snapshot_seconds_count 1",
         "pilot_proxy_convergence_time_sum 0.3",
@@ -87,6 +91,7 @@ fn a_flood_of_version_names_ends_in_other() {
                     probe: false,
                     labels: Default::default(),
                     principal: None,
+                    uses: None,
                 });
             });
             stream

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{EndpointSlice, Service, ServiceKey};
+use super::{EndpointSlice, ReferenceGrant, Route, RouteKey, RouteKind, Service, ServiceKey};
 
 /// What a Node's labels say of the endpoints on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +49,16 @@ pub enum Change {
     Node(Node),
     NodeGone(Arc<str>),
     Nodes(Vec<Node>),
+    Route(Route),
+    RouteGone(RouteKey),
+    /// All routes of a kind within a scope.
+    Routes(Scope, RouteKind, Vec<Arc<Route>>),
+    Grant(ReferenceGrant),
+    GrantGone {
+        namespace: Arc<str>,
+        name: Arc<str>,
+    },
+    Grants(Scope, Vec<Arc<ReferenceGrant>>),
     /// Every watch has listed once; before this nothing may be served.
     Synced,
 }
@@ -76,7 +86,7 @@ impl Action {
 /// Which object a change is about, as Kubernetes names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectRef {
-    /// `Service`, `EndpointSlice`, `Endpoints` or `Node`.
+    /// `Service`, `EndpointSlice`, `Endpoints`, `Node`, `HTTPRoute`, `GRPCRoute` or `ReferenceGrant`.
     pub kind: &'static str,
     /// `None` for objects of the whole cluster, and for a list of all namespaces.
     pub namespace: Option<Arc<str>>,
@@ -95,6 +105,14 @@ impl ObjectRef {
 
     pub(super) fn service(key: &ServiceKey) -> Self {
         Self::new("Service", Some(key.namespace.clone()), Some(key.name.clone()))
+    }
+
+    pub(super) fn route(key: &RouteKey) -> Self {
+        Self::new(key.kind.as_str(), Some(key.namespace.clone()), Some(key.name.clone()))
+    }
+
+    pub(super) fn grant(namespace: &Arc<str>, name: &Arc<str>) -> Self {
+        Self::new("ReferenceGrant", Some(namespace.clone()), Some(name.clone()))
     }
 
     /// `name` is the model's.
@@ -140,6 +158,16 @@ impl Change {
                 (ObjectRef::new("Node", None, Some(name.clone())), Action::Deleted)
             }
             Self::Nodes(_) => list("Node", &Scope::All),
+            Self::Route(route) => (ObjectRef::route(&route.key), Action::Applied),
+            Self::RouteGone(key) => (ObjectRef::route(key), Action::Deleted),
+            Self::Routes(scope, kind, _) => list(kind.as_str(), scope),
+            Self::Grant(grant) => {
+                (ObjectRef::grant(&grant.namespace, &grant.name), Action::Applied)
+            }
+            Self::GrantGone { namespace, name } => {
+                (ObjectRef::grant(namespace, name), Action::Deleted)
+            }
+            Self::Grants(scope, _) => list("ReferenceGrant", scope),
             Self::Synced => return None,
         })
     }

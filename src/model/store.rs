@@ -6,9 +6,12 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::{
-    Change, Endpoint, EndpointSlice, Flaw, Node, Service, ServiceKey, ServiceKind, ServicePort,
-    SlicesOfService,
+    Change, Dirty, Endpoint, EndpointSlice, Flaw, Node, ReferenceGrant, Route, RouteKey, Service,
+    ServiceKey, ServiceKind, ServicePort, SlicesOfService,
 };
+use routes::RouteStore;
+
+mod routes;
 
 /// All that is known of the mesh. Cloning is O(1).
 #[derive(Clone, Debug, Default)]
@@ -21,6 +24,7 @@ pub struct Model {
     nodes: OrdMap<Arc<str>, Node>,
     /// The region of each zone, from the nodes; if they disagree, the first by name is believed.
     regions: Arc<BTreeMap<Arc<str>, Arc<str>>>,
+    routes: RouteStore,
 }
 
 impl Model {
@@ -28,7 +32,7 @@ impl Model {
     ///
     /// A change that says what is already known touches nothing: watches repeat themselves, and a
     /// repetition must not wake ten thousand proxies.
-    pub fn apply(&mut self, change: Change, dirty: &mut BTreeSet<ServiceKey>) {
+    pub fn apply(&mut self, change: Change, dirty: &mut Dirty) {
         match change {
             Change::Service(service) => self.put_service(Arc::new(service), dirty),
             Change::ServiceGone(key) => self.remove_service(&key, dirty),
@@ -80,8 +84,30 @@ impl Model {
                 self.nodes = list.into_iter().map(|node| (node.name.clone(), node)).collect();
                 self.update_regions(dirty);
             }
+            Change::Route(route) => self.routes.put(Arc::new(route), dirty),
+            Change::RouteGone(key) => self.routes.remove(&key, dirty),
+            Change::Routes(scope, kind, list) => self.routes.replace(&scope, kind, list, dirty),
+            Change::Grant(grant) => self.routes.put_grant(Arc::new(grant), dirty),
+            Change::GrantGone { namespace, name } => {
+                self.routes.remove_grant(&(namespace, name), dirty);
+            }
+            Change::Grants(scope, list) => self.routes.replace_grants(&scope, list, dirty),
             Change::Synced => {}
         }
+    }
+
+    /// Every route, in the order of its key.
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes.routes()
+    }
+
+    pub fn route(&self, key: &RouteKey) -> Option<&Arc<Route>> {
+        self.routes.route(key)
+    }
+
+    /// The ReferenceGrants of a namespace, in the order of their names.
+    pub fn grants(&self, namespace: &str) -> impl Iterator<Item = &Arc<ReferenceGrant>> {
+        self.routes.grants(namespace)
     }
 
     /// The region of each zone, as far as known.
@@ -90,7 +116,7 @@ impl Model {
     }
 
     /// Zones hardly ever change their region, so when one does, every service may be looked at.
-    fn update_regions(&mut self, dirty: &mut BTreeSet<ServiceKey>) {
+    fn update_regions(&mut self, dirty: &mut Dirty) {
         let mut regions = BTreeMap::new();
         for node in self.nodes.values() {
             if let (Some(zone), Some(region)) = (&node.zone, &node.region) {
@@ -99,7 +125,7 @@ impl Model {
         }
         if regions != *self.regions {
             self.regions = Arc::new(regions);
-            dirty.extend(self.slices.keys().cloned());
+            dirty.services.extend(self.slices.keys().cloned());
         }
     }
 
@@ -177,21 +203,21 @@ impl Model {
         self.owners.len()
     }
 
-    fn put_service(&mut self, service: Arc<Service>, dirty: &mut BTreeSet<ServiceKey>) {
+    fn put_service(&mut self, service: Arc<Service>, dirty: &mut Dirty) {
         match self.services.get(&service.key) {
             Some(known) if known.same_meaning(&service) => return,
-            _ => dirty.insert(service.key.clone()),
+            _ => dirty.services.insert(service.key.clone()),
         };
         self.services.insert(service.key.clone(), service);
     }
 
-    fn remove_service(&mut self, key: &ServiceKey, dirty: &mut BTreeSet<ServiceKey>) {
+    fn remove_service(&mut self, key: &ServiceKey, dirty: &mut Dirty) {
         if self.services.remove(key).is_some() {
-            dirty.insert(key.clone());
+            dirty.services.insert(key.clone());
         }
     }
 
-    fn put_slice(&mut self, slice: Arc<EndpointSlice>, dirty: &mut BTreeSet<ServiceKey>) {
+    fn put_slice(&mut self, slice: Arc<EndpointSlice>, dirty: &mut Dirty) {
         let id = (slice.service.namespace.clone(), slice.name.clone());
         if self.owners.get(&id).is_some_and(|owner| *owner != slice.service) {
             self.remove_slice(&id, dirty);
@@ -200,14 +226,14 @@ impl Model {
         if siblings.get(&slice.name).is_some_and(|known| *known == slice) {
             return;
         }
-        dirty.insert(slice.service.clone());
+        dirty.services.insert(slice.service.clone());
         self.owners.insert(id, slice.service.clone());
         let service = slice.service.clone();
         siblings.insert(slice.name.clone(), slice);
         self.slices.insert(service, siblings);
     }
 
-    fn remove_slice(&mut self, id: &(Arc<str>, Arc<str>), dirty: &mut BTreeSet<ServiceKey>) {
+    fn remove_slice(&mut self, id: &(Arc<str>, Arc<str>), dirty: &mut Dirty) {
         let Some(owner) = self.owners.remove(id) else { return };
         if let Some(mut siblings) = self.slices.remove(&owner) {
             siblings.remove(&id.1);
@@ -216,7 +242,7 @@ impl Model {
                 self.slices.insert(owner.clone(), siblings);
             }
         }
-        dirty.insert(owner);
+        dirty.services.insert(owner);
     }
 }
 

@@ -95,6 +95,12 @@ pub(super) struct Proxy {
     pub(super) protocol: String,
     pub(super) probe: bool,
     #[serde(deserialize_with = "text")]
+    pub(super) discovery: String,
+    /// On demand, once it has some.
+    pub(super) clusters: Option<NamedClusters>,
+    /// Of what it said that it uses, what was nothing when its stream began.
+    pub(super) uses_unknown: Vec<String>,
+    #[serde(deserialize_with = "text")]
     pub(super) state: String,
     pub(super) generation_acknowledged: Option<u64>,
     pub(super) types: BTreeMap<String, Option<TypeStatus>>,
@@ -121,6 +127,9 @@ impl Default for Proxy {
             identity: text(),
             protocol: text(),
             probe: false,
+            discovery: text(),
+            clusters: None,
+            uses_unknown: Vec::new(),
             state: text(),
             generation_acknowledged: None,
             types: BTreeMap::new(),
@@ -143,12 +152,27 @@ impl Proxy {
         self.types.get(name)?.as_ref()
     }
 
+    /// Whether it names the clusters that it wants.
+    pub(super) fn is_on_demand(&self) -> bool {
+        self.discovery == "on-demand"
+    }
+
     /// When the oldest response without an answer was sent.
     pub(super) fn oldest_stale(&self) -> Option<SystemTime> {
         let stale = self.types.values().flatten();
         let stale = stale.filter(|status| State::read(&status.state) == Some(State::Stale));
         stale.filter_map(|status| time(&status.since)).min()
     }
+}
+
+/// The clusters that a proxy on demand has named, and those that there are.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct NamedClusters {
+    pub(super) subscribed: u64,
+    pub(super) available: u64,
+    pub(super) unknown: u64,
+    pub(super) passed_through: u64,
 }
 
 /// One type of a proxy.

@@ -11,7 +11,7 @@ use super::answers::{age, short, time};
 use super::args::{OutputArgs, OutputFormat, ReplicaArgs};
 use super::ask::with_query;
 use super::print;
-use super::replicas::{ask_json, find};
+use super::replicas::{ask_json, find_or_say};
 use super::table::{Cell, Table, Tone, elastic, rigid};
 use crate::output::{self, Unwritten};
 
@@ -43,12 +43,8 @@ impl ChangesArgs {
     /// # Errors
     /// Standard output does not take it.
     pub async fn run(&self) -> Result<Outcome, Unwritten> {
-        let replicas = match find(&self.replicas).await {
-            Ok(replicas) => replicas,
-            Err(error) => {
-                print::error(&error.to_string());
-                return Ok(Outcome::Incomplete);
-            }
+        let Some(replicas) = find_or_say(&self.replicas).await else {
+            return Ok(Outcome::Incomplete);
         };
         let limit = self.limit.to_string();
         let search = self.search.as_deref().unwrap_or_default();

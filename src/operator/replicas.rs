@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::args::ReplicaArgs;
 use super::ask::{AskError, Replica};
+use super::print;
 use crate::causes::with_causes;
 use crate::kubeconfig;
 
@@ -63,8 +64,13 @@ pub(super) struct Finder {
 ///
 /// # Errors
 /// No cluster is known, the API server does not say, or there are none.
-pub(super) async fn find(args: &ReplicaArgs) -> Result<Vec<Replica>, FindError> {
+async fn find(args: &ReplicaArgs) -> Result<Vec<Replica>, FindError> {
     Finder::new(args).await?.list().await
+}
+
+/// The same; why there are none is printed.
+pub(super) async fn find_or_say(args: &ReplicaArgs) -> Option<Vec<Replica>> {
+    find(args).await.inspect_err(|error| print::error(&error.to_string())).ok()
 }
 
 impl Finder {

@@ -2,6 +2,7 @@
 
 mod gather;
 mod proxy;
+mod rules;
 mod service;
 mod table;
 
@@ -14,7 +15,7 @@ use super::Outcome;
 use super::answers::State;
 use super::args::{OutputArgs, OutputFormat, ReplicaArgs};
 use super::print;
-use super::replicas::find;
+use super::replicas::find_or_say;
 use crate::flags;
 use crate::output::{self, Unwritten};
 
@@ -65,12 +66,8 @@ impl StatusArgs {
     /// # Errors
     /// Standard output does not take it.
     pub async fn run(&self) -> Result<Outcome, Unwritten> {
-        let replicas = match find(&self.replicas).await {
-            Ok(replicas) => replicas,
-            Err(error) => {
-                print::error(&error.to_string());
-                return Ok(Outcome::Incomplete);
-            }
+        let Some(replicas) = find_or_say(&self.replicas).await else {
+            return Ok(Outcome::Incomplete);
         };
         if let Some((namespace, name)) = &self.service {
             return service::run(self, &replicas, namespace, name).await;

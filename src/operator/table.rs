@@ -58,7 +58,7 @@ impl Cell {
 }
 
 /// For what it is printed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Screen {
     /// Columns of the terminal; `None` where nothing is cut.
     pub(super) width: Option<usize>,

@@ -39,7 +39,8 @@ const LIST_AGE: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct WaitArgs {
-    /// The object that was changed: a service, endpointslice, endpoints or node, as in service/reviews
+    /// The object that was changed: a service, endpointslice, endpoints, node, httproute, grpcroute or
+    /// referencegrant, as in service/reviews
     #[arg(value_name = "KIND/NAME", value_parser = object::name)]
     pub object: ObjectName,
 

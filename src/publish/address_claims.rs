@@ -5,8 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Bound::{Excluded, Unbounded};
 
 use crate::model::{Service, ServiceKey};
+use crate::translate::routes::ClusterIpRanges;
 
 #[derive(Debug, Default)]
 pub(super) struct AddressClaims {
@@ -39,6 +41,15 @@ impl AddressClaims {
                 reassigned.extend(before.into_iter().chain(after));
             }
         }
+    }
+
+    /// Where the addresses are.
+    pub(super) fn ranges(&self) -> ClusterIpRanges {
+        let after = |address: IpAddr| {
+            let mut behind = self.by_address.range((Excluded(address), Unbounded));
+            behind.next().map(|(address, _)| *address)
+        };
+        ClusterIpRanges::of(self.by_address.keys().next().copied(), after)
     }
 
     /// The service's addresses that no other service claims before it.

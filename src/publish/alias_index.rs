@@ -25,8 +25,13 @@ impl AliasIndex {
             let target = model.service(key).and_then(|service| service.alias_of(domain));
             self.set_target(key, target);
         }
+        self.leading_to(changed)
+    }
+
+    /// All aliases that lead to one of these services, over however many others.
+    pub(super) fn leading_to(&self, services: &BTreeSet<ServiceKey>) -> BTreeSet<ServiceKey> {
         let mut found = BTreeSet::new();
-        let mut next: Vec<&ServiceKey> = changed.iter().collect();
+        let mut next: Vec<&ServiceKey> = services.iter().collect();
         while let Some(key) = next.pop() {
             for alias in self.aliases.get(key).into_iter().flatten() {
                 if found.insert(alias.clone()) {

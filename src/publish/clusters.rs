@@ -3,20 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use pilothouse_xds::{Resource, TypeSet};
 
+use super::by_address;
 use super::layers::{LayeredSets, Override, ResourceChanges};
 use super::service_index::{MeshChanges, ServiceIndex};
 use super::visibility::RestrictedResources;
-use crate::model::ServiceKey;
-use crate::names::ResourceType;
+use crate::model::{Service, ServiceKey};
+use crate::names::{Discovery, ResourceType};
 use crate::translate::clusters;
 use crate::view::{InboundPort, InboundPorts, ViewKey};
 
 #[derive(Debug)]
 pub(super) struct Clusters {
     domain: Arc<str>,
-    layers: LayeredSets<InboundPorts>,
+    /// Of the proxies that these are for.
+    discovery: Discovery,
+    layers: LayeredSets<Arc<str>, InboundPorts>,
     restricted: RestrictedResources,
     names: BTreeMap<ServiceKey, Vec<Arc<str>>>,
     /// The clusters of inbound ports, made once each.
@@ -31,14 +35,19 @@ pub(super) struct ClusterChanges {
 }
 
 impl Clusters {
-    pub(super) fn new(domain: Arc<str>) -> Self {
+    pub(super) fn new(domain: Arc<str>, discovery: Discovery) -> Self {
+        let empty = match discovery {
+            Discovery::All => Arc::new(TypeSet::default()),
+            Discovery::OnDemand => TypeSet::on_demand(by_address::CLUSTERS),
+        };
         let fixed = clusters::fixed_clusters().into_iter().map(|cluster| {
             let name: Arc<str> = cluster.name.as_str().into();
             (name.clone(), Some(Resource::new(ResourceType::Cluster, name, &cluster)))
         });
         Self {
             domain,
-            layers: LayeredSets::new(Arc::new(TypeSet::default()).with(fixed)),
+            discovery,
+            layers: LayeredSets::new(empty.with(fixed)),
             restricted: RestrictedResources::default(),
             names: BTreeMap::new(),
             inbound: BTreeMap::new(),
@@ -57,11 +66,9 @@ impl Clusters {
         for key in &changes.clusters {
             let mut names = Vec::new();
             if let Some(service) = services.resolved(key) {
-                for cluster in clusters::service_clusters(service, &self.domain) {
-                    let name: Arc<str> = cluster.name.as_str().into();
-                    let resource = Resource::new(ResourceType::Cluster, name.clone(), &cluster);
+                for resource in self.encode(service, services) {
+                    names.push(resource.name.clone());
                     resources.push(self.restricted.separate(&service.export_to, resource));
-                    names.push(name);
                 }
             }
             changed.made.extend(names.iter().cloned());
@@ -73,6 +80,24 @@ impl Clusters {
         }
         self.apply_changes(resources);
         changed
+    }
+
+    fn encode(&self, service: &Service, services: &ServiceIndex) -> Vec<Arc<Resource>> {
+        let clusters = clusters::service_clusters(service, &self.domain).into_iter();
+        let encoded = |cluster: Cluster| {
+            Resource::new(ResourceType::Cluster, cluster.name.as_str().into(), &cluster)
+        };
+        let mut all: Vec<_> = clusters.map(encoded).collect();
+        if self.discovery == Discovery::OnDemand {
+            by_address::add_by_address(
+                &mut all,
+                ResourceType::Cluster,
+                service,
+                services,
+                &self.domain,
+            );
+        }
+        all
     }
 
     /// Removes clusters that no service has any more.
@@ -109,7 +134,7 @@ impl Clusters {
         self.layers.open(
             key.namespace.as_ref(),
             inbound_variant(key),
-            |namespace| restricted.overrides_in(Some(namespace)),
+            |namespace| restricted.overrides_in(namespace),
             |_, ports| {
                 let clusters = ports.iter().filter_map(|port| inbound.get(port));
                 clusters.map(|cluster| (cluster.name.clone(), Some(cluster.clone()))).collect()

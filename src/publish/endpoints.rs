@@ -8,19 +8,23 @@ use std::sync::Arc;
 
 use pilothouse_xds::{Resource, TypeSet};
 
+use super::by_address;
 use super::clusters::Clusters;
 use super::layers::{LayeredSets, Override, ResourceChanges};
 use super::service_index::{MeshChanges, ServiceIndex};
 use super::visibility::RestrictedResources;
 use crate::model::{Service, ServiceKey, SlicesOfService};
-use crate::names::ResourceType;
+use crate::names::{Discovery, ResourceType};
 use crate::translate::endpoints::{self, ProxyLocation};
 use crate::view::ViewKey;
 
 #[derive(Debug)]
 pub(super) struct Endpoints {
     domain: Arc<str>,
-    layers: LayeredSets<Vec<Location>>,
+    /// Of the proxies that these are for.
+    discovery: Discovery,
+    /// A zone has thousands of its own, a namespace few: so namespaces are over zones.
+    layers: LayeredSets<Vec<Location>, Arc<str>>,
     restricted: RestrictedResources,
     /// The assignments in which an open location differs from no location.
     by_location: BTreeMap<Location, RestrictedResources>,
@@ -50,9 +54,10 @@ impl Location {
 }
 
 impl Endpoints {
-    pub(super) fn new(domain: Arc<str>) -> Self {
+    pub(super) fn new(domain: Arc<str>, discovery: Discovery) -> Self {
         Self {
             domain,
+            discovery,
             layers: LayeredSets::new(Arc::new(TypeSet::default())),
             restricted: RestrictedResources::default(),
             by_location: BTreeMap::new(),
@@ -107,11 +112,17 @@ impl Endpoints {
         let (restricted, by_location) = (&self.restricted, &self.by_location);
         self.layers.apply_changes(
             resources,
-            |namespace, name| restricted.override_in(Some(namespace), name),
-            |namespace, locations, name| {
-                let own = locations.iter().filter_map(|location| by_location.get(location));
-                let mut own = own.map(|own| own.override_in(namespace, name));
-                own.find(|own| !matches!(own, Override::Inherit)).unwrap_or(Override::Inherit)
+            |locations, name| local_override(by_location, locations, None, name),
+            |locations, namespace, name| {
+                let own = restricted.override_in(Some(namespace), name);
+                if matches!(own, Override::Inherit) {
+                    return own;
+                }
+                let locations = locations.map(Vec::as_slice).unwrap_or_default();
+                match local_override(by_location, locations, Some(namespace), name) {
+                    Override::Inherit => own,
+                    local => local,
+                }
             },
         );
     }
@@ -135,7 +146,17 @@ impl Endpoints {
         let encoded = assignments.into_iter().map(|one| {
             Resource::new(ResourceType::Endpoint, one.cluster_name.as_str().into(), &one)
         });
-        encoded.collect()
+        let mut all: Vec<_> = encoded.collect();
+        if self.discovery == Discovery::OnDemand {
+            by_address::add_by_address(
+                &mut all,
+                ResourceType::Endpoint,
+                service,
+                services,
+                &self.domain,
+            );
+        }
+        all
     }
 
     /// Records in which open locations the service's assignments differ from those `everywhere`
@@ -208,12 +229,20 @@ impl Endpoints {
         locations.iter().for_each(|location| self.open_location(location, services));
         let (restricted, by_location) = (&self.restricted, &self.by_location);
         self.layers.open(
-            key.namespace.as_ref(),
             Some(&locations).filter(|locations| !locations.is_empty()),
-            |namespace| restricted.overrides_in(Some(namespace)),
-            |namespace, locations| {
+            key.namespace.as_ref(),
+            |locations| {
                 let own = locations.iter().filter_map(|location| by_location.get(location));
-                own.flat_map(|own| own.overrides_in(namespace)).collect()
+                own.flat_map(RestrictedResources::overrides_everywhere).collect()
+            },
+            |locations, namespace| {
+                let locations = locations.map(Vec::as_slice).unwrap_or_default();
+                let own = restricted.overrides_in(namespace).into_iter();
+                let nearest = |(name, everywhere): (Arc<str>, _)| {
+                    let local = local_override(by_location, locations, Some(namespace), &name);
+                    local.into_change(name.clone()).unwrap_or((name, everywhere))
+                };
+                own.map(nearest).collect()
             },
         );
     }
@@ -222,10 +251,10 @@ impl Endpoints {
     pub(super) fn retain(&mut self, needed: &[&ViewKey]) {
         let needed: BTreeSet<_> =
             needed.iter().map(|key| (key.namespace.as_ref(), Location::all_of(key))).collect();
-        let variants = needed.iter().map(|(namespace, locations)| {
-            (*namespace, Some(locations).filter(|locations| !locations.is_empty()))
+        let sorts = needed.iter().map(|(namespace, locations)| {
+            (Some(locations).filter(|locations| !locations.is_empty()), *namespace)
         });
-        self.layers.retain(&variants.collect());
+        self.layers.retain(&sorts.collect());
         let locations: BTreeSet<_> = needed.iter().flat_map(|(_, locations)| locations).collect();
         self.by_location.retain(|location, _| locations.contains(location));
     }
@@ -233,6 +262,19 @@ impl Endpoints {
     /// The set of a view that was opened.
     pub(super) fn set(&self, key: &ViewKey) -> &Arc<TypeSet> {
         let locations = Some(Location::all_of(key)).filter(|locations| !locations.is_empty());
-        self.layers.get(key.namespace.as_ref(), locations.as_ref())
+        self.layers.get(locations.as_ref(), key.namespace.as_ref())
     }
+}
+
+/// What the first of these locations that has anything under a name has, for proxies of this namespace (of
+/// none).
+fn local_override(
+    by_location: &BTreeMap<Location, RestrictedResources>,
+    locations: &[Location],
+    namespace: Option<&str>,
+    name: &str,
+) -> Override {
+    let own = locations.iter().filter_map(|location| by_location.get(location));
+    let mut own = own.map(|own| own.override_in(namespace, name));
+    own.find(|own| !matches!(own, Override::Inherit)).unwrap_or(Override::Inherit)
 }

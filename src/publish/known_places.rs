@@ -1,7 +1,7 @@
 //! Which namespaces and zones the mesh knows of.
 //!
-//! A proxy says itself where it is, and may say anything. A namespace that no service lives in and
-//! none is exported to, and a zone that no endpoint and no node is in, are the same as none: proxies
+//! A proxy says itself where it is, and may say anything. A namespace that no service lives in, none
+//! is exported to and whose clients have no rules of their own, and a zone that no endpoint and no node is in, are the same as none: proxies
 //! that name them share the view of those that name nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,7 @@ use crate::model::{EndpointSlice, ExportTo};
 
 #[derive(Debug, Default)]
 pub(super) struct KnownPlaces {
-    /// By how many services name it.
+    /// By how many services name it, and one more if its clients have rules of their own.
     namespaces: RefCounts<Arc<str>>,
     /// By how many slices name it.
     zones: RefCounts<Arc<str>>,
@@ -28,6 +28,18 @@ impl KnownPlaces {
     /// `regions` are those of the zones that some node is in.
     pub(super) fn has_zone(&self, name: &str, regions: &BTreeMap<Arc<str>, Arc<str>>) -> bool {
         self.zones.contains(name) || regions.contains_key(name)
+    }
+
+    /// The clients of a namespace got their first rules of their own, or lost their last.
+    pub(super) fn update_consuming(
+        &mut self,
+        namespace: &Arc<str>,
+        has_rules: bool,
+        touched: &mut BTreeSet<Dependency>,
+    ) {
+        let (none, one) = (BTreeSet::new(), BTreeSet::from([namespace]));
+        let (old, new) = if has_rules { (none, one) } else { (one, none) };
+        recount(&mut self.namespaces, old, new, Dependency::Namespace, touched);
     }
 
     /// Puts what a service is `now` in the place of what it was; adds what came or went by it.

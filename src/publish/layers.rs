@@ -1,9 +1,10 @@
 //! The sets of one type in every variant that views need, each sharing what does not differ.
 //!
-//! They are stacked: what everybody sees; over it, what proxies of a namespace see in its place;
-//! over that, what follows from something else about the proxy (its zone, its inbound ports). A
-//! layer that adds nothing is not there: it is the very set below. What a layer adds is the
-//! caller's to know and comes in by closures, asked only about names that have changed.
+//! They are stacked: what everybody sees; over it, what follows from one thing about the proxy (its
+//! namespace); over that, what follows from another (its inbound ports). What differs much for few sorts of
+//! proxies goes below what differs little for many, since each layer costs what it adds, for each one below
+//! it. A layer that adds nothing is not there: it is the very set below. What a layer adds is the caller's to
+//! know and comes in by closures, asked only about names that have changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,6 +13,30 @@ use pilothouse_xds::{Resource, TypeSet};
 
 /// Names with what is under them now; `None` for nothing.
 pub(super) type ResourceChanges = Vec<(Arc<str>, Option<Arc<Resource>>)>;
+
+/// Names whose content changed: for everybody, or for proxies of some namespaces alone.
+#[derive(Debug, Default)]
+pub(super) struct ChangedNames {
+    pub(super) everywhere: BTreeSet<Arc<str>>,
+    by_namespace: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+}
+
+impl ChangedNames {
+    pub(super) fn in_namespace(
+        &mut self,
+        namespace: &Arc<str>,
+        names: impl IntoIterator<Item = Arc<str>>,
+    ) {
+        self.by_namespace.entry(namespace.clone()).or_default().extend(names);
+    }
+
+    /// The names that changed for proxies of some namespaces and not for everybody, by namespace.
+    pub(super) fn in_namespaces_alone(&self) -> impl Iterator<Item = (&Arc<str>, Vec<Arc<str>>)> {
+        let alone =
+            |names: &BTreeSet<Arc<str>>| names.difference(&self.everywhere).cloned().collect();
+        self.by_namespace.iter().map(move |(namespace, names)| (namespace, alone(names)))
+    }
+}
 
 /// What a layer has under a name.
 #[derive(Debug)]
@@ -39,12 +64,13 @@ impl Override {
 /// else.
 const MAX_REAPPLIED: usize = 16;
 
+/// `A` is what the lower layers follow from, `B` the upper ones.
 #[derive(Debug)]
-pub(super) struct LayeredSets<K> {
+pub(super) struct LayeredSets<A, B> {
     public: Arc<TypeSet>,
-    namespaces: BTreeMap<Arc<str>, Layer>,
-    /// By the namespace whose layer is below, if that is one.
-    variants: BTreeMap<(Option<Arc<str>>, K), Layer>,
+    lower: BTreeMap<A, Layer>,
+    /// By the lower layer below, if there is one that adds something.
+    upper: BTreeMap<(Option<A>, B), Layer>,
 }
 
 #[derive(Debug)]
@@ -54,87 +80,101 @@ struct Layer {
     set: Arc<TypeSet>,
 }
 
-impl<K: Ord + Clone> LayeredSets<K> {
+impl<A: Ord + Clone, B: Ord + Clone> LayeredSets<A, B> {
     pub(super) fn new(public: Arc<TypeSet>) -> Self {
-        Self { public, namespaces: BTreeMap::new(), variants: BTreeMap::new() }
+        Self { public, lower: BTreeMap::new(), upper: BTreeMap::new() }
     }
 
-    /// The set for proxies of this namespace and variant, which must have been opened.
-    pub(super) fn get(&self, namespace: Option<&Arc<str>>, variant: Option<&K>) -> &Arc<TypeSet> {
-        let scope = self.scope(namespace);
-        let layer =
-            variant.and_then(|variant| self.variants.get(&(scope.cloned(), variant.clone())));
-        layer.map_or_else(|| self.set_below(scope), |layer| &layer.set)
+    /// The set for proxies of this sort, which must have been opened.
+    pub(super) fn get(&self, lower: Option<&A>, upper: Option<&B>) -> &Arc<TypeSet> {
+        let below = self.layer_below(lower);
+        let layer = upper.and_then(|upper| self.upper.get(&(below.cloned(), upper.clone())));
+        layer.map_or_else(|| self.set_below(below), |layer| &layer.set)
     }
 
-    /// Brings all layers up to date: `changes` are what everybody sees under these names now,
-    /// `in_namespace` and `in_variant` what the layers have under one of them.
+    /// Brings all layers up to date: `changes` are what everybody sees under these names now, `in_lower` and
+    /// `in_upper` what the layers have under one of them.
     pub(super) fn apply_changes(
         &mut self,
         changes: ResourceChanges,
-        in_namespace: impl Fn(&str, &str) -> Override,
-        in_variant: impl Fn(Option<&str>, &K, &str) -> Override,
+        in_lower: impl Fn(&A, &str) -> Override,
+        in_upper: impl Fn(Option<&A>, &B, &str) -> Override,
     ) {
         if changes.is_empty() {
             return;
         }
         let names: Vec<Arc<str>> = changes.iter().map(|(name, _)| name.clone()).collect();
         self.public = self.public.with(changes);
-        for (namespace, layer) in &mut self.namespaces {
-            layer.update(&self.public, &names, |name| in_namespace(namespace, name));
+        for (key, layer) in &mut self.lower {
+            layer.update(&self.public, &names, |name| in_lower(key, name));
         }
-        for ((namespace, variant), layer) in &mut self.variants {
-            let below = namespace.as_ref().and_then(|namespace| self.namespaces.get(namespace));
-            let below = below.map_or(&self.public, |layer| &layer.set);
-            layer.update(below, &names, |name| in_variant(namespace.as_deref(), variant, name));
+        for ((below, key), layer) in &mut self.upper {
+            let set = below.as_ref().and_then(|below| self.lower.get(below));
+            let set = set.map_or(&self.public, |layer| &layer.set);
+            layer.update(set, &names, |name| in_upper(below.as_ref(), key, name));
         }
     }
 
-    /// Has the layers of this namespace and variant. The closures give all that a new layer has of
-    /// its own.
+    /// Brings the layers over one lower layer up to date, and that, where under these names nothing changed for
+    /// anybody else.
+    pub(super) fn apply_changes_in(
+        &mut self,
+        lower: &A,
+        names: &[Arc<str>],
+        in_lower: impl Fn(&A, &str) -> Override,
+        in_upper: impl Fn(Option<&A>, &B, &str) -> Override,
+    ) {
+        let Some(layer) = self.lower.get_mut(lower).filter(|_| !names.is_empty()) else {
+            return;
+        };
+        layer.update(&self.public, names, |name| in_lower(lower, name));
+        let own = self.upper.iter_mut().filter(|((below, _), _)| below.as_ref() == Some(lower));
+        for ((_, key), over) in own {
+            over.update(&layer.set, names, |name| in_upper(Some(lower), key, name));
+        }
+    }
+
+    /// Has the layers of this sort. The closures give all that a new layer has of its own.
     pub(super) fn open(
         &mut self,
-        namespace: Option<&Arc<str>>,
-        variant: Option<&K>,
-        in_namespace: impl FnOnce(&str) -> ResourceChanges,
-        in_variant: impl FnOnce(Option<&str>, &K) -> ResourceChanges,
+        lower: Option<&A>,
+        upper: Option<&B>,
+        in_lower: impl FnOnce(&A) -> ResourceChanges,
+        in_upper: impl FnOnce(Option<&A>, &B) -> ResourceChanges,
     ) {
-        if let Some(namespace) = namespace
-            && !self.namespaces.contains_key(namespace)
+        if let Some(lower) = lower
+            && !self.lower.contains_key(lower)
         {
-            let layer = Layer::over(&self.public, in_namespace(namespace));
-            self.namespaces.insert(namespace.clone(), layer);
+            let layer = Layer::over(&self.public, in_lower(lower));
+            self.lower.insert(lower.clone(), layer);
         }
-        let Some(variant) = variant else { return };
-        let key = (self.scope(namespace).cloned(), variant.clone());
-        if !self.variants.contains_key(&key) {
-            let overrides = in_variant(key.0.as_deref(), variant);
+        let Some(upper) = upper else { return };
+        let key = (self.layer_below(lower).cloned(), upper.clone());
+        if !self.upper.contains_key(&key) {
+            let overrides = in_upper(key.0.as_ref(), upper);
             let layer = Layer::over(self.set_below(key.0.as_ref()), overrides);
-            self.variants.insert(key, layer);
+            self.upper.insert(key, layer);
         }
     }
 
-    /// Drops the layers that none of these variants has.
-    pub(super) fn retain(&mut self, needed: &BTreeSet<(Option<&Arc<str>>, Option<&K>)>) {
-        let namespaces: BTreeSet<_> =
-            needed.iter().filter_map(|(namespace, _)| *namespace).collect();
-        self.namespaces.retain(|namespace, _| namespaces.contains(namespace));
-        let scoped = |(namespace, variant): &(Option<&Arc<str>>, Option<&K>)| {
-            Some((self.scope(*namespace).cloned(), (*variant)?.clone()))
-        };
-        let variants: BTreeSet<_> = needed.iter().filter_map(scoped).collect();
-        self.variants.retain(|key, _| variants.contains(key));
+    /// Drops the layers that none of these sorts has.
+    pub(super) fn retain(&mut self, needed: &BTreeSet<(Option<&A>, Option<&B>)>) {
+        let lower: BTreeSet<_> = needed.iter().filter_map(|(lower, _)| *lower).collect();
+        self.lower.retain(|key, _| lower.contains(key));
+        let upper: BTreeSet<(Option<&A>, &B)> = needed
+            .iter()
+            .filter_map(|(lower, upper)| Some((self.layer_below(*lower), (*upper)?)))
+            .collect();
+        self.upper.retain(|(below, key), _| upper.contains(&(below.as_ref(), key)));
     }
 
-    /// The namespace if it has anything of its own.
-    fn scope<'a>(&self, namespace: Option<&'a Arc<str>>) -> Option<&'a Arc<str>> {
-        namespace.filter(|own| {
-            self.namespaces.get(*own).is_some_and(|layer| !layer.overrides.is_empty())
-        })
+    /// The lower layer if it adds anything.
+    fn layer_below<'a>(&self, lower: Option<&'a A>) -> Option<&'a A> {
+        lower.filter(|lower| self.lower.get(lower).is_some_and(|one| !one.overrides.is_empty()))
     }
 
-    fn set_below(&self, scope: Option<&Arc<str>>) -> &Arc<TypeSet> {
-        let layer = scope.and_then(|namespace| self.namespaces.get(namespace));
+    fn set_below(&self, below: Option<&A>) -> &Arc<TypeSet> {
+        let layer = below.and_then(|below| self.lower.get(below));
         layer.map_or(&self.public, |layer| &layer.set)
     }
 }
@@ -195,13 +235,13 @@ mod tests {
 
     fn content(set: &TypeSet) -> Vec<String> {
         let one =
-            |one: &Arc<Resource>| format!("{}={}", one.name, String::from_utf8_lossy(one.value()));
+            |one: &Arc<Resource>| format!("{}={}", one.name, String::from_utf8_lossy(&one.value()));
         set.iter().map(one).collect()
     }
 
     /// `a` is hidden from everybody but `one`; in `one`, variant 7 has another `b`; variant 8 adds
     /// many.
-    fn opened() -> LayeredSets<u8> {
+    fn opened() -> LayeredSets<Arc<str>, u8> {
         let mut layers = LayeredSets::new(Arc::new(TypeSet::default()));
         layers.apply_changes(
             vec![change("b", "0"), change("c", "0")],
@@ -211,9 +251,10 @@ mod tests {
         let (one, two): (Arc<str>, Arc<str>) = ("one".into(), "two".into());
         let needed =
             [(Some(&one), Some(&7)), (Some(&two), Some(&7)), (None, Some(&8)), (Some(&two), None)];
-        let of_namespace =
-            |namespace: &str| if namespace == "one" { vec![change("a", "1")] } else { Vec::new() };
-        let of_variant = |namespace: Option<&str>, variant: &u8| match variant {
+        let of_namespace = |namespace: &Arc<str>| {
+            if **namespace == *"one" { vec![change("a", "1")] } else { Vec::new() }
+        };
+        let of_variant = |namespace: Option<&Arc<str>>, variant: &u8| match variant {
             7 if namespace.is_some() => vec![change("b", "7")],
             7 => Vec::new(),
             _ => (0..2 * MAX_REAPPLIED).map(|n| change(&format!("m{n:02}"), "8")).collect(),
@@ -242,9 +283,10 @@ mod tests {
         let mut layers = opened();
         let (one, two) = ("one".into(), "two".into());
         let hidden = layers.get(Some(&one), Some(&7)).clone();
-        let own =
-            |namespace: &str, name: &str| replace_if(namespace == "one" && name == "a", "a", "1");
-        let variant = |namespace: Option<&str>, variant: &u8, name: &str| {
+        let own = |namespace: &Arc<str>, name: &str| {
+            replace_if(**namespace == *"one" && name == "a", "a", "1")
+        };
+        let variant = |namespace: Option<&Arc<str>>, variant: &u8, name: &str| {
             replace_if(namespace.is_some() && *variant == 7 && name == "b", "b", "7")
         };
         layers.apply_changes(vec![change("b", "2")], own, variant);
@@ -254,7 +296,7 @@ mod tests {
         assert_eq!(content(layers.get(Some(&one), Some(&7))), ["a=1", "b=7", "d=2"]);
         assert_eq!(content(layers.get(None, Some(&8)))[..2], ["b=2", "d=2"]);
         // A gap, then nothing of its own any more.
-        let gap = |namespace: &str, name: &str| match (namespace, name) {
+        let gap = |namespace: &Arc<str>, name: &str| match (&**namespace, name) {
             ("two", "d") => Override::Hide,
             _ => Override::Inherit,
         };
@@ -274,8 +316,8 @@ mod tests {
         let one = "one".into();
         layers.retain(&[(Some(&one), Some(&7))].into());
         assert_eq!(content(layers.get(Some(&one), Some(&7))), ["a=1", "b=7", "c=0"]);
-        assert_eq!((layers.namespaces.len(), layers.variants.len()), (1, 1));
+        assert_eq!((layers.lower.len(), layers.upper.len()), (1, 1));
         layers.retain(&BTreeSet::new());
-        assert!(layers.namespaces.is_empty() && layers.variants.is_empty());
+        assert!(layers.lower.is_empty() && layers.upper.is_empty());
     }
 }

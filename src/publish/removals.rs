@@ -26,12 +26,13 @@ pub(super) struct PendingRemovals {
 }
 
 impl PendingRemovals {
-    /// Takes in which clusters are made and which are orphaned in the snapshot of this generation.
+    /// Takes in which clusters are made and which are orphaned in the snapshot of this generation. One that is
+    /// both has changed hands, as those under the names of addresses do.
     pub(super) fn update(&mut self, changes: ClusterChanges, generation: u64) {
+        self.removing.extend(changes.orphaned.into_iter().map(|name| (name, generation)));
         for name in &changes.made {
             self.removing.remove(name);
         }
-        self.removing.extend(changes.orphaned.into_iter().map(|name| (name, generation)));
     }
 
     /// Whether clusters lost their routes with the snapshot of this generation and still stay.
@@ -98,6 +99,14 @@ mod tests {
         assert!(taken(&mut removals, start + DELAY / 2).is_empty());
         assert_eq!(taken(&mut removals, start + DELAY), ["a"]);
         assert_eq!(removals.next(), None);
+    }
+
+    #[test]
+    fn a_cluster_that_changes_hands_stays() {
+        let (mut removals, start) = (PendingRemovals::default(), Instant::now());
+        removals.update(changes(&["a"], &["a"]), 1);
+        removals.schedule(1, start);
+        assert!(taken(&mut removals, start).is_empty());
     }
 
     #[test]

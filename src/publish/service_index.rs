@@ -15,6 +15,7 @@ use super::address_claims::AddressClaims;
 use super::alias_index::AliasIndex;
 use super::visibility::RestrictedServices;
 use crate::model::{Model, Service, ServiceKey, SlicesOfService};
+use crate::translate::routes::ClusterIpRanges;
 
 /// One service as it was last published.
 #[derive(Debug, Default)]
@@ -38,6 +39,8 @@ pub(super) struct MeshChanges {
     pub(super) listeners_and_routes: BTreeSet<ServiceKey>,
     /// Everything that was looked at, as it was before: empty where there was nothing.
     pub(super) before: BTreeMap<ServiceKey, ServiceEntry>,
+    /// Namespaces whose clients got their first rules of their own (true), or lost their last.
+    pub(super) consuming: BTreeMap<Arc<str>, bool>,
     /// Zones whose region was unknown and is known now, or the other way round.
     pub(super) zones: BTreeSet<Arc<str>>,
 }
@@ -136,6 +139,11 @@ impl ServiceIndex {
         self.entries.get(key)?.resolved.as_ref()
     }
 
+    /// All aliases that lead to one of these services.
+    pub(super) fn aliases_of(&self, services: &BTreeSet<ServiceKey>) -> BTreeSet<ServiceKey> {
+        self.aliases.leading_to(services)
+    }
+
     /// Every service, in order.
     pub(super) fn keys(&self) -> impl Iterator<Item = &ServiceKey> + Clone {
         let services = self.entries.iter().filter(|(_, entry)| entry.resolved.is_some());
@@ -148,6 +156,11 @@ impl ServiceIndex {
         let entries = self.entries.range(first..);
         let own = entries.take_while(move |(key, _)| key.namespace == *namespace);
         own.filter_map(|(_, entry)| entry.resolved.as_ref())
+    }
+
+    /// Where the addresses of all services are.
+    pub(super) fn cluster_ip_ranges(&self) -> ClusterIpRanges {
+        self.addresses.ranges()
     }
 
     /// The service's addresses that no other service claims before it.

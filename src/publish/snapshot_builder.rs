@@ -1,7 +1,7 @@
 //! The mesh as encoded sets, kept up to date service by service.
 //!
-//! [`SnapshotBuilder::update`] is the one pass that a change makes: the service index says what
-//! changed, then clusters, endpoints, listeners and routes follow, each the owner of its sets, for
+//! [`SnapshotBuilder::update`] is the one pass that a change makes: the indexes of services and of
+//! routes say what changed, then clusters, endpoints, listeners and routes follow, each the owner of its sets, for
 //! the changed services alone and in the views that are open; last comes what to remove, and when.
 //! No async.
 
@@ -11,25 +11,65 @@ use std::sync::Arc;
 use pilothouse_xds::View;
 use tokio::time::Instant;
 
-use super::clusters::Clusters;
+use super::clusters::{ClusterChanges, Clusters};
 use super::endpoints::Endpoints;
-use super::listeners_and_routes::ListenersAndRoutes;
+use super::listeners_and_routes::{ListenersAndRoutes, Mesh};
 use super::removals::PendingRemovals;
+use super::route_index::RouteIndex;
 use super::service_index::{MeshChanges, ServiceIndex};
-use crate::model::{Model, ServiceKey};
+use crate::model::route::RouteReport;
+use crate::model::{Dirty, Model};
+use crate::names::Discovery;
 use crate::snapshot::{Conflicts, Snapshot};
+use crate::translate::listeners::OnDemandTimeout;
 use crate::view::ViewKey;
 
 /// Everything that snapshots are made of.
 #[derive(Debug)]
 pub struct SnapshotBuilder {
+    domain: Arc<str>,
     generation: u64,
     pub(super) services: ServiceIndex,
+    routes: RouteIndex,
     clusters: Clusters,
     endpoints: Endpoints,
+    /// The same for on-demand sidecars, while some view is theirs.
+    on_demand: Option<Box<OnDemandSets>>,
     listeners_and_routes: ListenersAndRoutes,
     pub(super) removals: PendingRemovals,
     pub(super) conflicts: Conflicts,
+}
+
+/// The clusters and endpoints of on-demand sidecars: everybody's, and those under the names of addresses.
+#[derive(Debug)]
+struct OnDemandSets {
+    clusters: Clusters,
+    endpoints: Endpoints,
+}
+
+impl OnDemandSets {
+    /// With the names that are made.
+    fn new(domain: &Arc<str>, services: &ServiceIndex) -> (Self, ClusterChanges) {
+        let mut sets = Self {
+            clusters: Clusters::new(domain.clone(), Discovery::OnDemand),
+            endpoints: Endpoints::new(domain.clone(), Discovery::OnDemand),
+        };
+        let all: BTreeSet<_> = services.keys().cloned().collect();
+        let all = MeshChanges { clusters: all.clone(), endpoints: all, ..MeshChanges::default() };
+        let made = sets.update(&all, services);
+        (sets, made)
+    }
+
+    fn update(&mut self, changes: &MeshChanges, services: &ServiceIndex) -> ClusterChanges {
+        // An address may have got another owner, which for others changes listeners and routes alone.
+        let clusters = changes.clusters.union(&changes.listeners_and_routes);
+        let clusters: BTreeSet<_> = clusters.cloned().collect();
+        let endpoints = changes.endpoints.union(&clusters).cloned().collect();
+        let changes = MeshChanges { clusters, endpoints, ..MeshChanges::default() };
+        let changed = self.clusters.update(&changes, services);
+        self.endpoints.update(&changes, services, &self.clusters);
+        changed
+    }
 }
 
 impl SnapshotBuilder {
@@ -39,38 +79,74 @@ impl SnapshotBuilder {
         Self {
             generation: 0,
             services: ServiceIndex::new(domain.clone()),
-            clusters: Clusters::new(domain.clone()),
-            endpoints: Endpoints::new(domain.clone()),
-            listeners_and_routes: ListenersAndRoutes::new(domain),
+            routes: RouteIndex::default(),
+            clusters: Clusters::new(domain.clone(), Discovery::All),
+            endpoints: Endpoints::new(domain.clone(), Discovery::All),
+            on_demand: None,
+            listeners_and_routes: ListenersAndRoutes::new(domain.clone()),
+            domain,
             removals: PendingRemovals::default(),
             conflicts: Conflicts::new(),
         }
     }
 
-    /// Brings everything up to date for the services in `dirty`, from the model as it is now.
-    pub fn update(&mut self, model: &Model, dirty: &BTreeSet<ServiceKey>) {
+    /// With another time for which requests of on-demand sidecars wait for their clusters.
+    pub fn with_on_demand_timeout(mut self, timeout: OnDemandTimeout) -> Self {
+        self.listeners_and_routes.on_demand = timeout;
+        self
+    }
+
+    /// Brings everything up to date for what is `dirty`, from the model as it is now.
+    pub fn update(&mut self, model: &Model, dirty: &Dirty) {
         self.apply(model, dirty);
     }
 
     /// The same, and gives what changed.
-    pub(super) fn apply(&mut self, model: &Model, dirty: &BTreeSet<ServiceKey>) -> MeshChanges {
-        let changes = self.services.update(model, dirty);
+    pub(super) fn apply(&mut self, model: &Model, dirty: &Dirty) -> MeshChanges {
+        let mut changes = self.services.update(model, &dirty.services);
+        let ruled = self.routes.update(model, dirty, &self.services, &changes.clusters);
+        let has_routes = !ruled.services.is_empty() || !self.routes.is_empty();
+        changes.listeners_and_routes.extend(ruled.services);
+        if has_routes {
+            // An alias has its target's rules, which also depend on the addresses that the target owns.
+            let others = changes.listeners_and_routes.difference(&changes.clusters);
+            let aliases = self.services.aliases_of(&others.cloned().collect());
+            changes.listeners_and_routes.extend(aliases);
+        }
+        changes.consuming = ruled.consuming;
         self.make_resources(&changes);
         changes
     }
 
     /// Makes anew what depends on what changed, whatever that is.
     pub(super) fn make_resources(&mut self, changes: &MeshChanges) {
-        let clusters = self.clusters.update(changes, &self.services);
+        let mut clusters = self.clusters.update(changes, &self.services);
         self.endpoints.update(changes, &self.services, &self.clusters);
-        self.listeners_and_routes.update(changes, &self.services, &mut self.conflicts);
+        if let Some(on_demand) = &mut self.on_demand {
+            let of_addresses = on_demand.update(changes, &self.services);
+            clusters.made.extend(of_addresses.made);
+            clusters.orphaned.extend(of_addresses.orphaned);
+        }
+        let mesh = Mesh { services: &self.services, routes: &self.routes };
+        self.listeners_and_routes.update(changes, mesh, &mut self.conflicts);
         self.removals.update(clusters, self.generation + 1);
+    }
+
+    /// What has become of each route.
+    pub(super) fn route_report(&self) -> &RouteReport {
+        self.routes.report()
     }
 
     /// Removes the clusters whose time has come, with their endpoints.
     pub(super) fn remove_expired(&mut self, now: Instant) {
         let expired = self.removals.take_expired(now);
         self.remove(&expired);
+    }
+
+    /// Whether anything is kept for on-demand sidecars.
+    #[cfg(test)]
+    pub(super) fn has_on_demand_sets(&self) -> bool {
+        self.on_demand.is_some()
     }
 
     /// Removes the clusters that lost their routes with the snapshot of this generation or before.
@@ -83,6 +159,10 @@ impl SnapshotBuilder {
     fn remove(&mut self, clusters: &[Arc<str>]) {
         self.clusters.remove(clusters);
         self.endpoints.remove(clusters);
+        if let Some(on_demand) = &mut self.on_demand {
+            on_demand.clusters.remove(clusters);
+            on_demand.endpoints.remove(clusters);
+        }
     }
 
     /// A new snapshot with these views; what none of them needs is forgotten.
@@ -100,19 +180,42 @@ impl SnapshotBuilder {
 
     /// The view as it is now, made if it is not there. Costs what it has of its own.
     pub fn open_view(&mut self, key: &ViewKey) -> Option<Arc<View>> {
-        self.clusters.open(key);
-        self.endpoints.open(key, &self.services);
-        self.listeners_and_routes.open(key, &self.services, &mut self.conflicts);
+        let (clusters, endpoints) = match key.kind.discovery() {
+            Discovery::All => (&mut self.clusters, &mut self.endpoints),
+            Discovery::OnDemand => {
+                let new = || {
+                    let (sets, made) = OnDemandSets::new(&self.domain, &self.services);
+                    // Removals of names that these sets had when they were there before may be due still.
+                    self.removals.update(made, self.generation);
+                    Box::new(sets)
+                };
+                let sets = &mut **self.on_demand.get_or_insert_with(new);
+                (&mut sets.clusters, &mut sets.endpoints)
+            }
+        };
+        clusters.open(key);
+        endpoints.open(key, &self.services);
+        let mesh = Mesh { services: &self.services, routes: &self.routes };
+        self.listeners_and_routes.open(key, mesh, &mut self.conflicts);
         let (listeners, routes) = self.listeners_and_routes.sets(key)?;
-        let sets = [self.clusters.set(key), self.endpoints.set(key), listeners, routes];
+        let sets = [clusters.set(key), endpoints.set(key), listeners, routes];
         Some(Arc::new(View::new(sets.map(Arc::clone))))
     }
 
     /// Drops what none of these views needs.
     pub fn retain_views<'a>(&mut self, needed: impl IntoIterator<Item = &'a ViewKey>) {
         let needed: Vec<&ViewKey> = needed.into_iter().collect();
-        self.clusters.retain(&needed);
-        self.endpoints.retain(&needed);
+        let is_on_demand = |key: &&ViewKey| key.kind.discovery() == Discovery::OnDemand;
+        let (on_demand, all): (Vec<_>, Vec<_>) = needed.iter().copied().partition(is_on_demand);
+        self.clusters.retain(&all);
+        self.endpoints.retain(&all);
+        if on_demand.is_empty() {
+            self.on_demand = None;
+        }
+        if let Some(sets) = &mut self.on_demand {
+            sets.clusters.retain(&on_demand);
+            sets.endpoints.retain(&on_demand);
+        }
         self.listeners_and_routes.retain(&needed, &mut self.conflicts);
     }
 }

@@ -11,9 +11,10 @@ use prost::Message;
 
 use super::SnapshotBuilder;
 use super::service_index::MeshChanges;
+use crate::model::route::RouteReport;
 use crate::model::{
-    Change, Endpoint, EndpointSlice, EndpointState, ExportTo, Model, Protocol, Service, ServiceKey,
-    ServiceKind, ServicePort, SlicePort, Subset,
+    Change, Dirty, Endpoint, EndpointSlice, EndpointState, ExportTo, Model, Protocol, Service,
+    ServiceKey, ServiceKind, ServicePort, SlicePort, Subset,
 };
 use crate::names::ResourceType;
 use crate::snapshot::Snapshot;
@@ -23,10 +24,14 @@ mod aliases;
 mod inbound_ports;
 
 mod node_local;
+mod on_demand;
 mod random;
+mod random_routes;
+mod routes;
 mod view_assigner;
 mod view_requests;
 mod visibility;
+mod without_routes;
 mod zones;
 
 const DOMAIN: &str = "cluster.local";
@@ -88,6 +93,16 @@ fn views() -> Vec<ViewKey> {
     .collect()
 }
 
+/// Those of on-demand sidecars, which a mesh of others does not have.
+fn on_demand_views() -> Vec<ViewKey> {
+    let of_sidecars = views().into_iter().filter(|view| view.kind == ProxyKind::Sidecar);
+    of_sidecars.map(|view| ViewKey { kind: ProxyKind::OnDemandSidecar, ..view }).collect()
+}
+
+fn every_view() -> Vec<ViewKey> {
+    views().into_iter().chain(on_demand_views()).collect()
+}
+
 /// A sidecar's, with these HTTP ports.
 fn with_inbound(namespace: &str, ports: &[u16]) -> ViewKey {
     let port = |port: &u16| InboundPort::new(*port, InboundProtocol::Http);
@@ -99,7 +114,7 @@ fn with_inbound(namespace: &str, ports: &[u16]) -> ViewKey {
 struct Mesh {
     model: Model,
     builder: SnapshotBuilder,
-    dirty: BTreeSet<ServiceKey>,
+    dirty: Dirty,
 }
 
 impl Mesh {
@@ -107,7 +122,7 @@ impl Mesh {
         Self {
             model: Model::default(),
             builder: SnapshotBuilder::new(DOMAIN),
-            dirty: BTreeSet::new(),
+            dirty: Dirty::default(),
         }
     }
 
@@ -137,11 +152,10 @@ impl Mesh {
     }
 
     /// What a builder makes that sees everything at once, as it is now.
-    fn built_at_once(&self, views: &[ViewKey]) -> Snapshot {
+    fn built_at_once(&self, views: &[ViewKey]) -> (Snapshot, RouteReport) {
         let mut builder = SnapshotBuilder::new(DOMAIN);
-        let services = self.model.services().map(|service| service.key.clone());
-        builder.update(&self.model, &services.collect());
-        builder.snapshot(views)
+        builder.update(&self.model, &Dirty::everything_in(&self.model));
+        (builder.snapshot(views), builder.route_report().clone())
     }
 }
 
@@ -290,7 +304,7 @@ fn a_listener_that_two_services_want_goes_to_http_then_to_the_first() {
     let mut mesh = Mesh::with_changes(vec![tcp("b"), tcp("c")]);
     let leads_to = |view: &View| {
         let listener = view.set(ResourceType::Listener).get("0.0.0.0_90").unwrap();
-        let text = String::from_utf8_lossy(listener.value()).into_owned();
+        let text = String::from_utf8_lossy(&listener.value()).into_owned();
         let owners = ["a", "b", "c"].into_iter();
         let mut owners = owners.filter(|name| text.contains(&format!("||{name}.one.svc")));
         owners.next().unwrap_or("http")

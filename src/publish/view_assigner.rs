@@ -97,6 +97,9 @@ impl ViewAssigner {
             self.places.update(before, now, &mut touched);
             self.node_local.update(key, now, &mut touched);
         }
+        for (namespace, has_rules) in &changes.consuming {
+            self.places.update_consuming(namespace, *has_rules, &mut touched);
+        }
         let requests = touched.iter().filter_map(|one| self.dependents.get(one)).flatten();
         let requests: BTreeSet<ViewRequest> = requests.cloned().collect();
         let reassigned = requests.into_iter().filter_map(|request| {

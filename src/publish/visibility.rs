@@ -55,6 +55,8 @@ impl RestrictedServices {
 #[derive(Debug, Default)]
 pub(super) struct RestrictedResources {
     by_name: BTreeMap<Arc<str>, (ExportTo, Arc<Resource>)>,
+    /// The names that each namespace sees and not everybody.
+    by_namespace: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
 }
 
 impl RestrictedResources {
@@ -67,7 +69,7 @@ impl RestrictedResources {
         let name = resource.name.clone();
         match export_to {
             ExportTo::Everyone => {
-                self.by_name.remove(&name);
+                self.remove(&name);
                 (name, Some(resource))
             }
             ExportTo::Only(_) => {
@@ -78,11 +80,26 @@ impl RestrictedResources {
     }
 
     pub(super) fn insert(&mut self, export_to: &ExportTo, resource: Arc<Resource>) {
+        self.remove(&resource.name);
+        if let ExportTo::Only(namespaces) = export_to {
+            for namespace in namespaces.iter() {
+                let names = self.by_namespace.entry(namespace.clone()).or_default();
+                names.insert(resource.name.clone());
+            }
+        }
         self.by_name.insert(resource.name.clone(), (export_to.clone(), resource));
     }
 
     pub(super) fn remove(&mut self, name: &str) {
-        self.by_name.remove(name);
+        let Some((ExportTo::Only(namespaces), _)) = self.by_name.remove(name) else { return };
+        for namespace in namespaces.iter() {
+            if let Some(names) = self.by_namespace.get_mut(namespace) {
+                names.remove(name);
+                if names.is_empty() {
+                    self.by_namespace.remove(namespace);
+                }
+            }
+        }
     }
 
     /// What proxies of this namespace (of none) have under a name.
@@ -95,9 +112,16 @@ impl RestrictedResources {
         }
     }
 
-    /// All that proxies of this namespace (of none) have.
-    pub(super) fn overrides_in(&self, namespace: Option<&str>) -> ResourceChanges {
-        let seen = self.by_name.iter().filter(|(_, (export_to, _))| export_to.reaches(namespace));
+    /// All that proxies of this namespace have and not everybody. Costs that, not the restricted ones of all.
+    pub(super) fn overrides_in(&self, namespace: &str) -> ResourceChanges {
+        let names = self.by_namespace.get(namespace).into_iter().flatten();
+        let seen = names.filter_map(|name| Some((name, &self.by_name.get(name)?.1)));
+        seen.map(|(name, resource)| (name.clone(), Some(resource.clone()))).collect()
+    }
+
+    /// All that everybody has.
+    pub(super) fn overrides_everywhere(&self) -> ResourceChanges {
+        let seen = self.by_name.iter().filter(|(_, (export_to, _))| export_to.reaches(None));
         seen.map(|(name, (_, resource))| (name.clone(), Some(resource.clone()))).collect()
     }
 }

@@ -7,8 +7,9 @@
 //!
 //! ```text
 //! flags, ISTIO_META_* ──> config ──> bootstrap ──> envoy-rev.json ──> Envoy ──ADS──> control plane
-//!                                    template ────┘                    │ admin
-//!                     kubelet ──> status (15020) <── readiness <── stats
+//!                           │        template ────┘                    │ admin
+//!             uses.json ────┘          kubelet ──> status (15020) <── readiness <── stats
+//!                 └───────────────────────────────────────────────── remember <─┘
 //! ```
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ pub mod bootstrap;
 mod cause;
 pub mod config;
 mod credentials;
+mod discovery;
 mod drain;
 pub mod envoy;
 mod node;
@@ -38,15 +40,20 @@ mod privilege;
 mod proxy_config;
 pub mod readiness;
 mod reap;
+mod remember;
 mod status;
 pub mod template;
+mod uses;
 mod wait;
+mod warm_file;
 
 pub use app_metrics::{APP_METRICS, check_metrics_path};
 pub use app_probes::{APP_HEALTH, APP_LIFECYCLE, APP_PROBERS};
 pub use args::{AgentArgs, ProxyType, Xds};
+pub use discovery::{ClusterDiscovery, Discovery};
 pub use envoy::{ParentDeathExec, check_component_log_levels, check_log_level};
 pub use proxy_config::{ProxyConfig, ProxyConfigError};
+pub use uses::parse_uses;
 pub use wait::AgentWaitArgs;
 
 use app_metrics::AppMetrics;
@@ -56,6 +63,8 @@ use credentials::CredentialsMissing;
 use drain::NotDraining;
 use envoy::Envoy;
 use readiness::{EnvoyConditions, ProbeConditions};
+use remember::{Memory, OnDemandState};
+use warm_file::WarmFile;
 
 use crate::door::{self, BindError, LimitedListener};
 use crate::http_server;
@@ -66,6 +75,8 @@ use crate::signals::Signals;
 
 /// Longer than an admin page of a busy Envoy takes.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the end may wait for what the proxy used to be written down; draining takes longer as a rule.
+const REMEMBER_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long Envoy may take to end after SIGTERM.
 const ENVOY_EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -104,6 +115,10 @@ pub async fn run(args: AgentArgs) -> Result<u8, AgentError> {
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let mut config = AgentConfig::new(&args, &environment)?;
+    let warm_file = WarmFile::in_folder(&config.config_dir);
+    if config.clusters.is_on_demand() {
+        config.clusters.remember(warm_file.read());
+    }
     if args.bootstrap_only {
         output::print(&render(&config)?)?;
         return Ok(0);
@@ -111,6 +126,24 @@ pub async fn run(args: AgentArgs) -> Result<u8, AgentError> {
     // All that can be wrong first, and the port last: the bootstrap names the one that was had.
     render(&config)?;
     let program = envoy::find(&config.envoy.program)?;
+    if config.clusters.is_on_demand() {
+        config.clusters.check_envoy(envoy::version(&program).await);
+    }
+    match config.clusters.fallback() {
+        Some(_) => warn!("{}", config.clusters),
+        None if config.clusters.is_on_demand() => info!(
+            named = config.clusters.named().len(),
+            remembered = config.clusters.remembered().len(),
+            "{}",
+            config.clusters
+        ),
+        None if !config.clusters.named().is_empty() => {
+            warn!(
+                "--uses (PILOTHOUSE_USES) is for --discovery on-demand: all clusters are had anyway"
+            );
+        }
+        None => {}
+    }
     let listener = door::bind("--status-addr", config.status, &[]).await?;
     config.status = listener.local_addr().unwrap_or(config.status);
     let probes = AppProbes::new(config.probers.clone(), config.node.addresses[0]);
@@ -122,10 +155,16 @@ pub async fn run(args: AgentArgs) -> Result<u8, AgentError> {
     let credentials_there = conditions.ready.condition("TLS", "the files for TLS are being read");
     let of_envoy = EnvoyConditions::new(&conditions);
     let not_draining = Arc::new(NotDraining::new(&conditions.ready));
-    let shutdown = Shutdown { not_draining, quit: CancellationToken::new() };
+    let shutdown = Shutdown::new(not_draining);
+    let memory = config.clusters.is_on_demand().then(|| {
+        let (domain, kept) =
+            (config.node.cluster_domain().to_owned(), config.clusters.remembered());
+        Memory::new(admin, warm_file, domain, kept)
+    });
+    let (memory, on_demand) = memory.unzip();
     let door = LimitedListener::new("status", listener, door::descriptors::agent_limits());
     // The application's probes are answered from now on, whatever is waited for.
-    let mut parts = start_pages(door, probes, &config, &admin, &conditions, &shutdown);
+    let mut parts = start_pages(door, probes, &config, &admin, &conditions, &shutdown, on_demand);
     if let Some(credentials) = &config.credentials {
         let there = credentials::wait(credentials, &credentials_there, credentials::LIMIT);
         tokio::select! {
@@ -144,6 +183,16 @@ pub async fn run(args: AgentArgs) -> Result<u8, AgentError> {
     );
     let mut envoy = Envoy::start(&program, &config.envoy, &file)?;
     follow_envoy(&mut parts, of_envoy, &config, &admin, &conditions, envoy.pid());
+    match memory {
+        Some(memory) => {
+            let (ready, shutdown) = (conditions.ready.clone(), shutdown.clone());
+            parts.add("memory of what is used", CancellationToken::new(), |stop| async move {
+                let follow = memory.follow(&ready, &shutdown.ending, &shutdown.remembered);
+                stop.run_until_cancelled(follow).await;
+            });
+        }
+        None => shutdown.remembered.cancel(),
+    }
     supervise(&mut envoy, &admin, &config, &mut signals, &shutdown, &mut parts).await
 }
 
@@ -153,6 +202,17 @@ struct Shutdown {
     not_draining: Arc<NotDraining>,
     /// To be cancelled to begin it.
     quit: CancellationToken,
+    /// Cancelled as it begins.
+    ending: CancellationToken,
+    /// Cancelled once what the proxy used is written down, if it is to be.
+    remembered: CancellationToken,
+}
+
+impl Shutdown {
+    fn new(not_draining: Arc<NotDraining>) -> Self {
+        let [quit, ending, remembered] = [(); 3].map(|()| CancellationToken::new());
+        Self { not_draining, quit, ending, remembered }
+    }
 }
 
 /// The agent's own pages. What works beside Envoy ends with the runtime: Envoy ends first, in its own
@@ -164,6 +224,7 @@ fn start_pages(
     admin: &EnvoyAdmin,
     conditions: &ProbeConditions,
     shutdown: &Shutdown,
+    on_demand: Option<watch::Receiver<Option<OnDemandState>>>,
 ) -> Parts {
     let pages = status::Pages {
         admin: *admin,
@@ -176,6 +237,8 @@ fn start_pages(
             .app_metrics
             .clone()
             .map(|target| AppMetrics::new(target, config.node.addresses[0])),
+        clusters: config.clusters.clone(),
+        on_demand,
         failed_scrapes: Default::default(),
         failed_app_scrapes: Default::default(),
     };
@@ -240,8 +303,10 @@ async fn supervise(
         Err(failure) => error!("{failure}: draining, to end with exit code 1"),
     }
     shutdown.not_draining.end();
+    shutdown.ending.cancel();
+    let remembered = tokio::time::timeout(REMEMBER_TIMEOUT, shutdown.remembered.cancelled());
     tokio::select! {
-        () = drain::drain(admin, config) => {}
+        _ = async { tokio::join!(drain::drain(admin, config), remembered) } => {}
         name = signals.next() => {
             error!("{name} again: ended at once");
             envoy.signal(process::Signal::KILL);

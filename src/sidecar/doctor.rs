@@ -26,10 +26,12 @@ mod finding;
 mod hosts;
 mod kubernetes;
 mod observations;
+mod on_demand;
 mod path;
 mod pilot;
 mod report;
 mod resolv;
+mod routes;
 mod service;
 mod service_name;
 mod tls;
@@ -86,6 +88,8 @@ pub struct Target {
     pub capture: bool,
     /// A service whose endpoints are to be looked at as well.
     pub service: Option<ServiceName>,
+    /// The path of a request to it, for which a rule of its routes must be there; `None` for `/`, for which none need be.
+    pub path: Option<String>,
     pub origin: ProbeOrigin,
 }
 
@@ -107,6 +111,7 @@ impl Default for Target {
             domain: crate::names::DEFAULT_DOMAIN.to_owned(),
             capture: true,
             service: None,
+            path: None,
             origin: ProbeOrigin::Doctor,
         }
     }

@@ -12,6 +12,10 @@ use thiserror::Error;
 use crate::sidecar::http_client::{self, RequestError};
 use crate::well_known::{INBOUND_CAPTURE_PORT, OUTBOUND_CAPTURE_PORT};
 
+mod on_demand;
+
+pub use on_demand::{ON_DEMAND_SINCE, OnDemandStats, ServiceCluster};
+
 /// Why there is no page.
 #[derive(Debug, Error)]
 pub enum AdminError {

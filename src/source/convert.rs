@@ -27,6 +27,7 @@ mod export_to;
 mod intern;
 mod names;
 mod protocol;
+pub mod route;
 mod traffic_policy;
 
 use intern::StringInterner;

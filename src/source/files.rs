@@ -1,6 +1,6 @@
 //! Files of Kubernetes manifests as a source: the default that needs no cluster.
 //!
-//! After any change of a file all files are read again (`manifest_set`) and sent as two complete
+//! After any change of a file all files are read again (`manifest_set`) and sent as complete
 //! lists, like a relist; the model applies the differences, and files with the same content are not
 //! parsed again. A file that cannot be read, is wrong or seems to be half-written keeps its last good
 //! state. `file_watch` reports changes. Reading blocks, so it runs outside the async workers.
@@ -19,7 +19,7 @@ use tracing::{debug, error, info, warn};
 
 use super::health::Health;
 use crate::file_watch::FileWatch;
-use crate::model::{Change, Scope, SourceEvent};
+use crate::model::{Change, RouteKind, Scope, SourceEvent};
 
 mod manifest_set;
 mod parse;
@@ -144,13 +144,25 @@ async fn read_until_closed(
     }
 }
 
-/// Endpoints first, so that a new service never appears without its endpoints.
+/// All at once, so that one snapshot has all of them; endpoints and grants first, so that a new service or
+/// route never appears without.
 async fn send_lists(
     lists: manifest_set::ObjectLists,
     changes: &Sender<SourceEvent>,
-) -> Result<(), SendError<SourceEvent>> {
-    changes.send(Change::Slices(Scope::All, lists.slices).into()).await?;
-    changes.send(Change::Services(Scope::All, lists.services).into()).await
+) -> Result<(), SendError<()>> {
+    let manifest_set::ObjectLists { services, slices, routes, grants } = lists;
+    let mut all = vec![
+        Change::Slices(Scope::All, slices),
+        Change::Grants(Scope::All, grants),
+        Change::Services(Scope::All, services),
+    ];
+    for kind in RouteKind::ALL {
+        let of_kind = routes.iter().filter(|route| route.key.kind == kind).cloned().collect();
+        all.push(Change::Routes(Scope::All, kind, of_kind));
+    }
+    let permits = changes.reserve_many(all.len()).await?;
+    permits.zip(all).for_each(|(permit, change)| permit.send(change.into()));
+    Ok(())
 }
 
 /// Waits until nothing has changed for [`QUIET_PERIOD`], so that a file is not read half-written.
@@ -229,6 +241,7 @@ impl Reporter {
         debug!(
             services = outcome.lists.services.len(),
             slices = outcome.lists.slices.len(),
+            routes = outcome.lists.routes.len(),
             rejected = outcome.rejected.len(),
             "manifests read"
         );

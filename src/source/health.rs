@@ -27,6 +27,11 @@ pub struct WatchHealth {
     pub last_error: Option<String>,
     /// Failures since start.
     pub errors: u64,
+    /// Why there is nothing to watch, where that is no failure: a kind that the server does not have, or that
+    /// nobody allowed us to read.
+    pub absent: Option<String>,
+    /// Nobody waits for its first list.
+    not_awaited: bool,
 }
 
 impl WatchHealth {
@@ -79,7 +84,26 @@ impl Health {
     /// A complete list has arrived.
     pub fn synced(&self, watch: &str) {
         self.contact(watch);
-        self.with_watches(|watches| watches.entry(watch.to_owned()).or_default().synced = true);
+        self.with_watches(|watches| {
+            let entry = watches.entry(watch.to_owned()).or_default();
+            (entry.synced, entry.absent) = (true, None);
+        });
+    }
+
+    /// There is nothing to watch, for this reason, and nobody waits for it.
+    pub fn absent(&self, watch: &str, why: impl ToString) {
+        self.with_watches(|watches| {
+            let entry = watches.entry(watch.to_owned()).or_default();
+            (entry.absent, entry.not_awaited) = (Some(why.to_string()), true);
+            (entry.synced, entry.last_error) = (false, None);
+        });
+    }
+
+    /// Its first list is waited for no longer.
+    pub fn not_awaited(&self, watch: &str) {
+        self.with_watches(|watches| {
+            watches.entry(watch.to_owned()).or_default().not_awaited = true;
+        });
     }
 
     /// How long one request of the watch lasts.
@@ -156,7 +180,7 @@ impl Health {
             let waiting: Vec<String> = inner
                 .watches
                 .iter()
-                .filter(|(_, watch)| !watch.synced)
+                .filter(|(_, watch)| !watch.synced && !watch.not_awaited)
                 .map(|(name, watch)| match &watch.last_error {
                     Some(error) => format!("{name} ({error})"),
                     None => name.clone(),

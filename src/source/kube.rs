@@ -5,8 +5,8 @@
 //! started anew instead of resumed (`watch`): a server that came back with another history (a
 //! restored backup) would accept the old position and stay silent for ever.
 //!
-//! No pods, no secrets: Services and EndpointSlices (or Endpoints, where the server is too old), Nodes
-//! if asked for, and no more. Objects are converted as they arrive and dropped, so what the model has
+//! No pods, no secrets: Services and EndpointSlices (or Endpoints, where the server is too old), routes and
+//! their grants where there are any (`gateway_api`), Nodes if asked for, and no more. Objects are converted as they arrive and dropped, so what the model has
 //! no use for is never kept.
 
 use std::sync::Arc;
@@ -15,9 +15,11 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Endpoints, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Client;
 use kube::runtime::watcher::{self, DefaultBackoff};
 use tokio::sync::mpsc::Sender;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -28,6 +30,7 @@ use crate::model::{Scope, SourceEvent};
 mod client;
 mod errors;
 mod events;
+mod gateway_api;
 mod lenient_decode;
 mod list_strategy;
 mod nodes;
@@ -37,8 +40,9 @@ mod watch;
 
 use client::Server;
 use events::{WatchIndex, Watched};
+use gateway_api::{Discovery, OptionalWatch};
 use list_strategy::ListStrategy;
-use watch::{Watch, back_off};
+use watch::{Optional, Watch, back_off};
 
 /// Stands in the health's list of watches until the API server has been found and asked what it
 /// has.
@@ -114,22 +118,28 @@ async fn watch_all(
         health.expect(&watch_name::<Service>(scope));
     }
     let (server, slices) = find_server(&config, &health).await;
+    let per_scope = 2 + gateway_api::KINDS;
+    let (discovery, discovering) = gateway_api::discovery(server.clone());
     let mut watches = WatchSet {
         server,
         watch_timeout: config.watch_timeout,
         changes,
         health: health.clone(),
-        unlisted: Arc::new(AtomicUsize::new(scopes.len() * 2 + usize::from(config.nodes))),
+        unlisted: Arc::new(AtomicUsize::new(per_scope * scopes.len() + usize::from(config.nodes))),
         tasks: JoinSet::new(),
     };
     for scope in scopes {
         watches.start::<Service>(scope.clone());
         if slices {
-            watches.start::<EndpointSlice>(scope)
+            watches.start::<EndpointSlice>(scope.clone());
         } else {
-            watches.start::<Endpoints>(scope)
+            watches.start::<Endpoints>(scope.clone());
         }
+        watches.start_optional::<gateway_api::HttpRoute>(scope.clone(), &discovery);
+        watches.start_optional::<gateway_api::GrpcRoute>(scope.clone(), &discovery);
+        watches.start_optional::<gateway_api::Grant>(scope, &discovery);
     }
+    watches.tasks.spawn(discovering.run());
     if config.nodes {
         watches.start::<Node>(Scope::All);
     }
@@ -170,7 +180,7 @@ async fn find_server(config: &KubeSourceConfig, health: &Health) -> (Server, boo
             last.clone_from(&error);
         }
         health.failed(SEARCH, error);
-        back_off(&mut backoff, Duration::ZERO).await;
+        back_off(&mut backoff).await;
     }
 }
 
@@ -195,7 +205,25 @@ struct WatchSet {
 
 impl WatchSet {
     fn start<K: Watched>(&mut self, scope: Scope) {
-        let name: Arc<str> = watch_name::<K>(&scope).into();
+        let (mut watch, client, settings) = self.watch::<K>(&scope, None);
+        let api = K::api(client, &scope);
+        self.tasks.spawn(async move { _ = watch.run(api, settings).await });
+    }
+
+    fn start_optional<K: Watched>(&mut self, scope: Scope, discovery: &Discovery) {
+        let optional =
+            Optional { told_of_right: discovery.told_of_right.clone(), started: Instant::now() };
+        let (watch, client, settings) = self.watch::<K>(&scope, Some(optional));
+        let discovery = discovery.clone();
+        self.tasks.spawn(OptionalWatch { watch, client, scope, discovery }.run(settings));
+    }
+
+    fn watch<K: Watched>(
+        &self,
+        scope: &Scope,
+        optional: Option<Optional>,
+    ) -> (Watch<K>, Client, watcher::Config) {
+        let name: Arc<str> = watch_name::<K>(scope).into();
         self.health.expect(&name);
         let seconds = u32::try_from(self.watch_timeout.as_secs()).unwrap_or(u32::MAX).max(1);
         let lasts = Duration::from_secs(seconds.into());
@@ -203,22 +231,24 @@ impl WatchSet {
         let (teller, position) = tokio::sync::watch::channel(0);
         let (server, health) = (&self.server.client, self.health.clone());
         let client = client::observed(server, health, name.clone(), lasts, teller);
-        let api = K::api(client, &scope);
         let settings = watcher::Config { label_selector: K::selector(), ..Default::default() }
             .timeout(seconds);
         let watch = Watch {
-            index: WatchIndex::new(scope, self.health.clone()),
+            index: WatchIndex::new(scope.clone(), self.health.clone()),
             name,
             url: self.server.url.clone(),
             changes: self.changes.clone(),
             health: self.health.clone(),
             unlisted: self.unlisted.clone(),
+            counted: false,
+            has_list: false,
+            optional,
             backoff: DefaultBackoff::default(),
             list_strategy: ListStrategy::default(),
             last_list: None,
             last_warning: None,
             position,
         };
-        self.tasks.spawn(watch.run(api, settings));
+        (watch, client, settings)
     }
 }

@@ -53,6 +53,22 @@ pub fn fixed_clusters() -> Vec<Cluster> {
     vec![black_hole, passthrough, workload_cluster(names::INBOUND_PASSTHROUGH_CLUSTER)]
 }
 
+/// The cluster that goes where the captured connection was meant to go, under another name. Its statistics are those of the
+/// one under its own.
+pub fn passthrough_under(name: &str) -> Cluster {
+    Cluster {
+        name: name.to_owned(),
+        alt_stat_name: names::PASSTHROUGH_CLUSTER.to_owned(),
+        ..original_destination(names::PASSTHROUGH_CLUSTER)
+    }
+}
+
+/// The encoded field with the name of a `Cluster`. That of a `ClusterLoadAssignment` with its cluster's name has the same
+/// number.
+pub fn name_field(name: &str) -> Vec<u8> {
+    prost::Message::encode_to_vec(&Cluster { name: name.to_owned(), ..Default::default() })
+}
+
 /// The cluster of a sidecar's inbound filter chain for this port: the workload beside it, at the address
 /// that the client connected to.
 pub fn inbound_cluster(port: &InboundPort) -> Cluster {

@@ -35,16 +35,21 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{
 use envoy_types::pb::google::protobuf::BoolValue;
 
 use super::{
-    HOSTNAME_KEY, LISTENER_PORT_HEADER, POD_NAME_FILTER, SUBSET_NAMESPACE, hashes_clients,
-    http_ports, proto_duration, seconds, served_http_ports, target_service, to_any, uint32_value,
+    ADDRESS_CLUSTER_HEADER, DESTINATION_HEADER, HOSTNAME_KEY, LISTENER_PORT_HEADER,
+    POD_NAME_FILTER, SUBSET_NAMESPACE, hashes_clients, http_ports, proto_duration, seconds,
+    served_http_ports, target_service, to_any, uint32_value,
 };
 use crate::model::{Service, ServiceKey, ServiceKind, TrafficPolicy};
 use crate::names;
 use crate::view::ProxyKind;
 
 mod inbound;
+mod on_demand;
+mod rules;
 
 pub use inbound::inbound_routes;
+pub use on_demand::{ClusterIpRanges, is_by_address};
+pub use rules::{Rules, rules_table};
 
 /// A virtual host and the name of the table it belongs to.
 pub type TableEntry = (String, VirtualHost);
@@ -55,7 +60,8 @@ pub type TableEntry = (String, VirtualHost);
 ///
 /// `namespace` is the proxy's: within its namespace a service is reachable by its bare name as well. For
 /// every other namespace, and for `None`, the result is the same, so that it can be shared.
-/// `addresses` are the cluster IPs of the service that no service before it claims.
+/// `addresses` are the cluster IPs of the service that no service before it claims. `rules` are those in
+/// effect for the service (an alias's target) and for the clients in question.
 ///
 /// In the standalone table each name has a domain with each of the ports. The name without a port is
 /// the domain of one of them: of the listener's own number (a client that connected to it by name has that
@@ -67,6 +73,7 @@ pub fn virtual_hosts(
     namespace: Option<&str>,
     service: &Service,
     addresses: &[IpAddr],
+    rules: Rules<'_>,
     domain: &str,
 ) -> Vec<TableEntry> {
     let is_standalone = matches!(kind, ProxyKind::Standalone { .. });
@@ -92,21 +99,25 @@ pub fn virtual_hosts(
     let to = |port: u16| {
         cluster_action(kind, &target.traffic_policy, names::outbound_cluster(port, &target_host))
     };
-    let by_port: Vec<(u16, RouteAction)> = ports.iter().map(|port| (*port, to(*port))).collect();
-    let of_service = |host: &str, forms: &[String]| match is_standalone {
-        true => standalone_virtual_hosts(host, forms, &by_port, preferred),
+    let to_service = |port: u16| vec![catch_all_route("default", to(port))];
+    let by_rules = |port: u16| rules::port_routes(kind, target, port, rules, domain, to_service);
+    let of_service = |host: &str, forms: &[String], by_port: Vec<PortRoutes>| match is_standalone {
+        true => standalone_virtual_hosts(host, forms, by_port, preferred),
         false => {
-            let one = |(port, action): &(u16, RouteAction)| {
-                let name = names::virtual_host(host, *port);
-                let routes = vec![catch_all_route("default", action.clone())];
-                (names::route_table(*port), virtual_host(name, forms.to_vec(), routes))
+            let one = |PortRoutes { port, routes, .. }: PortRoutes| {
+                let name = names::virtual_host(host, port);
+                (names::route_table(port), virtual_host(name, forms.to_vec(), routes))
             };
-            by_port.iter().map(one).collect()
+            by_port.into_iter().map(one).collect()
         }
     };
-    let mut placed = of_service(&host, &forms);
+    let mut placed = of_service(&host, &forms, ports.iter().map(|port| by_rules(*port)).collect());
     if !pods.is_empty() {
-        let by_name = of_service(&format!("*.{host}"), &pods);
+        // Rules are for the requests to the Service, not for those to one of its pods.
+        let unruled =
+            |port: &u16| PortRoutes { port: *port, routes: to_service(*port), by_rules: false };
+        let by_port = ports.iter().map(unruled).collect();
+        let by_name = of_service(&format!("*.{host}"), &pods, by_port);
         placed.extend(
             by_name.into_iter().map(|(table, one)| (table, route_to_pods(kind, one, key, domain))),
         );
@@ -114,88 +125,123 @@ pub fn virtual_hosts(
     placed
 }
 
+/// The routes for requests to one port of a service.
+struct PortRoutes {
+    port: u16,
+    routes: Vec<Route>,
+    /// Whether they are those of rules, so that there may be requests which none of them matches.
+    by_rules: bool,
+}
+
 /// The virtual hosts of a service in the standalone table.
 fn standalone_virtual_hosts(
     host: &str,
     forms: &[String],
-    by_port: &[(u16, RouteAction)],
+    by_port: Vec<PortRoutes>,
     preferred: u16,
 ) -> Vec<TableEntry> {
     let table = || names::STANDALONE_TABLE.to_owned();
     let mut placed = Vec::with_capacity(by_port.len() + 1);
-    for (port, action) in by_port {
+    let is_only = by_port.len() == 1;
+    for PortRoutes { port, routes, .. } in &by_port {
         let mut domains: Vec<String> = forms.iter().map(|form| format!("{form}:{port}")).collect();
-        if by_port.len() == 1 {
+        if is_only {
             domains.extend_from_slice(forms);
         }
         let name = names::virtual_host(host, *port);
-        let routes = vec![catch_all_route("default", action.clone())];
-        placed.push((table(), virtual_host(name, domains, routes)));
+        placed.push((table(), virtual_host(name, domains, routes.clone())));
     }
-    if by_port.len() > 1 {
+    if !is_only {
         let (default, others): (Vec<_>, Vec<_>) =
-            by_port.iter().partition(|(port, _)| *port == preferred);
-        let others =
-            others.into_iter().map(|(port, action)| listener_port_route(*port, action.clone()));
-        let default =
-            default.into_iter().map(|(_, action)| catch_all_route("default", action.clone()));
-        let routes = others.chain(default).collect();
+            by_port.into_iter().partition(|one| one.port == preferred);
+        let others = others.into_iter().flat_map(listener_port_routes);
+        let routes = others.chain(default.into_iter().flat_map(|one| one.routes)).collect();
         placed.push((table(), virtual_host(host.to_owned(), forms.to_vec(), routes)));
     }
     placed
 }
 
-/// The route for requests that came to the listener with this number.
-fn listener_port_route(port: u16, action: RouteAction) -> Route {
-    let mut route = catch_all_route(&format!("listener {port}"), action);
-    let is_port = HeaderMatcher {
-        name: LISTENER_PORT_HEADER.to_owned(),
+/// The routes for requests that came to the listener with the number of their port.
+fn listener_port_routes(of: PortRoutes) -> Vec<Route> {
+    let PortRoutes { port, mut routes, by_rules } = of;
+    if by_rules {
+        // Those of another port must not match what no rule of this one does.
+        routes.push(rules::no_rule_matches());
+    } else {
+        routes.iter_mut().for_each(|route| route.name = format!("listener {port}"));
+    }
+    for route in &mut routes {
+        let matcher = header_is(LISTENER_PORT_HEADER, port.to_string());
+        route.r#match.get_or_insert_default().headers.push(matcher);
+    }
+    routes
+}
+
+fn header_is(name: &str, value: String) -> HeaderMatcher {
+    HeaderMatcher {
+        name: name.to_owned(),
         header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(StringMatcher {
-            match_pattern: Some(MatchPattern::Exact(port.to_string())),
+            match_pattern: Some(MatchPattern::Exact(value)),
             ..Default::default()
         })),
         ..Default::default()
-    };
-    route.r#match.get_or_insert_default().headers.push(is_port);
-    route
+    }
 }
 
 /// The table without the services' virtual hosts: its fixed fields and, for captured traffic, the virtual
 /// host that passes requests for unknown hosts through.
 ///
 /// A bound listener has no such virtual host: the original destination of the request is not known.
-pub fn table_without_services(kind: &ProxyKind, name: &str) -> RouteConfiguration {
-    let captured = *kind == ProxyKind::Sidecar;
+/// `by_destination`: its listener gives that (`DESTINATION_HEADER`). `cluster_ips`: where requests of on-demand
+/// sidecars are routed by it.
+pub fn table_without_services(
+    kind: &ProxyKind,
+    name: &str,
+    by_destination: bool,
+    cluster_ips: &ClusterIpRanges,
+) -> RouteConfiguration {
+    let captured = kind.is_captured();
+    let on_demand = *kind == ProxyKind::OnDemandSidecar;
+    let by_address = on_demand.then(|| on_demand::route_by_address(kind, cluster_ips)).flatten();
     let by_port = !matches!(kind, ProxyKind::Standalone { .. });
     RouteConfiguration {
         name: name.to_owned(),
-        virtual_hosts: captured.then(allow_any_host).into_iter().collect(),
+        virtual_hosts: captured.then(|| allow_any_host(by_address)).into_iter().collect(),
         // A route may arrive before its cluster; Envoy then answers 503 instead of rejecting the table.
         validate_clusters: Some(BoolValue { value: false }),
         // The table of a port number is that port's, whatever port the client's Host has. In the
         // standalone table the port distinguishes services.
         ignore_port_in_host_matching: by_port,
-        // Only the listener and this table may see it.
-        request_headers_to_remove: match by_port {
-            true => Vec::new(),
-            false => vec![LISTENER_PORT_HEADER.to_owned()],
+        // Only the listener and this table may see them.
+        request_headers_to_remove: match (by_port, by_destination) {
+            _ if on_demand => {
+                vec![DESTINATION_HEADER.to_owned(), ADDRESS_CLUSTER_HEADER.to_owned()]
+            }
+            (true, false) => Vec::new(),
+            (true, true) => vec![DESTINATION_HEADER.to_owned()],
+            (false, _) => vec![LISTENER_PORT_HEADER.to_owned()],
         },
         ..Default::default()
     }
 }
 
-fn allow_any_host() -> VirtualHost {
-    let action = RouteAction {
+fn passthrough() -> RouteAction {
+    RouteAction {
         timeout: Some(seconds(0)),
         cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(
             names::PASSTHROUGH_CLUSTER.to_owned(),
         )),
         ..Default::default()
-    };
+    }
+}
+
+/// `before`: the route that goes before that.
+fn allow_any_host(before: Option<Route>) -> VirtualHost {
+    let any = catch_all_route(names::ALLOW_ANY, passthrough());
     VirtualHost {
         name: names::ALLOW_ANY.to_owned(),
         domains: vec!["*".to_owned()],
-        routes: vec![catch_all_route(names::ALLOW_ANY, action)],
+        routes: before.into_iter().chain([any]).collect(),
         include_request_attempt_count: true,
         ..Default::default()
     }
@@ -208,7 +254,7 @@ fn allow_any_host() -> VirtualHost {
 /// service `app` or a host outside, and `leaf.nats` a pod of `nats` or a service in the namespace `nats`.
 fn pod_domains(kind: &ProxyKind, key: &ServiceKey, forms: &[String]) -> Vec<String> {
     let full = format!("{}.{}.svc", key.name, key.namespace);
-    let taken = |form: &&String| *kind != ProxyKind::Sidecar || form.starts_with(&full);
+    let taken = |form: &&String| !kind.is_captured() || form.starts_with(&full);
     forms.iter().filter(taken).map(|form| format!("*.{form}")).collect()
 }
 
@@ -223,7 +269,7 @@ fn route_to_pods(
     key: &ServiceKey,
     domain: &str,
 ) -> VirtualHost {
-    if *kind == ProxyKind::Sidecar {
+    if kind.is_captured() {
         for route in &mut host.routes {
             if let Some(route::Action::Route(action)) = &mut route.action {
                 let through = names::PASSTHROUGH_CLUSTER.to_owned();
@@ -253,6 +299,15 @@ fn pod_name_matcher(key: &ServiceKey, domain: &str) -> HeaderMatcher {
 }
 
 fn cluster_action(kind: &ProxyKind, policy: &TrafficPolicy, cluster: String) -> RouteAction {
+    route_action(kind, policy, route_action::ClusterSpecifier::Cluster(cluster))
+}
+
+/// Forwards as the annotations of a service say, or the defaults.
+pub(super) fn route_action(
+    kind: &ProxyKind,
+    policy: &TrafficPolicy,
+    cluster: route_action::ClusterSpecifier,
+) -> RouteAction {
     RouteAction {
         // No timeout except the client's unless the service has one.
         timeout: Some(policy.request_timeout.map_or(seconds(0), proto_duration)),
@@ -261,12 +316,12 @@ fn cluster_action(kind: &ProxyKind, policy: &TrafficPolicy, cluster: String) -> 
             retries => Some(retry_policy(retries)),
         },
         hash_policy: hashes_clients(kind, policy).then(source_address_hash).into_iter().collect(),
-        cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(cluster)),
+        cluster_specifier: Some(cluster),
         ..Default::default()
     }
 }
 
-fn source_address_hash() -> HashPolicy {
+pub(super) fn source_address_hash() -> HashPolicy {
     HashPolicy {
         policy_specifier: Some(PolicySpecifier::ConnectionProperties(ConnectionProperties {
             source_ip: true,

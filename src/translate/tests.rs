@@ -13,8 +13,8 @@ static NO_REGIONS: BTreeMap<Arc<str>, Arc<str>> = BTreeMap::new();
 pub(super) const ANYWHERE: ProxyLocation<'static> =
     ProxyLocation { zone: None, node: None, regions: &NO_REGIONS };
 pub(super) const STANDALONE: ProxyKind = ProxyKind::DEFAULT_STANDALONE;
-pub(super) const PER_PORT: [ProxyKind; 3] =
-    [ProxyKind::Sidecar, ProxyKind::BOUND, ProxyKind::Router];
+pub(super) const PER_PORT: [ProxyKind; 4] =
+    [ProxyKind::Sidecar, ProxyKind::OnDemandSidecar, ProxyKind::BOUND, ProxyKind::Router];
 
 /// A service `NAMESPACE/NAME`; ports are named after their protocol and number.
 pub(super) fn service(key: &str, kind: ServiceKind, ports: &[(Protocol, u16)]) -> Service {
@@ -81,18 +81,30 @@ fn http_ports_have_a_listener_and_a_table_or_neither() {
         for service in every_kind_of_service() {
             let target = target_service(&service);
             let own = target.ports.iter().flat_map(|port| {
-                let listeners = listeners::port_listeners(&kind, target, port, DOMAIN);
+                let listeners = listeners::port_listeners(
+                    &kind,
+                    target,
+                    port,
+                    DOMAIN,
+                    listeners::DEFAULT_ON_DEMAND_TIMEOUT,
+                );
                 listeners.into_iter().find(|_| port.protocol.is_http())
             });
             let own: Vec<_> = own.map(|listener| listener.name).collect();
             let common = http_ports(&kind, &service)
-                .filter_map(|port| Some(listeners::http_port_listener(&kind, port)?.name));
+                .filter_map(|port| listeners::http_port_listener_name(&kind, port));
             let listeners: Vec<String> = common.chain(own).collect();
-            let mut tables: Vec<String> =
-                routes::virtual_hosts(&kind, None, &service, service.cluster_ips(), DOMAIN)
-                    .into_iter()
-                    .map(|(table, _)| table)
-                    .collect();
+            let mut tables: Vec<String> = routes::virtual_hosts(
+                &kind,
+                None,
+                &service,
+                service.cluster_ips(),
+                routes::Rules::NONE,
+                DOMAIN,
+            )
+            .into_iter()
+            .map(|(table, _)| table)
+            .collect();
             // A headless service is there twice, with its own name and with its pods'.
             let mut seen = BTreeSet::new();
             tables.retain(|table| seen.insert(table.clone()));
@@ -100,7 +112,7 @@ fn http_ports_have_a_listener_and_a_table_or_neither() {
             for (listener, table) in listeners.iter().zip(&tables) {
                 assert!(listener.ends_with(&format!("_{table}")), "{listener} {table}");
             }
-            let by_address = kind == ProxyKind::Sidecar && !target.cluster_ips().is_empty();
+            let by_address = kind.is_captured() && !target.cluster_ips().is_empty();
             let has_it = !target.ports.is_empty() && by_address;
             assert_eq!(tables.contains(&"15001".to_owned()), has_it, "{}", service.key);
         }

@@ -46,20 +46,25 @@ async fn set(kubectl: &Kubectl, settings: &str) {
     kubectl.apply(&[config]).await;
 }
 
-/// The control plane and the injector, both serving.
-async fn injecting() -> Kubectl {
+/// The control plane, bookinfo and the injector, all serving. What the story of half-live has taken away is put back.
+pub(crate) async fn injecting() -> Kubectl {
     static APPLIED: OnceCell<()> = OnceCell::const_new();
     let kubectl = deployed().await;
-    APPLIED
-        .get_or_init(async || {
-            let overlay =
-                Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/overlay/injector");
-            kubectl.run(&["apply", "-k", &overlay.display().to_string()]).await;
-            set(&kubectl, SETTINGS).await;
-            certified(&kubectl, "Fail", None).await;
-            rolled_out(&kubectl, SYSTEM, INJECTOR).await;
-        })
-        .await;
+    let install = async || {
+        let overlay = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/overlay/injector");
+        kubectl.run(&["apply", "-k", &overlay.display().to_string()]).await;
+        set(&kubectl, SETTINGS).await;
+        certified(&kubectl, "Fail", None).await;
+        rolled_out(&kubectl, SYSTEM, INJECTOR).await;
+    };
+    APPLIED.get_or_init(install).await;
+    if kubectl.attempt(&["get", CONFIGURATION]).await.is_err() {
+        install().await;
+        // With new settings and a new certificate, which the kubelet brings to running pods within a minute or two.
+        let deployment = format!("deployment/{INJECTOR}");
+        kubectl.run(&["-n", SYSTEM, "rollout", "restart", &deployment]).await;
+        rolled_out(&kubectl, SYSTEM, INJECTOR).await;
+    }
     kubectl
 }
 

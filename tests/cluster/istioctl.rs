@@ -23,7 +23,8 @@ async fn istioctl(arguments: &[&str]) -> String {
 async fn proxy_config_reads_an_injected_sidecar() {
     let kubectl = sidecars::deployed().await;
     let pods = kubectl.pods(sidecars::NAMESPACE, "app=web").await;
-    let pod = format!("{}.{}", pods[0], sidecars::NAMESPACE);
+    // Whose sidecar has every cluster, and not, as that of `web`, those that it has called.
+    let pod = format!("store-0.{}", sidecars::NAMESPACE);
     let service = format!("web.{}.svc.cluster.local", sidecars::NAMESPACE);
     let cluster = format!("outbound|8000||{service}");
     let address =

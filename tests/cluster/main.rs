@@ -8,9 +8,11 @@
 
 mod admission;
 mod api_server;
+mod conformance;
 mod deployed;
 mod doctor;
 mod faults;
+mod gateway_api;
 mod half_live;
 mod harness;
 mod istioctl;
@@ -18,5 +20,6 @@ mod node;
 mod operator;
 mod replicas;
 mod rollout;
+mod routes;
 mod secure;
 mod sidecars;

@@ -88,7 +88,8 @@ impl Replicas {
             }
             for process in &self.processes {
                 let page = sourcez(*process)?;
-                let mut watches = page["watches"].as_array().into_iter().flatten();
+                let watches = page["watches"].as_array().into_iter().flatten();
+                let mut watches = watches.filter(|watch| watch["absent"].is_null());
                 let told = |watch: &Value| {
                     watch["lastError"].is_string()
                         && watch["ageSeconds"].as_f64().is_some_and(|age| age > 3.0)

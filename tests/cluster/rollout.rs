@@ -161,6 +161,10 @@ async fn the_api_server_and_etcd_are_killed_under_load() {
     }
     drop(server);
     serving(&kubectl).await;
+    // One pod more shows that Kubernetes' own controllers are watching again: their pauses grow to half a
+    // minute, and an EndpointSlice that is late by more than a pod's last pause (5 s) leads to pods that are gone.
+    kubectl.run(&["scale", "deployment/rolled", "--replicas=11"]).await;
+    are_answered_by(&envoys, &pods(&kubectl, 11).await).await;
     kubectl.run(&["scale", "deployment/rolled", "--replicas=6"]).await;
     let fewer = pods(&kubectl, 6).await;
     are_answered_by(&envoys, &fewer).await;

@@ -22,7 +22,7 @@ const TOKENS: &str = "with-tokens";
 const BOOKINFO: &str = "app in (details,ratings,reviews,productpage)";
 
 /// A line of docs/security.md, by bash in the repository, with the images of the tests.
-async fn shell(line: &str) -> String {
+pub(crate) async fn shell(line: &str) -> String {
     let programs = std::path::Path::new(env!("CARGO_BIN_EXE_pilothouse")).parent().unwrap();
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
     let output = Command::new("bash")
@@ -60,14 +60,15 @@ async fn injector(kubectl: &Kubectl) {
     shell("pilothouse injector manifests | kubectl apply -f -").await;
     let images =
         "-e s#pilothouse:0.1.0#test/pilothouse:1# -e s#pilothouse-proxy:0.1.0#test/proxy:1#";
-    let tokens =
-        format!("-e 's#^    tls: certificate#&\\n    namespaces: {{{TOKENS}: {{tls: token}}}}#'");
+    let tokens = format!(
+        "-e 's#^    tls: certificate#&\\n    namespaces: {{{TOKENS}: {{tls: token, discovery: on-demand}}}}#'"
+    );
     let overlay = "kubectl kustomize manifests/secure/injector";
     shell(&format!("{overlay} | sed {images} {tokens} | kubectl apply -f -")).await;
     rolled_out(kubectl, PILOTS, "pilothouse-injector").await;
 }
 
-async fn labelled(kubectl: &Kubectl, namespace: &str) {
+pub(crate) async fn labelled(kubectl: &Kubectl, namespace: &str) {
     kubectl.apply(&[namespace_of(namespace)]).await;
     kubectl.run(&["label", "namespace", namespace, "istio-injection=enabled", "--overwrite"]).await;
 }
@@ -77,7 +78,7 @@ fn namespace_of(name: &str) -> Value {
 }
 
 /// Waits until six pods show 2/2.
-async fn two_of_two(kubectl: &Kubectl, namespace: &str) {
+pub(crate) async fn two_of_two(kubectl: &Kubectl, namespace: &str) {
     until(&format!("six pods at 2/2 in {namespace}"), async || {
         let printed = kubectl
             .attempt(&["-n", namespace, "get", "pods", "-l", BOOKINFO, "--no-headers"])

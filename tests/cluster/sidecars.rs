@@ -41,6 +41,10 @@ fn workload(kind: &str, name: &str, containers: &[Value]) -> Value {
     object
 }
 
+fn on_demand() -> Value {
+    json!({ "pilothouse.io/discovery": "on-demand" })
+}
+
 fn service(name: &str, of: &str, port_name: &str, port: u16, headless: bool) -> Value {
     let mut spec = json!({
         "selector": { "app": of },
@@ -70,12 +74,14 @@ pub(crate) async fn deployed() -> Kubectl {
             let mut outside =
                 workload("Deployment", "outside", &[app("outside", "details-v1", 18080)]);
             outside["spec"]["template"]["spec"]["hostNetwork"] = true.into();
-            let web = workload(
+            let mut web = workload(
                 "Deployment",
                 "web",
                 // The second has a port that no Service names.
                 &[app("web", "details-v1", 9080), app("aside", "details-v1", 9999)],
             );
+            // The StatefulSet's sidecar has every cluster, this one those that it uses.
+            web["spec"]["template"]["metadata"]["annotations"] = on_demand();
             let mut raw = service("raw", "store", "tcp", 9997, true);
             raw["spec"]["ports"][0]["targetPort"] = 9997.into();
             kubectl
@@ -167,13 +173,16 @@ async fn every_kind_of_workload_runs_with_its_sidecar() {
     });
     let job = json!({
         "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": "once", "namespace": NAMESPACE },
-        "spec": { "backoffLimit": 0, "template": { "spec": {
-            "restartPolicy": "Never",
-            "containers": [{
-                "name": "once", "image": "test/bookinfo:1",
-                "args": ["--visit=web:8000/details/0", "--times=2"],
-            }],
-        } } },
+        "spec": { "backoffLimit": 0, "template": {
+            "metadata": { "annotations": on_demand() },
+            "spec": {
+                "restartPolicy": "Never",
+                "containers": [{
+                    "name": "once", "image": "test/bookinfo:1",
+                    "args": ["--visit=web:8000/details/0", "--times=2"],
+                }],
+            },
+        } },
     });
     // It asks at once, when a proxy that started beside it would not listen yet.
     let held = json!({

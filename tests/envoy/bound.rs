@@ -6,7 +6,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
 use pilothouse_testkit::backends::Backend;
-use pilothouse_testkit::envoy::{Sample, Wire};
+use pilothouse_testkit::envoy::{Discovery, Sample, Wire};
 use pilothouse_testkit::lab::Lab;
 use pilothouse_testkit::manifests::Service;
 use pilothouse_testkit::{VISIBLE, eventually, on_both_wires, places, same};
@@ -14,15 +14,27 @@ use pilothouse_testkit::{VISIBLE, eventually, on_both_wires, places, same};
 on_both_wires!(a_sidecar_without_capture, a_router);
 
 async fn a_sidecar_without_capture(wire: Wire) {
-    serves_http_and_tcp(Sample::Bound, wire, Ipv4Addr::LOCALHOST.into()).await;
+    serves_http_and_tcp(Sample::Bound, wire, Discovery::All, Ipv4Addr::LOCALHOST.into()).await;
+}
+
+/// Discovery on demand is for sidecars whose traffic is captured.
+#[tokio::test]
+async fn a_sidecar_without_capture_has_everything_on_demand_too() {
+    let at = Ipv4Addr::LOCALHOST.into();
+    serves_http_and_tcp(Sample::Bound, Wire::Delta, Discovery::OnDemand, at).await;
 }
 
 async fn a_router(wire: Wire) {
     // Any address of the machine will do.
-    serves_http_and_tcp(Sample::Router, wire, places::address()).await;
+    serves_http_and_tcp(Sample::Router, wire, Discovery::All, places::address()).await;
 }
 
-async fn serves_http_and_tcp(sample: Sample, wire: Wire, at: std::net::IpAddr) {
+async fn serves_http_and_tcp(
+    sample: Sample,
+    wire: Wire,
+    discovery: Discovery,
+    at: std::net::IpAddr,
+) {
     let [web, tcp] = [places::port(), places::port()].map(|port| SocketAddr::new(at, port));
     let reviews = [Backend::http("v1").await, Backend::http("v2").await];
     let ratings = Backend::http("ratings").await;
@@ -33,7 +45,7 @@ async fn serves_http_and_tcp(sample: Sample, wire: Wire, at: std::net::IpAddr) {
         Service::new("ratings", "http", web.port()).with([&ratings]),
         stored.clone().with([&database]),
     ];
-    let lab = Lab::start(sample, wire, &services).await;
+    let lab = Lab::start_with(&[], sample, wire, discovery, &services).await;
     lab.answered_at(web, "reviews", &["v1", "v2"]).await;
     lab.answered_at(web, "ratings.default.svc.cluster.local", &["ratings"]).await;
     // The port in Host is the client's business: the listener's port has chosen the table.

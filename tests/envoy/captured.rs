@@ -9,29 +9,54 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::meaning::{apply_objects, pods, slice};
 use pilothouse_testkit::backends::{Backend, target_port};
-use pilothouse_testkit::envoy::{Sample, Wire};
+use pilothouse_testkit::envoy::{Discovery, Sample, Wire};
 use pilothouse_testkit::lab::Lab;
-use pilothouse_testkit::{DEADLINE, VISIBLE, eventually, namespace, places, same};
+use pilothouse_testkit::{
+    DEADLINE, VISIBLE, eventually, in_both_discoveries, namespace, places, same,
+};
 
 const PROXYS_OWN: [u16; 4] = [15001, 15006, 15021, 15090];
 
+in_both_discoveries!(
+    requests_for_pods_and_neighbours_go_where_dns_led_them,
+    services_with_the_port_numbers_of_the_proxy_are_served_by_cluster_ip,
+    a_tcp_connection_that_is_idle_for_too_long_is_closed,
+    http_1_0_passes_through,
+);
+
+/// Whether the test runs in a namespace of its own; `module` and `test` are the names in its source.
+pub(crate) fn entered(discovery: Discovery, module: &str, test: &str) -> bool {
+    namespace::entered(&format!("{module}::{}::{test}", discovery.module()))
+}
+
 /// A sidecar, and the address of a client all of whose connections it captures.
-async fn captured() -> (Lab, IpAddr) {
-    let lab = Lab::start(Sample::Sidecar, Wire::Delta, &[]).await;
+pub(crate) async fn captured(discovery: Discovery) -> (Lab, IpAddr) {
+    captured_with(&[], discovery).await
+}
+
+/// The same with these flags of the control plane.
+pub(crate) async fn captured_with(flags: &[&str], discovery: Discovery) -> (Lab, IpAddr) {
+    let lab = Lab::start_with(flags, Sample::Sidecar, Wire::Delta, discovery, &[]).await;
     let client = places::address();
     namespace::capture_outbound(client);
     (lab, client)
 }
 
 /// A Service in namespace `default` with this port.
-fn service(name: &str, cluster_ip: &str, speaks: &str, port: u16, annotations: &Value) -> Value {
+pub(crate) fn service(
+    name: &str,
+    cluster_ip: &str,
+    speaks: &str,
+    port: u16,
+    annotations: &Value,
+) -> Value {
     let port = json!({ "name": "http", "port": port, "appProtocol": speaks });
     json!({ "apiVersion": "v1", "kind": "Service",
         "metadata": { "name": name, "namespace": "default", "annotations": annotations },
         "spec": { "clusterIP": cluster_ip, "ports": [port] } })
 }
 
-async fn connect(client: IpAddr, to: SocketAddr) -> Result<TcpStream, String> {
+pub(crate) async fn connect(client: IpAddr, to: SocketAddr) -> Result<TcpStream, String> {
     let connected = async {
         let socket = TcpSocket::new_v4()?;
         socket.bind((client, 0).into())?;
@@ -42,7 +67,7 @@ async fn connect(client: IpAddr, to: SocketAddr) -> Result<TcpStream, String> {
 
 /// Who answers a request that a client of this address sends there, in HTTP/1.1 or whatever
 /// `version` is; its status, if that is not 200.
-async fn asked(
+pub(crate) async fn asked(
     client: IpAddr,
     to: SocketAddr,
     host: &str,
@@ -50,18 +75,29 @@ async fn asked(
 ) -> Result<String, String> {
     let mut stream = connect(client, to).await?;
     let request = format!("GET / {version}\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    let mut answer = String::new();
+    let mut answer = Vec::new();
     let exchange = async {
         stream.write_all(request.as_bytes()).await?;
-        stream.read_to_string(&mut answer).await
+        // Envoy may take seconds to close a connection whose listener has changed meanwhile.
+        while !is_whole(&answer) && stream.read_buf(&mut answer).await? > 0 {}
+        Ok(String::from_utf8_lossy(&answer).into_owned())
     };
-    exchange.await.map_err(|error| error.to_string())?;
+    let answer = exchange.await.map_err(|error: std::io::Error| error.to_string())?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| answer.clone())?;
     if head.split(' ').nth(1) != Some("200") {
         return Err(answer.clone());
     }
     let word = body.split_whitespace().find(|word| word.starts_with('w'));
     word.map(str::to_owned).ok_or_else(|| answer.clone())
+}
+
+/// Whether an answer has all that its `content-length` tells.
+fn is_whole(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let lines = head.lines().filter_map(|line| line.split_once(": "));
+    let mut lengths = lines.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    lengths.next().is_some_and(|(_, length)| length.parse() == Ok(body.len()))
 }
 
 async fn answers(client: IpAddr, to: &Backend, host: &str) {
@@ -73,12 +109,11 @@ async fn answers(client: IpAddr, to: &Backend, host: &str) {
 }
 
 /// istio#34679, #48239, linkerd2#11065: only DNS knows whether a name is one of a pod.
-#[tokio::test]
-async fn requests_for_pods_and_neighbours_go_where_dns_led_them() {
-    if !namespace::entered("captured::requests_for_pods_and_neighbours_go_where_dns_led_them") {
+async fn requests_for_pods_and_neighbours_go_where_dns_led_them(discovery: Discovery) {
+    if !entered(discovery, "captured", "requests_for_pods_and_neighbours_go_where_dns_led_them") {
         return;
     }
-    let (lab, client) = captured().await;
+    let (lab, client) = captured(discovery).await;
     let all = [
         Backend::http("w-nats-0").await,
         Backend::http("w-nats-1").await,
@@ -125,13 +160,14 @@ async fn requests_for_pods_and_neighbours_go_where_dns_led_them() {
 }
 
 /// istio#41239.
-#[tokio::test]
-async fn services_with_the_port_numbers_of_the_proxy_are_served_by_cluster_ip() {
-    let test = "captured::services_with_the_port_numbers_of_the_proxy_are_served_by_cluster_ip";
-    if !namespace::entered(test) {
+async fn services_with_the_port_numbers_of_the_proxy_are_served_by_cluster_ip(
+    discovery: Discovery,
+) {
+    let test = "services_with_the_port_numbers_of_the_proxy_are_served_by_cluster_ip";
+    if !entered(discovery, "captured", test) {
         return;
     }
-    let (lab, client) = captured().await;
+    let (lab, client) = captured(discovery).await;
     let workload = Backend::http("w-one").await;
     let endpoints = [json!({ "addresses": [workload.address] })];
     for (name, kind) in [("web", "http"), ("stored", "tcp")] {
@@ -175,12 +211,11 @@ async fn services_with_the_port_numbers_of_the_proxy_are_served_by_cluster_ip() 
 }
 
 /// istio#24387.
-#[tokio::test]
-async fn a_tcp_connection_that_is_idle_for_too_long_is_closed() {
-    if !namespace::entered("captured::a_tcp_connection_that_is_idle_for_too_long_is_closed") {
+async fn a_tcp_connection_that_is_idle_for_too_long_is_closed(discovery: Discovery) {
+    if !entered(discovery, "captured", "a_tcp_connection_that_is_idle_for_too_long_is_closed") {
         return;
     }
-    let (lab, client) = captured().await;
+    let (lab, client) = captured(discovery).await;
     let silent = Backend::silent("silent").await;
     let address = places::address();
     let annotations = json!({ "pilothouse.io/tcp-idle-timeout": "300ms" });
@@ -202,12 +237,11 @@ async fn a_tcp_connection_that_is_idle_for_too_long_is_closed() {
 }
 
 /// What a sidecar does not read passes through; kube-proxy knows the way.
-#[tokio::test]
-async fn http_1_0_passes_through() {
-    if !namespace::entered("captured::http_1_0_passes_through") {
+async fn http_1_0_passes_through(discovery: Discovery) {
+    if !entered(discovery, "captured", "http_1_0_passes_through") {
         return;
     }
-    let (lab, client) = captured().await;
+    let (lab, client) = captured(discovery).await;
     let workload = Backend::http("w-one").await;
     let web = service("web", "None", "http", target_port(), &Value::Null);
     let endpoints = [json!({ "addresses": [workload.address] })];

@@ -14,7 +14,9 @@ use pilothouse_testkit::process::Process;
 mod connection;
 mod impostors;
 mod names;
+mod on_demand;
 mod proxy;
+mod routes;
 mod service;
 
 /// The limit of its own that every run here has. A healthy machine needs a fraction of it.
@@ -57,10 +59,15 @@ impl Said {
 
 /// Runs it on its own, away from any cluster and any Envoy but those that the arguments name.
 async fn doctor(arguments: &[&str]) -> Said {
+    doctor_with(arguments, &[]).await
+}
+
+async fn doctor_with(arguments: &[&str], environment: &[(&str, &str)]) -> Said {
     let mut all = vec!["doctor", "--json", "--timeout", "5s", "--no-kubernetes"];
     all.extend(arguments);
     let mut command = pilothouse(&all);
     command.env_remove("KUBECONFIG").env_remove("KUBERNETES_SERVICE_HOST");
+    command.envs(environment.iter().copied());
     let mut process = Process::start("doctor", &mut command);
     let status = process.end(IN_TIME).await;
     let log = process.log();

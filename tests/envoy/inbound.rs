@@ -11,16 +11,22 @@ use tokio::net::TcpStream;
 use pilothouse_testkit::backends::{Backend, target_port};
 use pilothouse_testkit::control_plane::ControlPlane;
 use pilothouse_testkit::dump::Config;
-use pilothouse_testkit::envoy::{Envoy, Sample, Wire};
+use pilothouse_testkit::envoy::{Discovery, Envoy, Sample, Wire};
 use pilothouse_testkit::lab::Lab;
 use pilothouse_testkit::manifests::Manifests;
-use pilothouse_testkit::{DEADLINE, VISIBLE, eventually, namespace, on_both_wires, places, same};
+use pilothouse_testkit::{
+    DEADLINE, VISIBLE, eventually, namespace, on_both_wires_and_on_demand, places, same,
+};
 
-on_both_wires!(each_port_of_the_pod_is_taken_for_what_it_speaks);
+on_both_wires_and_on_demand!(each_port_of_the_pod_is_taken_for_what_it_speaks);
 
-async fn each_port_of_the_pod_is_taken_for_what_it_speaks(wire: Wire) {
-    let wired = if wire == Wire::Delta { "delta" } else { "sotw" };
-    let test = format!("inbound::{wired}::each_port_of_the_pod_is_taken_for_what_it_speaks");
+async fn each_port_of_the_pod_is_taken_for_what_it_speaks(wire: Wire, discovery: Discovery) {
+    let way = match (wire, discovery) {
+        (Wire::Sotw, _) => "sotw",
+        (Wire::Delta, Discovery::All) => "delta",
+        (Wire::Delta, Discovery::OnDemand) => "on_demand",
+    };
+    let test = format!("inbound::{way}::each_port_of_the_pod_is_taken_for_what_it_speaks");
     if !namespace::entered(&test) {
         return;
     }
@@ -40,7 +46,8 @@ async fn each_port_of_the_pod_is_taken_for_what_it_speaks(wire: Wire) {
     let control = ControlPlane::start(manifests.path()).await;
     let id = format!("sidecar~{own}~sample-0.default~default.svc.cluster.local");
     let sample = "sidecar~10.244.0.10~sample-0.default~default.svc.cluster.local";
-    let envoy = Envoy::start_with(Sample::Sidecar, wire, control.grpc, &[(sample, &id)]).await;
+    let pieces = [&[(sample, &*id)], discovery.pieces()].concat();
+    let envoy = Envoy::start_with(Sample::Sidecar, wire, control.grpc, &pieces).await;
     let lab = Lab { envoy, control, manifests: Manifests::new(&[]) };
 
     chains_are(&lab, &[(target_port(), "http")]).await;
@@ -78,14 +85,25 @@ async fn each_port_of_the_pod_is_taken_for_what_it_speaks(wire: Wire) {
     assert_eq!(lab.envoy.stat("cluster.xds-grpc.upstream_rq_total").await, Ok(streams));
 
     // What other pods do is none of this one's listeners and clusters.
-    lab.is_synced(&["cds", "eds", "lds"]).await;
+    match discovery {
+        Discovery::All => lab.is_synced(&["cds", "eds", "lds"]).await,
+        Discovery::OnDemand => lab.is_synced(&["cds", "lds"]).await,
+    }
     let responses = async |short: &str| lab.control.sync().await.unwrap().count(short, "responses");
     let before = (responses("cds").await, responses("lds").await);
     web(&[own, other]);
     let wanted = [own, other].map(|host| format!("{host}:{}", target_port())).into();
-    eventually(VISIBLE, "Envoy to know the other pod", async || {
-        let clusters = lab.envoy.clusters().await?;
-        same(&clusters["outbound|8000||web.default.svc.cluster.local"], &wanted)
+    eventually(VISIBLE, "the other pod to be known", async || match discovery {
+        Discovery::All => {
+            let clusters = lab.envoy.clusters().await?;
+            same(&clusters["outbound|8000||web.default.svc.cluster.local"], &wanted)
+        }
+        // Envoy does not: it never called the service.
+        Discovery::OnDemand => {
+            same(lab.envoy.clusters().await?, BTreeMap::new())?;
+            let page = lab.control.debug("endpointz").await?.to_string();
+            same(page.contains(&other.to_string()), true).map_err(|_| page)
+        }
     })
     .await;
     assert_eq!((responses("cds").await, responses("lds").await), before);

@@ -11,6 +11,7 @@ use tokio::net::TcpSocket;
 use pilothouse_testkit::backends::{Backend, target_port};
 use pilothouse_testkit::envoy::{Sample, Wire};
 use pilothouse_testkit::lab::Lab;
+use pilothouse_testkit::manifests::{Manifests, write};
 use pilothouse_testkit::{DEADLINE, VISIBLE, eventually, on_both_wires, places, same};
 
 on_both_wires!(
@@ -40,8 +41,12 @@ pub(crate) fn slice(service: &str, family: &str, endpoints: &[Value]) -> Value {
 }
 
 pub(crate) fn apply_objects(lab: &Lab, name: &str, items: &[Value]) {
+    put_objects(&lab.manifests, name, items);
+}
+
+pub(crate) fn put_objects(manifests: &Manifests, name: &str, items: &[Value]) {
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
-    lab.manifests.put_raw(&format!("{name}.json"), &list.to_string());
+    write(manifests.path(), &format!("{name}.json"), &list.to_string());
 }
 
 /// Puts a service with these endpoints, all ready.

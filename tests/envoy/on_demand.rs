@@ -1,13 +1,26 @@
 //! Clusters that Envoy asks for when a request needs them (ODCDS), which it does in delta only.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
+
+use crate::captured::{asked, connect, service};
+use crate::meaning::{put_objects, slice};
 use pilothouse_testkit::backends::Backend;
 use pilothouse_testkit::control_plane::ControlPlane;
 use pilothouse_testkit::envoy::{Envoy, Sample, Wire};
+use pilothouse_testkit::lab::Lab;
 use pilothouse_testkit::manifests::{Manifests, Service};
 use pilothouse_testkit::{VISIBLE, eventually, http, places, same};
+
+mod called;
+mod churned;
+mod mixed;
+mod outage;
+mod replicas;
+mod scanner;
 
 /// Far longer than a test: whoever has to wait for it has not been answered.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -46,6 +59,48 @@ fn listener(at: SocketAddr) -> String {
         at.port(),
         TIMEOUT.as_secs()
     )
+}
+
+/// Puts a Service of one port with a cluster IP of its own, or anew at the one that it has; gives where it is.
+fn put(lab: &Lab, name: &str, speaks: &str, at: SocketAddr, to: &[&Backend]) -> SocketAddr {
+    put_in(&lab.manifests, name, speaks, at, to);
+    at
+}
+
+/// The same in a folder.
+fn put_in(manifests: &Manifests, name: &str, speaks: &str, at: SocketAddr, to: &[&Backend]) {
+    let one = service(name, &at.ip().to_string(), speaks, at.port(), &Value::Null);
+    let endpoints: Vec<_> = to.iter().map(|to| json!({ "addresses": [to.address] })).collect();
+    put_objects(manifests, name, &[one, slice(name, "IPv4", &endpoints)]);
+}
+
+/// A cluster IP that no other service has, with this port.
+fn cluster_ip(port: u16) -> SocketAddr {
+    SocketAddr::new(places::address(), port)
+}
+
+/// Waits until a captured request that is sent there is answered by this workload.
+async fn answers(client: IpAddr, at: SocketAddr, wanted: &str) {
+    eventually(VISIBLE, &format!("{wanted} at {at}"), async || {
+        same(asked(client, at, "any.host", "HTTP/1.1").await?.as_str(), wanted)
+    })
+    .await;
+}
+
+/// What a workload says over a captured TCP connection until it is closed.
+async fn heard(client: IpAddr, at: SocketAddr) -> Result<String, String> {
+    let mut text = String::new();
+    let mut connection = connect(client, at).await?;
+    connection.read_to_string(&mut text).await.map_err(|error| error.to_string())?;
+    Ok(text)
+}
+
+/// Waits until a captured TCP connection is answered by this workload.
+async fn says(client: IpAddr, at: SocketAddr, wanted: &str) {
+    eventually(VISIBLE, &format!("{wanted} over TCP at {at}"), async || {
+        same(heard(client, at).await?.as_str(), wanted)
+    })
+    .await;
 }
 
 async fn get(at: SocketAddr, cluster: &str) -> Result<http::Answer, String> {

@@ -154,7 +154,7 @@ async fn a_frozen_envoy_is_dropped_and_may_come_back(wire: Wire) {
 }
 
 /// Waits until Envoy's stream to the control plane is open (1) or closed (0).
-async fn connection(lab: &Lab, wanted: u64) {
+pub(crate) async fn connection(lab: &Lab, wanted: u64) {
     eventually(DEADLINE, &format!("control_plane.connected_state {wanted}"), async || {
         same(lab.envoy.stat("control_plane.connected_state").await?, wanted)
     })

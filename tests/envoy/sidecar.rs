@@ -3,14 +3,14 @@
 
 use pilothouse_testkit::backends::Backend;
 use pilothouse_testkit::dump::Config;
-use pilothouse_testkit::envoy::{Sample, Wire};
+use pilothouse_testkit::envoy::{Discovery, Sample, Wire};
 use pilothouse_testkit::lab::Lab;
 use pilothouse_testkit::manifests::Service;
-use pilothouse_testkit::{DEADLINE, eventually, on_both_wires, same};
+use pilothouse_testkit::{DEADLINE, eventually, on_both_wires_and_on_demand, same};
 
-on_both_wires!(all_of_it_is_accepted_and_used);
+on_both_wires_and_on_demand!(all_of_it_is_accepted_and_used);
 
-async fn all_of_it_is_accepted_and_used(wire: Wire) {
+async fn all_of_it_is_accepted_and_used(wire: Wire, discovery: Discovery) {
     let backend = Backend::http("one").await;
     let service = |name, port_name, port| Service::new(name, port_name, port).with([&backend]);
     let services = [
@@ -22,7 +22,7 @@ async fn all_of_it_is_accepted_and_used(wire: Wire) {
         service("pods", "http", 8081).with_cluster_ip("None"),
         service("pods-tcp", "tcp", 9042).with_cluster_ip("None"),
     ];
-    let lab = Lab::start(Sample::Sidecar, wire, &services).await;
+    let lab = Lab::start_with(&[], Sample::Sidecar, wire, discovery, &services).await;
     lab.manifests.put_raw(
         "alias.yaml",
         "{apiVersion: v1, kind: Service, metadata: {name: alias, namespace: default}, \
@@ -48,7 +48,14 @@ async fn all_of_it_is_accepted_and_used(wire: Wire) {
         same(listeners, wanted.map(str::to_owned).to_vec())
     })
     .await;
-    lab.is_synced(&["cds", "eds", "lds", "rds"]).await;
+    match discovery {
+        Discovery::All => lab.is_synced(&["cds", "eds", "lds", "rds"]).await,
+        // Nothing was called: no cluster of a service, and no endpoints.
+        Discovery::OnDemand => {
+            lab.is_synced(&["cds", "lds", "rds"]).await;
+            assert_eq!(lab.envoy.clusters().await, Ok(std::collections::BTreeMap::new()));
+        }
+    }
     lab.agrees().await;
     lab.assert_untroubled().await;
 }

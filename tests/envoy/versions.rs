@@ -4,12 +4,13 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use pilothouse_testkit::backends::Backend;
-use pilothouse_testkit::envoy::{Sample, Wire};
+use pilothouse_testkit::control_plane::ControlPlane;
+use pilothouse_testkit::envoy::{Discovery, Envoy, Sample, Wire};
 use pilothouse_testkit::lab::Lab;
-use pilothouse_testkit::manifests::Service;
+use pilothouse_testkit::manifests::{Manifests, Service};
 use pilothouse_testkit::{DEADLINE, eventually, on_both_wires, places, same};
 
-on_both_wires!(it_starts_and_follows, it_rejects_and_goes_on, a_captured_sidecar_starts);
+on_both_wires!(it_starts_and_follows, it_rejects_and_goes_on);
 
 /// Every annotation, so that every field that we ask Envoy for is there.
 fn tuned(service: Service) -> Service {
@@ -61,7 +62,14 @@ async fn it_rejects_and_goes_on(wire: Wire) {
     lab.answered_at(good, "good", &["two"]).await;
 }
 
-async fn a_captured_sidecar_starts(wire: Wire) {
+#[tokio::test]
+async fn a_captured_sidecar_starts() {
+    captured_sidecar_starts(Wire::Sotw, Discovery::All).await;
+    captured_sidecar_starts(Wire::Delta, Discovery::All).await;
+    captured_sidecar_starts(Wire::Delta, Discovery::OnDemand).await;
+}
+
+async fn captured_sidecar_starts(wire: Wire, discovery: Discovery) {
     let one = Backend::http("one").await;
     // Nothing here is bound to a port of ours but 15001 and 15006, which other tests have as well.
     let services = [
@@ -69,14 +77,16 @@ async fn a_captured_sidecar_starts(wire: Wire) {
         Service::new("plain", "tcp", 81).with([&one]).with_cluster_ip("10.96.1.2"),
         Service::new("api", "grpc", 82).with([&one]).with_cluster_ip("10.96.1.3"),
     ];
-    let manifests = pilothouse_testkit::manifests::Manifests::new(&services);
-    let control = pilothouse_testkit::control_plane::ControlPlane::start(manifests.path()).await;
-    let envoy =
-        pilothouse_testkit::envoy::Envoy::start_unready(Sample::Sidecar, wire, control.grpc, &[])
-            .await;
+    let manifests = Manifests::new(&services);
+    let control = ControlPlane::start(manifests.path()).await;
+    let pieces = discovery.pieces();
+    let envoy = Envoy::start_unready(Sample::Sidecar, wire, control.grpc, pieces).await;
     // That its ports are free is not what is asked: that it understands every field is.
     eventually(DEADLINE, "clusters and routes to be accepted", async || {
-        control.sync().await?.is_synced(&["cds", "eds", "rds"])
+        control.sync().await?.is_synced(match discovery {
+            Discovery::All => &["cds", "eds", "rds"],
+            Discovery::OnDemand => &["cds", "rds"],
+        })
     })
     .await;
     eventually(DEADLINE, "listeners to be judged", async || {

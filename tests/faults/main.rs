@@ -14,5 +14,6 @@ mod events;
 mod line;
 mod lists;
 mod proxy;
+mod routes;
 mod under_load;
 mod watches;

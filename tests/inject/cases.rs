@@ -156,6 +156,16 @@ fn values_that_a_pod_could_not_run_with_are_refused() {
             "soon",
             "annotation pilothouse.io/termination-drain",
         ),
+        (
+            "pilothouse.io/discovery",
+            "lazy",
+            "annotation pilothouse.io/discovery: \"lazy\" is neither all nor on-demand",
+        ),
+        (
+            "pilothouse.io/uses",
+            "reviews; ratings",
+            "annotation pilothouse.io/uses: \"reviews;\" is neither a Service's host",
+        ),
         ("traffic.sidecar.istio.io/includeInboundPorts", "0", "\"0\": not a port"),
         ("sidecar.istio.io/userVolume", "[]", "it must be JSON like"),
         ("sidecar.istio.io/userVolume", "{\"a\": 1}", "a must be an object"),

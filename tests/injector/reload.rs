@@ -9,6 +9,15 @@ fn image(running: &serde_json::Value) -> String {
     pod["spec"]["containers"][1]["image"].as_str().unwrap().to_owned()
 }
 
+/// Puts other settings in the place of those that are there, in one step as the kubelet does: a file that is being
+/// written is empty for a moment, which is a valid one.
+fn replace(running: &Running, settings: &str) {
+    let file = running.settings();
+    let new = file.with_extension("new");
+    fs::write(&new, settings).unwrap();
+    fs::rename(&new, &file).unwrap();
+}
+
 #[tokio::test]
 async fn settings_are_read_anew_and_bad_ones_leave_those_before_in_force() {
     let running = Running::new("nativeSidecars: never\nimage: a.example/proxy:1\n").await;
@@ -16,13 +25,13 @@ async fn settings_are_read_anew_and_bad_ones_leave_those_before_in_force() {
     let review = review_of(&pod(), "shop");
     assert_eq!(image(&client.review(&review).await), "a.example/proxy:1");
 
-    fs::write(running.settings(), "nativeSidecars: never\nimag: b.example/proxy:2\n").unwrap();
+    replace(&running, "nativeSidecars: never\nimag: b.example/proxy:2\n");
     let unusable = "pilothouse_injector_settings_unusable 1\n";
     running.until("/metrics", |page| page.contains(unusable)).await;
     assert_eq!(image(&client.review(&review).await), "a.example/proxy:1");
     assert_eq!(running.page("/ready").await, "ready\n");
 
-    fs::write(running.settings(), "nativeSidecars: never\nimage: b.example/proxy:2\n").unwrap();
+    replace(&running, "nativeSidecars: never\nimage: b.example/proxy:2\n");
     let usable = "pilothouse_injector_settings_unusable 0\n";
     running.until("/metrics", |page| page.contains(usable)).await;
     assert_eq!(image(&client.review(&review).await), "b.example/proxy:2");
@@ -40,7 +49,7 @@ async fn a_file_that_was_never_good_is_what_ready_waits_for() {
     let (status, answer) =
         running.client().await.post("/inject", "application/json", "{}".into()).await;
     assert_eq!(status.as_u16(), 503, "{answer}");
-    fs::write(running.settings(), "nativeSidecars: never\n").unwrap();
+    replace(&running, "nativeSidecars: never\n");
     running.until_ready("ready\n").await;
     assert_eq!(running.review(&review_of(&pod(), "shop")).await["allowed"], true);
 }

@@ -10,4 +10,5 @@ mod replicas;
 mod shell;
 mod status;
 mod terminal;
+mod uses;
 mod wait;

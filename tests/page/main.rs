@@ -11,4 +11,5 @@ mod lost;
 mod many;
 mod mesh;
 mod names;
+mod on_demand;
 mod watched;

@@ -55,7 +55,11 @@ impl Server {
             http_addr: any_port,
             secure_http_addr: None,
             monitoring_addr: any_port,
-            timing: Timing { pace: Duration::from_millis(5), linger: Duration::from_millis(5) },
+            timing: Timing {
+                pace: Duration::from_millis(5),
+                linger: Duration::from_millis(5),
+                ..Timing::default()
+            },
             limits: ServerLimits::default(),
             view_limits: ViewLimits::default(),
             events: false,

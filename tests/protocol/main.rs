@@ -12,6 +12,7 @@ mod harness;
 mod http2;
 mod identity;
 mod limits;
+mod on_demand;
 mod peers;
 mod replicas;
 mod scripted;

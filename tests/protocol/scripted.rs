@@ -27,6 +27,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     HttpConnectionManager, HttpFilter, Rds, http_connection_manager, http_filter,
 };
 use envoy_types::pb::google::protobuf::{Any, UInt32Value};
+use pilothouse::ads::uses::UsesResolver;
 use pilothouse::ads::{AdsServer, IstioMesh, ServerContext, ServerLimits};
 use pilothouse::door::{ConnectionLimits, LimitedListener, ServedListener};
 use pilothouse::identity::{ActFor, Authenticator};
@@ -88,6 +89,7 @@ impl Scripted {
                 metrics: metrics.clone(),
                 authenticator: Authenticator::new("cluster.local", "cluster.local"),
                 act_for: ActFor::default(),
+                uses: UsesResolver::default(),
             },
             snapshots: following,
             view_registry: view_registry.clone(),
@@ -96,7 +98,7 @@ impl Scripted {
             proxies: proxies.clone(),
             metrics: metrics.server.clone(),
             limits: ServerLimits::default(),
-            on_demand: None,
+            answered: None,
             shutdown: stop.clone(),
         };
         let descriptors = pilothouse::descriptors::encoded();

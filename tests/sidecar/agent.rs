@@ -1,9 +1,10 @@
 //! The real agent on an address of its own, so that its ports can be the usual ones.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -18,7 +19,7 @@ pub(crate) struct Agent {
     pub(crate) process: Process,
     pub(crate) address: IpAddr,
     /// Where its bootstrap is.
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// The command for an agent whose ports are all on `address`; `more` wins over what is here.
@@ -65,7 +66,27 @@ impl Agent {
         let mut command = command(address, folder.path(), control, more);
         command.envs(env.iter().copied());
         let process = Process::start("agent", &mut command);
-        Self { process, address, _folder: folder }
+        Self { process, address, folder }
+    }
+
+    /// The next container of the same pod, once the last one has ended by this signal.
+    pub(crate) async fn start_again(
+        mut self,
+        signal: Signal,
+        control: SocketAddr,
+        more: &[&str],
+        env: &[(&str, &str)],
+    ) -> Self {
+        self.process.signal(signal);
+        self.process.end(DEADLINE).await;
+        let mut command = command(self.address, self.folder.path(), control, more);
+        command.envs(env.iter().copied());
+        Self { process: Process::start("agent", &mut command), ..self }
+    }
+
+    /// A file beside its bootstrap.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// With an Envoy that a shell script stands in for.
@@ -76,7 +97,7 @@ impl Agent {
         let flags: Vec<&str> = more.iter().copied().chain([&*envoy]).collect();
         let process =
             Process::start("agent", &mut command(address, folder.path(), control, &flags));
-        Self { process, address, _folder: folder }
+        Self { process, address, folder }
     }
 
     /// A page of the agent's own port.

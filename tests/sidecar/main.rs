@@ -10,6 +10,7 @@ mod door;
 mod end;
 mod init;
 mod metrics;
+mod on_demand;
 mod probes;
 mod ready;
 mod stand_in;

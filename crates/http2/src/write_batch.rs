@@ -12,7 +12,11 @@ use bytes::{Buf, Bytes};
 pub const COPY_LIMIT: usize = 4096;
 
 /// The number of slices that one `writev` gets at most.
-pub const MAX_IO_SLICES: usize = 64;
+pub const MAX_IO_SLICES: usize = 128;
+
+/// Parts of a DATA frame: its header, and a payload of up to 16 KiB in shared parts longer than [`COPY_LIMIT`],
+/// with copied ones between them.
+const FRAME_PARTS: usize = 9;
 
 /// The capacity in bytes of the copy buffer that [`WriteBatch::clear`] keeps.
 const MAX_KEPT_CAPACITY: usize = 512 << 10;
@@ -53,10 +57,10 @@ impl WriteBatch {
         self.len == 0
     }
 
-    /// Whether one more frame may be pushed (a header, shared and copied payload: three parts)
+    /// Whether one more frame may be pushed (a header, and a payload of shared and copied parts)
     /// before the batch has `limit` bytes or [`MAX_IO_SLICES`] parts.
     pub fn has_room(&self, limit: usize) -> bool {
-        self.len < limit && self.parts.len() + 3 <= MAX_IO_SLICES
+        self.len < limit && self.parts.len() + FRAME_PARTS <= MAX_IO_SLICES
     }
 
     /// Copies bytes into the batch.

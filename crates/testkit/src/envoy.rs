@@ -19,6 +19,35 @@ pub enum Wire {
     Delta,
 }
 
+/// Which clusters it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discovery {
+    /// All of them.
+    All,
+    /// Those that it uses.
+    OnDemand,
+}
+
+impl Discovery {
+    /// Where [`crate::in_both_discoveries!`] puts its tests.
+    pub fn module(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::OnDemand => "on_demand",
+        }
+    }
+
+    /// What a sample's metadata says for it, as pieces to replace.
+    pub fn pieces(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::All => &[],
+            Self::OnDemand => {
+                &[("NAMESPACE: default", "NAMESPACE: default\n    DISCOVERY: on-demand")]
+            }
+        }
+    }
+}
+
 /// Which bootstrap of `examples/envoy` it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sample {
@@ -195,6 +224,8 @@ pub(crate) fn run(folder: &Path, environment: &[(&str, &str)]) -> Process {
     command.current_dir(folder).envs(environment.iter().copied());
     command.args(["-c", "envoy.yaml", "--admin-address-path", "admin", "--disable-hot-restart"]);
     command.args(["--concurrency", "1", "--log-level", "warning"]);
+    // As the agent runs it.
+    command.args(["--drain-strategy", "immediate"]);
     // What this Envoy does not know is to be rejected, not passed over.
     command.arg("--reject-unknown-dynamic-fields");
     Process::start("envoy", &mut command)

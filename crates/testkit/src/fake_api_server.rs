@@ -1,4 +1,4 @@
-//! A stand-in API server: Services and EndpointSlices, and faults on command.
+//! A stand-in API server: Services and EndpointSlices, routes if it is told to, and faults on command.
 //!
 //! `world` is what it has stored, `answers` what it says to requests.
 
@@ -22,6 +22,11 @@ use world::{Shared, World};
 
 pub const SERVICES: &str = "services";
 pub const SLICES: &str = "endpointslices";
+pub const HTTP_ROUTES: &str = "httproutes";
+pub const GRPC_ROUTES: &str = "grpcroutes";
+pub const GRANTS: &str = "referencegrants";
+/// The kinds of the Gateway API.
+pub const ROUTE_KINDS: [&str; 3] = [HTTP_ROUTES, GRPC_ROUTES, GRANTS];
 
 /// What befalls every watch that is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +133,24 @@ impl Api {
     pub fn refuse_for(&self, kind: &'static str, status: u16, seconds: u32) {
         self.shared.world().retry_after = seconds;
         self.refuse(Some(kind), status);
+    }
+
+    /// From now on it has these kinds of the Gateway API, in this version, and no others. Watches of those that
+    /// it had end, and their objects go.
+    pub fn has_crds(&self, version: &'static str, kinds: &[&'static str]) {
+        {
+            let world = &mut *self.shared.world();
+            world.crds = kinds.iter().map(|kind| (*kind, version)).collect();
+            let crds = &world.crds;
+            let stays = |kind: &str| !ROUTE_KINDS.contains(&kind) || crds.contains_key(kind);
+            world.objects.retain(|(kind, _), _| stays(kind));
+        }
+        self.shared.cut_all(Cut::End);
+    }
+
+    /// How often the API's discovery was asked for the Gateway API.
+    pub fn discoveries(&self) -> usize {
+        self.shared.world().discoveries
     }
 
     /// When requests were refused.

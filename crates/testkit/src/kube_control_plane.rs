@@ -90,7 +90,8 @@ impl Pilot {
         until(&format!("lists to be {how}"), async || {
             let page = self.sourcez().await?;
             let watches = page["watches"].as_array().into_iter().flatten();
-            let so: Vec<bool> = watches.map(|one| one["listed"] == how).collect();
+            let there = watches.filter(|one| one["absent"].is_null());
+            let so: Vec<bool> = there.map(|one| one["listed"] == how).collect();
             if so == [true, true] { Ok(()) } else { Err(format!("{page}; {}", self.log())) }
         })
         .await;
@@ -105,6 +106,35 @@ impl Pilot {
                 .filter(|one| one["name"] == watch)
                 .any(|one| one["lastError"].as_str().is_some_and(|error| error.contains(words)));
             if said { Ok(()) } else { Err(format!("{page}; {}", self.log())) }
+        })
+        .await;
+    }
+
+    /// Waits until this watch is absent, for a reason with these words.
+    pub async fn misses(&self, watch: &str, words: &str) {
+        until(&format!("{watch} to be absent: {words:?}"), async || {
+            let page = self.sourcez().await?;
+            let watches = page["watches"].as_array().into_iter().flatten();
+            let said = watches
+                .filter(|one| one["name"] == watch)
+                .any(|one| one["absent"].as_str().is_some_and(|why| why.contains(words)));
+            if said { Ok(()) } else { Err(format!("{page}; {}", self.log())) }
+        })
+        .await;
+    }
+
+    /// How many routes it knows.
+    pub async fn routes(&self) -> Result<u64, String> {
+        let page = self.sourcez().await?;
+        page["routes"].as_u64().ok_or_else(|| page.to_string())
+    }
+
+    /// Waits until it knows that many routes.
+    pub async fn knows_routes(&self, wanted: u64) {
+        let what = format!("{wanted} routes");
+        until(&what, async || match self.routes().await? {
+            known if known == wanted => Ok(()),
+            known => Err(format!("{known} routes; {}", self.log())),
         })
         .await;
     }

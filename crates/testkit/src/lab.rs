@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use crate::control_plane::ControlPlane;
 use crate::dump::Config;
-use crate::envoy::{Envoy, Sample, Wire};
+use crate::envoy::{Discovery, Envoy, Sample, Wire};
 use crate::manifests::{Manifests, Service};
 use crate::{DEADLINE, VISIBLE, eventually, same};
 
@@ -22,9 +22,23 @@ pub struct Lab {
 impl Lab {
     /// All of it on these services; Envoy is live.
     pub async fn start(sample: Sample, wire: Wire, services: &[Service]) -> Self {
+        Self::start_with(&[], sample, wire, Discovery::All, services).await
+    }
+
+    /// The same with these flags of the control plane, and an Envoy that asks for what `discovery` says.
+    pub async fn start_with(
+        flags: &[&str],
+        sample: Sample,
+        wire: Wire,
+        discovery: Discovery,
+        services: &[Service],
+    ) -> Self {
         let manifests = Manifests::new(services);
-        let control = ControlPlane::start(manifests.path()).await;
-        let envoy = Envoy::start(sample, wire, control.grpc).await;
+        let folder = manifests.path().to_str().expect("a path in UTF-8");
+        let arguments = [&["--manifests", folder], flags].concat();
+        let control = ControlPlane::start_with(&arguments, &[]).await;
+        control.becomes_ready().await;
+        let envoy = Envoy::start_with(sample, wire, control.grpc, discovery.pieces()).await;
         Self { envoy, control, manifests }
     }
 

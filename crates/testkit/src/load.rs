@@ -1,12 +1,13 @@
 //! Requests that go on while something happens.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tokio::task::JoinHandle;
 
@@ -35,12 +36,25 @@ impl Load {
     /// GETs of `host` through the listener at `at`, over kept connections; answers with another
     /// status than `expected` are failures.
     pub fn start(at: SocketAddr, host: &str, expected: &'static [u16]) -> Self {
+        Self::start_from(None, at, host, expected)
+    }
+
+    /// The same by a client of this address, whose connections may be captured.
+    pub fn start_from(
+        client: Option<IpAddr>,
+        at: SocketAddr,
+        host: &str,
+        expected: &'static [u16],
+    ) -> Self {
         let tally = Arc::<Mutex<Tally>>::default();
         let start = Instant::now();
         let client = || {
             let (tally, host) = (tally.clone(), host.to_owned());
             tokio::spawn(async move {
-                let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+                let mut connector = HttpConnector::new();
+                connector.set_local_address(client);
+                let client =
+                    Client::builder(TokioExecutor::new()).build::<_, Empty<Bytes>>(connector);
                 loop {
                     let request = http::Request::get(format!("http://{at}/"))
                         .header(http::header::HOST, &host)

@@ -3,9 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use pilothouse::model::route::{Backend, BackendRef, ParentRef, ParentTarget, RouteRule};
 use pilothouse::model::{
-    Endpoint, EndpointSlice, EndpointState, Protocol, Service, ServiceKey, ServiceKind,
-    ServicePort, SlicePort, Subset,
+    Endpoint, EndpointSlice, EndpointState, Protocol, Route, RouteKey, RouteKind, Service,
+    ServiceKey, ServiceKind, ServicePort, SlicePort, Subset,
 };
 use pilothouse::view::{ProxyKind, ViewKey};
 
@@ -36,6 +37,30 @@ pub fn slice(number: usize, endpoints: usize, variant: usize) -> EndpointSlice {
             ports: vec![SlicePort { name: "http".into(), port: PORT }],
             endpoints: endpoints.collect(),
         }],
+    }
+}
+
+/// The HTTPRoute of a service: most requests for it go to itself, as many in 100 as `variant` says to the next.
+pub fn route(number: usize, variant: usize) -> Route {
+    let backend = |number: usize, weight: u32| Backend {
+        target: BackendRef::Service { key: key(number), port: PORT },
+        weight,
+        filters: Vec::new(),
+    };
+    let weight = (variant % 100) as u32;
+    let parent = ParentRef {
+        target: ParentTarget::Service(key(number)),
+        namespace: None,
+        section_name: None,
+        port: None,
+    };
+    let rule = RouteRule::new(vec![backend(number, 100 - weight), backend(number + 1, weight)]);
+    let key = RouteKey::new(RouteKind::Http, "default", format!("svc-{number}"));
+    Route {
+        created: "2026-01-01T00:00:00Z".into(),
+        generation: Some(variant as i64),
+        parents: vec![parent],
+        ..Route::new(key, vec![rule])
     }
 }
 

@@ -1,7 +1,7 @@
 //! A network namespace of a test's own, in which it may capture traffic without anybody else
 //! noticing.
 
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 /// Set inside.
 const INSIDE: &str = "PILOTHOUSE_TEST_NAMESPACE";
@@ -22,6 +22,25 @@ pub fn entered(test: &str) -> bool {
     let ran = output.status.success() && said.contains("test result: ok. 1 passed");
     assert!(ran, "{said}\n{}", String::from_utf8_lossy(&output.stderr));
     false
+}
+
+/// For a program that is no test: nothing if it runs in a namespace of its own, with loopback up. If not, it
+/// is run there with the arguments that it has, and this is how it ended.
+pub fn reentered() -> Option<ExitStatus> {
+    if std::env::var_os(INSIDE).is_some() {
+        run(&["ip", "link", "set", "lo", "up"]);
+        return None;
+    }
+    let own = std::env::current_exe().expect("a program knows itself");
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--map-root-user", "--"]).arg(own).args(std::env::args_os().skip(1));
+    let status = command.env(INSIDE, "1").status();
+    Some(status.unwrap_or_else(|error| panic!("cannot start unshare: {error}")))
+}
+
+/// Makes every address of this range (`10.0.0.0/8`) one of loopback.
+pub fn take_in(range: &str) {
+    run(&["ip", "route", "add", "local", range, "dev", "lo"]);
 }
 
 /// Redirects TCP to `address` into a sidecar's inbound capture, except what the sidecar itself

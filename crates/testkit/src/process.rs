@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
 use crate::eventually;
 
@@ -111,6 +111,15 @@ impl Drop for Process {
             let (name, id, count) = (&self.name, self.id(), shown.len());
             eprintln!("--- {name} (process {id}), last {count} lines:\n{}", shown.join("\n"));
         }
+    }
+}
+
+/// Lets this process, and those that it starts, have that many files and sockets open.
+pub fn allow_files(number: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < number) {
+        let raised = Rlimit { current: Some(number), maximum: limit.maximum };
+        setrlimit(Resource::Nofile, raised).expect("`ulimit -Hn` allows that many");
     }
 }
 

@@ -87,3 +87,52 @@ macro_rules! on_both_wires {
         }
     };
 }
+
+/// Makes two tests of each function: of a proxy that asks for everything, and of one that asks on demand.
+#[macro_export]
+macro_rules! in_both_discoveries {
+    ($($test:ident),* $(,)?) => {
+        mod all {
+            use $crate::envoy::Discovery;
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(Discovery::All).await;
+            })*
+        }
+        mod on_demand {
+            use $crate::envoy::Discovery;
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(Discovery::OnDemand).await;
+            })*
+        }
+    };
+}
+
+/// Makes three tests of each function: with the state of the world, with delta, and with delta on demand.
+#[macro_export]
+macro_rules! on_both_wires_and_on_demand {
+    ($($test:ident),* $(,)?) => {
+        mod sotw {
+            use $crate::envoy::{Discovery, Wire};
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(Wire::Sotw, Discovery::All).await;
+            })*
+        }
+        mod delta {
+            use $crate::envoy::{Discovery, Wire};
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(Wire::Delta, Discovery::All).await;
+            })*
+        }
+        mod on_demand {
+            use $crate::envoy::{Discovery, Wire};
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(Wire::Delta, Discovery::OnDemand).await;
+            })*
+        }
+    };
+}

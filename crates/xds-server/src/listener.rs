@@ -12,11 +12,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+mod accept_thread;
 mod served;
 pub(crate) mod table;
 
@@ -30,6 +32,23 @@ const LOG_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long to wait before the next accept when there is no file descriptor for a connection.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// Connections that may wait to be accepted. The kernel grants `net.core.somaxconn` at most (4,096 on Linux
+/// since 5.4); what comes when so many wait is dropped, and its peer is reset or tries again after a second:
+/// seen with the 1,024 that tokio asks for, when 1,500 proxies came at once.
+const BACKLOG: u32 = i32::MAX as u32;
+
+/// Listens on an address, with as many connections waiting as the kernel grants.
+///
+/// # Errors
+/// The address cannot be bound.
+pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As the standard library: connections of a process before this one do not hold the port.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// What a listener has done with connections, for metrics.
 #[derive(Debug, Default)]
@@ -87,12 +106,36 @@ impl ListenerStats {
 /// A listener, and its connections.
 #[derive(Debug)]
 pub struct LimitedListener {
-    listener: TcpListener,
+    incoming: Incoming,
     stats: ListenerStats,
     limits: ConnectionLimits,
     /// When refusals were last logged, and what has happened since.
     last_logged: Option<Instant>,
     unlogged: UnloggedCounts,
+}
+
+/// Where connections come from.
+#[derive(Debug)]
+enum Incoming {
+    Listener(TcpListener),
+    /// From a thread that accepts.
+    Thread(mpsc::Receiver<accept_thread::Accepted>),
+}
+
+impl Incoming {
+    async fn accept(&mut self) -> std::io::Result<(TcpStream, SocketAddr)> {
+        match self {
+            Self::Listener(listener) => listener.accept().await,
+            Self::Thread(accepted) => match accepted.recv().await {
+                Some(accepted) => {
+                    let (socket, peer) = accepted?;
+                    Ok((TcpStream::from_std(socket)?, peer))
+                }
+                // It has said why.
+                None => std::future::pending().await,
+            },
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -123,7 +166,27 @@ impl LimitedListener {
     ) -> Self {
         let (counts, open, lost) = (Arc::default(), Arc::default(), CancellationToken::new());
         let stats = ListenerStats { name, counts, table, open, lost };
-        Self { listener, stats, limits, last_logged: None, unlogged: UnloggedCounts::default() }
+        let incoming = Incoming::Listener(listener);
+        Self { incoming, stats, limits, last_logged: None, unlogged: UnloggedCounts::default() }
+    }
+
+    /// Accepts on a thread of its own from now on, however busy this runtime is. If the system refuses that,
+    /// the listener is lost.
+    #[must_use]
+    pub(crate) fn accept_on_thread(self) -> Self {
+        let Self { incoming, stats, limits, last_logged, unlogged } = self;
+        let incoming = match incoming {
+            Incoming::Listener(listener) => {
+                let accepted = listener.into_std().and_then(accept_thread::spawn);
+                Incoming::Thread(accepted.unwrap_or_else(|error| {
+                    error!(door = stats.name, %error, "cannot accept connections");
+                    stats.lost.cancel();
+                    mpsc::channel(1).1
+                }))
+            }
+            thread @ Incoming::Thread(_) => thread,
+        };
+        Self { incoming, stats, limits, last_logged, unlogged }
     }
 
     pub fn stats(&self) -> ListenerStats {
@@ -133,10 +196,13 @@ impl LimitedListener {
     /// Detaches the listener from this runtime, to be used in another.
     ///
     /// # Errors
-    /// The system refuses.
+    /// The system refuses, or a thread accepts already.
     pub fn into_std(self) -> std::io::Result<DetachedListener> {
+        let Incoming::Listener(listener) = self.incoming else {
+            return Err(std::io::Error::other("a thread accepts from it"));
+        };
         Ok(DetachedListener {
-            listener: self.listener.into_std()?,
+            listener: listener.into_std()?,
             stats: self.stats,
             limits: self.limits,
         })
@@ -145,7 +211,7 @@ impl LimitedListener {
     /// The next connection, to be admitted. May be dropped at any time.
     pub async fn accept(&mut self) -> (TcpStream, SocketAddr) {
         loop {
-            match self.listener.accept().await {
+            match self.incoming.accept().await {
                 Ok(accepted) => return accepted,
                 Err(error) if is_connection_error(&error) => {}
                 Err(error) if is_listener_lost(&error) => {
@@ -230,7 +296,7 @@ impl DetachedListener {
         let Self { listener, stats, limits } = self;
         let listener = TcpListener::from_std(listener)?;
         Ok(LimitedListener {
-            listener,
+            incoming: Incoming::Listener(listener),
             stats,
             limits,
             last_logged: None,

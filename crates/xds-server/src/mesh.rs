@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use pilothouse_xds::{ServedType, View};
+use pilothouse_xds::{ServedType, TypeIndex, View};
 
 use crate::peer::{PeerCredentials, Refusal};
 
@@ -46,17 +46,26 @@ pub trait Mesh: fmt::Debug + Send + Sync + 'static {
         credentials: PeerCredentials<'_>,
     ) -> impl Future<Output = Result<Option<Self::Principal>, Refusal>> + Send;
 
-    /// Reads the encoded `Node` of a stream's first request. `peer` is where the proxy connects from, and
-    /// `principal` who it has been authenticated as.
+    /// Reads the encoded `Node` of a stream's first request. `delta` is the variant of the stream, `peer`
+    /// where the proxy connects from, and `principal` who it has been authenticated as.
     ///
     /// # Errors
-    /// There is no node, it is invalid, or the principal may not be this proxy: what the stream ends with.
+    /// There is no node, it is invalid, the variant is not for this proxy, or the principal may not be it:
+    /// what the stream ends with.
     fn identify(
         &self,
         node: Option<&[u8]>,
+        delta: bool,
         peer: IpAddr,
         principal: Option<&Self::Principal>,
     ) -> Result<(Self::Identity, Self::ViewRequest), Refusal>;
+
+    /// The names of a type that a proxy is subscribed to with its first wildcard, beside what it names
+    /// itself ([`Session::set_initial_names`](pilothouse_xds::Session::set_initial_names)). Called for each
+    /// type of a delta stream when its view is there.
+    fn initial_names(&self, _: &Self::Identity, _: TypeIndex, _view: &View) -> Arc<[Arc<str>]> {
+        Arc::default()
+    }
 
     /// A proxy has identified itself, to be logged and counted.
     fn proxy_connected(&self, identity: &Self::Identity, delta: bool);

@@ -103,7 +103,7 @@ impl<K: Key> NodeViews<K> {
             proxies: Arc::new(Proxies::new(self.types)),
             metrics: Arc::new(ServerMetrics::new(self.types)),
             limits,
-            on_demand: None,
+            answered: None,
             shutdown: stop.clone(),
         };
         let server = AdsServer::new(Arc::new(context), KEEPALIVE);
@@ -150,6 +150,7 @@ impl<K: Key> Mesh for NodeMesh<K> {
     fn identify(
         &self,
         node: Option<&[u8]>,
+        _delta: bool,
         _: IpAddr,
         _: Option<&Infallible>,
     ) -> Result<(NodeId, K), Refusal> {
@@ -198,7 +199,7 @@ mod tests {
     fn the_key_is_found_in_the_node_which_must_have_an_id() {
         let mesh = NodeMesh::new(&TYPES, |node| node.cluster.to_owned());
         let identify = |node: Option<&[u8]>| {
-            mesh.identify(node, Ipv4Addr::LOCALHOST.into(), None)
+            mesh.identify(node, true, Ipv4Addr::LOCALHOST.into(), None)
                 .map_err(|refusal| refusal.to_string())
         };
         // Fields 1 and 2 of a Node.

@@ -104,6 +104,9 @@ pub struct XdsStream<I, K> {
     /// See [`Generations`]; written by the stream alone.
     sent: AtomicU64,
     acknowledged: AtomicU64,
+    /// While the stream sleeps: what it counts as brought to, with all that sleep at its view. A std mutex, never
+    /// held across an await.
+    asleep_at: Mutex<Option<Arc<AtomicU64>>>,
     // Std mutex: one writer (the stream), rare readers, never held across an await.
     status: Mutex<(ProxyStatus<I, K>, History)>,
     /// Whom the stream is counted for.
@@ -152,6 +155,10 @@ impl<I: Identity, K> XdsStream<I, K> {
 
     /// Up to which generation of the snapshot the stream was sent everything and has acknowledged it.
     pub fn generations(&self) -> Generations {
+        if let Some(at) = &*self.asleep_at() {
+            let at = at.load(Ordering::Relaxed);
+            return Generations { sent: at, acknowledged: at };
+        }
         Generations {
             sent: self.sent.load(Ordering::Relaxed),
             acknowledged: self.acknowledged.load(Ordering::Relaxed),
@@ -162,6 +169,22 @@ impl<I: Identity, K> XdsStream<I, K> {
     pub fn set_generations(&self, now: Generations) {
         self.sent.store(now.sent, Ordering::Relaxed);
         self.acknowledged.store(now.acknowledged, Ordering::Relaxed);
+    }
+
+    /// It sleeps, and counts as brought to what is written there.
+    pub(crate) fn set_asleep_at(&self, generation: Arc<AtomicU64>) {
+        *self.asleep_at() = Some(generation);
+    }
+
+    /// It does not sleep any more, and was brought to this generation.
+    pub(crate) fn set_awake_at(&self, generation: u64) {
+        let mut asleep_at = self.asleep_at();
+        self.set_generations(Generations { sent: generation, acknowledged: generation });
+        *asleep_at = None;
+    }
+
+    fn asleep_at(&self) -> MutexGuard<'_, Option<Arc<AtomicU64>>> {
+        self.asleep_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, (ProxyStatus<I, K>, History)> {
@@ -239,6 +262,7 @@ impl<I, K> Proxies<I, K> {
             delta,
             sent: AtomicU64::new(0),
             acknowledged: AtomicU64::new(0),
+            asleep_at: Mutex::default(),
             status: Mutex::new((status, History::new(connected))),
             counted: Mutex::new(counted),
         });

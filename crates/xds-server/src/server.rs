@@ -92,6 +92,7 @@ impl<M: Mesh> AdsServer<M> {
         let other_services = self.other_services.prepare();
         let accepted = join_all(listeners.into_iter().map(|listener| {
             let (listener, port) = listener.divide();
+            let listener = listener.accept_on_thread();
             accept(listener, &stop, {
                 let (streams, other_services) = (&streams, &other_services);
                 move |socket, address, handle: Arc<ConnectionHandle>| {
@@ -187,7 +188,7 @@ async fn broadcast<M: Mesh>(
                 Ok(()) => {
                     snapshots.mark_unchanged();
                     signal.send_modify(|_| {});
-                    streams.wake_streams();
+                    streams.wake_for_snapshot();
                 }
                 // The publisher is gone: a shutdown.
                 Err(_) => break,

@@ -35,20 +35,21 @@ use crate::proxies::{Registration, TooManyStreams, XdsStream};
 use crate::view_registry::{ViewLease, ViewWatch};
 
 mod acknowledged;
+mod answered;
 mod context;
 mod handshake;
-mod on_demand;
+mod idle;
 mod record_status;
 pub(crate) mod registry;
 mod stall_detector;
 mod timer;
 
 use acknowledged::ToldGenerations;
+use answered::AnsweredStream;
+pub use answered::{AnsweredRequest, AnsweredTypes};
 pub use context::{ServerContext, ServerLimits};
 pub(crate) use context::{SnapshotSignal, StreamContext};
 use handshake::{Begun, handshake};
-use on_demand::OnDemandStream;
-pub use on_demand::{OnDemandRequest, OnDemandTypes};
 use registry::RegisteredStream;
 
 /// Bytes of the text that a stream ends with: Envoy logs it, and headers have little room.
@@ -98,7 +99,7 @@ enum State<M: Mesh> {
     Opened(MessageReceiver, Option<BearerToken>),
     Handshake(HandshakeFuture<M>),
     Serving(Box<AdsStream<M>>),
-    OnDemand(Box<OnDemandStream<M>>),
+    Answered(Box<AnsweredStream<M>>),
     Ended,
 }
 
@@ -162,7 +163,7 @@ impl<M: Mesh> Stream for ResponseStream<M> {
                         this.peer.handle.mark_established();
                         this.state = State::Serving(stream);
                     }
-                    Ok(Some(Begun::OnDemand(stream))) => this.state = State::OnDemand(stream),
+                    Ok(Some(Begun::Answered(stream))) => this.state = State::Answered(stream),
                     Ok(None) => this.state = State::Ended,
                     Err(status) => {
                         this.state = State::Ended;
@@ -182,7 +183,7 @@ impl<M: Mesh> Stream for ResponseStream<M> {
                         return Poll::Ready(Some(Err(status)));
                     }
                 },
-                State::OnDemand(stream) => match ready!(stream.poll_piece(context)) {
+                State::Answered(stream) => match ready!(stream.poll_piece(context)) {
                     Ok(Some(piece)) => return Poll::Ready(Some(Ok(piece))),
                     Ok(None) => this.state = State::Ended,
                     Err(status) => {
@@ -250,6 +251,8 @@ struct AdsStream<M: Mesh> {
     /// The session has nothing to send before the next event. The connection's task polls its streams
     /// more often than there are events.
     caught_up: bool,
+    /// It has left what it is subscribed to, not to be woken for anything else.
+    is_idle: bool,
     /// The response that is being sent.
     pieces: Option<FramePieces>,
     rate_limiter: RateLimiter,
@@ -291,8 +294,11 @@ impl<M: Mesh> AdsStream<M> {
                 }
                 self.caught_up = true;
                 self.tell_generations();
+                self.fall_asleep();
             }
-            match ready!(self.poll_event(context))? {
+            let event = ready!(self.poll_event(context))?;
+            self.wake_up()?;
+            match event {
                 Event::Handled => {}
                 Event::NewSnapshot => self.adopt_snapshot(true)?,
                 Event::Reassigned => self.adopt_snapshot(false)?,
@@ -323,6 +329,7 @@ impl<M: Mesh> AdsStream<M> {
         self.set_timer(throttled);
         if may_read && let Poll::Ready(request) = self.requests.poll_receive() {
             let Some(request) = request? else { return Poll::Ready(Ok(Event::Ended)) };
+            self.wake_up()?;
             (self.last_event, self.change_received) = (Instant::now(), None);
             self.handle_request(request)?;
             return Poll::Ready(Ok(Event::Handled));

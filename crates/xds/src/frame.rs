@@ -1,10 +1,11 @@
 //! Response frames made of encoded resources.
 //!
 //! A frame is a gRPC message without its nonce. Protobuf fields may come in any order, so the nonce
-//! follows as a tail, and the frame, which is most of the bytes, is one [`Bytes`] shared by all streams
-//! that get the same response. Field numbers are those of
+//! follows as a tail, and the frame, which is most of the bytes, is shared by all streams that get the same
+//! response. A large one is a list of segments, which it shares with those of other views. Field numbers are those of
 //! `envoy/service/discovery/v3/discovery.proto`.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,6 +14,8 @@ use bytes::{BufMut, Bytes};
 use crate::frame_cache::FrameCache;
 use crate::resource::{Resource, Version};
 use crate::resource_set::TypeSet;
+use crate::rope::Rope;
+use crate::segments::Segments;
 use crate::subscription::Subscription;
 use crate::wire::{
     DELTA_CONTROL_PLANE, DELTA_REMOVED, NONCE, SOTW_CONTROL_PLANE, TYPE_URL, VERSION_INFO,
@@ -31,11 +34,20 @@ const PREFIX_BYTES: usize = 5;
 /// Bytes of a piece. A reader that reads less than this within the send timeout is stalled.
 const PIECE_BYTES: usize = 256 << 10;
 
+/// A smaller frame is copied together: one DATA frame has room for it.
+const SEGMENTED_BYTES: usize = 16 << 10;
+
+/// See [`FrameBuilder::shared`].
+const FEW_NAMES: usize = 64;
+const FEW_STREAMS: usize = 8;
+
 /// One response, complete but for its nonce.
 #[derive(Clone, Debug)]
 pub struct Frame {
     /// gRPC prefix and message; the prefix' length counts the tail too.
-    pub head: Bytes,
+    pub head: Rope,
+    /// Bytes of it that were made for it, and not for an earlier frame that has them as well.
+    pub(crate) built: usize,
     /// `version_info`, or `system_version_info` in delta.
     pub version: Version,
     /// Resources carried and names reported as removed.
@@ -44,22 +56,59 @@ pub struct Frame {
 }
 
 /// Part of a message: bytes that all streams share, and after the last of them the stream's own tail.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct FramePiece {
-    pub shared: Bytes,
-    pub tail: Option<[u8; TAIL_BYTES]>,
+    frame: Rope,
+    /// Where in the frame it is.
+    range: Range<usize>,
+    tail: Option<[u8; TAIL_BYTES]>,
+}
+
+impl FramePiece {
+    /// Bytes of the piece that are shared.
+    pub fn shared_len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Those of a range of them, as they lie in memory.
+    pub fn shared(&self, range: Range<usize>) -> impl Iterator<Item = Bytes> + '_ {
+        let limit = |at: usize| (self.range.start + at).min(self.range.end);
+        self.frame.slices(limit(range.start)..limit(range.end))
+    }
+
+    /// The stream's own bytes after them: none but for the last piece.
+    pub fn tail(&self) -> &[u8] {
+        self.tail.as_ref().map_or(&[], |tail| &tail[..])
+    }
+}
+
+/// Bytes that are no part of a frame.
+impl From<Bytes> for FramePiece {
+    fn from(bytes: Bytes) -> Self {
+        let range = 0..bytes.len();
+        Self { frame: [bytes].into_iter().collect(), range, tail: None }
+    }
 }
 
 impl Frame {
     /// The message with this nonce in pieces, the tail with the last one. Pieces, so that a reader's
     /// progress can be seen.
     pub fn pieces(&self, nonce: u64) -> FramePieces {
-        FramePieces { rest: self.head.clone(), nonce }
+        FramePieces { frame: self.head.clone(), sent: 0, nonce }
     }
 
     /// The whole message with this nonce, in one piece.
     pub fn to_bytes(&self, nonce: u64) -> Vec<u8> {
-        [&self.head, &tail(nonce)[..]].concat()
+        let mut message = Vec::with_capacity(self.len());
+        self.head.parts().for_each(|part| message.extend_from_slice(&part));
+        message.extend_from_slice(&tail(nonce));
+        message
+    }
+
+    /// Bytes that it keeps alive by itself: those that were made for it, without the segments that other responses
+    /// had before.
+    pub fn own_bytes(&self) -> usize {
+        self.built
     }
 
     /// Bytes on the stream, prefix and tail included.
@@ -76,7 +125,9 @@ impl Frame {
 /// The pieces of one message, see [`Frame::pieces`].
 #[derive(Clone, Debug)]
 pub struct FramePieces {
-    rest: Bytes,
+    frame: Rope,
+    /// Bytes of it that came already.
+    sent: usize,
     nonce: u64,
 }
 
@@ -85,11 +136,14 @@ impl Iterator for FramePieces {
 
     fn next(&mut self) -> Option<FramePiece> {
         // A frame has a gRPC prefix, so its last piece is never empty.
-        if self.rest.is_empty() {
+        let len = self.frame.len();
+        if self.sent == len {
             return None;
         }
-        let shared = self.rest.split_to(self.rest.len().min(PIECE_BYTES));
-        Some(FramePiece { shared, tail: self.rest.is_empty().then(|| tail(self.nonce)) })
+        let range = self.sent..len.min(self.sent + PIECE_BYTES);
+        self.sent = range.end;
+        let tail = (range.end == len).then(|| tail(self.nonce));
+        Some(FramePiece { frame: self.frame.clone(), range, tail })
     }
 }
 
@@ -99,6 +153,7 @@ pub struct FrameBuilder {
     /// Encoded `ControlPlane { identifier }`.
     control_plane: Vec<u8>,
     cache: FrameCache,
+    segments: Segments,
 }
 
 impl FrameBuilder {
@@ -106,23 +161,30 @@ impl FrameBuilder {
     pub fn new(identifier: &str) -> Self {
         let mut control_plane = Vec::new();
         put_field(&mut control_plane, 0x0a, identifier.as_bytes());
-        Self { control_plane, cache: FrameCache::default() }
+        Self { control_plane, cache: FrameCache::default(), segments: Segments::default() }
     }
 
-    /// The frame under `key`, made of this set for this subscription; the first caller builds it.
+    /// The frame under `key`, made of this set for this subscription; the first caller builds it. What a few names
+    /// select for a few streams is built for each of them: thousands of proxies on demand have names of their own,
+    /// and to keep their first responses for a while costs more than to make them.
     pub fn shared(
         &self,
-        key: FrameKey,
+        key: impl FnOnce() -> FrameKey,
         set: &Arc<TypeSet>,
         subscription: &Arc<Subscription>,
         build: impl FnOnce() -> Frame,
     ) -> Frame {
-        self.cache.frame(key, set, subscription, build)
+        let everything = subscription.is_wildcard() && !set.is_on_demand();
+        if !everything && subscription.len() <= FEW_NAMES && subscription.streams() <= FEW_STREAMS {
+            return build();
+        }
+        self.cache.frame(key(), set, subscription, build)
     }
 
     /// Drops cached frames that no stream needs any more; to be called periodically.
     pub fn sweep(&self) {
         self.cache.sweep(Instant::now());
+        self.segments.sweep();
     }
 
     /// Bytes of all cached frames.
@@ -132,12 +194,16 @@ impl FrameBuilder {
 
     /// A `DiscoveryResponse`.
     pub fn sotw(&self, type_url: &str, version: Version, resources: &[&Resource]) -> Frame {
-        let len = resources.iter().map(|resource| resource.sotw_field().len()).sum();
-        let mut message = self.begin_message(type_url, version, len, SOTW_CONTROL_PLANE);
-        for resource in resources {
-            message.put_slice(resource.sotw_field());
+        let len = resources.iter().map(|resource| resource.sotw_len()).sum();
+        let message = self.begin_message(type_url, version, SOTW_CONTROL_PLANE);
+        if message.len() + len < SEGMENTED_BYTES {
+            let mut message = message;
+            message.reserve(len);
+            let fields = resources.iter().flat_map(|resource| resource.sotw_field());
+            fields.for_each(|field| message.put_slice(&field));
+            return Self::whole(message, version, resources.len(), 0);
         }
-        Self::finish_message(message, version, resources.len(), 0)
+        self.segmented(message, type_url, false, version, resources, &[])
     }
 
     /// A `DeltaDiscoveryResponse`.
@@ -148,30 +214,29 @@ impl FrameBuilder {
         resources: &[&Resource],
         removed: &[&str],
     ) -> Frame {
-        let len = resources.iter().map(|resource| resource.delta_field().len()).sum::<usize>()
+        let len = resources.iter().map(|resource| resource.entry.len()).sum::<usize>()
             + removed.iter().map(|name| field_len(name.len())).sum::<usize>();
-        let mut message = self.begin_message(type_url, version, len, DELTA_CONTROL_PLANE);
-        for resource in resources {
-            message.put_slice(resource.delta_field());
+        let message = self.begin_message(type_url, version, DELTA_CONTROL_PLANE);
+        if message.len() + len < SEGMENTED_BYTES {
+            let mut message = message;
+            message.reserve(len);
+            let fields = resources.iter().flat_map(|resource| resource.delta_field());
+            fields.for_each(|field| message.put_slice(&field));
+            for name in removed {
+                put_field(&mut message, DELTA_REMOVED, name.as_bytes());
+            }
+            return Self::whole(message, version, resources.len(), removed.len());
         }
-        for name in removed {
-            put_field(&mut message, DELTA_REMOVED, name.as_bytes());
-        }
-        Self::finish_message(message, version, resources.len(), removed.len())
+        self.segmented(message, type_url, true, version, resources, removed)
     }
 
-    fn begin_message(
-        &self,
-        type_url: &str,
-        version: Version,
-        more: usize,
-        control_plane: u8,
-    ) -> Vec<u8> {
+    /// A message up to its resources, with room for its prefix.
+    fn begin_message(&self, type_url: &str, version: Version, control_plane: u8) -> Vec<u8> {
         let version = version.to_string();
         let fixed = field_len(version.len())
             + field_len(type_url.len())
             + field_len(self.control_plane.len());
-        let mut message = Vec::with_capacity(PREFIX_BYTES + fixed + more);
+        let mut message = Vec::with_capacity(PREFIX_BYTES + fixed);
         message.put_bytes(0, PREFIX_BYTES);
         put_field(&mut message, VERSION_INFO, version.as_bytes());
         put_field(&mut message, TYPE_URL, type_url.as_bytes());
@@ -179,17 +244,43 @@ impl FrameBuilder {
         message
     }
 
-    fn finish_message(
+    fn segmented(
+        &self,
         mut message: Vec<u8>,
+        type_url: &str,
+        delta: bool,
         version: Version,
-        resources: usize,
-        removed: usize,
+        resources: &[&Resource],
+        removed: &[&str],
     ) -> Frame {
-        let len = (message.len() - PREFIX_BYTES + TAIL_BYTES) as u32;
-        if let Some(prefix) = message.get_mut(1..PREFIX_BYTES) {
-            prefix.copy_from_slice(&len.to_be_bytes());
+        let segmented = self.segments.segment(type_url, delta, resources);
+        let mut gone = Vec::new();
+        for name in removed {
+            put_field(&mut gone, DELTA_REMOVED, name.as_bytes());
         }
-        Frame { head: message.into(), version, resources, removed }
+        let shared = segmented.parts.iter().map(|part| part.len()).sum::<usize>();
+        let len = message.len() + gone.len() + shared;
+        set_prefix(&mut message, len);
+        let own = segmented.built + message.len() + gone.len();
+        let [message, gone] = [message, gone].map(|own| Arc::new(Bytes::from(own)));
+        let parts = [message].into_iter().chain(segmented.parts).chain([gone]);
+        let head: Rope = parts.collect();
+        let built = own + head.overhead();
+        Frame { head, built, version, resources: resources.len(), removed: removed.len() }
+    }
+
+    fn whole(mut message: Vec<u8>, version: Version, resources: usize, removed: usize) -> Frame {
+        let len = message.len();
+        set_prefix(&mut message, len);
+        Frame { head: message.into(), built: len, version, resources, removed }
+    }
+}
+
+/// Writes gRPC's prefix of a frame of `len` bytes.
+fn set_prefix(message: &mut [u8], len: usize) {
+    let len = (len - PREFIX_BYTES + TAIL_BYTES) as u32;
+    if let Some(prefix) = message.get_mut(1..PREFIX_BYTES) {
+        prefix.copy_from_slice(&len.to_be_bytes());
     }
 }
 

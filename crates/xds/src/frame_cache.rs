@@ -14,9 +14,9 @@ use crate::TypeSet;
 use crate::frame::Frame;
 use crate::subscription::Subscription;
 
-/// Bytes of all cached frames and their entries. Enough for two generations of every frame of a mesh of
-/// 10,000 services in both variants.
-const MAX_CACHED_BYTES: usize = 64 << 20;
+/// Bytes of all cached frames and their entries, what frames share counted once. Enough for every frame of a
+/// mesh of 10,000 services in both variants.
+const MAX_CACHED_BYTES: usize = 32 << 20;
 
 /// Bytes of an entry beside its frame.
 const ENTRY_BYTES: usize = 512;
@@ -81,7 +81,7 @@ impl FrameCache {
         let frame = cell
             .get_or_init(|| {
                 let frame = build();
-                built = frame.len();
+                built = frame.built;
                 frame
             })
             .clone();
@@ -125,7 +125,7 @@ impl Generations {
         let cell = entry.frame.clone();
         self.young.insert(key, entry);
         if let Some(frame) = cell.get() {
-            self.add_bytes(frame.len());
+            self.add_bytes(frame.built);
         }
         cell
     }
@@ -169,14 +169,12 @@ impl Entry {
 
     /// Zero while it is being built.
     fn len(&self) -> usize {
-        self.frame.get().map_or(0, Frame::len)
+        self.frame.get().map_or(0, |frame| frame.built)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::Version;
     use crate::subscription::Interner;
@@ -187,8 +185,8 @@ mod tests {
     }
 
     fn frame(len: usize) -> Frame {
-        let head = Bytes::from(vec![0; len]);
-        Frame { head, version: Version(0), resources: 0, removed: 0 }
+        let head = vec![0; len].into();
+        Frame { head, built: len, version: Version(0), resources: 0, removed: 0 }
     }
 
     fn subscription(interner: &Interner, number: usize) -> Arc<Subscription> {
@@ -237,7 +235,7 @@ mod tests {
         for (set, one) in [(&cached, &stays), (&cached, &leaves), (&gone, &stays)] {
             cache.frame(key(set, one), set, one, || frame(1000));
         }
-        let len = frame(1000).len();
+        let len = frame(1000).built;
         let now = Instant::now();
         cache.sweep(now);
         assert_eq!(cache.bytes(), 3 * len);
@@ -263,7 +261,7 @@ mod tests {
             cache.sweep(begun + round * GENERATION_TTL);
             cache.frame(key(&set, &asked), &set, &asked, || panic!("it is kept"));
         }
-        assert_eq!(cache.bytes(), frame(1000).len(), "the one that is asked for");
+        assert_eq!(cache.bytes(), frame(1000).built, "the one that is asked for");
         cache.sweep(begun + 3 * GENERATION_TTL);
         cache.sweep(begun + 4 * GENERATION_TTL);
         assert_eq!(cache.bytes(), 0);

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
+use crate::rope::Rope;
 use crate::wire::{
     RESOURCE_NAME, RESOURCES, VERSION_INFO, field_len, header_len, put_field, put_field_header,
 };
@@ -25,8 +27,9 @@ impl fmt::Display for Version {
 pub struct Resource {
     pub name: Arc<str>,
     pub version: Version,
+    name_hash: u64,
     /// A `DeltaDiscoveryResponse.resources` field with its tag: name, version, then the `Any`.
-    pub(crate) entry: Bytes,
+    pub(crate) entry: Rope,
     /// Where in `entry` the `Any` begins, with the tag that it has in common with
     /// `DiscoveryResponse.resources` (both are field 2).
     any_at: usize,
@@ -36,18 +39,27 @@ pub struct Resource {
 
 impl Resource {
     /// As it stands in a `DeltaDiscoveryResponse`, tag included.
-    pub fn delta_field(&self) -> &[u8] {
-        &self.entry
+    pub(crate) fn delta_field(&self) -> impl Iterator<Item = Bytes> + '_ {
+        self.entry.parts()
     }
 
-    /// The encoded message itself.
-    pub fn value(&self) -> &[u8] {
-        self.entry.get(self.value_at..).unwrap_or_default()
+    /// The encoded message itself: a copy, if it is made of several parts.
+    pub fn value(&self) -> Bytes {
+        self.entry.contiguous(self.value_at..self.entry.len())
+    }
+
+    /// Bytes of the encoded message.
+    pub fn value_len(&self) -> usize {
+        self.entry.len() - self.value_at
     }
 
     /// As it stands in a `DiscoveryResponse`, tag included: a suffix of the same bytes.
-    pub fn sotw_field(&self) -> &[u8] {
-        self.entry.get(self.any_at..).unwrap_or_default()
+    pub(crate) fn sotw_field(&self) -> impl Iterator<Item = Bytes> + '_ {
+        self.entry.slices(self.any_at..self.entry.len())
+    }
+
+    pub(crate) fn sotw_len(&self) -> usize {
+        self.entry.len() - self.any_at
     }
 }
 
@@ -59,37 +71,102 @@ impl Resource {
 
     /// From a message that is encoded already.
     pub fn from_encoded(type_url: impl AsRef<str>, name: Arc<str>, message: &[u8]) -> Arc<Self> {
-        let type_url = type_url.as_ref();
-        let version = Version(xxhash_rust::xxh3::xxh3_64(message));
-        let version_text = version.to_string();
-
-        // Any { type_url = 1, value = 2 }
-        let any_len = field_len(type_url.len()) + field_len(message.len());
-        let entry_len = field_len(name.len()) + field_len(version_text.len()) + field_len(any_len);
-        let mut entry = Vec::with_capacity(field_len(entry_len));
-        put_field_header(&mut entry, RESOURCES, entry_len);
-        put_field(&mut entry, RESOURCE_NAME, name.as_bytes());
-        put_field(&mut entry, VERSION_INFO, version_text.as_bytes());
-        // The Any comes last so that a state-of-the-world entry is a suffix of this one.
-        let any_at = entry.len();
-        put_field_header(&mut entry, RESOURCES, any_len);
-        put_field(&mut entry, 0x0a, type_url.as_bytes());
-        let value_at = entry.len() + header_len(message.len());
-        put_field(&mut entry, 0x12, message);
-        Arc::new(Self { name, version, entry: entry.into(), any_at, value_at })
+        let version = Version(xxh3_64(message));
+        let (mut entry, any_at) = begin_entry(type_url.as_ref(), &name, version, message.len());
+        let value_at = entry.len();
+        entry.extend_from_slice(message);
+        Arc::new(Self::with_entry(name, version, entry.into(), any_at, value_at))
     }
+
+    /// From the parts of an encoded message, which other resources may share. The same as
+    /// [`Self::from_encoded`] of them in a row.
+    pub fn from_parts(type_url: impl AsRef<str>, name: Arc<str>, parts: Vec<Bytes>) -> Arc<Self> {
+        let mut hash = Xxh3::new();
+        parts.iter().for_each(|part| hash.update(part));
+        let version = Version(hash.digest());
+        let len = parts.iter().map(Bytes::len).sum();
+        let (head, any_at) = begin_entry(type_url.as_ref(), &name, version, len);
+        let value_at = head.len();
+        // What the head was given room for is in the parts.
+        let head = Bytes::from(head.into_boxed_slice());
+        let entry = [head].into_iter().chain(parts).collect();
+        Arc::new(Self::with_entry(name, version, entry, any_at, value_at))
+    }
+
+    fn with_entry(
+        name: Arc<str>,
+        version: Version,
+        entry: Rope,
+        any_at: usize,
+        value_at: usize,
+    ) -> Self {
+        let name_hash = xxh3_64(name.as_bytes());
+        Self { name, version, name_hash, entry, any_at, value_at }
+    }
+}
+
+/// An entry up to the message of `len` bytes, with room for that, and where in it the `Any` begins.
+fn begin_entry(type_url: &str, name: &str, version: Version, len: usize) -> (Vec<u8>, usize) {
+    let version = version.to_string();
+    // Any { type_url = 1, value = 2 }
+    let any_len = field_len(type_url.len()) + field_len(len);
+    let entry_len = field_len(name.len()) + field_len(version.len()) + field_len(any_len);
+    let mut entry = Vec::with_capacity(header_len(entry_len) + entry_len);
+    put_field_header(&mut entry, RESOURCES, entry_len);
+    put_field(&mut entry, RESOURCE_NAME, name.as_bytes());
+    put_field(&mut entry, VERSION_INFO, version.as_bytes());
+    // The Any comes last so that a state-of-the-world entry is a suffix of this one.
+    let any_at = entry.len();
+    put_field_header(&mut entry, RESOURCES, any_len);
+    put_field(&mut entry, 0x0a, type_url.as_bytes());
+    put_field_header(&mut entry, 0x12, len);
+    (entry, any_at)
 }
 
 impl Resource {
     /// The resource's summand in the digest of a set: its name and its content.
     pub fn digest(&self) -> u64 {
         // Multiplying keeps equal content under two names apart when digests are summed.
-        self.version.0.wrapping_mul(xxhash_rust::xxh3::xxh3_64(self.name.as_bytes()) | 1)
+        self.version.0.wrapping_mul(self.name_hash | 1)
+    }
+
+    /// A hash of the name alone.
+    pub(crate) fn name_hash(&self) -> u64 {
+        self.name_hash
     }
 }
 
 impl PartialEq for Resource {
     fn eq(&self, other: &Self) -> bool {
         self.version == other.version && self.name == other.name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ServedType;
+
+    #[test]
+    fn a_resource_of_parts_is_that_of_the_same_bytes() {
+        let url = ServedType::ROUTE.type_url;
+        let message = [b'm'; 1000];
+        let whole = Resource::from_encoded(url, "r".into(), &message);
+        for cuts in [&[][..], &[0], &[1, 500], &[240, 241, 999]] {
+            let mut rest = Bytes::copy_from_slice(&message);
+            let mut parts = Vec::new();
+            for (cut, before) in cuts.iter().zip([0].iter().chain(cuts)) {
+                parts.push(rest.split_to(cut - before));
+            }
+            parts.push(rest);
+            let made = Resource::from_parts(url, "r".into(), parts);
+            assert_eq!((&made.version, &made.entry), (&whole.version, &whole.entry), "{cuts:?}");
+            assert_eq!(made.value(), whole.value());
+            assert_eq!((made.value_len(), made.digest()), (message.len(), whole.digest()));
+            assert_eq!(
+                made.sotw_field().collect::<Vec<_>>().concat(),
+                whole.sotw_field().collect::<Vec<_>>().concat()
+            );
+        }
     }
 }

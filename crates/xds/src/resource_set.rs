@@ -3,8 +3,8 @@
 //! Sets are persistent maps, so a new set shares what did not change with the one before, and the
 //! difference between two is found without walking what they share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use imbl::OrdMap;
 
@@ -25,6 +25,27 @@ pub struct TypeSet {
     /// Encoded size of all resources, bytes.
     bytes: usize,
     pub(crate) diffs: DiffCache,
+    on_demand: Option<Box<OnDemand>>,
+}
+
+/// Which resources of a set go only to who names them, and what stands in for unknown names. Both functions
+/// must depend on the name alone: the sets of all replicas answer alike.
+#[derive(Clone, Copy, Debug)]
+pub struct OnDemandNames {
+    /// A wildcard does not cover this name.
+    pub is_named_only: fn(&str) -> bool,
+    /// The resource that answers this name, to who has subscribed to it, while the set has none of it. Of
+    /// this name. In delta alone, and for a bounded number of names of a stream
+    /// ([`SessionLimits::fallbacks`](crate::SessionLimits)).
+    pub fallback: fn(&str) -> Option<Arc<Resource>>,
+}
+
+/// The property of a set, and what follows from it.
+#[derive(Debug)]
+struct OnDemand {
+    names: OnDemandNames,
+    /// What a wildcard covers, in the order of names. Worked out when a first stream needs it.
+    covered: OnceLock<Box<[Arc<Resource>]>>,
 }
 
 /// The difference between two sets.
@@ -38,20 +59,61 @@ pub struct Diff {
 /// The resources of one kind of proxy.
 #[derive(Clone, Debug)]
 pub struct View {
-    sets: Box<[Arc<TypeSet>]>,
+    pub(crate) sets: Box<[Arc<TypeSet>]>,
 }
 
 impl Default for TypeSet {
     fn default() -> Self {
-        Self::from_map(OrdMap::new(), 0, 0)
+        Self::from_map(OrdMap::new(), 0, 0, None)
     }
 }
 
 impl TypeSet {
-    fn from_map(resources: OrdMap<Arc<str>, Arc<Resource>>, digest: u64, bytes: usize) -> Self {
+    fn from_map(
+        resources: OrdMap<Arc<str>, Arc<Resource>>,
+        digest: u64,
+        bytes: usize,
+        on_demand: Option<OnDemandNames>,
+    ) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { id, resources, digest, bytes, diffs: DiffCache::default() }
+        let on_demand =
+            on_demand.map(|names| Box::new(OnDemand { names, covered: OnceLock::new() }));
+        Self { id, resources, digest, bytes, diffs: DiffCache::default(), on_demand }
+    }
+
+    /// An empty set of which a wildcard covers a part only. [`Self::with`] keeps that.
+    pub fn on_demand(names: OnDemandNames) -> Arc<Self> {
+        Self::default().to_on_demand(names)
+    }
+
+    /// The resources of this set in one of which a wildcard covers a part only. They are shared.
+    pub fn to_on_demand(&self, names: OnDemandNames) -> Arc<Self> {
+        let set = Self::from_map(self.resources.clone(), self.digest, self.bytes, Some(names));
+        Arc::new(set)
+    }
+
+    /// Whether a wildcard covers a part only.
+    pub fn is_on_demand(&self) -> bool {
+        self.on_demand.is_some()
+    }
+
+    /// Whether the resource of this name, if there is one, goes only to who names it.
+    pub fn is_named_only(&self, name: &str) -> bool {
+        self.on_demand.as_ref().is_some_and(|on_demand| (on_demand.names.is_named_only)(name))
+    }
+
+    /// What stands in for a name that the set does not have.
+    pub fn fallback(&self, name: &str) -> Option<Arc<Resource>> {
+        self.on_demand.as_ref().and_then(|on_demand| (on_demand.names.fallback)(name))
+    }
+
+    /// What a wildcard covers, in the order of names, where that is not everything.
+    pub(crate) fn covered(&self) -> Option<&[Arc<Resource>]> {
+        let OnDemand { names, covered } = &**self.on_demand.as_ref()?;
+        Some(covered.get_or_init(|| {
+            self.iter().filter(|one| !(names.is_named_only)(&one.name)).cloned().collect()
+        }))
     }
 
     /// This set with `changes` applied: `Some` inserts, `None` removes. Returns `self` itself if nothing
@@ -80,7 +142,11 @@ impl TypeSet {
                 bytes -= old.entry.len();
             }
         }
-        if touched { Arc::new(Self::from_map(map, digest, bytes)) } else { self.clone() }
+        if !touched {
+            return self.clone();
+        }
+        let on_demand = self.on_demand.as_ref().map(|on_demand| on_demand.names);
+        Arc::new(Self::from_map(map, digest, bytes, on_demand))
     }
 
     pub fn id(&self) -> u64 {
@@ -141,6 +207,11 @@ impl View {
     /// If the view has fewer sets than the table has types.
     pub fn set(&self, of: impl Into<TypeIndex>) -> &Arc<TypeSet> {
         &self.sets[of.into().0]
+    }
+
+    /// Whether one of the sets is on demand.
+    pub fn is_on_demand(&self) -> bool {
+        self.sets.iter().any(|set| set.is_on_demand())
     }
 
     /// Drops cached differences from sets that no stream is at any more; to be called periodically.

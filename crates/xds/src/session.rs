@@ -18,6 +18,7 @@ use crate::subscription::{Interner, Subscription};
 use crate::{TypeSet, View};
 
 mod generations;
+mod on_demand;
 mod pending;
 mod respond;
 mod state;
@@ -37,11 +38,14 @@ pub struct SessionLimits {
     pub names: usize,
     /// Types on one stream, those that are not served included.
     pub types: usize,
+    /// Unknown names of one type that something else stands in for
+    /// ([`OnDemandNames::fallback`](crate::OnDemandNames)).
+    pub fallbacks: usize,
 }
 
 impl Default for SessionLimits {
     fn default() -> Self {
-        Self { names: 100_000, types: 16 }
+        Self { names: 100_000, types: 16, fallbacks: 100 }
     }
 }
 
@@ -168,7 +172,7 @@ impl Session {
         view: &View,
     ) -> Result<(Option<TypeIndex>, RequestKind), RequestError> {
         let resource_type = self.type_of(&request.common().type_url)?;
-        let (limit, delta) = (self.limits.names, self.delta);
+        let limit = self.limits.names;
         let sent = match request {
             DiscoveryRequest::Sotw(request) => request.names.len(),
             DiscoveryRequest::Delta(request) => {
@@ -189,7 +193,7 @@ impl Session {
         let (state, traits, now) = match resource_type {
             Some(index) => (
                 &mut self.types[index.0],
-                TypeTraits::new(Some(self.table[index.0]), delta),
+                TypeTraits::new(Some(self.table[index.0]), self.delta, self.limits.fallbacks),
                 view.set(index),
             ),
             None => {
@@ -210,7 +214,7 @@ impl Session {
                     }
                 };
                 let Unserved { state, empty_set, .. } = &mut self.unserved[at];
-                (state, TypeTraits::new(None, delta), &*empty_set)
+                (state, TypeTraits::new(None, self.delta, 0), &*empty_set)
             }
         };
         let kind = match request {
@@ -362,7 +366,7 @@ impl Session {
     }
 
     fn is_behind(&self, index: TypeIndex, view: &View) -> bool {
-        let traits = TypeTraits::new(Some(self.table[index.0]), self.delta);
+        let traits = TypeTraits::new(Some(self.table[index.0]), self.delta, 0);
         self.types[index.0].is_behind(traits, view.set(index))
     }
 
@@ -393,7 +397,7 @@ impl Session {
         complete: bool,
     ) -> Option<Response> {
         let served = self.table[index.0];
-        let traits = TypeTraits::new(Some(served), self.delta);
+        let traits = TypeTraits::new(Some(served), self.delta, self.limits.fallbacks);
         let state = &mut self.types[index.0];
         let frame = state.respond(traits, served.type_url, now, &self.frames)?;
         let nonce = next_nonce(&mut self.nonce);
@@ -403,7 +407,11 @@ impl Session {
         state.generations.responded(self.generation, complete);
         let subscription = state.subscription().clone();
         if served.role == Role::Target {
-            let sent = state.last_sent_resources().clone();
+            let mut sent = state.last_sent_resources().clone();
+            if now.is_on_demand() {
+                // Of a name that was given up the removal was sent.
+                sent.names.retain(|name| subscription.wants_in(now, name));
+            }
             for member in self.with_role(Role::Member) {
                 self.types[member.0].add_warming(sent.clone(), now);
             }
@@ -412,7 +420,7 @@ impl Session {
     }
 
     fn poll_unserved(&mut self) -> Option<Response> {
-        let traits = TypeTraits::new(None, self.delta);
+        let traits = TypeTraits::new(None, self.delta, 0);
         for Unserved { type_url, state, empty_set } in &mut self.unserved {
             if let Some(frame) = state.respond(traits, type_url, empty_set, &self.frames) {
                 let nonce = next_nonce(&mut self.nonce);

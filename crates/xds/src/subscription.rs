@@ -12,9 +12,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use imbl::OrdSet;
 
+use crate::TypeSet;
+
 /// What a name costs beside its bytes, about: counters, its slots in the set and in `last_added`,
 /// and what the allocator adds.
 const NAME_OVERHEAD: usize = 72;
+
+/// A stream holds its subscription in its session and in its status.
+const HOLDS_OF_A_STREAM: usize = 2;
 
 /// Changes of more names are not cached: few streams make the same one.
 const MAX_CACHED_CHANGE: usize = 64;
@@ -30,11 +35,33 @@ pub struct Subscription {
     digest: u128,
     bytes: usize,
     /// A list that means exactly these names.
-    as_sent: OnceLock<Arc<[u8]>>,
+    as_sent: OnceLock<ListId>,
     /// The last change and its result: thousands of proxies with equal subscriptions change them alike.
     /// Std mutexes, never held across an await.
     last_change: Mutex<Option<(Change, Weak<Self>)>>,
     last_added: Mutex<Option<Added>>,
+}
+
+/// A list of names as a client sent it, by its length and a hash of its bytes that peers cannot foresee:
+/// the list itself has a hundred bytes a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ListId {
+    bytes: usize,
+    hash: u128,
+}
+
+impl ListId {
+    fn of(bytes: &[u8]) -> Self {
+        static SEED: OnceLock<u64> = OnceLock::new();
+        let seed = *SEED.get_or_init(|| RandomState::new().hash_one(0));
+        Self { bytes: bytes.len(), hash: xxhash_rust::xxh3::xxh3_128_with_seed(bytes, seed) }
+    }
+
+    /// What follows the list, if `bytes` begin with it.
+    pub(crate) fn strip_from<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        let (list, after) = bytes.split_at_checked(self.bytes)?;
+        (Self::of(list) == *self).then_some(after)
+    }
 }
 
 /// The names that a subscription has and an older one (by its id) has not.
@@ -76,20 +103,31 @@ impl Subscription {
 
     /// Bytes that it holds, about: names that a resource set has too are counted as its own.
     pub fn bytes(&self) -> usize {
-        self.bytes + self.as_sent().map_or(0, <[u8]>::len)
+        self.bytes
     }
 
     /// A list of these names and nothing else, as one client sent it: most send the same again.
-    pub fn as_sent(&self) -> Option<&[u8]> {
-        self.as_sent.get().map(|list| &**list)
+    pub(crate) fn as_sent(&self) -> Option<ListId> {
+        self.as_sent.get().filter(|list| list.bytes > 0).copied()
     }
 
     pub fn is_named(&self, name: &str) -> bool {
         self.names.contains(name)
     }
 
+    /// Whether it is to this name, or to everything.
     pub fn wants(&self, name: &str) -> bool {
         self.wildcard || self.is_named(name)
+    }
+
+    /// How many streams have it; rounded down, for a moment one may hold it more or less often.
+    pub fn streams(self: &Arc<Self>) -> usize {
+        Arc::strong_count(self) / HOLDS_OF_A_STREAM
+    }
+
+    /// Whether it selects this name of a set, of which a wildcard may cover a part only.
+    pub fn wants_in(&self, set: &TypeSet, name: &str) -> bool {
+        self.wildcard && !set.is_named_only(name) || self.is_named(name)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -111,6 +149,10 @@ impl Subscription {
     }
 }
 
+/// Names from which on a subscription shares those that a similar one has: sidecars of different namespaces
+/// name the same thousands of clusters and few of their own.
+const LONG: usize = 128;
+
 /// Makes equal subscriptions one allocation. A std mutex, never held across an await; locked only when a
 /// subscription changes.
 #[derive(Debug, Default)]
@@ -125,58 +167,50 @@ pub struct Interner {
 struct Inner {
     by_digest: HashMap<(bool, u128), Weak<Subscription>>,
     next: u64,
+    /// The last long one that was made.
+    last_long: Weak<Subscription>,
     /// Entries after the last sweep; the next one is due at twice as many.
     swept: usize,
     lists: Lists,
 }
 
-/// Lists of names as proxies sent them, by their hash: the newer ones and the older ones. One that
-/// is asked for again is a newer one again. Bounded by bytes, because each order of the same names
-/// is a list of its own, and a subscription lives as long as anybody holds it.
+/// Lists of names as proxies sent them: the newer ones and the older ones. One that is asked for again is a
+/// newer one again. Bounded, because each order of the same names is a list of its own, and a subscription
+/// lives as long as anybody holds it.
 #[derive(Debug, Default)]
 struct Lists {
-    newer: HashMap<u64, List>,
-    older: HashMap<u64, List>,
-    /// Of the newer ones.
-    bytes: usize,
+    newer: HashMap<ListId, Weak<Subscription>>,
+    older: HashMap<ListId, Weak<Subscription>>,
 }
 
-type List = (Arc<[u8]>, Weak<Subscription>);
-
-/// Bytes of lists that are newer, and of one of them: a longer one is not kept.
-const LISTS_BYTES: usize = 8 << 20;
-const LIST_BYTES: usize = LISTS_BYTES / 8;
+/// Lists that are newer.
+const MAX_LISTS: usize = 8192;
 
 impl Lists {
-    fn get(&mut self, hash: u64, bytes: &[u8]) -> Option<Arc<Subscription>> {
-        let found = |lists: &HashMap<u64, List>| {
-            let (known, subscription) = lists.get(&hash)?;
-            if **known == *bytes { subscription.upgrade() } else { None }
-        };
-        if let Some(subscription) = found(&self.newer) {
+    fn get(&mut self, list: ListId) -> Option<Arc<Subscription>> {
+        if let Some(subscription) = self.newer.get(&list).and_then(Weak::upgrade) {
             return Some(subscription);
         }
-        let subscription = found(&self.older)?;
-        let (bytes, weak) = self.older.remove(&hash)?;
-        self.insert(hash, bytes, weak);
-        Some(subscription)
+        let subscription = self.older.remove(&list)?;
+        self.insert(list, subscription.clone());
+        subscription.upgrade()
     }
 
-    fn insert(&mut self, hash: u64, bytes: Arc<[u8]>, subscription: Weak<Subscription>) {
-        if bytes.len() > LIST_BYTES {
-            return;
-        }
-        if self.bytes + bytes.len() > LISTS_BYTES {
+    fn insert(&mut self, list: ListId, subscription: Weak<Subscription>) {
+        if self.newer.len() >= MAX_LISTS {
             self.older = std::mem::take(&mut self.newer);
-            self.bytes = 0;
         }
-        self.bytes += bytes.len();
-        let replaced = self.newer.insert(hash, (bytes, subscription));
-        self.bytes -= replaced.map_or(0, |(bytes, _)| bytes.len());
+        self.newer.insert(list, subscription);
     }
 }
 
 impl Inner {
+    /// A subscription that may have most of so many names.
+    fn similar_to(&self, len: usize) -> Option<Arc<Subscription>> {
+        let last = self.last_long.upgrade()?;
+        (len >= LONG && last.len().abs_diff(len) <= len / 16).then_some(last)
+    }
+
     fn forget_gone(&mut self) {
         self.by_digest.retain(|_, one| one.strong_count() > 0);
         self.by_digest.shrink_to(2 * self.by_digest.len());
@@ -189,37 +223,35 @@ impl Interner {
     pub fn forget_gone(&self) {
         let mut inner = self.lock();
         inner.forget_gone();
-        let Lists { newer, older, bytes } = &mut inner.lists;
-        for lists in [&mut *newer, older] {
-            lists.retain(|_, (_, subscription)| subscription.strong_count() > 0);
+        let Lists { newer, older } = &mut inner.lists;
+        for lists in [newer, older] {
+            lists.retain(|_, subscription| subscription.strong_count() > 0);
             lists.shrink_to(2 * lists.len());
         }
-        *bytes = newer.values().map(|(bytes, _)| bytes.len()).sum();
     }
 
     /// The one subscription to so many names that came as these bytes, and that `names` reads from
     /// them.
-    /// Thousands of sidecars send the same thousand names: to compare the bytes costs a fraction
-    /// of reading, sorting and looking up each of them.
+    /// Thousands of sidecars send the same thousand names: to hash the bytes costs a fraction of reading,
+    /// sorting and looking up each of them.
     pub fn intern_as_sent(
         &self,
         bytes: &[u8],
         len: usize,
         names: impl FnOnce() -> Vec<Arc<str>>,
     ) -> Arc<Subscription> {
-        let hash = xxhash_rust::xxh3::xxh3_64(bytes);
-        let known = self.lock().lists.get(hash, bytes);
+        let list = ListId::of(bytes);
+        let known = self.lock().lists.get(list);
         if let Some(subscription) = known {
             return subscription;
         }
         let made = self.intern(false, names());
-        let bytes: Arc<[u8]> = bytes.into();
         // A list in which there is more than these names (the wildcard, one of them twice) may mean
         // something else to another type.
         if made.len() == len {
-            made.as_sent.get_or_init(|| bytes.clone());
+            made.as_sent.get_or_init(|| list);
         }
-        self.lock().lists.insert(hash, bytes, Arc::downgrade(&made));
+        self.lock().lists.insert(list, Arc::downgrade(&made));
         made
     }
 
@@ -243,8 +275,13 @@ impl Interner {
 
     /// The one subscription to these names.
     pub fn intern(&self, wildcard: bool, names: Vec<Arc<str>>) -> Arc<Subscription> {
-        let mut draft = Draft::default();
-        names.into_iter().for_each(|name| draft.insert(self, name));
+        let similar = self.lock().similar_to(names.len());
+        let draft = similar.and_then(|one| Draft::changed_from(self, &one, &names));
+        let draft = draft.unwrap_or_else(|| {
+            let mut draft = Draft::default();
+            names.into_iter().for_each(|name| draft.insert(self, name));
+            draft
+        });
         self.intern_draft(wildcard, draft)
     }
 
@@ -266,6 +303,9 @@ impl Interner {
             last_added: Mutex::default(),
         });
         inner.by_digest.insert(key, Arc::downgrade(&made));
+        if made.len() >= LONG {
+            inner.last_long = Arc::downgrade(&made);
+        }
         if inner.by_digest.len() > 64 + 2 * inner.swept {
             inner.forget_gone();
         }
@@ -291,6 +331,37 @@ struct Draft {
 }
 
 impl Draft {
+    /// The names as a change of a subscription that has most of them; `None` if it has not.
+    fn changed_from(interner: &Interner, one: &Subscription, names: &[Arc<str>]) -> Option<Self> {
+        let mut sorted: Vec<&Arc<str>> = names.iter().collect();
+        // Clients send them sorted, or nearly so.
+        sorted.sort();
+        sorted.dedup();
+        let most = sorted.len() / 16;
+        let (mut added, mut removed) = (Vec::new(), Vec::new());
+        let mut had = one.names.iter().peekable();
+        for name in sorted {
+            let is_before = |one: &&Arc<str>| !Arc::ptr_eq(one, name) && **one < *name;
+            while let Some(gone) = had.next_if(is_before) {
+                removed.push(gone.clone());
+            }
+            if had.next_if(|one| *one == name).is_none() {
+                added.push(name.clone());
+            }
+            if added.len() + removed.len() > most {
+                return None;
+            }
+        }
+        removed.extend(had.cloned());
+        if added.len() + removed.len() > most {
+            return None;
+        }
+        let mut draft = Self { names: one.names.clone(), digest: one.digest, bytes: one.bytes };
+        removed.iter().for_each(|name| draft.remove(interner, name));
+        added.into_iter().for_each(|name| draft.insert(interner, name));
+        Some(draft)
+    }
+
     fn insert(&mut self, interner: &Interner, name: Arc<str>) {
         let (hash, bytes) = (interner.hash(&name), name.len() + NAME_OVERHEAD);
         if self.names.insert(name).is_none() {
@@ -324,14 +395,14 @@ mod tests {
     fn only_a_list_of_just_these_names_is_kept_with_them() {
         let interner = Interner::default();
         let kept = |bytes: &[u8], len, list: Vec<Arc<str>>| {
-            interner.intern_as_sent(bytes, len, || list).as_sent().map(<[u8]>::to_vec)
+            interner.intern_as_sent(bytes, len, || list).as_sent()
         };
         assert_eq!(kept(b"*", 1, Vec::new()), None, "the wildcard of a type that has none");
         assert_eq!(kept(b"a,a", 2, names("a,a")), None);
         assert_eq!(kept(b"a,*", 2, names("a")), None);
-        assert_eq!(kept(b"a", 1, names("a")), Some(b"a".to_vec()));
+        assert_eq!(kept(b"a", 1, names("a")), Some(ListId::of(b"a")));
         let _held = interner.intern_as_sent(b"b,a", 2, || names("b,a"));
-        assert_eq!(kept(b"a,b", 2, names("a,b")), Some(b"b,a".to_vec()), "the first of them");
+        assert_eq!(kept(b"a,b", 2, names("a,b")), Some(ListId::of(b"b,a")), "the first of them");
     }
 
     #[test]
@@ -388,18 +459,48 @@ mod tests {
         let interner = Interner::default();
         let kept = interner.intern_as_sent(b"kept", 1, || names("kept"));
         let mut held = Vec::new();
-        for number in 0..200_u32 {
-            let list = format!("{number:03}").repeat(30_000);
+        for number in 0..3 * MAX_LISTS {
+            let list = format!("{number:06}");
             // Held, and in the order of a peer of its own: both are no reason to keep a list.
-            held.push(interner.intern_as_sent(list.as_bytes(), 2, || names(&list[..3])));
+            held.push(interner.intern_as_sent(list.as_bytes(), 2, || names(&list[4..])));
             let again = interner.intern_as_sent(b"kept", 1, || panic!("read again"));
             assert!(Arc::ptr_eq(&kept, &again));
         }
         let inner = interner.lock();
-        let lists = inner.lists.newer.values().chain(inner.lists.older.values());
-        let bytes: usize = lists.map(|(list, _)| list.len()).sum();
-        assert!(bytes <= 2 * LISTS_BYTES, "{bytes}");
-        assert!(inner.lists.bytes <= LISTS_BYTES);
+        let kept = [inner.lists.newer.len(), inner.lists.older.len()];
+        assert!(kept.iter().all(|kept| *kept <= MAX_LISTS), "{kept:?}");
+    }
+
+    #[test]
+    fn a_long_list_that_differs_little_from_another_shares_its_names() {
+        let interner = Interner::default();
+        let all: Vec<Arc<str>> = (0..1000).map(|at| format!("name-{at:04}").into()).collect();
+        let first = interner.intern(false, all.clone());
+        let mut similar = all.clone();
+        similar.remove(500);
+        similar.push("another".into());
+        similar.reverse();
+        let second = interner.intern(false, similar.clone());
+        let fresh = Interner::default();
+        let alone = fresh.intern(false, similar);
+        assert!(second.names().eq(alone.names()));
+        assert_eq!(second.bytes(), alone.bytes());
+        let key = |one: &Subscription| (one.len(), one.digest);
+        let by_change = interner.change(
+            &first,
+            Change {
+                with: vec!["another".into()],
+                without: vec![all[500].clone()],
+                ..Change::default()
+            },
+        );
+        assert_eq!(key(&by_change), key(&second));
+        assert!(Arc::ptr_eq(&by_change, &second), "one allocation");
+        // Equal names are few of each other's strings, where those were not shared.
+        let same: Vec<Arc<str>> = all.iter().map(|name| Arc::from(&**name)).collect();
+        assert!(Arc::ptr_eq(&interner.intern(false, same), &first));
+        let other = (0..1000).map(|at| format!("other-{at:04}").into()).collect();
+        assert!(interner.intern(false, other).names().all(|name| name.starts_with("other")));
     }
 
     #[test]

@@ -35,7 +35,7 @@ export function proxyPage(main, [key]) {
     fill(head, el("h1", null, name(proxy.name), " ", badge(proxy.state)), facts([
       ["node id", name(proxy.node_id)], ["kind", proxy.kind], ["namespace", proxy.namespace && name(proxy.namespace)],
       ["zone", proxy.zone && name(proxy.zone)], ["Envoy", proxy.version && name(proxy.version)], ["replica", name(proxy.replica)],
-      ["address", proxy.address], ["identity", proxy.identity && name(proxy.identity)], ["protocol", proxy.protocol], ["connected", `${age(proxy.connected)} ago`],
+      ["address", proxy.address], ["identity", proxy.identity && name(proxy.identity)], ["protocol", proxy.protocol], ["discovery", discovery(proxy)], ["connected", `${age(proxy.connected)} ago`],
       ["view", proxy.view && name(proxy.view)],
       ["acknowledged generation", proxy.generation_acknowledged], ["probe", proxy.probe ? "yes: not the proxy itself" : null],
     ]));
@@ -79,6 +79,15 @@ export function proxyPage(main, [key]) {
     ends.forEach((end) => end());
     clearInterval(clockTimer);
   };
+}
+
+/** How it gets its clusters; on demand, how many it has named of how many. */
+function discovery({ discovery: mode, clusters, uses_unknown: unused }) {
+  const parts = [mode];
+  if (clusters) parts.push(`${clusters.subscribed} of ${clusters.available} clusters named`);
+  if (clusters?.unknown) parts.push(`${clusters.unknown} unknown`);
+  if (unused?.length) parts.push(`said to be used and unknown: ${unused.join(" ")}`);
+  return mode ? visible(parts.join(", ")) : null;
 }
 
 function what(word) {

@@ -53,6 +53,26 @@ export function servicesPage(main, _parts, query) {
   };
 }
 
+/** Whose requests go where, and the routes that do not apply. */
+function rulesSection(rules) {
+  const backend = (each) => {
+    const why = each.problem ?? (each.ready === 0 ? "no endpoint is ready" : null);
+    return el("span", { class: why ? "state rejected" : null }, `${each.backend} × ${each.weight}`, why ? `: ${why}` : "");
+  };
+  const leads = (rule) => [...(rule.filters ?? []).map((filter) => el("div", null, visible(filter))),
+    ...rule.backends.map((each) => el("div", null, backend(each)))];
+  const rows = (clients, ports) => ports.flatMap((port) => port.routes.flatMap((route) => route.rules.map((rule, at) => [
+    name(`${route.namespace}/${route.name}`), name(clients), port.port, name(rule.name ?? String(at)),
+    el("div", null, rule.matches.map((match) => el("div", null, visible(match)))), el("div", null, leads(rule))])));
+  const all = [...rows("all", rules.producer),
+    ...Object.entries(rules.consumers).flatMap(([namespace, ports]) => rows(`of ${namespace}`, ports))];
+  const problems = rules.problems.map((problem) => [problem.accepted, problem.resolved_refs]
+    .filter((condition) => !condition.status)
+    .map((condition) => el("p", { class: "alarm-note" }, visible(`${problem.route}: ${condition.reason}: ${condition.message}`))));
+  return section("Rules of routes", ...problems.flat(), all.length === 0 ? el("p", { class: "note" }, "No rule applies.")
+    : table("Whose requests go where", ["route", "clients", "port", "rule", "matches", "leads to"], all));
+}
+
 function href(namespace, service) {
   return `#/services/${encodeURIComponent(namespace)}/${encodeURIComponent(service)}`;
 }
@@ -90,6 +110,7 @@ export function servicePage(main, [namespace, service], query) {
       one.exact ? "What proxies of this view are sent: " : "No proxy is there; this is what the nearest ones are sent: ", name(one.view))
       : el("p", { class: "note" }, "No proxy is connected, so nothing is sent to anybody.");
     fill(answerTo,
+      one.rules ? rulesSection(one.rules) : null,
       section("Ports", table("Ports", ["port", "name", "protocol", "target port", "cluster"],
         one.ports.map((port) => [port.port, name(port.name || "–"), port.protocol, name(port.target_port), name(port.cluster)]))),
       section(`Endpoints: ${one.endpoints.length - left} sent, ${left} left out`, seen,

@@ -19,10 +19,10 @@ export function sourcesPage(main) {
       facts([["services", all.services], ["EndpointSlices", all.endpointSlices],
         ["generation", all.snapshot?.generation ?? "none yet"], ["views", all.snapshot?.views.length ?? 0]]),
       section("Watches", table("Each watch, and when it was last heard from",
-        ["watch", "state", "last heard from", "errors", "last error", "listed"],
+        ["watch", "state", "last heard from", "errors", "last error, or why it is not there", "listed"],
         all.watches.map((watch) => [name(watch.name), state(watch),
           watch.ageSeconds === undefined ? "never" : `${span(watch.ageSeconds)} ago`, watch.errors,
-          watch.lastError ? visible(watch.lastError) : "", watch.listed ?? ""]))),
+          visible(watch.lastError ?? watch.absent ?? ""), watch.listed ?? ""]))),
       objects("Objects that were left out", all.rejected, "None."),
       objects("Objects of which a part was left out", all.noted, "None."),
       Object.keys(all.skipped).length === 0 ? null : section("Kinds that are passed over",
@@ -46,6 +46,7 @@ export function sourcesPage(main) {
 
 function state(watch) {
   if (watch.lastError) return el("span", { class: "state rejected" }, "✕ failing");
+  if (watch.absent) return el("span", { class: "state" }, "– not there");
   if (!watch.synced) return el("span", { class: "state stale" }, "◔ not listed yet");
   return el("span", { class: "state synced" }, "✓ watching");
 }

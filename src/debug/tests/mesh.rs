@@ -267,7 +267,7 @@ fn every_resource_that_is_made_can_be_shown() {
     fixture.fill_model();
     let model = fixture.state.model();
     let mut builder = crate::publish::SnapshotBuilder::new("cluster.local");
-    builder.update(&model, &model.services().map(|service| service.key.clone()).collect());
+    builder.update(&model, &crate::model::Dirty::everything_in(&model));
     let kinds =
         [ProxyKind::Sidecar, ProxyKind::BOUND, ProxyKind::Router, ProxyKind::DEFAULT_STANDALONE];
     let views = kinds.map(|kind| ViewKey::new(kind, Some("default")));
@@ -277,7 +277,7 @@ fn every_resource_that_is_made_can_be_shown() {
         for of in ResourceType::IN_ORDER {
             for resource in view.set(of).iter() {
                 let shown =
-                    crate::descriptors::to_json(of.type_url(), resource.value()).to_string();
+                    crate::descriptors::to_json(of.type_url(), &resource.value()).to_string();
                 assert!(!shown.contains("\"problem\""), "{}: {shown}", resource.name);
             }
         }

@@ -166,7 +166,7 @@ async fn a_service_is_shown_as_it_is_sent() {
 
     let model = fixture.state.model();
     let mut builder = crate::publish::SnapshotBuilder::new("cluster.local");
-    builder.update(&model, &model.services().map(|service| service.key.clone()).collect());
+    builder.update(&model, &crate::model::Dirty::everything_in(&model));
     let key = ViewKey::new(ProxyKind::Sidecar, Some("default"));
     let snapshot = builder.snapshot(&[key]);
     fixture.snapshot.send_replace(Some(Arc::new(snapshot)));

@@ -75,8 +75,10 @@ async fn list_names_all_pages_but_itself() {
             "endpointz",
             "push_status",
             "registryz",
+            "routes",
             "sourcez",
-            "syncz"
+            "syncz",
+            "uses"
         ])
     );
 }
@@ -86,9 +88,9 @@ async fn every_page_refuses_parameters_that_it_does_not_know() {
     let mut fixture = Fixture::new();
     fixture.connect("reviews.default", false);
     for path in HANDLERS.iter().map(|page| page.path).chain(["/debug", "/"]) {
-        let (status, text) = fixture.get(&format!("{path}?proxy=reviews&pretty")).await;
+        let (status, text) = fixture.get(&format!("{path}?pod=reviews&pretty")).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{path}");
-        assert!(text.starts_with("\"proxy\" is no parameter of this page; there are: "), "{text}");
+        assert!(text.starts_with("\"pod\" is no parameter of this page; there are: "), "{text}");
     }
     let (_, text) = fixture.get("/debug/adsz?push=true").await;
     let expected =

@@ -19,7 +19,7 @@ fn mesh() -> Model {
         service: ServiceKey::new("shop", "web"),
         subsets: vec![subset],
     };
-    model.apply(Change::Slice(slice), &mut BTreeSet::new());
+    model.apply(Change::Slice(slice), &mut Default::default());
     model
 }
 
@@ -37,6 +37,7 @@ fn connect(proxies: &Arc<Proxies>, node: &str, peer: &str) -> Registration {
             probe: false,
             labels: Default::default(),
             principal: None,
+            uses: None,
         });
     });
     stream
@@ -105,7 +106,7 @@ fn ports_are_told_while_they_are_not_served_and_again_each_half_hour() {
         Flaw::new("spec.ports[port=15001]", "is a port of every sidecar"),
         Flaw::new("metadata.annotations[pilothouse.io/retries]", "is no port"),
     ];
-    model.apply(Change::Service(service), &mut BTreeSet::new());
+    model.apply(Change::Service(service), &mut Default::default());
     let mut conflicts = Conflicts::default();
     let conflict = Conflict {
         kind: ConflictKind::TcpOverTcp,

@@ -1,5 +1,3 @@
-use std::collections::BTreeSet;
-
 use super::*;
 use crate::model::{Change, Protocol, ServicePort};
 
@@ -14,7 +12,7 @@ fn model(services: &[(&str, Option<&str>)]) -> Model {
         };
         let port = ServicePort { name: "".into(), port: 80, protocol: Protocol::Http };
         let service = Service::new(ServiceKey::new("shop", name), kind, vec![port]);
-        model.apply(Change::Service(service), &mut BTreeSet::new());
+        model.apply(Change::Service(service), &mut Default::default());
     }
     model
 }

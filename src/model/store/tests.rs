@@ -27,9 +27,9 @@ fn slice(namespace: &str, name: &str, owner: &str, addresses: &[&str]) -> Endpoi
 
 /// Applies a change and says which services it touched.
 fn apply(model: &mut Model, change: Change) -> Vec<String> {
-    let mut dirty = BTreeSet::new();
+    let mut dirty = Dirty::default();
     model.apply(change, &mut dirty);
-    dirty.iter().map(ToString::to_string).collect()
+    dirty.services.iter().map(ToString::to_string).collect()
 }
 
 fn slice_names(model: &Model, owner: &ServiceKey) -> Vec<String> {
@@ -205,7 +205,7 @@ proptest! {
         let mut model = Model::default();
         for change in changes {
             let before = model.clone();
-            let mut dirty = BTreeSet::new();
+            let mut dirty = Dirty::default();
             model.apply(change, &mut dirty);
             let keys: BTreeSet<_> = [&before, &model]
                 .iter()
@@ -214,7 +214,7 @@ proptest! {
                 .collect();
             for key in keys {
                 let differs = seen(&before, &key) != seen(&model, &key);
-                prop_assert!(dirty.contains(&key) || !differs, "{} changed unnoticed", key);
+                prop_assert!(dirty.services.contains(&key) || !differs, "{} changed unnoticed", key);
             }
             let held: usize = model.slices.values().map(OrdMap::len).sum();
             prop_assert_eq!(held, model.owners.len());

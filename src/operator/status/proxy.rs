@@ -8,7 +8,7 @@ use super::StatusArgs;
 use super::gather::{Gathered, Row};
 use super::table::state_cell;
 use crate::operator::Outcome;
-use crate::operator::answers::{Event, Proxy, TYPES, age};
+use crate::operator::answers::{Event, NamedClusters, Proxy, TYPES, age};
 use crate::operator::args::OutputFormat;
 use crate::operator::ask::{Replica, encoded};
 use crate::operator::print;
@@ -61,6 +61,22 @@ fn describe(proxy: &Proxy, wide: bool, screen: Screen, now: SystemTime) -> Strin
     let connected =
         age(&proxy.connected, now).map(|age| format!("{} ({age} ago)", proxy.connected));
     let generation = proxy.generation_acknowledged.map(|number| number.to_string());
+    let mut discovery = match &proxy.clusters {
+        Some(NamedClusters { subscribed, available, unknown, passed_through }) => {
+            let mut text = format!("{}, {subscribed} of {available} clusters", proxy.discovery);
+            if *unknown > 0 {
+                text += &format!(", {unknown} unknown");
+            }
+            if *passed_through > 0 {
+                text += &format!(" ({passed_through} passed through)");
+            }
+            text
+        }
+        None => proxy.discovery.clone(),
+    };
+    if !proxy.uses_unknown.is_empty() {
+        discovery += &format!("; said to be used and unknown: {}", proxy.uses_unknown.join(", "));
+    }
     for (name, value) in [
         ("Name:", &proxy.name),
         ("Node id:", &proxy.node_id),
@@ -72,6 +88,7 @@ fn describe(proxy: &Proxy, wide: bool, screen: Screen, now: SystemTime) -> Strin
         ("Address:", &proxy.address),
         ("Identity:", &proxy.identity),
         ("Protocol:", &proxy.protocol),
+        ("Discovery:", &discovery),
         ("Connected:", &connected.unwrap_or_default()),
         ("View:", &proxy.view),
         ("Acknowledged generation:", &generation.unwrap_or_default()),

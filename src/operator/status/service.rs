@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::StatusArgs;
+use super::{StatusArgs, rules};
 use crate::flags;
 use crate::operator::Outcome;
 use crate::operator::args::OutputFormat;
@@ -32,6 +32,7 @@ struct Service {
     resource_version: Option<String>,
     ports: Vec<Value>,
     flaws: Vec<Value>,
+    rules: Value,
     endpoints: Vec<Value>,
     endpoints_total: Option<usize>,
     sent: Value,
@@ -76,7 +77,7 @@ pub(super) async fn run(
         let wide = args.output.output == Some(OutputFormat::Wide);
         // What replicas agree on is said once.
         let same = |one: &Service, other: &Service| {
-            one.ports == other.ports && one.endpoints == other.endpoints
+            one.ports == other.ports && one.endpoints == other.endpoints && one.rules == other.rules
         };
         let agree = known.windows(2).all(|two| same(two[0].1, two[1].1));
         let shown = if agree { &known[..1] } else { &known[..] };
@@ -174,6 +175,7 @@ fn describe(service: &Service, wide: bool, screen: Screen) -> String {
     if more > 0 {
         text.push_str(&format!("and {more} more endpoints\n"));
     }
+    text.push_str(&rules::describe(&service.rules, screen));
     text.push('\n');
     text.push_str(&sent(service));
     text

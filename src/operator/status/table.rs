@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use crate::operator::answers::{Proxy, State, TYPES, TypeStatus, age};
+use crate::operator::answers::{NamedClusters, Proxy, State, TYPES, TypeStatus, age};
 use crate::operator::table::{Cell, Table, Tone, elastic, rigid};
 
 pub(super) fn of_proxies<'a>(
@@ -10,7 +10,13 @@ pub(super) fn of_proxies<'a>(
     wide: bool,
     now: SystemTime,
 ) -> Table {
+    let proxies: Vec<&Proxy> = proxies.collect();
     let mut columns = vec![elastic("NAME"), rigid("KIND")];
+    // Where nobody is on demand it says nothing.
+    let has_discovery = proxies.iter().any(|proxy| proxy.is_on_demand());
+    if has_discovery {
+        columns.push(rigid("DISCOVERY"));
+    }
     columns.extend(TYPES.map(rigid));
     columns.extend([elastic("REPLICA"), elastic("VERSION")]);
     if wide {
@@ -25,6 +31,9 @@ pub(super) fn of_proxies<'a>(
             false => proxy.name.clone(),
         };
         let mut row = vec![Cell::new(&name), Cell::new(&proxy.kind)];
+        if has_discovery {
+            row.push(discovery_cell(proxy));
+        }
         row.extend(TYPES.map(|of| state_cell(proxy.of(of), now)));
         row.extend([Cell::new(&proxy.replica), Cell::new(&proxy.version)]);
         if wide {
@@ -45,6 +54,17 @@ pub(super) fn of_proxies<'a>(
         table.rows.push(row);
     }
     table
+}
+
+/// How many clusters it has named, of how many.
+fn discovery_cell(proxy: &Proxy) -> Cell {
+    match &proxy.clusters {
+        Some(clusters) => {
+            let NamedClusters { subscribed, available, .. } = clusters;
+            Cell::new(&format!("{} {subscribed}/{available}", proxy.discovery))
+        }
+        None => Cell::new(&proxy.discovery),
+    }
 }
 
 /// The state, with its age while an answer is waited for.
@@ -96,6 +116,17 @@ mod tests {
              reviews-v1.default       sidecar      REJECTED   STALE 12s   SYNCED   -     pilot-a   envoy/1.40.0\n\
              doctor\\u{202e} (probe)   standalone   NOT SENT   -           -        -     pilot-b   -\n"
         );
+        let on_demand = Proxy::read(&json!({
+            "name": "web-0.shop", "kind": "sidecar", "discovery": "on-demand",
+            "clusters": { "subscribed": 11, "available": 1004, "unknown": 1 },
+        }))
+        .unwrap();
+        let all = Proxy { discovery: "all".to_owned(), ..rejected.clone() };
+        let mixed = of_proxies([&on_demand, &all].into_iter(), false, now).render(screen);
+        let cell =
+            |line: &str| line.split_whitespace().skip(2).take(2).collect::<Vec<_>>().join(" ");
+        let cells: Vec<String> = mixed.lines().map(cell).collect();
+        assert_eq!(cells, ["DISCOVERY CDS", "on-demand 11/1004", "all REJECTED"], "{mixed}");
         let wide = of_proxies([&probe].into_iter(), true, now).render(screen);
         let line = wide.lines().nth(1).unwrap();
         assert!(

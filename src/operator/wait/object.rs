@@ -7,12 +7,15 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Endpoints, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use crate::causes::with_causes;
 use crate::operator::replicas::Cluster;
+
+const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
 /// The kinds that are watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +24,9 @@ pub enum Kind {
     EndpointSlice,
     Endpoints,
     Node,
+    HttpRoute,
+    GrpcRoute,
+    ReferenceGrant,
 }
 
 impl Kind {
@@ -30,6 +36,9 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::Endpoints => "Endpoints",
             Self::Node => "Node",
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
+            Self::ReferenceGrant => "ReferenceGrant",
         }
     }
 
@@ -45,6 +54,9 @@ impl Kind {
             "endpointslice" | "endpointslices" => Self::EndpointSlice,
             "endpoints" | "endpoint" | "ep" => Self::Endpoints,
             "node" | "nodes" | "no" => Self::Node,
+            "httproute" | "httproutes" => Self::HttpRoute,
+            "grpcroute" | "grpcroutes" => Self::GrpcRoute,
+            "referencegrant" | "referencegrants" | "refgrant" => Self::ReferenceGrant,
             _ => return None,
         })
     }
@@ -70,7 +82,7 @@ pub(super) fn name(text: &str) -> Result<ObjectName, String> {
     let kind = Kind::read(kind).ok_or_else(|| {
         format!(
             "{kind:?} is no kind that the control plane watches: those are service, endpointslice, \
-             endpoints and node"
+             endpoints, node, httproute, grpcroute and referencegrant"
         )
     })?;
     // What it may be, the API server decides.
@@ -126,6 +138,12 @@ pub(super) async fn version(
             }
             Kind::Endpoints => of(&in_namespace::<Endpoints>(cluster, namespace), name).await,
             Kind::Node => of(&Api::<Node>::all(client), name).await,
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::ReferenceGrant => {
+                let kind = GroupVersionKind::gvk(GATEWAY_API, "v1", object.kind.as_str());
+                let resource = ApiResource::from_gvk(&kind);
+                let api: Api<DynamicObject> = Api::namespaced_with(client, namespace, &resource);
+                of(&api, name).await
+            }
         }
     };
     let answer = timeout(limit, asked).await;
@@ -145,7 +163,7 @@ where
 
 async fn of<K>(api: &Api<K>, name: &str) -> Result<Version, kube::Error>
 where
-    K: Resource<DynamicType = ()> + Clone + fmt::Debug + DeserializeOwned,
+    K: Clone + fmt::Debug + DeserializeOwned,
 {
     if let Some(found) = api.get_metadata_opt(name).await?
         && let Some(version) = found.metadata.resource_version
@@ -170,6 +188,7 @@ mod tests {
             ("endpointslices.discovery.k8s.io/reviews-x7k2p", "endpointslice/reviews-x7k2p"),
             ("ep/reviews", "endpoints/reviews"),
             ("no/n1.example.com", "node/n1.example.com"),
+            ("httproutes.gateway.networking.k8s.io/split", "httproute/split"),
         ] {
             assert_eq!(name(text).unwrap().to_string(), shown);
         }

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::model::{
-    Change, Endpoint, EndpointSlice, EndpointState, Node, Protocol, ServiceKind, ServicePort,
-    SlicePort, Subset,
+    Change, Dirty, Endpoint, EndpointSlice, EndpointState, Node, Protocol, ServiceKind,
+    ServicePort, SlicePort, Subset,
 };
 
 struct Followed {
@@ -20,9 +20,9 @@ impl Followed {
     }
 
     fn apply(&mut self, changes: Vec<Change>) -> MeshChanges {
-        let mut dirty = BTreeSet::new();
+        let mut dirty = Dirty::default();
         changes.into_iter().for_each(|change| self.model.apply(change, &mut dirty));
-        self.index.update(&self.model, &dirty)
+        self.index.update(&self.model, &dirty.services)
     }
 }
 

@@ -1,9 +1,10 @@
 //! Which view each proxy has, and what the views of inbound ports share.
 
+use super::super::route_index::RouteIndex;
 use super::super::service_index::ServiceIndex;
 use super::super::view_assigner::ViewAssigner;
 use super::*;
-use crate::model::Scope;
+use crate::model::{Dirty, Scope};
 use crate::snapshot::{ConflictKind, Conflicts};
 use crate::view::{TooManyViews, ViewRequest};
 
@@ -11,6 +12,7 @@ use crate::view::{TooManyViews, ViewRequest};
 pub(super) struct Followed {
     pub(super) model: Model,
     pub(super) services: ServiceIndex,
+    pub(super) routes: RouteIndex,
     pub(super) assigner: ViewAssigner,
     pub(super) conflicts: Conflicts,
 }
@@ -20,6 +22,7 @@ impl Default for Followed {
         Self {
             model: Model::default(),
             services: ServiceIndex::new(DOMAIN.into()),
+            routes: RouteIndex::default(),
             assigner: ViewAssigner::default(),
             conflicts: Conflicts::new(),
         }
@@ -35,9 +38,12 @@ impl Followed {
 
     /// The requests that have another view by it, with that.
     pub(super) fn apply(&mut self, changes: Vec<Change>) -> Vec<(ViewRequest, Arc<ViewKey>)> {
-        let mut dirty = BTreeSet::new();
+        let mut dirty = Dirty::default();
         changes.into_iter().for_each(|change| self.model.apply(change, &mut dirty));
-        let changes = self.services.update(&self.model, &dirty);
+        let mut changes = self.services.update(&self.model, &dirty.services);
+        let (model, services) = (&self.model, &self.services);
+        changes.consuming =
+            self.routes.update(model, &dirty, services, &changes.clusters).consuming;
         self.assigner.update(&changes, &self.services, &mut self.conflicts)
     }
 

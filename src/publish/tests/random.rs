@@ -8,14 +8,15 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 
-use super::{DOMAIN, Mesh, at, content, domains, key, service, slice, views};
+use super::random_routes::{missing_clusters, some_route_change};
+use super::{DOMAIN, Mesh, at, content, domains, every_view, key, service, slice};
 use crate::model::{
-    Change, EndpointSlice, EndpointState, ExportTo, Flaw, IpFamily, LoadBalancing, Model, Protocol,
-    Scope, Service, ServiceKey, ServiceKind, TrafficPolicy,
+    Change, Dirty, EndpointSlice, EndpointState, ExportTo, Flaw, IpFamily, LoadBalancing, Model,
+    Protocol, RouteKind, Scope, Service, ServiceKey, ServiceKind, TrafficPolicy,
 };
 use crate::names::ResourceType;
 
-fn some_key() -> impl Strategy<Value = ServiceKey> {
+pub(super) fn some_key() -> impl Strategy<Value = ServiceKey> {
     (prop_oneof![Just("one"), Just("two")], prop_oneof![Just("a"), Just("b"), Just("c")])
         .prop_map(|(namespace, name)| key(namespace, name))
 }
@@ -105,6 +106,7 @@ fn some_change() -> impl Strategy<Value = Change> {
     prop_oneof![
         4 => some_service().prop_map(Change::Service),
         2 => some_key().prop_map(Change::ServiceGone),
+        6 => some_route_change(),
         4 => some_slice().prop_map(Change::Slice),
         1 => some_slice().prop_map(|slice| Change::SliceGone {
             namespace: slice.service.namespace,
@@ -126,7 +128,7 @@ fn some_steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         8 => some_change().prop_map(Step::Change),
         2 => Just(Step::Update),
-        3 => subsequence((0..views().len()).collect::<Vec<_>>(), 0..=views().len())
+        3 => subsequence((0..every_view().len()).collect::<Vec<_>>(), 0..=every_view().len())
             .prop_map(Step::Snapshot),
         1 => Just(Step::RemoveExpired),
     ];
@@ -138,7 +140,7 @@ proptest! {
 
     #[test]
     fn service_by_service_equals_everything_at_once(steps in some_steps()) {
-        let all = views();
+        let all = every_view();
         let mut mesh = Mesh::new();
         for step in steps {
             match step {
@@ -148,6 +150,7 @@ proptest! {
                     let needed: Vec<_> = needed.into_iter().map(|at| all[at].clone()).collect();
                     let snapshot = mesh.snapshot(&needed);
                     prop_assert_eq!(snapshot.views.len(), needed.len());
+                    prop_assert_eq!(missing_clusters(&snapshot, &mesh.model), Vec::<String>::new());
                 }
                 Step::RemoveExpired => mesh.builder.remove_until(u64::MAX),
             }
@@ -155,7 +158,9 @@ proptest! {
         mesh.update();
         mesh.builder.remove_until(u64::MAX);
         let snapshot = mesh.snapshot(&all);
-        prop_assert_eq!(content(&snapshot), content(&mesh.built_at_once(&all)));
+        let (at_once, report) = mesh.built_at_once(&all);
+        prop_assert_eq!(content(&snapshot), content(&at_once));
+        prop_assert_eq!(mesh.builder.route_report(), &report);
         // Envoy rejects a table that has a domain twice.
         for (key, view) in &snapshot.views {
             for one in view.set(ResourceType::Route).iter() {
@@ -170,30 +175,43 @@ proptest! {
     fn replicas_agree_whatever_the_order(
         services in proptest::collection::vec(some_service(), 0..8),
         slices in proptest::collection::vec(some_slice(), 0..8),
+        routes in proptest::collection::vec(some_route_change(), 0..8),
         shuffled in any::<u64>(),
         detour in proptest::collection::vec(some_change(), 0..8),
         pause in 1usize..5,
     ) {
-        let all = views();
+        let all = every_view();
         // The end state, an object each.
         let mut model = Model::default();
-        let mut dirty = BTreeSet::new();
+        let mut dirty = Dirty::default();
         let changes = services.into_iter().map(Change::Service);
-        for change in changes.chain(slices.into_iter().map(Change::Slice)) {
+        let slices = slices.into_iter().map(Change::Slice);
+        for change in changes.chain(slices).chain(routes) {
             model.apply(change, &mut dirty);
         }
         let services: Vec<_> = model.services().cloned().collect();
         let keys: Vec<_> = model.sliced_services().cloned().collect();
         let slices: Vec<_> = keys.iter().flat_map(|key| model.slices(key)).cloned().collect();
+        let routes = |of: RouteKind| {
+            let all = model.routes().filter(|route| route.key.kind == of);
+            Change::Routes(Scope::All, of, all.cloned().collect())
+        };
+        let grants = ["one", "two"].into_iter().flat_map(|namespace| model.grants(namespace));
+        let grants: Vec<_> = grants.cloned().collect();
 
         // One replica lists it in one go, the other has seen other times and gets it piece by piece.
         let everything = Scope::All;
         let mut one = Mesh::with_changes(vec![
             Change::Services(everything.clone(), services.clone()),
             Change::Slices(everything.clone(), slices.clone()),
+            routes(RouteKind::Grpc),
+            routes(RouteKind::Http),
+            Change::Grants(everything.clone(), grants.clone()),
         ]);
         let mut pieces: Vec<Change> = services.iter().map(|one| Change::Service((**one).clone())).collect();
         pieces.extend(slices.iter().map(|one| Change::Slice((**one).clone())));
+        pieces.extend(model.routes().map(|one| Change::Route((**one).clone())));
+        pieces.extend(grants.iter().map(|one| Change::Grant((**one).clone())));
         let mut seed = shuffled;
         for at in (1..pieces.len()).rev() {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -208,9 +226,12 @@ proptest! {
             }
         }
         other.apply(Change::Services(everything.clone(), services));
-        other.apply(Change::Slices(everything, slices));
+        other.apply(Change::Slices(everything.clone(), slices));
+        RouteKind::ALL.into_iter().for_each(|of| other.apply(routes(of)));
+        other.apply(Change::Grants(everything, grants));
         other.update();
         other.builder.remove_until(u64::MAX);
         prop_assert_eq!(content(&one.snapshot(&all)), content(&other.snapshot(&all)));
+        prop_assert_eq!(one.builder.route_report(), other.builder.route_report());
     }
 }

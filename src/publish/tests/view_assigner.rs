@@ -54,6 +54,9 @@ fn a_namespace_counts_once_a_service_lives_in_it_or_is_exported_to_it_and_no_lon
         (Change::ServiceGone(of_two), gone),
         (Change::Service(exported), here),
         (Change::Service(plain(&key("one", "secret"))), gone),
+        // Clients with rules of their own need no service of their own.
+        (routes::route("two", "web"), here),
+        (routes::gone("two"), gone),
     ] {
         let moved = followed.apply(vec![change]);
         let [(who, view)] = moved.as_slice() else { panic!("{moved:?}") };

@@ -1,5 +1,7 @@
 //! A service that not everybody sees is nowhere in the views of the others.
 
+use std::collections::BTreeMap;
+
 use super::*;
 
 fn exported(key: &ServiceKey, ports: &[(u16, Protocol)], to: Option<&[&str]>) -> Change {
@@ -14,7 +16,7 @@ fn exported(key: &ServiceKey, ports: &[(u16, Protocol)], to: Option<&[&str]>) ->
 fn traces(view: &View, of_service: &str) -> Vec<&'static str> {
     let found = |of: &ResourceType| {
         view.set(*of).iter().any(|one| {
-            let content = String::from_utf8_lossy(one.value()).into_owned();
+            let content = String::from_utf8_lossy(&one.value()).into_owned();
             one.name.contains(of_service) || content.contains(of_service)
         })
     };
@@ -101,7 +103,7 @@ fn who_gets_a_listener_is_between_those_that_a_namespace_sees() {
     let mut mesh = Mesh::with_changes(vec![tcp("a", Some(&["friend"][..])), tcp("b", None)]);
     let leads_to = |view: &View| {
         let listener = view.set(ResourceType::Listener).get("0.0.0.0_90").unwrap();
-        let text = String::from_utf8_lossy(listener.value()).into_owned();
+        let text = String::from_utf8_lossy(&listener.value()).into_owned();
         if text.contains("||a.one") { "a" } else { "b" }
     };
     assert_eq!(leads_to(&mesh.view(ProxyKind::Router, Some("friend"))), "a");
@@ -123,4 +125,53 @@ fn what_was_hidden_lingers_hidden() {
     assert!(has(&mut mesh, "friend") && !has(&mut mesh, "two"));
     mesh.builder.remove_until(u64::MAX);
     assert!(!has(&mut mesh, "friend"));
+}
+
+/// The tables of namespaces are made of slices of everybody's: nothing is lost at their ends, and a change of what
+/// is public or whom it is shown to shifts them all.
+#[test]
+fn a_table_has_the_services_that_its_namespace_sees_in_the_order_of_their_keys() {
+    const NAMESPACES: [&str; 4] = ["a", "b", "c", "d"];
+    let http = [(80, Protocol::Http)];
+    let keys: Vec<ServiceKey> = NAMESPACES[..3]
+        .iter()
+        .flat_map(|namespace| (0..4).map(|at| key(namespace, &format!("s{at}"))))
+        .collect();
+    let all = keys.iter().map(|one| exported(one, &http, None)).collect();
+    let mut mesh = Mesh::with_changes(all);
+    let mut exports: BTreeMap<&ServiceKey, Option<&[&str]>> =
+        keys.iter().map(|one| (one, None)).collect();
+    let steps: [(usize, Option<&[&str]>); 7] = [
+        (4, Some(&["b"])),
+        (11, Some(&["a", "b"])),
+        (0, Some(&["a"])),
+        (5, Some(&["d", "b"])),
+        (0, Some(&["b"])),
+        (11, None),
+        (6, Some(&[])),
+    ];
+    for (at, to) in steps {
+        mesh.apply(exported(&keys[at], &http, to));
+        exports.insert(&keys[at], to);
+        for namespace in NAMESPACES.map(Some).into_iter().chain([None]) {
+            let view = mesh.view(ProxyKind::Sidecar, namespace);
+            let hosts = table(&view, "80").virtual_hosts;
+            let has = |one: &&ServiceKey| {
+                let host = format!("{}.{}", one.name, one.namespace);
+                hosts.iter().position(|hosts| hosts.domains.contains(&host))
+            };
+            let seen: Vec<_> = keys.iter().filter(|one| has(one).is_some()).collect();
+            let expected: Vec<_> = keys
+                .iter()
+                .filter(|one| {
+                    exports[one].is_none_or(|to| to.iter().any(|to| Some(*to) == namespace))
+                })
+                .collect();
+            assert_eq!(seen, expected, "{namespace:?} after {at} {to:?}");
+            assert!(seen.is_sorted_by_key(has), "{namespace:?} after {at} {to:?}");
+            let bare = hosts.iter().filter(|one| one.domains.iter().any(|one| one == "s1"));
+            let own = seen.iter().filter(|one| Some(&*one.namespace) == namespace);
+            assert_eq!(bare.count(), own.filter(|one| &*one.name == "s1").count());
+        }
+    }
 }

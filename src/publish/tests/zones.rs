@@ -88,15 +88,15 @@ fn a_region_that_becomes_known_shows_in_its_zones_and_is_no_news_twice() {
     let after = mesh.view(ProxyKind::Sidecar, None);
     let text = |view: &View| {
         let resource = view.set(ResourceType::Endpoint).get(PLAIN).unwrap().clone();
-        String::from_utf8_lossy(resource.value()).into_owned()
+        String::from_utf8_lossy(&resource.value()).into_owned()
     };
     assert!(!text(&before).contains("r1") && text(&after).contains("r1"));
-    mesh.dirty.clear();
+    mesh.dirty.services.clear();
     mesh.apply(Change::Node(node("n3", "a", "r1")));
     mesh.apply(Change::Node(node("n4", "a", "another: the first by name is believed")));
     mesh.apply(Change::NodeGone("n2".into()));
     mesh.apply(Change::NodeGone("never".into()));
-    let left: Vec<_> = mesh.dirty.iter().collect();
+    let left: Vec<_> = mesh.dirty.services.iter().collect();
     // n2's zone lost its region, so that all are looked at; nothing comes of it here.
     assert_eq!(left, [&plain]);
     assert_eq!(text(&mesh.view(ProxyKind::Sidecar, None)), text(&after));

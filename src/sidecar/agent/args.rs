@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
+use super::discovery::Discovery;
 use crate::flags;
 use crate::names;
 use crate::sidecar::credentials::TlsArgs;
@@ -131,6 +132,17 @@ pub struct AgentArgs {
     )]
     pub xds: Xds,
 
+    /// Hold the clusters of all Services, or those that are called: Envoy asks for each when the first
+    /// request needs it. On demand is for captured sidecars, needs --xds delta and Envoy 1.36
+    /// [default: ISTIO_META_DISCOVERY, else all]
+    #[arg(long, value_enum, env = "PILOTHOUSE_DISCOVERY", help_heading = "Control plane")]
+    pub discovery: Option<Discovery>,
+
+    /// What a proxy on demand has before it is ready, beside what it used before a restart: hosts of
+    /// Services (reviews, ratings.shop) or names of clusters, with commas or spaces between
+    #[arg(long, value_name = "LIST", env = "PILOTHOUSE_USES", help_heading = "Control plane")]
+    pub uses: Option<String>,
+
     #[command(flatten)]
     pub tls: TlsArgs,
 
@@ -187,7 +199,7 @@ pub struct AgentArgs {
     )]
     pub envoy: PathBuf,
 
-    /// Where the bootstrap is written, as envoy-rev.json
+    /// Where the bootstrap is written, as envoy-rev.json, and uses.json, what a proxy on demand used
     #[arg(
         long,
         value_name = "FOLDER",

@@ -114,6 +114,8 @@ pub fn bootstrap(config: &AgentConfig) -> Bootstrap {
 
 fn node(config: &AgentConfig) -> Node {
     let node = &config.node;
+    let mut metadata = node.metadata.clone();
+    config.clusters.add_to(&mut metadata);
     let locality = Locality {
         region: node.region.clone(),
         zone: node.zone.clone(),
@@ -123,7 +125,7 @@ fn node(config: &AgentConfig) -> Node {
         id: node.id.clone(),
         cluster: node.cluster.clone(),
         locality: Some(locality).filter(|locality| *locality != Locality::default()),
-        metadata: Some(to_struct(&node.metadata)),
+        metadata: Some(to_struct(&metadata)),
         ..Default::default()
     }
 }

@@ -12,9 +12,12 @@ use thiserror::Error;
 use super::app_metrics::{APP_METRICS, AppMetricsError, Target};
 use super::app_probes::{APP_PROBERS, Probers, ProbersError};
 use super::args::{AgentArgs, ProxyType, Xds, everywhere};
+use super::discovery::{ClusterDiscovery, Discovery};
 use super::node::{self, Node};
 use super::privilege;
 use super::proxy_config::{ProxyConfig, ProxyConfigError};
+use super::uses::parse_uses;
+use crate::names::{DISCOVERY_METADATA, USES_METADATA};
 use crate::sidecar::credentials::{Credentials, TlsMode};
 use crate::sidecar::host_port::{HostPort, HostPortError};
 use crate::well_known::{
@@ -52,6 +55,18 @@ pub enum ConfigError {
     AppMetrics(#[from] AppMetricsError),
     #[error(transparent)]
     Node(#[from] node::NodeError),
+    #[error("{from}: {error}")]
+    ClusterDiscovery { from: &'static str, error: String },
+    #[error(
+        "--discovery on-demand needs --xds delta, and --xds (PILOTHOUSE_XDS) is sotw: in the state of \
+         the world one cluster more cannot be asked for. Leave --xds out, or --discovery"
+    )]
+    OnDemandWithoutDelta,
+    #[error(
+        "--discovery on-demand is for sidecars, and --proxy-type (PILOTHOUSE_PROXY_TYPE) is router: a \
+         router has the clusters of all Services. Leave --discovery out"
+    )]
+    OnDemandRouter,
 }
 
 /// All that the agent needs to know.
@@ -65,6 +80,8 @@ pub struct AgentConfig {
     /// With what it is met over TLS; `None` for plaintext.
     pub credentials: Option<Credentials>,
     pub xds: Xds,
+    /// Which clusters Envoy asks for there.
+    pub clusters: ClusterDiscovery,
     pub admin: SocketAddr,
     pub status: SocketAddr,
     pub health: SocketAddr,
@@ -122,15 +139,23 @@ impl AgentConfig {
         let listen = |address: Option<SocketAddr>, port| {
             address.unwrap_or_else(|| everywhere(port, &addresses))
         };
+        let (status, health, prometheus) = (
+            listen(args.status_addr, AGENT_STATUS_PORT),
+            listen(args.health_addr, ENVOY_HEALTH_PORT),
+            listen(args.prometheus_addr, ENVOY_PROMETHEUS_PORT),
+        );
+        let mut node = Node::new(identity(args, addresses), environment)?;
+        let clusters = cluster_discovery(args, &mut node)?;
         Ok(Self {
             discovery,
             credentials,
             domain: args.domain.clone(),
             xds: args.xds,
+            clusters,
             admin: args.admin_addr,
-            status: listen(args.status_addr, AGENT_STATUS_PORT),
-            health: listen(args.health_addr, ENVOY_HEALTH_PORT),
-            prometheus: listen(args.prometheus_addr, ENVOY_PROMETHEUS_PORT),
+            status,
+            health,
+            prometheus,
             envoy: EnvoyOptions {
                 program: args.envoy.clone(),
                 concurrency: args.concurrency.or(given.concurrency).unwrap_or(DEFAULT_CONCURRENCY),
@@ -144,7 +169,7 @@ impl AgentConfig {
             drain_policy,
             probers: Probers::parse(probers)?,
             app_metrics: Target::parse(environment.get(APP_METRICS).map(String::as_str))?,
-            node: Node::new(identity(args, addresses), environment)?,
+            node,
         })
     }
 
@@ -152,6 +177,43 @@ impl AgentConfig {
     pub fn is_sidecar(&self) -> bool {
         self.node.proxy_type == ProxyType::Sidecar
     }
+}
+
+/// What flags say, else the node's metadata, from which it is taken: there stands what is in force.
+fn cluster_discovery(args: &AgentArgs, node: &mut Node) -> Result<ClusterDiscovery, ConfigError> {
+    let wrong = |from| move |error| ConfigError::ClusterDiscovery { from, error };
+    let mut said = |key: &str| match node.metadata.remove(key) {
+        Some(serde_json::Value::String(text)) => Some(text),
+        Some(other) => Some(other.to_string()),
+        None => None,
+    };
+    let (mode, uses) = (said(DISCOVERY_METADATA), said(USES_METADATA));
+    let mode = match (args.discovery, mode) {
+        (Some(mode), _) => mode,
+        (None, Some(text)) => Discovery::parse(&text).map_err(wrong("ISTIO_META_DISCOVERY"))?,
+        (None, None) => Discovery::default(),
+    };
+    let named = match (args.uses.as_deref(), uses.as_deref()) {
+        (Some(text), _) => parse_uses(text).map_err(wrong("--uses (PILOTHOUSE_USES)"))?,
+        (None, text) => parse_uses(text.unwrap_or_default()).map_err(wrong("ISTIO_META_USES"))?,
+    };
+    let mut clusters = ClusterDiscovery::new(mode, named);
+    if clusters.is_on_demand() {
+        if args.xds == Xds::Sotw {
+            return Err(ConfigError::OnDemandWithoutDelta);
+        }
+        if args.proxy_type == ProxyType::Router {
+            return Err(ConfigError::OnDemandRouter);
+        }
+        if !node.is_captured() {
+            clusters.fall_back(
+                "the pod's traffic is not captured (INTERCEPTION_MODE is NONE), so that Envoy listens \
+                 on the ports of all Services and needs their clusters"
+                    .to_owned(),
+            );
+        }
+    }
+    Ok(clusters)
 }
 
 fn default_discovery(tls: Option<TlsMode>) -> &'static str {
@@ -354,6 +416,40 @@ mod tests {
             let argument = line.get_arguments().find(|one| one.get_long() == Some(flag)).unwrap();
             let help = argument.get_help().unwrap().to_string();
             assert!(help.ends_with(&format!("{default}]")), "--{flag}: {help}");
+        }
+    }
+
+    #[test]
+    fn clusters_on_demand_are_for_captured_sidecars_over_delta() {
+        let line = |flags: &[&str], environment: &[(&str, &str)]| {
+            let flags = ["agent", "--instance-ip=10.0.0.1"].iter().chain(flags);
+            let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+            AgentConfig::new(&Line::parse_from(flags).args, &environment.iter().map(own).collect())
+        };
+        let on_demand = "--discovery=on-demand";
+        let found = line(&[on_demand, "--uses=a, b.c a"], &[]).unwrap().clusters;
+        assert!(found.is_on_demand());
+        assert_eq!(found.named(), ["a", "b.c"]);
+        assert!(!line(&[], &[]).unwrap().clusters.is_on_demand());
+
+        // A flag is above the metadata, which says what is in force.
+        let metadata = [("ISTIO_META_DISCOVERY", "on-demand"), ("ISTIO_META_USES", "d")];
+        let config = line(&[], &metadata).unwrap();
+        assert!(config.clusters.is_on_demand() && !config.node.metadata.contains_key("USES"));
+        assert_eq!(config.clusters.named(), ["d"]);
+        assert!(!line(&["--discovery=all"], &metadata).unwrap().clusters.is_on_demand());
+
+        let none = [("ISTIO_META_INTERCEPTION_MODE", "NONE")];
+        let said = line(&[on_demand], &none).unwrap().clusters.to_string();
+        assert!(said.starts_with("discovery all, not on-demand: the pod's traffic"), "{said}");
+        for (flags, environment, words) in [
+            (&[on_demand, "--xds=sotw"][..], &[][..], "needs --xds delta"),
+            (&[on_demand, "--proxy-type=router"], &[], "is for sidecars"),
+            (&["--uses=a;b"], &[], "--uses (PILOTHOUSE_USES): \"a;b\" is neither"),
+            (&[], &[("ISTIO_META_DISCOVERY", "some")], "ISTIO_META_DISCOVERY: \"some\" is neither"),
+        ] {
+            let error = line(flags, environment).unwrap_err().to_string();
+            assert!(error.contains(words), "{flags:?}: {error}");
         }
     }
 

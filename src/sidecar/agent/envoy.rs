@@ -10,11 +10,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus, Stdio};
+use std::time::Duration;
 
 use rustix::process::{
     Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal,
 };
 use thiserror::Error;
+use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
 
 use super::config::EnvoyOptions;
@@ -87,6 +89,39 @@ pub fn check_component_log_levels(list: &str) -> Result<(), String> {
             .ok_or_else(|| format!("{part:?} is not PART:LEVEL, like upstream:debug"))?;
         check_log_level(level).map_err(|error| format!("{name}: {error}"))
     })
+}
+
+/// Longer than Envoy takes to say it, on a machine that is busy starting pods.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
+/// What it says is one line.
+const VERSION_BYTES: u64 = 4 << 10;
+
+/// Major and minor version of the program.
+///
+/// # Errors
+/// It does not say them as Envoy does, `version: REVISION/1.40.0/...`.
+pub async fn version(program: &Path) -> Result<(u32, u32), String> {
+    let mut command = Command::new(program);
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let asked = async {
+        let mut child = command.kill_on_drop(true).spawn().map_err(|error| error.to_string())?;
+        let mut said = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            let read = stdout.take(VERSION_BYTES).read_to_string(&mut said).await;
+            read.map_err(|error| error.to_string())?;
+        }
+        _ = child.wait().await;
+        read_version(&said).ok_or_else(|| format!("{} says {:?}", program.display(), said.trim()))
+    };
+    tokio::time::timeout(VERSION_TIMEOUT, asked).await.unwrap_or_else(|_| {
+        Err(format!("no answer of {} within {VERSION_TIMEOUT:?}", program.display()))
+    })
+}
+
+fn read_version(said: &str) -> Option<(u32, u32)> {
+    let line = said.lines().find_map(|line| line.split_once("version: "))?.1;
+    let mut numbers = line.split('/').nth(1)?.split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// A running Envoy.
@@ -204,5 +239,23 @@ impl ParentDeathExec {
             self.program.display()
         ));
         ExitCode::from(126)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_read_as_envoy_says_it() {
+        let said = "\nenvoy  version: 9e558093/1.40.0/Clean/RELEASE/BoringSSL\n\n";
+        assert_eq!(read_version(said), Some((1, 40)));
+        assert_eq!(
+            read_version("x  version: 1a/1.36.0-dev/Modified/DEBUG/BoringSSL"),
+            Some((1, 36))
+        );
+        for other in ["", "1.40.0", "version: 1.40", "version: a/b.c/d", "version: a"] {
+            assert_eq!(read_version(other), None, "{other:?}");
+        }
     }
 }

@@ -142,6 +142,20 @@ impl Node {
     }
 }
 
+impl Node {
+    /// DNS domain of the cluster, as the id has it.
+    pub(super) fn cluster_domain(&self) -> &str {
+        let domain = self.id.rsplit('~').next().unwrap_or_default();
+        domain.split_once(".svc.").map_or(domain, |(_, domain)| domain)
+    }
+
+    /// Whether the pod's traffic is led to the proxy, rather than listened for on every Service's port.
+    pub fn is_captured(&self) -> bool {
+        self.proxy_type == ProxyType::Sidecar
+            && self.metadata.get("INTERCEPTION_MODE").is_none_or(|mode| mode != "NONE")
+    }
+}
+
 /// A file that is not there means that nobody mounted it.
 fn read_labels(file: &Path) -> Result<Map<String, Value>, NodeError> {
     let shown = || file.display().to_string();

@@ -1,9 +1,11 @@
-//! The agent's own pages (15020): probes, Envoy's and the agent's statistics as one page, and what the
-//! pod itself may ask for.
+//! The agent's own pages (15020): probes, how it stands with clusters on demand, Envoy's and the agent's
+//! statistics as one page, and what the pod itself may ask for.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::Json;
 use axum::extract::{ConnectInfo, RawQuery, State as Shared};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -14,16 +16,23 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::app_metrics::AppMetrics;
 use super::app_probes::{APP_HEALTH, APP_LIFECYCLE, AppProbes, ProbeResponse};
+use super::discovery::ClusterDiscovery;
 use super::drain::{self, NotDraining};
 use super::readiness::{NotReady, ProbeConditions};
+use super::remember::OnDemandState;
 use crate::exposition::{PROMETHEUS_TEXT, to_prometheus_text};
 use crate::readiness::Conditions;
 use crate::sidecar::envoy_admin::EnvoyAdmin;
+
+/// For somebody who waits for the page.
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the pages are about.
 #[derive(Debug)]
@@ -38,6 +47,9 @@ pub(super) struct Pages {
     pub(super) probes: AppProbes,
     /// The application's own metrics, where they are merged.
     pub(super) application: Option<AppMetrics>,
+    pub(super) clusters: ClusterDiscovery,
+    /// How it stands with clusters that come on demand, where they do.
+    pub(super) on_demand: Option<watch::Receiver<Option<OnDemandState>>>,
     /// Scrapes for which Envoy had no answer.
     pub(super) failed_scrapes: Counter,
     /// Scrapes for which the application had no page of metrics.
@@ -52,6 +64,7 @@ pub(super) fn router(pages: Arc<Pages>) -> Router {
     Router::new()
         .route("/healthz/ready", get(ready))
         .route("/healthz/live", get(live))
+        .route("/discovery", get(discovery))
         .route(&format!("{APP_HEALTH}/{{*probe}}"), get(application))
         .route(&format!("{APP_LIFECYCLE}/{{*hook}}"), get(application))
         .route("/stats/prometheus", get(statistics))
@@ -61,7 +74,50 @@ pub(super) fn router(pages: Arc<Pages>) -> Router {
 }
 
 async fn ready(Shared(pages): Shared<Arc<Pages>>) -> (StatusCode, String) {
-    probe_page("ready", &pages.conditions.ready)
+    let (status, mut page) = probe_page("ready", &pages.conditions.ready);
+    if let Some(line) = pages.discovery_line() {
+        page = page + &line + "\n";
+    }
+    (status, page)
+}
+
+impl Pages {
+    /// What the readiness page says of clusters on demand, and what they wait for; nothing where nobody
+    /// asked for them.
+    fn discovery_line(&self) -> Option<String> {
+        let state = self.on_demand.as_ref().and_then(|on_demand| *on_demand.borrow());
+        match (&self.on_demand, state) {
+            (None, _) => self.clusters.fallback().map(|_| self.clusters.to_string()),
+            (Some(_), None) => Some(self.clusters.to_string()),
+            (Some(_), Some(state)) => Some(format!("{}: {state}", self.clusters)),
+        }
+    }
+
+    fn discovery(&self, state: Option<OnDemandState>) -> Value {
+        let mut page = self.clusters.to_json();
+        if let (Value::Object(fields), Some(OnDemandState { stats, offered })) = (&mut page, state)
+        {
+            fields.insert("offered".to_owned(), json!(offered));
+            fields.insert("connected".to_owned(), json!(stats.connected));
+            let clusters = json!({ "active": stats.clusters, "warming": stats.warming });
+            fields.insert("clusters".to_owned(), clusters);
+            fields.insert("withoutCluster".to_owned(), json!(stats.without_cluster));
+        }
+        page
+    }
+}
+
+/// Asked of Envoy at once, since what waits changes while somebody looks.
+async fn discovery(Shared(pages): Shared<Arc<Pages>>) -> Json<Value> {
+    let known = pages.on_demand.as_ref().and_then(|on_demand| *on_demand.borrow());
+    let state = match &pages.on_demand {
+        None => None,
+        Some(_) => match pages.admin.within(DISCOVERY_TIMEOUT).on_demand_stats().await {
+            Ok(stats) => Some(OnDemandState { stats, ..known.unwrap_or_default() }),
+            Err(_) => known,
+        },
+    };
+    Json(pages.discovery(state))
 }
 
 fn probe_page(met: &str, conditions: &Conditions) -> (StatusCode, String) {
@@ -129,6 +185,8 @@ fn own_metrics(pages: &Pages) -> String {
         "Whether /healthz/ready answers 200",
         ConstGauge::new(i64::from(ready)),
     );
+    let discovery = Info::new([("mode", pages.clusters.mode().as_str())]);
+    registry.register("discovery", "Which clusters the proxy holds", discovery);
     registry.register(
         "failed_scrapes",
         "Scrapes for which Envoy had no answer",
@@ -175,7 +233,6 @@ async fn only_loopback(
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
-    use std::time::Duration;
 
     use axum::body::Body;
     use axum::http::Request;
@@ -197,6 +254,8 @@ mod tests {
             inbound_only: true,
             probes: AppProbes::new(Default::default(), peer).unwrap(),
             application: None,
+            clusters: ClusterDiscovery::default(),
+            on_demand: None,
             failed_scrapes: Counter::default(),
             failed_app_scrapes: Counter::default(),
         };

@@ -14,7 +14,7 @@ use tower::service_fn;
 
 use super::connect::Connection;
 use super::finding::{Code, Finding};
-use crate::names::{PROBE_METADATA, ResourceType};
+use crate::names::{DISCOVERY_METADATA, PROBE_METADATA, ResourceType, USES_METADATA};
 use crate::sidecar::credentials::files::Token;
 use crate::sidecar::doctor::ProbeOrigin;
 use crate::sidecar::proto_value::{to_struct, to_value};
@@ -42,6 +42,10 @@ pub(super) fn node(of_envoy: &Value, id: &str, origin: ProbeOrigin) -> Node {
     let locality = &of_envoy["locality"];
     let mut metadata = of_envoy["metadata"].as_object().map(to_struct).unwrap_or_default();
     metadata.fields.insert(PROBE_METADATA.to_owned(), to_value(&Value::from(origin)));
+    // The probe asks for the state of the world, in which there are no clusters on demand.
+    for own in [DISCOVERY_METADATA, USES_METADATA] {
+        metadata.fields.remove(own);
+    }
     Node {
         id: id.to_owned(),
         cluster: text(&of_envoy["cluster"]),

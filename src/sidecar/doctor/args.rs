@@ -38,6 +38,12 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "NAME[.NAMESPACE][:PORT]", env = "PILOTHOUSE_SERVICE")]
     pub service: Option<ServiceName>,
 
+    /// A path that clients of the service ask for: which rule of its routes is for it?
+    #[arg(
+        long, value_name = "PATH", requires = "service", value_parser = path, env = "PILOTHOUSE_PATH"
+    )]
+    pub path: Option<String>,
+
     /// How long it may take in all, whatever hangs; 1ms to 1h
     #[arg(
         long, value_name = "DURATION", default_value = "5s", value_parser = flags::deadline,
@@ -123,6 +129,16 @@ pub struct DoctorArgs {
     pub dns_port: u16,
 }
 
+/// A path as it stands in a request.
+fn path(text: &str) -> Result<String, String> {
+    let is_path = text.starts_with('/') && text.chars().all(|one| one.is_ascii_graphic());
+    if is_path {
+        Ok(text.to_owned())
+    } else {
+        Err("a path begins with / as in /reviews/0".to_owned())
+    }
+}
+
 impl DoctorArgs {
     pub fn target(&self) -> Target {
         let default = Target::default();
@@ -144,6 +160,7 @@ impl DoctorArgs {
             domain: self.domain.clone(),
             capture: true,
             service: self.service.clone(),
+            path: self.path.clone(),
             origin: ProbeOrigin::Doctor,
         }
     }

@@ -1,14 +1,14 @@
 //! What is behind a service's port that has endpoints, by what they do with connections and by what became
 //! of Envoy's own requests: Kubernetes knows none of that. Pure.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde_json::Value;
 
 use super::endpoint_probe::ProbeResult;
 use super::finding::{Code, Finding};
 
-use crate::names::{ClusterName, PortProtocol};
+use crate::names::{self, ClusterName, PortProtocol};
 
 /// One port of a service.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ impl ClusterCounters {
         let mut counts = Self::default();
         let all = page["cluster_statuses"].as_array().into_iter().flatten();
         let own = all.filter(|cluster| {
-            let name = cluster["name"].as_str().and_then(ClusterName::parse);
+            let name = service_cluster(cluster).and_then(ClusterName::parse);
             name == Some(ClusterName::Outbound { port, host })
         });
         let hosts = own.filter_map(|cluster| cluster["host_statuses"].as_array()).flatten();
@@ -53,6 +53,18 @@ impl ClusterCounters {
         }
         counts
     }
+}
+
+/// The name of a cluster of `/clusters?format=json` as it has the Service: on demand a cluster may be
+/// called by an address, and its statistics are the Service's.
+pub(super) fn service_cluster(cluster: &Value) -> Option<&str> {
+    let name = cluster["name"].as_str()?;
+    let by_address = match ClusterName::parse(name) {
+        Some(ClusterName::Outbound { host, .. }) => host.parse::<IpAddr>().is_ok(),
+        _ => false,
+    };
+    let of_statistics = cluster["observability_name"].as_str().filter(|_| by_address);
+    Some(of_statistics.map_or(name, |name| names::named_by_stat_name(name).unwrap_or(name)))
 }
 
 /// What is wrong with a port of the service `name`, if anything.
@@ -260,6 +272,18 @@ mod tests {
         assert!(said.contains(words) && said.contains("http-web"), "{said}");
         assert_eq!(port_note("a", &port(PortProtocol::Http), "http"), None);
         assert_eq!(port_note("a", &port(PortProtocol::Tcp), "mysql"), None);
+    }
+
+    #[test]
+    fn a_cluster_by_address_is_the_services() {
+        let cluster = json!({
+            "name": "outbound|80||10.96.1.1",
+            "observability_name": "outbound|80||a.default.svc.cluster.local;",
+        });
+        assert_eq!(service_cluster(&cluster), Some("outbound|80||a.default.svc.cluster.local"));
+        let plain = json!({ "name": "outbound|80||a", "observability_name": "outbound|80||b;" });
+        assert_eq!(service_cluster(&plain), Some("outbound|80||a"));
+        assert_eq!(service_cluster(&json!({})), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::bootstrap_tls;
 use super::finding::{Code, Finding};
+use super::on_demand::OnDemand;
 use crate::sidecar::credentials::Credentials;
 use crate::sidecar::envoy_admin::{AdminError, EnvoyAdmin, Stats};
 use crate::sidecar::host_port::HostPort;
@@ -37,6 +38,8 @@ pub(super) struct Envoy {
     pub(super) discovery: Option<HostPort>,
     /// With what it speaks TLS to it; `None` for plaintext.
     pub(super) credentials: Option<Credentials>,
+    /// Where it is to have clusters on demand.
+    pub(super) on_demand: Option<OnDemand>,
 }
 
 impl Envoy {
@@ -87,8 +90,14 @@ pub(super) async fn inspect(address: SocketAddr, limit: Duration) -> Result<Envo
         state: state.to_owned(),
         node: info["node"].clone(),
         stats: stats.unwrap_or_default(),
+        on_demand: OnDemand::read(&info["node"]),
         ..Envoy::default()
     };
+    if let Some(on_demand) = envoy.on_demand.as_mut().filter(|one| one.is_in_force()) {
+        let (stats, asks) = tokio::join!(admin.on_demand_stats(), admin.asks_on_demand());
+        on_demand.stats = stats.unwrap_or_default();
+        on_demand.asks = asks.ok().flatten();
+    }
     envoy.waits_for = unready_targets(&waiting.unwrap_or_default());
     envoy.rejections = rejections(&listeners.unwrap_or_default());
     envoy.read_bootstrap(&bootstrap.unwrap_or_default());
@@ -103,7 +112,11 @@ impl Envoy {
         else {
             return;
         };
-        let service = &bootstrap["dynamic_resources"]["ads_config"]["grpc_services"][0];
+        let ads = &bootstrap["dynamic_resources"]["ads_config"];
+        if let Some(on_demand) = &mut self.on_demand {
+            on_demand.over_delta = ads["api_type"] == "DELTA_GRPC";
+        }
+        let service = &ads["grpc_services"][0];
         let name = &service["envoy_grpc"]["cluster_name"];
         let clusters = bootstrap["static_resources"]["clusters"].as_array().into_iter().flatten();
         for cluster in clusters.filter(|cluster| name.is_string() && cluster["name"] == *name) {

@@ -239,6 +239,7 @@ mod tests {
             pilot_namespaces: Ok(Vec::new()),
             unready_pilots: Vec::new(),
             service: Err(String::new()),
+            routes: Err(String::new()),
             clock: None,
         }
     }

@@ -123,6 +123,12 @@ codes! {
     ConfigRejected = "config_rejected" Broken,
     EnvoyNotConnected = "envoy_not_connected" Broken,
     WorkersNotStarted = "workers_not_started" Broken,
+    /// Clusters on demand, and SotW.
+    OnDemandNeedsDelta = "on_demand_needs_delta" Broken,
+    /// They were asked for, and this proxy cannot have them.
+    OnDemandNotPossible = "on_demand_not_possible" Broken,
+    /// The control plane sends all.
+    OnDemandNotServed = "on_demand_not_served" Broken,
     CaptureMissing = "capture_missing" Broken,
     CaptureLoops = "capture_loops" Broken,
 
@@ -141,6 +147,18 @@ codes! {
     ServiceSpeaksFirst = "service_speaks_first" Broken,
     /// An HTTP port whose server answers with something else, or whose Envoy says so.
     ServiceNotHttp = "service_not_http" Broken,
+
+    /// A route names the service as a parent and does not apply.
+    RouteNotAccepted = "route_not_accepted" Broken,
+    RouteReferenceNotGranted = "route_reference_not_granted" Broken,
+    RouteBackendNotFound = "route_backend_not_found" Broken,
+    /// It is there and cannot be led to, or it is not known what is wrong with it.
+    RouteBackendInvalid = "route_backend_invalid" Broken,
+    RouteBackendsNoEndpoints = "route_backends_no_endpoints" Broken,
+    /// For the request that was asked about.
+    RouteNoRuleMatches = "route_no_rule_matches" Broken,
+    /// Kubernetes has routes, and the control plane does not know them.
+    RoutesNotSeen = "routes_not_seen" Broken,
 }
 
 impl Serialize for Code {

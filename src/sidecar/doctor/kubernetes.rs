@@ -15,12 +15,15 @@ use tokio::time::timeout;
 
 use super::clock::OtherClock;
 use super::pilot;
+use super::routes::RouteView;
 use super::service::{Endpoint, Port, ServiceView};
 use crate::causes::with_causes;
 use crate::kubeconfig;
 use crate::names::PortProtocol;
 use crate::sidecar::http_client::http_date;
 use crate::well_known::MONITORING_PORT;
+
+mod routes;
 
 /// What was asked for, or why it could not be had.
 pub(super) type ApiResult<T> = Result<T, String>;
@@ -35,6 +38,8 @@ pub(super) struct Kubernetes {
     /// Namespaces that have a Service of Pilot's name.
     pub(super) pilot_namespaces: ApiResult<Vec<String>>,
     pub(super) service: ApiResult<Option<ServiceView>>,
+    /// Routes that name it as a parent.
+    pub(super) routes: ApiResult<Vec<RouteView>>,
     /// The API server's clock.
     pub(super) clock: Option<OtherClock>,
 }
@@ -44,6 +49,8 @@ pub(super) struct Kubernetes {
 pub(super) struct ServicesToQuery {
     pub(super) pilot: Option<(String, String)>,
     pub(super) service: Option<(String, String)>,
+    /// Whose requests to the service count.
+    pub(super) client_namespace: String,
 }
 
 /// Asks for all of it side by side.
@@ -58,18 +65,24 @@ pub(super) async fn query(
     let asked = async {
         let client = connect(context, limit).await?;
         let pilot = services.pilot.as_ref();
-        let (kube_dns, pilot, pilot_namespaces, service, clock) = tokio::join!(
+        let of_service = services.service.as_ref().map(|(name, ns)| (&**name, &**ns));
+        let routes = async {
+            let Some(of_service) = of_service else { return Err("not asked for".to_owned()) };
+            routes::routes_of_service(&client, of_service, Some(&services.client_namespace)).await
+        };
+        let (kube_dns, pilot, pilot_namespaces, service, routes, clock) = tokio::join!(
             service_view(&client, Some(("kube-dns", "kube-system"))),
             service_view(&client, pilot.map(|(name, namespace)| (&**name, &**namespace))),
             namespaces_of(&client, pilot.map(|(name, _)| &**name)),
-            service_view(&client, services.service.as_ref().map(|(name, ns)| (&**name, &**ns))),
+            service_view(&client, of_service),
+            routes,
             clock(&client),
         );
         let unready_pilots = match &pilot {
             Ok(Some(pilot)) => unready_reasons(pilot, limit / 3).await,
             _ => Vec::new(),
         };
-        Ok(Kubernetes { kube_dns, pilot, unready_pilots, pilot_namespaces, service, clock })
+        Ok(Kubernetes { kube_dns, pilot, unready_pilots, pilot_namespaces, service, routes, clock })
     };
     let late = || Err(format!("the API server does not answer within {limit:?}"));
     timeout(limit, asked).await.unwrap_or_else(|_| late())

@@ -30,6 +30,12 @@ impl Observations {
         told.unwrap_or("default").to_owned()
     }
 
+    /// Whether Envoy has the clusters of those alone that it calls.
+    pub(super) fn has_on_demand(&self) -> bool {
+        let of_envoy = self.envoy.as_ref().and_then(|envoy| envoy.on_demand.as_ref());
+        of_envoy.is_some_and(|on_demand| on_demand.is_in_force())
+    }
+
     /// The pod's own addresses, by Envoy's node.
     pub(super) fn own_addresses(&self) -> Vec<IpAddr> {
         let Some(envoy) = &self.envoy else { return Vec::new() };

@@ -13,6 +13,7 @@ use super::envoy;
 use super::finding::{Code, Diagnosis, Finding, Link, LinkState};
 use super::kubernetes::{self, ServicesToQuery};
 use super::observations::Observations;
+use super::on_demand::OnDemand;
 use super::pilot::Readiness;
 use super::tls::{Loaded, TlsClient};
 use super::verdict::{no_connection, pilot_silent, wrong_protocol};
@@ -27,6 +28,7 @@ use crate::well_known::{
 
 mod dataplane;
 mod resolve;
+mod routes;
 mod service;
 mod tls;
 
@@ -81,6 +83,7 @@ impl Walk<'_> {
                 let of = service.namespace.clone().unwrap_or_else(|| namespace.clone());
                 (service.name.clone(), of)
             }),
+            client_namespace: namespace.clone(),
         };
         seen.discovery = Some(discovery);
         let (since, limit) = (Instant::now(), self.deadline.optional_step());
@@ -96,6 +99,9 @@ impl Walk<'_> {
         }
         match walked {
             Err(found) => {
+                let on_demand = seen.envoy.as_ref().and_then(|envoy| envoy.on_demand.as_ref());
+                let cut_off = on_demand.filter(|on_demand| !on_demand.stats.connected);
+                self.notes.extend(cut_off.and_then(OnDemand::note));
                 let kubernetes = asked.as_ref().and_then(|asked| asked.as_ref().ok());
                 seen.clocks.extend(kubernetes.and_then(|kubernetes| kubernetes.clock.clone()));
                 let found = clock::explain(found, seen.disputed, &seen.clocks);
@@ -175,9 +181,10 @@ impl Walk<'_> {
         let stale = self.readiness(address).await?;
         self.ads(&connection, address, loaded.as_ref(), seen).await?;
         if let Some(envoy) = &seen.envoy {
-            self.pilots_view(address, envoy).await?;
+            let discovery = self.pilots_view(address, envoy).await?;
             self.acceptance(envoy)?;
             self.capture(envoy).await?;
+            self.on_demand(envoy, discovery.as_deref())?;
         }
         match stale {
             Some(stale) => Err(stale),

@@ -125,6 +125,8 @@ fn longest_silent_watch(metrics: &str) -> Option<SilentWatch> {
 pub(super) struct ProxyStatus {
     /// Type and last NACK.
     pub(super) errors: Vec<(String, String)>,
+    /// Which clusters it is sent, where the control plane says that.
+    pub(super) discovery: Option<String>,
 }
 
 /// The proxy's newest stream in syncz, `None` if it has none there; an error if the page cannot be
@@ -146,12 +148,14 @@ fn newest_status(page: &Value, node_id: &str) -> Option<ProxyStatus> {
         let agent = entry["user_agent"].as_str().unwrap_or_default();
         entry["node_id"] == node_id && !agent.starts_with(ads::USER_AGENT)
     });
-    let types = own.next_back()?["resources"].as_object()?;
+    let newest = own.next_back()?;
+    let types = newest["resources"].as_object()?;
     let errors = types.iter().filter_map(|(url, status)| {
         let kind = url.rsplit('.').next().unwrap_or(url);
         Some((kind.to_owned(), status["lastError"].as_str()?.to_owned()))
     });
-    Some(ProxyStatus { errors: errors.collect() })
+    let discovery = newest["discovery"].as_str().map(str::to_owned);
+    Some(ProxyStatus { errors: errors.collect(), discovery })
 }
 
 #[cfg(test)]
@@ -201,7 +205,7 @@ mod tests {
             entry("pilothouse-agent", Value::Null),
         ]);
         let errors = vec![("Listener".to_owned(), "no!".to_owned())];
-        assert_eq!(newest_status(&page, "a"), Some(ProxyStatus { errors }));
+        assert_eq!(newest_status(&page, "a"), Some(ProxyStatus { errors, discovery: None }));
         assert_eq!(newest_status(&page, "b"), None);
     }
 }

@@ -24,6 +24,9 @@ pub(super) const FAILURE_THRESHOLD: &str = "readiness.status.sidecar.istio.io/fa
 pub(super) const MERGE_METRICS: &str = "prometheus.istio.io/merge-metrics";
 /// Ours: of Istio's names there is only the field of its proxy configuration.
 pub(super) const TERMINATION_DRAIN: &str = "pilothouse.io/termination-drain-duration";
+/// Which clusters the proxy holds, and of those on demand which it starts with.
+pub(super) const DISCOVERY: &str = "pilothouse.io/discovery";
+pub(super) const USES: &str = "pilothouse.io/uses";
 
 /// Those about traffic, and the flags of `pilothouse iptables` that they become.
 pub(super) const TRAFFIC: [(&str, &str); 7] = [
@@ -36,7 +39,7 @@ pub(super) const TRAFFIC: [(&str, &str); 7] = [
     ("traffic.sidecar.istio.io/excludeInterfaces", "-c"),
 ];
 
-const OTHERS: [&str; 21] = [
+const OTHERS: [&str; 23] = [
     INJECT,
     STATUS,
     NATIVE,
@@ -51,6 +54,8 @@ const OTHERS: [&str; 21] = [
     MEMORY_LIMIT,
     PROXY_CONFIG,
     TERMINATION_DRAIN,
+    DISCOVERY,
+    USES,
     USER_VOLUME,
     USER_VOLUME_MOUNT,
     STATUS_PORT,

@@ -13,7 +13,10 @@ use crate::sidecar::agent::{self, ProxyConfig};
 use crate::sidecar::iptables;
 use crate::well_known::AGENT_STATUS_PORT;
 
+mod discovery;
 mod environment;
+
+use discovery::InjectedDiscovery;
 
 /// All that decides what the containers are like.
 pub(super) struct Injection<'a> {
@@ -34,6 +37,7 @@ pub(super) struct Injection<'a> {
     /// Whether the kubelet asks there; annotation `status.sidecar.istio.io/port` 0 is no.
     probed: bool,
     pub(super) tls: Tls,
+    pub(super) discovery: InjectedDiscovery,
 }
 
 /// The variable by which a pod may say that its agent is to use TLS.
@@ -82,6 +86,7 @@ impl<'a> Injection<'a> {
                 )
             })?,
         };
+        let discovery = InjectedDiscovery::new(settings, annotations, &config, captured)?;
         Ok(Self {
             settings,
             annotations,
@@ -95,6 +100,7 @@ impl<'a> Injection<'a> {
             status_port,
             probed,
             tls,
+            discovery,
         })
     }
 
@@ -245,6 +251,7 @@ impl<'a> Injection<'a> {
             let address = settings.discovery_address(self.tls);
             arguments.push(format!("--discovery-address={address}"));
         }
+        arguments.extend(self.discovery.arguments());
         if settings.domain != crate::names::DEFAULT_DOMAIN {
             arguments.push(format!("--domain={}", settings.domain));
         }

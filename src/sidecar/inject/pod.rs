@@ -143,6 +143,7 @@ fn warnings(pod: &Node, injection: &Injection<'_>) -> Vec<String> {
             injection.config.without_effect.join(", ")
         ));
     }
+    warnings.extend(injection.discovery.warnings.iter().cloned());
     let policy = pod.text(&["spec", "dnsPolicy"]);
     let configured = injection.config.discovery_address.as_ref().map(ToString::to_string);
     let discovery =

@@ -8,6 +8,7 @@ use thiserror::Error;
 use super::{args, resources};
 use crate::flags;
 use crate::names;
+use crate::sidecar::agent::Discovery;
 use crate::sidecar::host_port::HostPort;
 use crate::well_known::{AGENT_STATUS_PORT, DEFAULT_DISCOVERY_ADDRESS};
 use crate::yaml;
@@ -109,6 +110,11 @@ pub struct Settings {
     #[arg(long, value_name = "HOST:PORT")]
     #[serde(deserialize_with = "values::some_host_port")]
     pub discovery_address: Option<HostPort>,
+
+    /// Which clusters the proxy holds: those of all Services, or those that are called. Proxies whose
+    /// traffic is not captured hold all
+    #[arg(long, value_enum, value_name = "MODE", default_value = "all")]
+    pub discovery: Discovery,
 
     /// How the proxy speaks to the control plane, and what it shows of itself
     #[arg(long, value_enum, value_name = "MODE", default_value = "off")]
@@ -317,6 +323,7 @@ impl Default for Settings {
             image_pull_policy: None,
             image_pull_secrets: Vec::new(),
             discovery_address: None,
+            discovery: Discovery::All,
             tls: Tls::Off,
             tls_secret: None,
             ca_config_map: None,
@@ -354,11 +361,13 @@ mod tests {
                     discoveryAddress: pilot.mesh:15010\nnativeSidecars: always\n\
                     memoryLimit: 1Gi\nterminationDrainDuration: 20s\ntls: off\nimagePullSecrets: [a, b.c]\n\
                     statusPort: 16020\nprometheusMerge: false\nseccompProfile: RuntimeDefault\n\
+                    discovery: on-demand\n\
                     capture: {excludeOutboundPorts: \"3306\"}\n";
         let wanted = Settings {
             image: "registry.example/proxy:2".to_owned(),
             image_pull_policy: Some("Never".to_owned()),
             discovery_address: Some("pilot.mesh:15010".parse().unwrap()),
+            discovery: Discovery::OnDemand,
             native_sidecars: NativeSidecars::Always,
             termination_drain_duration: Some("20s".to_owned()),
             cpu: Some("2".to_owned()),
@@ -389,6 +398,7 @@ mod tests {
             ("cpu: two\n", "\"two\" is no quantity"),
             ("memoryLimit: 128m\n", "less than one byte"),
             ("memory: 2Gi\nmemoryLimit: 1Gi\n", "memory is 2Gi and memoryLimit is 1Gi"),
+            ("discovery: lazy\n", "on-demand"),
             ("tls: mutual\n", "certificate"),
             ("tlsSecret: mine\n", "tlsSecret is for tls: certificate, and tls is off"),
             ("tls: certificate\ncaConfigMap: ca\n", "caConfigMap is for tls: token"),

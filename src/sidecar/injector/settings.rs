@@ -7,7 +7,7 @@
 //! nativeSidecars: auto
 //! onError: refuse
 //! namespaces:          # what is otherwise for the pods of one namespace
-//!   shop: {cpu: 200m}
+//!   shop: {cpu: 200m, discovery: on-demand}
 //! ```
 
 use std::collections::BTreeMap;
@@ -135,6 +135,7 @@ fn settings(fields: &Map<String, Value>) -> Result<Settings, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sidecar::agent::Discovery;
 
     fn parse(text: &str) -> Result<InjectorSettings, String> {
         InjectorSettings::parse(text.as_bytes()).map_err(|error| error.to_string())
@@ -169,9 +170,23 @@ mod tests {
     }
 
     #[test]
+    fn clusters_come_on_demand_by_namespace() {
+        let settings = parse("namespaces: {shop: {discovery: on-demand}}").unwrap();
+        let of = |namespace| settings.of(namespace, Some(true)).unwrap().discovery;
+        assert_eq!((of("shop"), of("bank")), (Discovery::OnDemand, Discovery::All));
+        let but_one = parse("discovery: on-demand\nnamespaces: {shop: {discovery: all}}").unwrap();
+        let of = |namespace| but_one.of(namespace, Some(true)).unwrap().discovery;
+        assert_eq!((of("shop"), of("bank")), (Discovery::All, Discovery::OnDemand));
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (text, words) in [
-            ("imagee: a", &["imagee"][..]),
+            (
+                "namespaces: {shop: {discovery: lazy}}",
+                &["namespaces.shop", "lazy", "on-demand"][..],
+            ),
+            ("imagee: a", &["imagee"]),
             ("onError: ignore", &["onError", "ignore", "passThrough"]),
             ("namespaces: {shop: {cpus: 1}}", &["namespaces.shop", "cpus"]),
             ("namespaces: [shop]", &["namespaces"]),

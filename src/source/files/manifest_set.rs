@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::super::convert::Converter;
 use super::FileSourceConfig;
 use super::parse::{self, Document, ObjectId, ParseJob, ParsedObject};
-use crate::model::{EndpointSlice, Service, ServiceKey};
+use crate::model::{EndpointSlice, ReferenceGrant, Route, Service, ServiceKey};
 
 mod capped_messages;
 mod file;
@@ -65,6 +65,9 @@ pub(super) struct ManifestSet {
 pub(super) struct ObjectLists {
     pub(super) services: Vec<Arc<Service>>,
     pub(super) slices: Vec<Arc<EndpointSlice>>,
+    /// Of both kinds.
+    pub(super) routes: Vec<Arc<Route>>,
+    pub(super) grants: Vec<Arc<ReferenceGrant>>,
 }
 
 #[derive(Debug, Default)]
@@ -235,6 +238,8 @@ impl ManifestSet {
                     ParsedObject::Service(service) => outcome.lists.services.push(service.clone()),
                     ParsedObject::Slice(slice) => outcome.lists.slices.push(slice.clone()),
                     ParsedObject::Endpoints(slice) => from_endpoints.push((at, slice)),
+                    ParsedObject::Route(route) => outcome.lists.routes.push(route.clone()),
+                    ParsedObject::Grant(grant) => outcome.lists.grants.push(grant.clone()),
                     ParsedObject::Unused => {}
                 }
             }

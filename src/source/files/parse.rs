@@ -12,8 +12,10 @@ use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::super::convert::route::{GatewayObject, ReferenceGrantV1};
 use super::super::convert::{Converted, Converter, Rejection, SERVICE_NAME_LABEL};
-use crate::model::{EndpointSlice, Service};
+use crate::model::route::{API_VERSION, GROUP};
+use crate::model::{EndpointSlice, ReferenceGrant, Route, Service};
 use crate::yaml;
 
 mod tree;
@@ -35,6 +37,42 @@ pub(super) enum ObjectKind {
     Service,
     EndpointSlice,
     Endpoints,
+    HttpRoute,
+    GrpcRoute,
+    ReferenceGrant,
+}
+
+impl ObjectKind {
+    /// Kubernetes' name.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Endpoints => "Endpoints",
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
+            Self::ReferenceGrant => "ReferenceGrant",
+        }
+    }
+
+    /// The kind of this name in an API group, the core group's being empty, and its versions.
+    fn of(group: &str, kind: &str) -> Option<(Self, &'static [&'static str])> {
+        Some(match (group, kind) {
+            ("", "Service") => (Self::Service, &["v1"]),
+            ("", "Endpoints") => (Self::Endpoints, &["v1"]),
+            ("discovery.k8s.io", "EndpointSlice") => {
+                (Self::EndpointSlice, &["discovery.k8s.io/v1"])
+            }
+            (GROUP, "HTTPRoute") => {
+                (Self::HttpRoute, &[API_VERSION, "gateway.networking.k8s.io/v1beta1"])
+            }
+            (GROUP, "GRPCRoute") => (Self::GrpcRoute, &[API_VERSION]),
+            (GROUP, "ReferenceGrant") => {
+                (Self::ReferenceGrant, &[API_VERSION, "gateway.networking.k8s.io/v1beta1"])
+            }
+            _ => return None,
+        })
+    }
 }
 
 /// What identifies an object: it is the same object after an edit.
@@ -47,7 +85,7 @@ pub(super) struct ObjectId {
 
 impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} {}/{}", self.kind, self.namespace, self.name)
+        write!(f, "{} {}/{}", self.kind.as_str(), self.namespace, self.name)
     }
 }
 
@@ -58,6 +96,8 @@ pub(super) enum ParsedObject {
     Slice(Arc<EndpointSlice>),
     /// From a core/v1 Endpoints.
     Endpoints(Arc<EndpointSlice>),
+    Route(Arc<Route>),
+    Grant(Arc<ReferenceGrant>),
     /// Valid, but of no use to a proxy.
     Unused,
 }
@@ -223,7 +263,9 @@ impl ParsedFile {
         let skipped = &mut self.skipped;
         self.documents.retain(|document| match &document.id {
             Some(id) if !namespaces.iter().any(|one| **one == *id.namespace) => {
-                *skipped.entry(format!("{:?} of another namespace", id.kind)).or_default() += 1;
+                *skipped
+                    .entry(format!("{} of another namespace", id.kind.as_str()))
+                    .or_default() += 1;
                 false
             }
             _ => true,
@@ -270,20 +312,14 @@ impl FileParser<'_> {
             }
             return;
         }
-        let (kind, supported) = match (kind.as_str(), version.split('/').next()) {
-            ("Service", _) if !version.contains('/') => (ObjectKind::Service, "v1"),
-            ("Endpoints", _) if !version.contains('/') => (ObjectKind::Endpoints, "v1"),
-            ("EndpointSlice", Some("discovery.k8s.io")) => {
-                (ObjectKind::EndpointSlice, "discovery.k8s.io/v1")
-            }
-            _ => {
-                *self.parsed.skipped.entry(kind).or_default() += 1;
-                return;
-            }
+        let group = version.split_once('/').map_or("", |(group, _)| group);
+        let Some((kind, supported)) = ObjectKind::of(group, &kind) else {
+            *self.parsed.skipped.entry(kind).or_default() += 1;
+            return;
         };
         let id = object_id(kind, &object, self.converter);
-        if version != supported {
-            let reason = format!("{version:?} is not supported; write {}", supported);
+        if !supported.contains(&version.as_str()) {
+            let reason = format!("{version:?} is not supported; write {}", supported[0]);
             return self.reject(place, id, Rejection::new("apiVersion", reason));
         }
         match convert_object(kind, object, self.converter) {
@@ -378,6 +414,15 @@ fn convert_object(
                     .map(|(value, note)| (ParsedObject::Slice(Arc::new(value)), note)),
                 None => Ok(unused_object(&format!("no label {SERVICE_NAME_LABEL}"))),
             }
+        }
+        ObjectKind::HttpRoute => reject_flaws(converter.http_route(&deserialize(value)?)?)
+            .map(|(value, note)| (ParsedObject::Route(Arc::new(value)), note)),
+        ObjectKind::GrpcRoute => reject_flaws(converter.grpc_route(&deserialize(value)?)?)
+            .map(|(value, note)| (ParsedObject::Route(Arc::new(value)), note)),
+        ObjectKind::ReferenceGrant => {
+            let object = deserialize::<GatewayObject<ReferenceGrantV1>>(value)?;
+            reject_flaws(converter.reference_grant(&object)?)
+                .map(|(value, note)| (ParsedObject::Grant(Arc::new(value)), note))
         }
     }
 }

@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -25,7 +24,7 @@ struct Running {
 
 impl Running {
     fn start(paths: &[&Path]) -> Self {
-        let (sender, changes) = mpsc::channel(4);
+        let (sender, changes) = mpsc::channel(16);
         let (health, shutdown) = (Arc::new(Health::default()), CancellationToken::new());
         let paths = paths.iter().map(|path| (*path).to_owned()).collect();
         let config = FileSourceConfig { paths, namespaces: Vec::new() };
@@ -49,7 +48,7 @@ impl Running {
     }
 
     fn apply(&mut self, event: SourceEvent) {
-        self.model.apply(event.change.expect("a change"), &mut BTreeSet::new());
+        self.model.apply(event.change.expect("a change"), &mut Default::default());
     }
 
     async fn until_health(&mut self, what: &str, holds: impl Fn(&Health) -> bool) {

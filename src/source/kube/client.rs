@@ -21,6 +21,7 @@ use crate::kubeconfig;
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// An API server that may or may not be there.
+#[derive(Clone)]
 pub(super) struct Server {
     pub(super) client: Client,
     /// For messages.
@@ -100,6 +101,33 @@ pub(super) fn observed(
     Client::new(service, namespace)
 }
 
+/// The same client for objects of another version than their type's, in an API group (not the core group).
+pub(super) fn at_version(client: &Client, version: &'static str) -> Client {
+    let namespace = client.default_namespace().to_owned();
+    let client = client.clone();
+    let service = service_fn(move |mut request: http::Request<Body>| {
+        if let Some(uri) = with_version(request.uri(), version) {
+            *request.uri_mut() = uri;
+        }
+        let client = client.clone();
+        async move { client.send(request).await }
+    });
+    Client::new(service, namespace)
+}
+
+/// `/apis/GROUP/VERSION/…` with another version; `None` if it is that one already.
+fn with_version(uri: &http::Uri, version: &str) -> Option<http::Uri> {
+    let (group, rest) = uri.path().strip_prefix("/apis/")?.split_once('/')?;
+    let (old, rest) = rest.split_once('/')?;
+    if old == version {
+        return None;
+    }
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(format!("/apis/{group}/{version}/{rest}{query}").parse().ok()?);
+    http::Uri::from_parts(parts).ok()
+}
+
 fn is_watch(uri: &http::Uri) -> bool {
     asks(uri, "watch=true")
 }
@@ -134,6 +162,17 @@ mod tests {
         let wanted = "/api/v1/services?watch=true&sendInitialEvents=true\
                       &resourceVersionMatch=NotOlderThan&timeoutSeconds=30";
         assert_eq!(newest.to_string(), wanted);
+    }
+
+    #[test]
+    fn a_kind_is_asked_for_in_the_version_that_is_served() {
+        let of = |uri: &str, version| with_version(&uri.parse().unwrap(), version);
+        let asked = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/referencegrants?limit=500";
+        let wanted =
+            "/apis/gateway.networking.k8s.io/v1beta1/namespaces/shop/referencegrants?limit=500";
+        assert_eq!(of(asked, "v1beta1").unwrap().to_string(), wanted);
+        assert_eq!(of(asked, "v1"), None);
+        assert_eq!(of("/api/v1/services", "v2"), None);
     }
 
     #[test]

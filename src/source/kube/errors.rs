@@ -61,9 +61,30 @@ pub(super) fn retry_after(error: &watcher::Error) -> Duration {
     Duration::from_secs(seconds.min(60).into())
 }
 
+/// Nobody answered: no connection to the server, or it was lost before an answer.
+pub(super) fn unreached(error: &watcher::Error) -> bool {
+    matches!(
+        error,
+        watcher::Error::InitialListFailed(kube::Error::Service(_) | kube::Error::HyperError(_))
+            | watcher::Error::WatchStartFailed(
+                kube::Error::Service(_) | kube::Error::HyperError(_)
+            )
+    )
+}
+
 /// The version that we would resume from is too old for the server.
 pub(super) fn is_expired(error: &watcher::Error) -> bool {
     status_of(error).is_some_and(|status| status.code == 410)
+}
+
+/// The server does not know the kind.
+pub(super) fn is_not_found(error: &watcher::Error) -> bool {
+    status_of(error).is_some_and(|status| status.code == 404)
+}
+
+/// The server knows us, and that we have no right.
+pub(super) fn is_forbidden(error: &watcher::Error) -> bool {
+    status_of(error).is_some_and(|status| status.code == 403)
 }
 
 /// Whether to list anew instead of resuming when the server is back. kube's watcher would resume,
@@ -112,6 +133,16 @@ mod tests {
         assert_eq!(asks(86_400u32), Duration::from_secs(60));
         let silent = watcher::Error::WatchError(status(429, "busy"));
         assert_eq!(retry_after(&silent), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_server_that_answers_is_no_server_that_is_not_reached() {
+        let refused = || kube::Error::Service("connection refused".into());
+        assert!(unreached(&watcher::Error::WatchStartFailed(refused())));
+        assert!(unreached(&watcher::Error::InitialListFailed(refused())));
+        let busy = || kube::Error::Api(status(503, "busy"));
+        assert!(!unreached(&watcher::Error::WatchStartFailed(busy())));
+        assert!(!unreached(&watcher::Error::InitialListFailed(busy())));
     }
 
     #[test]

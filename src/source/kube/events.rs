@@ -71,7 +71,6 @@ pub(super) struct WatchIndex<K: Watched> {
     /// What was said in the health of objects of this watch, so that it can be taken back.
     remarks: BTreeMap<String, Remark>,
     listed_remarks: BTreeMap<String, Remark>,
-    completed_lists: u64,
     /// The newest version among the objects of the list so far.
     listed_version: Option<u64>,
 }
@@ -91,14 +90,8 @@ impl<K: Watched> WatchIndex<K> {
             listing: Vec::new(),
             remarks: BTreeMap::new(),
             listed_remarks: BTreeMap::new(),
-            completed_lists: 0,
             listed_version: None,
         }
-    }
-
-    /// Whether exactly one list has been completed.
-    pub(super) fn is_first_list(&self) -> bool {
-        self.completed_lists == 1
     }
 
     /// What the event means, seen now.
@@ -152,7 +145,6 @@ impl<K: Watched> WatchIndex<K> {
                 None
             }
             Event::InitDone => {
-                self.completed_lists += 1;
                 self.replace_remarks();
                 Some(K::listed(self.scope.clone(), std::mem::take(&mut self.listing)))
             }
@@ -254,7 +246,7 @@ fn deletion_of<K: Watched>(object: &LenientDecode<K>) -> Change {
     K::deleted(namespace_of(metadata), metadata.name.as_deref().unwrap_or_default())
 }
 
-fn namespaced<K: Watched + kube::Resource<Scope = NamespaceResourceScope>>(
+pub(super) fn namespaced<K: Watched + kube::Resource<Scope = NamespaceResourceScope>>(
     client: Client,
     scope: &Scope,
 ) -> Api<LenientDecode<K>> {

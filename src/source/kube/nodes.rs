@@ -41,7 +41,6 @@ impl Watched for core::Node {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
     use std::sync::Arc;
 
     use kube::runtime::watcher::Event;
@@ -49,7 +48,7 @@ mod tests {
 
     use super::super::events::WatchIndex;
     use super::*;
-    use crate::model::Model;
+    use crate::model::{Dirty, Model};
     use crate::source::health::Health;
 
     fn node(name: &str, zone: &str, region: &str) -> LenientDecode<core::Node> {
@@ -61,7 +60,7 @@ mod tests {
     #[test]
     fn a_list_and_what_follows_tell_the_region_of_each_zone() {
         let mut index = WatchIndex::<core::Node>::new(Scope::All, Arc::new(Health::default()));
-        let (mut model, mut dirty) = (Model::default(), BTreeSet::new());
+        let (mut model, mut dirty) = (Model::default(), Dirty::default());
         let mut regions = |event| {
             if let Some(change) = index.apply(event) {
                 model.apply(change, &mut dirty);

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::{StreamExt, pin_mut};
@@ -25,10 +25,28 @@ use crate::model::{Change, SourceEvent};
 /// How soon after a list another one may be made without a pause.
 const RELIST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Grows from a second to half a minute, with jitter; no less than `at_least`.
-pub(super) async fn back_off(backoff: &mut DefaultBackoff, at_least: Duration) {
-    let next = backoff.next().unwrap_or(Duration::from_secs(30));
-    tokio::time::sleep(next.max(at_least)).await;
+/// How long a failing API server may hold up the start by a kind that need not be there.
+const MAX_HOLD: Duration = Duration::from_secs(30);
+
+/// The longest pause while nobody answers at the server's address: a server that is back is to be heard within the
+/// time for which pods that end go on (5 s in bookinfo, as in most charts). After half a minute requests went to
+/// pods that were gone. A server that does not listen is not burdened by being asked, and one that does says
+/// itself how much it bears.
+const MAX_UNREACHED_PAUSE: Duration = Duration::from_millis(3_200);
+
+/// Grows from a second to half a minute, with jitter.
+pub(super) async fn back_off(backoff: &mut DefaultBackoff) {
+    back_off_within(backoff, Duration::ZERO, Duration::MAX).await;
+}
+
+/// The same, no less than `at_least`; where it would grow beyond `longest`, it begins anew, with its jitter.
+async fn back_off_within(backoff: &mut DefaultBackoff, at_least: Duration, longest: Duration) {
+    let mut next = backoff.next();
+    if next.is_some_and(|pause| pause > longest) {
+        backoff.reset();
+        next = backoff.next();
+    }
+    tokio::time::sleep(next.unwrap_or(Duration::from_secs(30)).max(at_least)).await;
 }
 
 pub(super) struct Watch<K: Watched> {
@@ -40,12 +58,34 @@ pub(super) struct Watch<K: Watched> {
     pub(super) health: Arc<Health>,
     /// Watches that have not listed yet, of all kinds.
     pub(super) unlisted: Arc<AtomicUsize>,
+    /// It has been counted among those, or is not waited for any more.
+    pub(super) counted: bool,
+    /// The last list has not been taken back.
+    pub(super) has_list: bool,
+    /// Of a kind that need not be there.
+    pub(super) optional: Option<Optional>,
     pub(super) backoff: DefaultBackoff,
     pub(super) list_strategy: ListStrategy,
     pub(super) last_list: Option<Instant>,
     pub(super) last_warning: Option<String>,
     /// How far it has got, told by the requests and bookmarks. What it tells has been sent.
     pub(super) position: watch::Receiver<u64>,
+}
+
+/// What is different for a kind that need not be there, nor be readable.
+#[derive(Clone, Debug)]
+pub(super) struct Optional {
+    /// That a right is missing has been logged, by the watch of whatever kind.
+    pub(super) told_of_right: Arc<AtomicBool>,
+    pub(super) started: Instant,
+}
+
+/// Why a watch has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    NobodyReceives,
+    /// The server does not know the kind, or not any more, and the kind is optional.
+    NotFound,
 }
 
 /// What a watch has to send next.
@@ -57,7 +97,11 @@ enum Awaited {
 }
 
 impl<K: Watched> Watch<K> {
-    pub(super) async fn run(mut self, api: Api<LenientDecode<K>>, settings: watcher::Config) {
+    pub(super) async fn run(
+        &mut self,
+        api: Api<LenientDecode<K>>,
+        settings: watcher::Config,
+    ) -> Ended {
         loop {
             let strategy = self.list_strategy;
             let streamed = strategy == ListStrategy::Streamed;
@@ -71,7 +115,7 @@ impl<K: Watched> Watch<K> {
                     Ok(()) = self.position.changed() => {
                         let position = *self.position.borrow_and_update();
                         if self.changes.send(self.index.progress(position)).await.is_err() {
-                            return;
+                            return Ended::NobodyReceives;
                         }
                         continue;
                     }
@@ -96,21 +140,28 @@ impl<K: Watched> Watch<K> {
                             _ => {}
                         }
                         if self.process_event(event).await.is_break() {
-                            return;
+                            return Ended::NobodyReceives;
                         }
+                    }
+                    Err(error) if self.optional.is_some() && errors::is_not_found(&error) => {
+                        return Ended::NotFound;
                     }
                     Err(error) if streamed && awaited != Awaited::Events => {
                         self.list_strategy = ListStrategy::after_failure(&error);
                         if self.list_strategy == ListStrategy::Paged {
                             self.page_from_now_on(&with_causes(&error));
                         } else {
-                            self.report(&error);
+                            if self.tell(&error).await.is_break() {
+                                return Ended::NobodyReceives;
+                            }
                             self.pause_after(&error).await;
                         }
                         break;
                     }
                     Err(error) => {
-                        self.report(&error);
+                        if self.tell(&error).await.is_break() {
+                            return Ended::NobodyReceives;
+                        }
                         self.pause_after(&error).await;
                         if errors::needs_new_list(&error) {
                             // The old state is kept until the new list is complete.
@@ -131,9 +182,11 @@ impl<K: Watched> Watch<K> {
         // The server has forgotten our position, which is normal: list at once, but not in a circle.
         let soon = errors::is_expired(error)
             && self.last_list.is_none_or(|last| last.elapsed() > RELIST_PAUSE);
-        if !soon {
-            back_off(&mut self.backoff, errors::retry_after(error)).await;
+        if soon {
+            return;
         }
+        let longest = if errors::unreached(error) { MAX_UNREACHED_PAUSE } else { Duration::MAX };
+        back_off_within(&mut self.backoff, errors::retry_after(error), longest).await;
     }
 
     /// Sends what the event means; waits where the model is behind. Breaks when nobody receives.
@@ -157,35 +210,97 @@ impl<K: Watched> Watch<K> {
             return ControlFlow::Break(());
         }
         // Only after the list is sent: another watch may count as the last meanwhile.
-        if listed
-            && self.count_first_list()
-            && self.changes.send(Change::Synced.into()).await.is_err()
-        {
-            return ControlFlow::Break(());
-        }
         if listed {
+            self.has_list = true;
+            self.count_first_list().await?;
             self.health.synced(&self.name);
         }
         ControlFlow::Continue(())
     }
 
-    /// Counts this watch's first list; true if every watch has listed now.
-    fn count_first_list(&mut self) -> bool {
-        let first = self.index.is_first_list();
-        first && self.unlisted.fetch_sub(1, Ordering::AcqRel) == 1
+    /// Counts this watch's first list, and tells if every watch has listed now. Breaks when nobody receives.
+    async fn count_first_list(&mut self) -> ControlFlow<()> {
+        let first = !std::mem::replace(&mut self.counted, true);
+        let last = first && self.unlisted.fetch_sub(1, Ordering::AcqRel) == 1;
+        if last && self.changes.send(Change::Synced.into()).await.is_err() {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
     }
 
-    fn report(&mut self, error: &watcher::Error) {
+    /// Whether objects of a list are known, as of now or of an earlier time.
+    pub(super) fn has_listed(&self) -> bool {
+        self.has_list
+    }
+
+    /// The kind is not there: its objects go, and nobody waits for it. Breaks when nobody receives.
+    pub(super) async fn is_absent(&mut self, why: String) -> ControlFlow<()> {
+        if std::mem::take(&mut self.has_list) {
+            info!(watch = %self.name, "the kind is gone from the API server, and its objects with it");
+            for event in [Event::Init, Event::InitDone] {
+                if let Some(event) = self.index.source_event(event)
+                    && self.changes.send(event).await.is_err()
+                {
+                    return ControlFlow::Break(());
+                }
+            }
+        }
+        self.last_warning = None;
+        self.health.absent(&self.name, why);
+        self.count_first_list().await
+    }
+
+    /// It may not be read. What is known stays, with a fault; where nothing is known, nobody waits for it.
+    pub(super) async fn is_forbidden(&mut self, error: String) -> ControlFlow<()> {
+        if self.has_list {
+            return self.fails(error).await;
+        }
+        let told = self.optional.as_ref().map(|optional| &optional.told_of_right);
+        if told.is_none_or(|told| !told.swap(true, Ordering::AcqRel)) {
+            info!(
+                watch = %self.name,
+                %error,
+                "routes (HTTPRoute, GRPCRoute, ReferenceGrant) are not served without the right to read \
+                 them, which manifests/routes grants; tried again within a minute"
+            );
+        }
+        self.health.absent(&self.name, error);
+        self.count_first_list().await
+    }
+
+    /// A failure for any other reason.
+    pub(super) async fn fails(&mut self, error: String) -> ControlFlow<()> {
+        self.warn_of(error);
+        let held = self.optional.as_ref().map(|optional| optional.started.elapsed());
+        if !self.counted && held.is_some_and(|held| held >= MAX_HOLD) {
+            warn!(watch = %self.name, "the start waits for it no longer");
+            self.health.not_awaited(&self.name);
+            return self.count_first_list().await;
+        }
+        ControlFlow::Continue(())
+    }
+
+    async fn tell(&mut self, error: &watcher::Error) -> ControlFlow<()> {
         let text = errors::explain_watch(error, &self.url, K::URL_PATH_SEGMENT, K::RESOURCE);
         if errors::is_expired(error) {
             // Normal after a long pause: the server has forgotten our version. Listed anew.
             debug!(watch = %self.name, error = %text, "listing anew");
-        } else if self.last_warning.as_deref() != Some(text.as_str()) {
-            // The same trouble once, not every thirty seconds for a night.
-            warn!(watch = %self.name, error = %text, "a watch failed; the last known state is kept");
-            self.last_warning = Some(text.clone());
+            self.health.failed(&self.name, text);
+            return ControlFlow::Continue(());
         }
-        self.health.failed(&self.name, text);
+        if self.optional.is_some() && errors::is_forbidden(error) {
+            return self.is_forbidden(text).await;
+        }
+        self.fails(text).await
+    }
+
+    fn warn_of(&mut self, error: String) {
+        if self.last_warning.as_deref() != Some(error.as_str()) {
+            // The same trouble once, not every thirty seconds for a night.
+            warn!(watch = %self.name, %error, "a watch failed; the last known state is kept");
+            self.last_warning = Some(error.clone());
+        }
+        self.health.failed(&self.name, error);
     }
 }
 

@@ -5,6 +5,8 @@ use crate::model::Protocol::{Http, Tcp, Tls};
 use crate::translate::tests::{DOMAIN, PER_PORT, STANDALONE, cluster_ip, service};
 use crate::view::Spared;
 
+const TIMEOUT: OnDemandTimeout = DEFAULT_ON_DEMAND_TIMEOUT;
+
 fn place(listener: &Listener) -> String {
     let Some(address::Address::SocketAddress(socket)) =
         listener.address.as_ref().and_then(|address| address.address.as_ref())
@@ -102,12 +104,13 @@ fn a_standalone_envoy_has_one_listener_where_it_wants_it() {
     assert_eq!(manager.use_remote_address, Some(BoolValue { value: true }));
 
     assert_eq!(names_of(&fixed_listeners(&STANDALONE)), ["0.0.0.0_15080"]);
-    assert_eq!(http_port_listener(&STANDALONE, 80), None);
+    assert_eq!(http_port_listener(&STANDALONE, 80, ListenerRules::default(), TIMEOUT), None);
 }
 
 #[test]
 fn a_captured_http_port_takes_plain_http_and_passes_the_rest_on() {
-    let listener = http_port_listener(&ProxyKind::Sidecar, 9080).unwrap();
+    let listener =
+        http_port_listener(&ProxyKind::Sidecar, 9080, ListenerRules::default(), TIMEOUT).unwrap();
     assert_eq!(listener.name, "0.0.0.0_9080");
     assert_eq!(place(&listener), "0.0.0.0_9080");
     assert!(!is_bound(&listener));
@@ -138,7 +141,7 @@ fn the_other_kinds_bind_http_ports_and_take_everything_for_http() {
         [(ProxyKind::BOUND, "127.0.0.1_9080", false), (ProxyKind::Router, "0.0.0.0_9080", true)]
     {
         assert!(fixed_listeners(&kind).is_empty());
-        let listener = http_port_listener(&kind, 9080).unwrap();
+        let listener = http_port_listener(&kind, 9080, ListenerRules::default(), TIMEOUT).unwrap();
         assert_eq!(listener.name, name);
         assert_eq!(place(&listener), name);
         assert!(is_bound(&listener));
@@ -156,20 +159,31 @@ fn the_other_kinds_bind_http_ports_and_take_everything_for_http() {
 fn ports_of_the_proxy_itself_are_left_alone() {
     for port in [15001, 15006, 15021, 15090] {
         for kind in PER_PORT {
-            assert_eq!(http_port_listener(&kind, port), None, "{kind:?} {port}");
+            assert_eq!(
+                http_port_listener(&kind, port, ListenerRules::default(), TIMEOUT),
+                None,
+                "{kind:?} {port}"
+            );
         }
     }
     for port in [15000, 15020] {
         assert!(
-            http_port_listener(&ProxyKind::Sidecar, port).is_some(),
+            http_port_listener(&ProxyKind::Sidecar, port, ListenerRules::default(), TIMEOUT)
+                .is_some(),
             "captured ones are not bound"
         );
-        assert_eq!(http_port_listener(&ProxyKind::BOUND, port), None);
-        assert_eq!(http_port_listener(&ProxyKind::Router, port), None);
+        assert_eq!(
+            http_port_listener(&ProxyKind::BOUND, port, ListenerRules::default(), TIMEOUT),
+            None
+        );
+        assert_eq!(
+            http_port_listener(&ProxyKind::Router, port, ListenerRules::default(), TIMEOUT),
+            None
+        );
     }
     for port in [15001, 15006, 15021, 15090] {
         let one = service("default/a", cluster_ip(&["10.0.0.1", "2001:db8::1"]), &[(Http, port)]);
-        let listeners = port_listeners(&ProxyKind::Sidecar, &one, &one.ports[0], DOMAIN);
+        let listeners = port_listeners(&ProxyKind::Sidecar, &one, &one.ports[0], DOMAIN, TIMEOUT);
         let names = ["10.0.0.1", "2001:db8::1"].map(|address| format!("{address}_{port}"));
         assert_eq!(names_of(&listeners), names);
         for listener in &listeners {
@@ -178,11 +192,13 @@ fn ports_of_the_proxy_itself_are_left_alone() {
             let manager: HttpConnectionManager = config(&listener.filter_chains[0]);
             assert_eq!(table(&manager), port.to_string());
         }
-        assert!(port_listeners(&ProxyKind::Router, &one, &one.ports[0], DOMAIN).is_empty());
+        assert!(
+            port_listeners(&ProxyKind::Router, &one, &one.ports[0], DOMAIN, TIMEOUT).is_empty()
+        );
     }
     let one = service("default/a", cluster_ip(&["10.0.0.1"]), &[(Tcp, 15001)]);
-    assert_eq!(port_listeners(&ProxyKind::Sidecar, &one, &one.ports[0], DOMAIN).len(), 1);
-    assert!(port_listeners(&ProxyKind::Router, &one, &one.ports[0], DOMAIN).is_empty());
+    assert_eq!(port_listeners(&ProxyKind::Sidecar, &one, &one.ports[0], DOMAIN, TIMEOUT).len(), 1);
+    assert!(port_listeners(&ProxyKind::Router, &one, &one.ports[0], DOMAIN, TIMEOUT).is_empty());
 }
 
 #[test]
@@ -190,20 +206,31 @@ fn a_sidecar_without_capture_binds_no_port_that_it_cannot_have() {
     let kind = ProxyKind::BoundSidecar(Spared { privileged: true, own: vec![8080, 9042] });
     let one =
         service("default/a", cluster_ip(&["10.0.0.1"]), &[(Tcp, 53), (Tcp, 9042), (Tcp, 9043)]);
-    let bound: Vec<_> =
-        one.ports.iter().flat_map(|port| tcp_port_listeners(&kind, &one, port, DOMAIN)).collect();
+    let bound: Vec<_> = one
+        .ports
+        .iter()
+        .flat_map(|port| tcp_port_listeners(&kind, &one, port, DOMAIN, TIMEOUT))
+        .collect();
     assert_eq!(names_of(&bound), ["127.0.0.1_9043"]);
     for (port, is_bound) in [(443, false), (1023, false), (8080, false), (1024, true), (8081, true)]
     {
-        assert_eq!(http_port_listener(&kind, port).is_some(), is_bound, "{port}");
-        assert!(http_port_listener(&ProxyKind::BOUND, port).is_some(), "{port}");
+        assert_eq!(
+            http_port_listener(&kind, port, ListenerRules::default(), TIMEOUT).is_some(),
+            is_bound,
+            "{port}"
+        );
+        assert!(
+            http_port_listener(&ProxyKind::BOUND, port, ListenerRules::default(), TIMEOUT)
+                .is_some(),
+            "{port}"
+        );
     }
 }
 
 #[test]
 fn a_captured_tcp_port_has_a_listener_per_cluster_ip() {
     let one = service("default/db", cluster_ip(&["10.0.0.1", "2001:db8::1"]), &[(Tls, 443)]);
-    let listeners = port_listeners(&ProxyKind::Sidecar, &one, &one.ports[0], DOMAIN);
+    let listeners = port_listeners(&ProxyKind::Sidecar, &one, &one.ports[0], DOMAIN, TIMEOUT);
     assert_eq!(names_of(&listeners), ["10.0.0.1_443", "2001:db8::1_443"]);
     for listener in &listeners {
         assert_eq!(place(listener), listener.name);
@@ -227,7 +254,8 @@ fn an_idle_tcp_connection_has_envoys_limit_or_the_services() {
     ] {
         one.traffic_policy.tcp_idle_timeout = idle;
         for kind in PER_PORT {
-            let [listener] = port_listeners(&kind, &one, &one.ports[0], DOMAIN).try_into().unwrap();
+            let [listener] =
+                port_listeners(&kind, &one, &one.ports[0], DOMAIN, TIMEOUT).try_into().unwrap();
             assert_eq!(config::<TcpProxy>(&listener.filter_chains[0]).idle_timeout, expected);
         }
     }
@@ -236,7 +264,7 @@ fn an_idle_tcp_connection_has_envoys_limit_or_the_services() {
 #[test]
 fn http_1_0_is_spoken_to_everywhere() {
     for kind in PER_PORT {
-        let listener = http_port_listener(&kind, 9080).unwrap();
+        let listener = http_port_listener(&kind, 9080, ListenerRules::default(), TIMEOUT).unwrap();
         let manager: HttpConnectionManager = config(&listener.filter_chains[0]);
         assert!(manager.http_protocol_options.unwrap().accept_http_10, "{kind:?}");
     }
@@ -249,11 +277,14 @@ fn bound_ports_that_are_fought_over_have_equal_names() {
     for (kind, name) in [(ProxyKind::BOUND, "127.0.0.1_3306"), (ProxyKind::Router, "0.0.0.0_3306")]
     {
         for one in [&a, &b] {
-            let listeners = port_listeners(&kind, one, &one.ports[0], DOMAIN);
+            let listeners = port_listeners(&kind, one, &one.ports[0], DOMAIN, TIMEOUT);
             assert_eq!(names_of(&listeners), [name]);
             assert!(is_bound(&listeners[0]));
         }
-        assert_eq!(http_port_listener(&kind, 3306).unwrap().name, name);
+        assert_eq!(
+            http_port_listener(&kind, 3306, ListenerRules::default(), TIMEOUT).unwrap().name,
+            name
+        );
     }
 }
 
@@ -266,11 +297,11 @@ fn what_has_no_cluster_ip_or_is_http_or_standalone_has_no_tcp_listener() {
     for kind in kinds {
         for one in [&headless, &alias, &http] {
             assert!(
-                port_listeners(&kind, one, &one.ports[0], DOMAIN).is_empty(),
+                port_listeners(&kind, one, &one.ports[0], DOMAIN, TIMEOUT).is_empty(),
                 "{kind:?} {one:?}"
             );
         }
     }
     let tcp = service("default/a", cluster_ip(&["10.0.0.1"]), &[(Tcp, 1)]);
-    assert!(port_listeners(&STANDALONE, &tcp, &tcp.ports[0], DOMAIN).is_empty());
+    assert!(port_listeners(&STANDALONE, &tcp, &tcp.ports[0], DOMAIN, TIMEOUT).is_empty());
 }

@@ -9,7 +9,7 @@ use crate::model::Protocol::{Grpc, Http, Tcp};
 use crate::translate::tests::{DOMAIN, PER_PORT, STANDALONE, cluster_ip, service};
 
 fn placed(kind: &ProxyKind, namespace: Option<&str>, service: &Service) -> Vec<TableEntry> {
-    virtual_hosts(kind, namespace, service, service.cluster_ips(), DOMAIN)
+    virtual_hosts(kind, namespace, service, service.cluster_ips(), Rules::NONE, DOMAIN)
 }
 
 fn action(host: &VirtualHost) -> &RouteAction {
@@ -78,8 +78,9 @@ fn a_claimed_address_is_left_out() {
     let reviews =
         service("default/reviews", cluster_ip(&["10.0.0.1", "10.0.0.2"]), &[(Http, 9080)]);
     let own = ["10.0.0.2".parse().unwrap()];
-    let [(_, host)] =
-        virtual_hosts(&ProxyKind::Sidecar, None, &reviews, &own, DOMAIN).try_into().unwrap();
+    let [(_, host)] = virtual_hosts(&ProxyKind::Sidecar, None, &reviews, &own, Rules::NONE, DOMAIN)
+        .try_into()
+        .unwrap();
     assert!(!host.domains.contains(&"10.0.0.1".to_owned()));
     assert!(host.domains.contains(&"10.0.0.2".to_owned()));
 }
@@ -274,8 +275,8 @@ fn the_standalone_table_is_the_same_whatever_the_listeners_port() {
     let at = |port| ProxyKind::Standalone { address: "127.0.0.1".parse().unwrap(), port };
     assert_eq!(placed(&at(80), None, &one), placed(&at(9081), None, &one));
     assert_eq!(
-        table_without_services(&at(80), names::STANDALONE_TABLE),
-        table_without_services(&STANDALONE, names::STANDALONE_TABLE)
+        table_without_services(&at(80), names::STANDALONE_TABLE, false, &Default::default()),
+        table_without_services(&STANDALONE, names::STANDALONE_TABLE, false, &Default::default())
     );
 }
 
@@ -297,17 +298,18 @@ fn retries_are_istios() {
 #[test]
 fn only_captured_traffic_has_a_way_out_and_only_tables_by_port_ignore_it_in_the_host() {
     for kind in PER_PORT {
-        let skeleton = table_without_services(&kind, "80");
+        let skeleton = table_without_services(&kind, "80", false, &Default::default());
         assert_eq!(skeleton.name, "80");
         assert!(skeleton.ignore_port_in_host_matching);
-        assert_eq!(skeleton.virtual_hosts.is_empty(), kind != ProxyKind::Sidecar);
+        assert_eq!(skeleton.virtual_hosts.is_empty(), !kind.is_captured());
     }
-    let standalone = table_without_services(&STANDALONE, names::STANDALONE_TABLE);
+    let standalone =
+        table_without_services(&STANDALONE, names::STANDALONE_TABLE, false, &Default::default());
     assert!(!standalone.ignore_port_in_host_matching);
     assert!(standalone.virtual_hosts.is_empty());
     assert_eq!(standalone.request_headers_to_remove, ["x-pilothouse-listener-port"]);
 
-    let captured = table_without_services(&ProxyKind::Sidecar, "80");
+    let captured = table_without_services(&ProxyKind::Sidecar, "80", false, &Default::default());
     assert_eq!(captured.virtual_hosts[0].name, "allow_any");
     assert_eq!(captured.virtual_hosts[0].domains, ["*"]);
     assert_eq!(cluster(&captured.virtual_hosts[0]), "PassthroughCluster");
@@ -318,7 +320,7 @@ fn only_captured_traffic_has_a_way_out_and_only_tables_by_port_ignore_it_in_the_
 fn a_table_is_its_skeleton_and_its_virtual_hosts_in_a_row() {
     let reviews = service("default/reviews", cluster_ip(&["10.0.0.1"]), &[(Http, 9080)]);
     let [(_, host)] = placed(&ProxyKind::Sidecar, None, &reviews).try_into().unwrap();
-    let mut whole = table_without_services(&ProxyKind::Sidecar, "9080");
+    let mut whole = table_without_services(&ProxyKind::Sidecar, "9080", false, &Default::default());
     let mut bytes = whole.encode_to_vec();
     let part = RouteConfiguration { virtual_hosts: vec![host.clone()], ..Default::default() };
     bytes.extend(part.encode_to_vec());
@@ -354,7 +356,7 @@ proptest! {
             }
             let address = IpAddr::from([10, 0, 0, u8::try_from(number).unwrap()]);
             let own = if service.kind == ServiceKind::Headless { vec![] } else { vec![address] };
-            for (table, host) in virtual_hosts(&kind, namespace, service, &own, domain) {
+            for (table, host) in virtual_hosts(&kind, namespace, service, &own, Rules::NONE, domain) {
                 let name = format!("name {}", host.name);
                 prop_assert!(seen.insert((table.clone(), name)), "a name twice");
                 for domain in host.domains {

@@ -11,7 +11,7 @@ use super::{doctor, to};
 use pilothouse_testkit::control_plane::ControlPlane;
 use pilothouse_testkit::envoy::{Envoy, Sample, Wire};
 use pilothouse_testkit::manifests::{Manifests, Service};
-use pilothouse_testkit::places;
+use pilothouse_testkit::{places, until};
 
 /// A server that reads what comes first and answers with these bytes, then hangs up.
 async fn server(answer: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> SocketAddr {
@@ -142,6 +142,13 @@ async fn a_control_plane_without_a_snapshot() {
     let control = ControlPlane::start_with(&["--source", "kube"], &environment).await;
     let (grpc, monitoring) = (control.grpc.to_string(), control.monitoring.to_string());
     let arguments = ["--no-envoy", "--discovery-address", &grpc];
+    // Before it has looked for its API server it says that its source has not started.
+    until("the control plane to wait for its lists", async || {
+        let ready =
+            pilothouse_testkit::http::get(&format!("http://{monitoring}/ready"), None).await?;
+        if ready.body.contains("not listed yet") { Ok(()) } else { Err(format!("{ready:?}")) }
+    })
+    .await;
     // By its monitoring port, with the reason; by ADS, where that cannot be reached.
     let said = doctor(&[&arguments[..], &["--monitoring-address", &monitoring]].concat()).await;
     said.is("pilot_not_ready", 1);

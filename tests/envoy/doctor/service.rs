@@ -2,12 +2,15 @@
 
 use super::doctor;
 use super::proxy::examine;
+use crate::captured::entered;
 use pilothouse_testkit::backends::{Backend, target_port};
 use pilothouse_testkit::control_plane::ControlPlane;
-use pilothouse_testkit::envoy::{Envoy, Sample, Wire};
+use pilothouse_testkit::envoy::{Discovery, Envoy, Sample, Wire};
 use pilothouse_testkit::lab::Lab;
 use pilothouse_testkit::manifests::{Manifests, Service};
-use pilothouse_testkit::{namespace, places};
+use pilothouse_testkit::{in_both_discoveries, namespace, places};
+
+in_both_discoveries!(what_is_behind_another_pods_sidecar_shows_in_its_answer);
 
 #[tokio::test]
 async fn each_reason_is_told_apart() {
@@ -159,10 +162,9 @@ async fn a_service_whose_every_request_fails_is_told_by_envoys_own_count() {
 
 /// From another pod, which reaches the application through the Envoy beside it: that one takes every
 /// connection, and waits for a request before it looks what is behind it.
-#[tokio::test]
-async fn what_is_behind_another_pods_sidecar_shows_in_its_answer() {
-    let test = "doctor::service::what_is_behind_another_pods_sidecar_shows_in_its_answer";
-    if !namespace::entered(test) {
+async fn what_is_behind_another_pods_sidecar_shows_in_its_answer(discovery: Discovery) {
+    let test = "what_is_behind_another_pods_sidecar_shows_in_its_answer";
+    if !entered(discovery, "doctor::service", test) {
         return;
     }
     let workload = Backend::http("workload").await;
@@ -201,8 +203,8 @@ async fn what_is_behind_another_pods_sidecar_shows_in_its_answer() {
     let control = ControlPlane::start(manifests.path()).await;
     let id = format!("sidecar~{own}~sample-0.default~default.svc.cluster.local");
     let sample = "sidecar~10.244.0.10~sample-0.default~default.svc.cluster.local";
-    let envoy =
-        Envoy::start_with(Sample::Sidecar, Wire::Delta, control.grpc, &[(sample, &id)]).await;
+    let pieces = [&[(sample, &*id)], discovery.pieces()].concat();
+    let envoy = Envoy::start_with(Sample::Sidecar, Wire::Delta, control.grpc, &pieces).await;
     pilothouse_testkit::eventually(
         pilothouse_testkit::DEADLINE,
         "the Envoy to serve",

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{container, env, injected, pod};
+use super::{container, env, injected, pod, refused};
 
 #[test]
 fn every_probe_that_goes_over_the_network_is_led_to_the_agent() {
@@ -173,4 +173,48 @@ fn the_agent_is_told_the_grace_period_that_it_has() {
     assert_eq!(grace(json!({ "terminationGracePeriodSeconds": 120 }), &[]), "120s");
     // It is asked to end when the application has ended.
     assert_eq!(grace(json!({}), &["--native-sidecar"]), "");
+}
+
+#[test]
+fn clusters_come_on_demand_where_pod_or_settings_say_so() {
+    let told = |annotations: Value, flags: &[&str]| {
+        let (pod, notes) = injected(&pod(annotations, json!({})), flags);
+        let arguments = container(&pod, "istio-proxy")["args"].as_array().unwrap().clone();
+        let told = |one: &Value| Some(one.as_str()?.to_owned());
+        let of = |one: &String| one.starts_with("--discovery=") || one.starts_with("--uses=");
+        (arguments.iter().filter_map(told).filter(of).collect::<Vec<_>>(), notes)
+    };
+    let on_demand = "pilothouse.io/discovery";
+    let nothing = (Vec::new(), String::new());
+    assert_eq!(told(json!({}), &[]), nothing);
+    assert_eq!(told(json!({ on_demand: "all" }), &["--discovery=on-demand"]), nothing);
+    for (annotations, flags) in
+        [(json!({ on_demand: "on-demand" }), &[][..]), (json!({}), &["--discovery=on-demand"])]
+    {
+        let wanted = (vec!["--discovery=on-demand".to_owned()], String::new());
+        assert_eq!(told(annotations, flags), wanted);
+    }
+    let uses = json!({ "pilothouse.io/uses": "reviews, ratings.shop reviews" });
+    let (arguments, notes) = told(uses.clone(), &["--discovery=on-demand"]);
+    assert_eq!(arguments, ["--discovery=on-demand", "--uses=reviews,ratings.shop"]);
+    assert_eq!(notes, "");
+    let (arguments, notes) = told(uses, &[]);
+    assert!(arguments.is_empty(), "{arguments:?}");
+    assert!(notes.contains("annotation pilothouse.io/uses has no effect without"), "{notes}");
+
+    // Where nothing is captured everything is needed; a setting for many is no fault of one.
+    let uncaptured = "sidecar.istio.io/interceptionMode";
+    assert_eq!(told(json!({ uncaptured: "NONE" }), &["--discovery=on-demand"]), nothing);
+    let (arguments, notes) = told(json!({ uncaptured: "NONE", on_demand: "on-demand" }), &[]);
+    assert!(arguments.is_empty(), "{arguments:?}");
+    assert!(notes.contains("annotation pilothouse.io/discovery has no effect"), "{notes}");
+
+    let sotw = "proxyMetadata: {PILOTHOUSE_XDS: sotw}";
+    let (arguments, notes) =
+        told(json!({ "proxy.istio.io/config": sotw }), &["--discovery=on-demand"]);
+    assert!(arguments.is_empty(), "{arguments:?}");
+    assert!(notes.contains("is sotw, and clusters on demand need delta"), "{notes}");
+    let both = json!({ "proxy.istio.io/config": sotw, on_demand: "on-demand" });
+    let said = refused(&pod(both, json!({})), &[]);
+    assert!(said.contains("annotation pilothouse.io/discovery: PILOTHOUSE_XDS"), "{said}");
 }

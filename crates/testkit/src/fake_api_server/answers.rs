@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant as Deadline;
 
 use super::world::{Shared, World, line};
-use super::{Cut, SERVICES, SLICES, Streaming};
+use super::{Cut, ROUTE_KINDS, SERVICES, SLICES, Streaming};
 
 type Parameters = BTreeMap<String, String>;
 
@@ -26,6 +26,8 @@ pub(crate) fn router(shared: Shared) -> Router {
         .route("/apis/discovery.k8s.io/v1", get(discovery))
         .route("/api/v1/{kind}", get(collection))
         .route("/apis/discovery.k8s.io/v1/{kind}", get(collection))
+        .route("/apis/gateway.networking.k8s.io/{version}", get(gateway_discovery))
+        .route("/apis/gateway.networking.k8s.io/{version}/{kind}", get(gateway_collection))
         .with_state(shared)
 }
 
@@ -105,12 +107,50 @@ async fn discovery(State(shared): State<Shared>) -> Response {
     answer(StatusCode::OK, list.to_string())
 }
 
+async fn gateway_discovery(State(shared): State<Shared>, Path(version): Path<String>) -> Response {
+    let mut world = shared.world();
+    world.discoveries += 1;
+    if let Some((None, code)) = world.refused {
+        return refusal(code);
+    }
+    let resources: Vec<_> = world.crds.iter().filter(|(_, served)| **served == version).collect();
+    if resources.is_empty() {
+        return refusal(404);
+    }
+    let resources: Vec<_> = resources
+        .into_iter()
+        .map(|(kind, _)| {
+            json!({ "name": kind, "singularName": "", "namespaced": true, "kind": kind,
+                "verbs": ["get", "list", "watch"] })
+        })
+        .collect();
+    let list = json!({ "kind": "APIResourceList", "apiVersion": "v1",
+        "groupVersion": format!("gateway.networking.k8s.io/{version}"), "resources": resources });
+    answer(StatusCode::OK, list.to_string())
+}
+
+async fn gateway_collection(
+    State(shared): State<Shared>,
+    Path((version, kind)): Path<(String, String)>,
+    Query(query): Query<Parameters>,
+) -> Response {
+    let kind = ROUTE_KINDS.into_iter().find(|known| *known == kind);
+    let served = kind.filter(|kind| shared.world().crds.get(kind).is_some_and(|is| *is == version));
+    match served {
+        Some(kind) => collection_of(shared, kind, query).await,
+        None => refusal(404),
+    }
+}
+
 async fn collection(
     State(shared): State<Shared>,
     Path(kind): Path<String>,
     Query(query): Query<Parameters>,
 ) -> Response {
-    let kind = if kind == SERVICES { SERVICES } else { SLICES };
+    collection_of(shared, if kind == SERVICES { SERVICES } else { SLICES }, query).await
+}
+
+async fn collection_of(shared: Shared, kind: &'static str, query: Parameters) -> Response {
     {
         let mut world = shared.world();
         if let Some((of, code)) = world.refused

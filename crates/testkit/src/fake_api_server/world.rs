@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::events::Events;
-use super::{Cut, SERVICES, SLICES, Streaming};
+use super::{Cut, HTTP_ROUTES, SERVICES, SLICES, Streaming};
 
 #[derive(Debug, Default)]
 pub(crate) struct World {
@@ -31,6 +31,9 @@ pub(crate) struct World {
     /// The watches that can be cut, by kind.
     pub(crate) open: BTreeMap<&'static str, usize>,
     pub(crate) events: Events,
+    /// The kinds of the Gateway API that there are, with the version that is served.
+    pub(crate) crds: BTreeMap<&'static str, &'static str>,
+    pub(crate) discoveries: usize,
 }
 
 #[derive(Debug)]
@@ -113,6 +116,16 @@ impl Changes<'_> {
                 "spec": { "ports": [{ "name": "http", "port": 80 }] } }),
         );
         self.slice(name, addresses);
+    }
+
+    /// An HTTPRoute of this name that leads from one service to another.
+    pub fn route(&mut self, name: &str, from: &str, to: &str) {
+        self.put(
+            HTTP_ROUTES,
+            json!({ "metadata": { "name": name, "namespace": "default", "generation": 1 },
+                "spec": { "parentRefs": [{ "group": "", "kind": "Service", "name": from }],
+                    "rules": [{ "backendRefs": [{ "name": to, "port": 80 }] }] } }),
+        );
     }
 
     pub fn slice(&mut self, name: &str, addresses: &[&str]) {

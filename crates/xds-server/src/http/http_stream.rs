@@ -136,7 +136,7 @@ impl HttpStream {
             let _ = timeout(END_OF_REQUEST_TIMEOUT, ended).await;
             yield ResponsePart::Head(Box::new(parts), text.is_none());
             if let Some(text) = text {
-                yield ResponsePart::Data(FramePiece { shared: text.into(), tail: None });
+                yield ResponsePart::Data(FramePiece::from(Bytes::from(text)));
             }
         };
         Self::new(id, RequestBody::Discarded(0, Some(end)), Box::pin(response))
@@ -165,7 +165,7 @@ impl HttpStream {
                 // A body that fails ends without trailers, which gRPC clients take for a failure.
                 let Ok(frame) = frame else { return };
                 match frame.into_data() {
-                    Ok(shared) => yield ResponsePart::Data(FramePiece { shared, tail: None }),
+                    Ok(shared) => yield ResponsePart::Data(FramePiece::from(shared)),
                     Err(frame) => {
                         if let Ok(mut trailers) = frame.into_trailers() {
                             status::reencode_message(&mut trailers);
@@ -288,19 +288,16 @@ impl HttpStream {
         limit: usize,
     ) -> bool {
         let Some((piece, at)) = &mut self.sending else { return false };
-        let tail = piece.tail.as_ref().map_or(&[][..], |tail| &tail[..]);
-        let whole = piece.shared.len() + tail.len();
+        let (shared, tail) = (piece.shared_len(), piece.tail());
+        let whole = shared + tail.len();
         while *at < whole && batch.has_room(limit) {
             let Some((head, len)) = http2.begin_data_frame(self.id, whole - *at) else {
                 return false;
             };
             batch.push(&head);
-            let shared = *at..(*at + len).min(piece.shared.len());
-            if !shared.is_empty() {
-                batch.push_shared(piece.shared.slice(shared));
-            }
-            let tail_from = at.saturating_sub(piece.shared.len());
-            let tail_to = (*at + len).saturating_sub(piece.shared.len());
+            piece.shared(*at..*at + len).for_each(|part| batch.push_shared(part));
+            let tail_from = at.saturating_sub(shared);
+            let tail_to = (*at + len).saturating_sub(shared);
             batch.push(tail.get(tail_from..tail_to).unwrap_or_default());
             *at += len;
         }

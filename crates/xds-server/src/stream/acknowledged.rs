@@ -11,10 +11,10 @@ use crate::mesh::Mesh;
 /// What has been told.
 #[derive(Debug)]
 pub(super) struct ToldGenerations {
-    told: Generations,
+    pub(super) told: Generations,
     /// The newest generation whose acknowledgement is counted. What was published before the stream came is
     /// not: a proxy that starts would be the last one to have a change of yesterday.
-    counted: u64,
+    pub(super) counted: u64,
 }
 
 impl ToldGenerations {

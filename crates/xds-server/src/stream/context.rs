@@ -9,7 +9,7 @@ use pilothouse_xds::{FrameBuilder, Interner, ServedType};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::on_demand::OnDemandTypes;
+use super::answered::AnsweredTypes;
 use super::registry::StreamRegistry;
 use super::stall_detector::StallDetector;
 use crate::admission::Admission;
@@ -79,7 +79,7 @@ pub struct ServerContext<M: Mesh> {
     pub metrics: Arc<ServerMetrics>,
     pub limits: ServerLimits,
     /// Answered beside the resources.
-    pub on_demand: Option<OnDemandTypes>,
+    pub answered: Option<AnsweredTypes>,
     /// Ends every stream so that proxies go to another replica.
     pub shutdown: CancellationToken,
 }
@@ -135,6 +135,17 @@ impl<M: Mesh> StreamContext<M> {
     /// Polls every stream; to be called after the signal has changed.
     pub(crate) fn wake_streams(&self) {
         self.streams.wake_all();
+    }
+
+    /// The same for a new snapshot: all but those that want nothing of it.
+    pub(crate) fn wake_for_snapshot(&self) {
+        let snapshot = self.server.snapshots.borrow().clone();
+        match snapshot {
+            Some(snapshot) => {
+                self.streams.wake_wanting(&snapshot, &self.server.proxies.generations);
+            }
+            None => self.streams.wake_all(),
+        }
     }
 
     /// Opens the memory account of a connection from this peer.

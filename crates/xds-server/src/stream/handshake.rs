@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use pilothouse_xds::View;
 use pilothouse_xds::discovery_request::DiscoveryRequest;
 use pilothouse_xds::session::Session;
+use pilothouse_xds::{TypeIndex, View};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 
-use super::on_demand::OnDemandStream;
+use super::answered::AnsweredStream;
 use super::{
     Admitted, AdsStream, LeaseOf, Method, Peer, ServerContext, SnapshotSignal, StreamContext,
     StreamOf, ToldGenerations, going_away, leased_view, malformed, reassigned, too_many_streams,
@@ -27,7 +27,7 @@ use crate::peer::{BearerToken, PeerCredentials, PeerKey, Refusal};
 /// What a stream is, by its first request.
 pub(super) enum Begun<M: Mesh> {
     Proxy(Box<AdsStream<M>>),
-    OnDemand(Box<OnDemandStream<M>>),
+    Answered(Box<AnsweredStream<M>>),
 }
 
 /// Returns the stream once its view is built; `None` if the client ended it without a request.
@@ -80,12 +80,11 @@ pub(super) async fn handshake<M: Mesh>(
     };
     // While the view is built only the bytes are kept, not what they decode to.
     registered.set_own_bytes(first.len());
-    if let Some(types) = server.on_demand.clone().filter(|types| types.begins_with(&first, method))
-    {
+    if let Some(types) = server.answered.clone().filter(|types| types.begins_with(&first, method)) {
         let peer = (peer.address, principal_name(&account));
         let context = context.clone();
-        let stream = OnDemandStream::new(context, types, peer, registered, requests, first)?;
-        return Ok(Some(Begun::OnDemand(Box::new(stream))));
+        let stream = AnsweredStream::new(context, types, peer, registered, requests, first)?;
+        return Ok(Some(Begun::Answered(Box::new(stream))));
     }
     let address = peer.address.ip().to_canonical();
     let identified =
@@ -102,7 +101,7 @@ pub(super) async fn handshake<M: Mesh>(
     server.mesh.proxy_connected(&identity, method.delta);
     let is_probe = identity.is_probe();
     stream.update(|status| {
-        status.identity = Some(identity);
+        status.identity = Some(identity.clone());
         status.assigned = Some(Arc::new(lease.watch()));
     });
     let (view, generation) = wait_for_view(server, &mut signal, &lease).await?;
@@ -118,6 +117,12 @@ pub(super) async fn handshake<M: Mesh>(
         nonce_seed(STREAMS.fetch_add(1, Ordering::Relaxed)),
     );
     session.set_generation(generation);
+    if method.delta {
+        for at in 0..server.mesh.types().len() {
+            let index = TypeIndex(at);
+            session.set_initial_names(index, server.mesh.initial_names(&identity, index, &view));
+        }
+    }
     let holder = PermitHolder { peer: account, connection: peer.account.id() };
     let mut started = Box::new(AdsStream {
         stream,
@@ -130,6 +135,7 @@ pub(super) async fn handshake<M: Mesh>(
         reassigned: Box::pin(reassigned(lease.watch())),
         lease,
         caught_up: false,
+        is_idle: false,
         pieces: None,
         rate_limiter: RateLimiter::new(server.limits.requests_per_second),
         admitted: Admitted::Waiting(Box::pin(context.admission.clone().acquire(holder))),
@@ -183,7 +189,7 @@ fn identify<M: Mesh>(
     principal: Option<&M::Principal>,
 ) -> Result<(M::Identity, M::ViewRequest), Status> {
     let request = DiscoveryRequest::decode(first, delta).map_err(malformed)?;
-    Ok(mesh.identify(request.common().node.as_deref(), peer, principal)?)
+    Ok(mesh.identify(request.common().node.as_deref(), delta, peer, principal)?)
 }
 
 /// The view once the publisher has assigned and built it, and the generation that it is of.

@@ -6,15 +6,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pilothouse_xds::Frame;
+use pilothouse_xds::session::Generations;
+use pilothouse_xds::{Frame, Subscription, View};
+use tokio::time::Instant;
 
 use super::StreamOf;
+use super::idle::{Idle, IdleGroups};
 use super::stall_detector::SendProgress;
 use crate::admission::memory_account::{Charge, ConnectionAccount, STREAM_BYTES};
 use crate::admission::{Admission, AdmissionPermit};
 use crate::http::connection_handle::ConnectionHandle;
 use crate::mesh::Mesh;
 use crate::metrics::ServerMetrics;
+use crate::proxies::GenerationTimes;
 use crate::proxies::ProxyStatus;
 
 /// A stream that reads nothing for so long, while others wait for a permit, is not being brought into
@@ -24,9 +28,17 @@ const PERMIT_UNUSED_AFTER: Duration = Duration::from_millis(100);
 /// All open streams, by [`XdsStream::id`](crate::proxies::XdsStream::id).
 #[derive(Debug)]
 pub(crate) struct StreamRegistry<M: Mesh> {
-    // A std mutex, never held across an await; locked when a stream opens or ends, and to wake or sweep
-    // all of them.
-    streams: Mutex<BTreeMap<u64, Arc<StreamEntry<M>>>>,
+    // A std mutex, never held across an await; locked when a stream opens, ends or falls asleep, and to wake or
+    // sweep all of them.
+    streams: Mutex<OpenStreams<M>>,
+}
+
+#[derive(Debug)]
+struct OpenStreams<M: Mesh> {
+    /// What a sleeping stream leaves is beside its entry: a snapshot looks at thousands of them, and at nothing
+    /// else of nearly all.
+    by_id: BTreeMap<u64, (Arc<StreamEntry<M>>, Option<Idle>)>,
+    groups: IdleGroups<M>,
 }
 
 /// What the server knows of one open stream.
@@ -51,7 +63,8 @@ pub(crate) struct RegisteredStream<M: Mesh> {
 
 impl<M: Mesh> StreamRegistry<M> {
     pub(super) fn new() -> Self {
-        Self { streams: Mutex::default() }
+        let streams = OpenStreams { by_id: BTreeMap::new(), groups: IdleGroups::new() };
+        Self { streams: Mutex::new(streams) }
     }
 
     /// Registers a stream on the connection that `handle` closes and `account` is charged for.
@@ -69,7 +82,7 @@ impl<M: Mesh> StreamRegistry<M> {
             own_memory: account.new_charge(),
             shared_memory: account.new_charge(),
         });
-        self.lock().insert(stream.id, entry.clone());
+        self.lock().by_id.insert(stream.id, (entry.clone(), None));
         entry.own_memory.set(STREAM_BYTES);
         RegisteredStream { registry: self.clone(), entry }
     }
@@ -77,7 +90,25 @@ impl<M: Mesh> StreamRegistry<M> {
     /// Polls every stream, so that it sees what is new. Cheaper than a list of ten thousand wakers that
     /// each stream enters again after every snapshot.
     pub(crate) fn wake_all(&self) {
-        self.lock().values().for_each(|entry| entry.handle.wake());
+        self.lock().entries().for_each(|entry| entry.handle.wake());
+    }
+
+    /// The same, but for streams that want nothing of this snapshot.
+    pub(crate) fn wake_wanting(&self, snapshot: &M::Snapshot, times: &GenerationTimes) {
+        let now = Instant::now();
+        let OpenStreams { by_id, groups } = &mut *self.lock();
+        let steps = groups.steps(snapshot);
+        for (id, (entry, place)) in by_id.iter_mut() {
+            let wakes_after = |limit| jittered(limit, *id);
+            if let Some(idle) = place
+                && steps.sleeps_on(idle, now, wakes_after)
+            {
+                continue;
+            }
+            entry.leave_group(groups, place.take());
+            entry.handle.wake();
+        }
+        groups.advance(snapshot, times, now);
     }
 
     /// Takes the permits of streams that read nothing, if other streams wait for one.
@@ -85,7 +116,7 @@ impl<M: Mesh> StreamRegistry<M> {
         if !admission.is_contended() {
             return;
         }
-        for entry in self.lock().values() {
+        for entry in self.lock().entries() {
             let permit = entry.permit.load(Ordering::Relaxed);
             if permit != 0 && entry.stalled_for() >= PERMIT_UNUSED_AFTER {
                 entry.permit.store(0, Ordering::Relaxed);
@@ -108,7 +139,7 @@ impl<M: Mesh> StreamRegistry<M> {
         let is_aged = |entry: &&Arc<StreamEntry<M>>| {
             !entry.handle.is_closing() && entry.handle.age() >= jittered(limit, entry.stream.id)
         };
-        let aged: Vec<_> = self.lock().values().filter(is_aged).cloned().collect();
+        let aged: Vec<_> = self.lock().entries().filter(is_aged).cloned().collect();
         for entry in aged {
             // The streams of one connection end together.
             if !entry.handle.is_closing() {
@@ -120,11 +151,17 @@ impl<M: Mesh> StreamRegistry<M> {
 
     /// The streams that are open now. To be used where an action may end a stream, which locks.
     pub(super) fn entries(&self) -> Vec<Arc<StreamEntry<M>>> {
-        self.lock().values().cloned().collect()
+        self.lock().entries().cloned().collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<StreamEntry<M>>>> {
+    fn lock(&self) -> MutexGuard<'_, OpenStreams<M>> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<M: Mesh> OpenStreams<M> {
+    fn entries(&self) -> impl Iterator<Item = &Arc<StreamEntry<M>>> {
+        self.by_id.values().map(|(entry, _)| entry)
     }
 }
 
@@ -140,6 +177,15 @@ impl<M: Mesh> StreamEntry<M> {
         self.progress.unsent_for().max(self.handle.socket_full_for())
     }
 
+    /// It does not sleep any more, if it did.
+    fn leave_group(&self, groups: &mut IdleGroups<M>, idle: Option<Idle>) {
+        if let Some(idle) = idle
+            && let Some(generation) = groups.leave(&idle)
+        {
+            self.stream.set_awake_at(generation);
+        }
+    }
+
     fn charge_share(&self) {
         self.shared_memory.set(self.stream.read(shared_bytes));
     }
@@ -148,10 +194,8 @@ impl<M: Mesh> StreamEntry<M> {
 /// A stream's share of its subscriptions, and the NACK texts that are kept for it.
 fn shared_bytes<I, K>(status: &ProxyStatus<I, K>) -> usize {
     let by_type = status.types.iter().map(|status| {
-        let share = status.subscription.as_ref().map_or(0, |subscription| {
-            // Each stream holds it twice: in its session and in its status.
-            subscription.bytes() / (Arc::strong_count(subscription) / 2).max(1)
-        });
+        let share = status.subscription.as_ref();
+        let share = share.map_or(0, |one| one.bytes() / one.streams().max(1));
         share + status.last_error.as_ref().map_or(0, |text| text.len())
     });
     by_type.sum()
@@ -189,6 +233,33 @@ impl<M: Mesh> RegisteredStream<M> {
         self.entry.charge_share();
     }
 
+    /// From now on the stream is woken for what it wants alone. False if it must not sleep: it is at another
+    /// view than those that sleep with the same key.
+    pub(super) fn fall_asleep(
+        &self,
+        key: Arc<M::ViewKey>,
+        view: &Arc<View>,
+        generation: u64,
+        subscriptions: Box<[Option<Arc<Subscription>>]>,
+    ) -> bool {
+        let OpenStreams { by_id, groups } = &mut *self.registry.lock();
+        let Some((_, place)) = by_id.get_mut(&self.entry.stream.id) else { return false };
+        let Some((idle, at)) = groups.join(key, view, generation, subscriptions) else {
+            return false;
+        };
+        self.entry.stream.set_asleep_at(at);
+        *place = Some(idle);
+        true
+    }
+
+    /// It is woken for everything again; what it was brought to while it slept.
+    pub(super) fn wake_up(&self) -> Generations {
+        let OpenStreams { by_id, groups } = &mut *self.registry.lock();
+        let idle = by_id.get_mut(&self.entry.stream.id).and_then(|(_, place)| place.take());
+        self.entry.leave_group(groups, idle);
+        self.entry.stream.generations()
+    }
+
     pub(crate) fn handle(&self) -> &Arc<ConnectionHandle> {
         &self.entry.handle
     }
@@ -196,6 +267,8 @@ impl<M: Mesh> RegisteredStream<M> {
 
 impl<M: Mesh> Drop for RegisteredStream<M> {
     fn drop(&mut self) {
-        self.registry.lock().remove(&self.entry.stream.id);
+        let OpenStreams { by_id, groups } = &mut *self.registry.lock();
+        let idle = by_id.remove(&self.entry.stream.id).and_then(|(_, idle)| idle);
+        self.entry.leave_group(groups, idle);
     }
 }

@@ -22,8 +22,10 @@ use crate::metrics::ServerMetrics;
 /// How long a request message may take from its first byte to its last.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Bytes of responses that stalled readers may keep alive together, each response counted once: they
-/// stall at the same response, or else each at its own.
+/// Bytes of responses that stalled readers may keep alive together, each response counted once, and without what
+/// it shares with earlier ones: readers stall at the same response, or else each at its own. (By their whole
+/// lengths ten readers of ten views of 10,000 services would be too many, though their responses are one but
+/// for some kilobytes.)
 const PINNED_BYTES: usize = 64 << 20;
 
 /// How long a reader must be stalled for its response to count as pinned.
@@ -35,9 +37,9 @@ pub(super) struct SendProgress {
     epoch: Instant,
     /// A piece of a response was handed over and is not sent yet; milliseconds after the epoch.
     piece_unsent: AtomicTimestamp,
-    /// Address and length of the response that the piece belongs to.
+    /// Address of the response that the piece belongs to, and the bytes that are its own.
     frame_address: AtomicUsize,
-    frame_len: AtomicUsize,
+    own_bytes: AtomicUsize,
 }
 
 impl SendProgress {
@@ -46,14 +48,14 @@ impl SendProgress {
             epoch: Instant::now(),
             piece_unsent: AtomicTimestamp::default(),
             frame_address: AtomicUsize::new(0),
-            frame_len: AtomicUsize::new(0),
+            own_bytes: AtomicUsize::new(0),
         }
     }
 
     /// The pieces that follow are this response's.
     pub(super) fn begin_response(&self, frame: &Frame) {
-        self.frame_address.store(frame.head.as_ptr() as usize, Ordering::Relaxed);
-        self.frame_len.store(frame.head.len(), Ordering::Relaxed);
+        self.frame_address.store(frame.head.address(), Ordering::Relaxed);
+        self.own_bytes.store(frame.own_bytes(), Ordering::Relaxed);
     }
 
     /// A piece is handed over to HTTP/2.
@@ -73,7 +75,7 @@ impl SendProgress {
 
     fn frame(&self) -> (usize, usize) {
         let address = self.frame_address.load(Ordering::Relaxed);
-        (address, self.frame_len.load(Ordering::Relaxed))
+        (address, self.own_bytes.load(Ordering::Relaxed))
     }
 
     fn millis(&self) -> u64 {

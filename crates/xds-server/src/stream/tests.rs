@@ -22,7 +22,7 @@ fn what_a_stream_holds_does_not_grow_unseen() {
         proxies: Arc::new(Proxies::new(&TYPES)),
         metrics: Arc::new(ServerMetrics::new(&TYPES)),
         limits: ServerLimits::default(),
-        on_demand: None,
+        answered: None,
         shutdown: CancellationToken::new(),
     };
     let (_, requests) = crate::grpc::messages::grpc_messages(1, "");

@@ -101,8 +101,8 @@ impl RepeatedField {
         mut known: impl Iterator<Item = &'a Subscription>,
     ) {
         let found = known.find_map(|subscription| {
-            let list = subscription.as_sent().filter(|list| !list.is_empty())?;
-            Some((rest.strip_prefix(list)?, subscription.len(), subscription.id()))
+            let after = subscription.as_sent()?.strip_from(rest)?;
+            Some((after, subscription.len(), subscription.id()))
         });
         if let Some((after, len, id)) = found {
             let start = message.len() - rest.len();

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::on_demand::Fallbacks;
 use super::pending::{PendingResources, SetChange};
 use super::state::{AckState, TypeState, TypeTraits};
 use crate::frame::{Frame, FrameBuilder, FrameKey};
@@ -24,7 +25,7 @@ impl TypeState {
         if !self.open || sent.id() == now.id() || sent.version() == now.version() {
             return false;
         }
-        let wants = |name: &str| self.subscription.wants(name);
+        let wants = |name: &str| self.subscription.wants_in(now, name);
         // In SotW the removal of an endpoint set or route cannot be expressed (rule 7); but if it was
         // the reason of a NACK, the other resources can be sent now.
         let removals = traits.delta || traits.full_state || self.is_rejected();
@@ -106,10 +107,13 @@ impl TypeState {
         let mut pending = std::mem::take(&mut self.requested);
         pending.prepend(std::mem::take(&mut self.warming));
         if self.ack_state != AckState::NoneSent {
-            // A resource that is back is sent as a change.
-            let removed_while_disconnected =
-                std::mem::take(&mut self.removed_while_disconnected).into_iter();
-            pending.names.extend(removed_while_disconnected.filter(|name| now.get(name).is_none()));
+            // A resource that is back is sent as a change, unless this stream has not named what no wildcard
+            // covers: what the client has of that is from before, and goes.
+            let is_back =
+                |name: &str| now.get(name).is_some() && self.subscription.wants_in(now, name);
+            let removed_while_disconnected = std::mem::take(&mut self.removed_while_disconnected);
+            let removed = removed_while_disconnected.into_iter().filter(|name| !is_back(name));
+            pending.names.extend(removed);
         }
         if !behind && !self.must_respond && !pending.is_any() {
             return None;
@@ -125,13 +129,16 @@ impl TypeState {
             pending.changes.push(SetChange { from: sent.clone(), to: now.clone(), removals: true });
         }
         // A name may have been unsubscribed since.
-        pending.names.retain(|name| self.subscription.wants(name));
+        pending.names.retain(|name| {
+            self.subscription.wants_in(now, name) || self.says_unwanted(traits, now)
+        });
 
         let must_respond = std::mem::take(&mut self.must_respond);
         let frame = if traits.full_state && !traits.delta {
             self.whole_set(type_url, now, frames)
         } else {
-            let frame = self.partial(traits, &pending, type_url, now, frames);
+            let fallbacks = self.take_fallbacks(traits, &pending, now);
+            let frame = self.partial(traits, &pending, &fallbacks, type_url, now, frames);
             if !traits.delta {
                 self.digest = Some(frame.version.0);
             }
@@ -168,7 +175,7 @@ impl TypeState {
             return;
         }
         let removed = &now.diff_from(sent).removed;
-        if removed.iter().any(|name| self.subscription.wants(name)) {
+        if removed.iter().any(|name| self.subscription.wants_in(now, name)) {
             self.digest = None;
         }
         let unacked = matches!(self.ack_state, AckState::Pending | AckState::TimedOut);
@@ -180,7 +187,7 @@ impl TypeState {
 
     /// SotW, LDS and CDS: everything subscribed, because absence deletes (rule 7).
     fn whole_set(&self, type_url: &str, now: &Arc<TypeSet>, frames: &FrameBuilder) -> Frame {
-        let key = FrameKey {
+        let key = || FrameKey {
             set: now.id(),
             delta: false,
             subscription: self.subscription.id(),
@@ -190,12 +197,7 @@ impl TypeState {
         };
         let subscription = &self.subscription;
         frames.shared(key, now, subscription, || {
-            if subscription.is_wildcard() {
-                let all: Vec<&Resource> = now.iter().map(|one| &**one).collect();
-                return frames.sotw(type_url, now.version(), &all);
-            }
-            let wanted = subscription.names().filter_map(|name| now.get(name));
-            let wanted: Vec<&Resource> = wanted.map(|one| &**one).collect();
+            let wanted = split_subscribed(now, subscription).0;
             frames.sotw(type_url, restricted_version(now, subscription), &wanted)
         })
     }
@@ -205,6 +207,7 @@ impl TypeState {
         &self,
         traits: TypeTraits,
         pending: &PendingResources,
+        fallbacks: &Fallbacks,
         type_url: &str,
         now: &Arc<TypeSet>,
         frames: &FrameBuilder,
@@ -215,14 +218,17 @@ impl TypeState {
             true => &[],
             false => &*pending.changes,
         };
-        let build = || self.build_partial(traits, pending, changes, type_url, now, frames);
-        // Nothing is cached under names that a client made up.
-        let shared = pending.names.len() <= SHARED_NAMES
+        let build =
+            || self.build_partial(traits, pending, (changes, fallbacks), type_url, now, frames);
+        // Nothing is cached under names that a client made up, or that depends on what a stream asked
+        // for first.
+        let shared = fallbacks.is_empty()
+            && pending.names.len() <= SHARED_NAMES
             && pending.names.iter().all(|name| now.get(name).is_some());
         if !shared {
             return build();
         }
-        let key = FrameKey {
+        let key = || FrameKey {
             set: now.id(),
             delta: traits.delta,
             subscription: self.subscription.id(),
@@ -237,12 +243,18 @@ impl TypeState {
         &self,
         traits: TypeTraits,
         pending: &PendingResources,
-        changes: &[SetChange],
+        (changes, fallbacks): (&[SetChange], &Fallbacks),
         type_url: &str,
         now: &Arc<TypeSet>,
         frames: &FrameBuilder,
     ) -> Frame {
         let subscription = &self.subscription;
+        if pending.all && changes.is_empty() && pending.names.is_empty() && traits.delta {
+            // A start or a relist: both are sorted, so that nothing is looked up.
+            let (mut present, mut gone) = split_subscribed(now, subscription);
+            fallbacks.stand_in(&mut present, &mut gone);
+            return frames.delta(type_url, now.version(), &present, &gone);
+        }
         let mut names: BTreeSet<&str> = pending.names.iter().map(|name| &**name).collect();
         let diffs: Vec<_> = changes
             .iter()
@@ -251,22 +263,29 @@ impl TypeState {
         for (diff, removals) in &diffs {
             let changed = diff.changed.iter().map(|resource| &resource.name);
             let removed = diff.removed.iter().filter(|_| *removals);
-            let wanted = changed.chain(removed).filter(|name| subscription.wants(name));
+            let wanted = changed.chain(removed).filter(|name| subscription.wants_in(now, name));
             names.extend(wanted.map(|name| &**name));
         }
         if pending.all {
             names.extend(subscription.names().map(|name| &**name));
-            if subscription.is_wildcard() {
-                names.extend(now.iter().map(|resource| &*resource.name));
+            match now.covered() {
+                _ if !subscription.is_wildcard() => {}
+                None => names.extend(now.iter().map(|resource| &*resource.name)),
+                Some(covered) => names.extend(covered.iter().map(|resource| &*resource.name)),
             }
         }
-        let present = names.iter().filter_map(|name| now.get(name));
-        let present: Vec<&Resource> = present.map(|one| &**one).collect();
+        // On demand, a name that was unsubscribed under a wildcard may be there and go all the same.
+        let get = |name: &str| {
+            now.get(name).filter(|_| !now.is_on_demand() || subscription.wants_in(now, name))
+        };
+        let present = names.iter().filter_map(|name| get(name));
+        let mut present: Vec<&Resource> = present.map(|one| &**one).collect();
         if traits.delta {
             // Subscribed by name and missing: reported as removed, and the subscription stays (rules 9,
             // 10).
-            let gone: Vec<&str> =
-                names.iter().copied().filter(|name| now.get(name).is_none()).collect();
+            let mut gone: Vec<&str> =
+                names.iter().copied().filter(|name| get(name).is_none()).collect();
+            fallbacks.stand_in(&mut present, &mut gone);
             return frames.delta(type_url, now.version(), &present, &gone);
         }
         let version = match (self.digest, &self.sent) {
@@ -285,9 +304,60 @@ impl TypeState {
 /// The version of the part of a set that a subscription selects: a function of the two alone, so it is
 /// equal on every replica.
 fn restricted_version(set: &TypeSet, subscription: &Subscription) -> Version {
-    if subscription.is_wildcard() {
+    if subscription.is_wildcard() && !set.is_on_demand() {
         return set.version();
     }
-    let shares = subscription.names().filter_map(|name| set.get(name));
+    let covered = subscription.is_wildcard().then(|| set.covered()).flatten().unwrap_or_default();
+    let named = named(set, subscription).filter_map(|(_, resource)| resource);
+    let named = named.filter(|one| !subscription.is_wildcard() || set.is_named_only(&one.name));
+    let shares = named.chain(covered.iter().map(|one| &**one));
     Version(shares.fold(0, |sum, one| sum.wrapping_add(one.digest())))
+}
+
+/// What a response with everything carries, in the order of names: what a wildcard covers, the resources that
+/// are named, and names that are not in the set.
+fn split_subscribed<'a>(
+    set: &'a TypeSet,
+    subscription: &'a Subscription,
+) -> (Vec<&'a Resource>, Vec<&'a str>) {
+    let (mut present, mut gone) = (Vec::new(), Vec::new());
+    for (name, resource) in named(set, subscription) {
+        match resource {
+            Some(_) if subscription.is_wildcard() && !set.is_named_only(name) => {}
+            Some(resource) => present.push(resource),
+            None => gone.push(&**name),
+        }
+    }
+    match set.covered() {
+        _ if !subscription.is_wildcard() => {}
+        None => present = set.iter().map(|one| &**one).collect(),
+        Some(covered) => {
+            present.extend(covered.iter().map(|one| &**one));
+            present.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        }
+    }
+    (present, gone)
+}
+
+/// Each subscribed name with its resource. Long lists are walked side by side with the set, since a look-up
+/// of each of 5,000 names takes a millisecond, and streams with lists of their own share none of it.
+pub(super) fn named<'a>(
+    set: &'a TypeSet,
+    subscription: &'a Subscription,
+) -> impl Iterator<Item = (&'a Arc<str>, Option<&'a Resource>)> {
+    let walks = subscription.len() > set.len() / 8;
+    let mut all = walks.then(|| set.iter().peekable());
+    subscription.names().map(move |name| {
+        let resource = match &mut all {
+            Some(all) => {
+                // Mostly they are one string.
+                let is_before =
+                    |one: &&Arc<Resource>| !Arc::ptr_eq(&one.name, name) && one.name < *name;
+                while all.next_if(is_before).is_some() {}
+                all.next_if(|one| Arc::ptr_eq(&one.name, name) || one.name == *name)
+            }
+            None => set.get(name),
+        };
+        (name, resource.map(|one| &**one))
+    })
 }

@@ -4,11 +4,12 @@
 //! the changes between sets. Only names that a request asked for are listed, until they are sent.
 //! Requests are handled here; `respond` builds responses.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::RequestKind;
 use super::generations::TypeGenerations;
+use super::on_demand::OnDemandState;
 use super::pending::{PendingResources, SetChange};
 use crate::TypeSet;
 use crate::discovery_request::{Common, DeltaRequest, InitialVersions, Names, SotwRequest};
@@ -31,15 +32,18 @@ pub(super) struct TypeTraits {
     served: bool,
     /// Resources of other types refer to these, which are therefore removed last.
     referred_to: bool,
+    /// Unknown names that something else may stand in for.
+    pub(super) fallbacks: usize,
 }
 
 impl TypeTraits {
-    pub(super) fn new(served: Option<ServedType>, delta: bool) -> Self {
+    pub(super) fn new(served: Option<ServedType>, delta: bool, fallbacks: usize) -> Self {
         Self {
             delta,
             full_state: served.is_some_and(|served| served.full_state),
             served: served.is_some(),
             referred_to: served.is_some_and(|served| served.role == Role::Target),
+            fallbacks,
         }
     }
 }
@@ -94,6 +98,8 @@ pub(super) struct TypeState {
     /// SotW: digest of `sent` restricted to the subscription, if it is known.
     pub(super) digest: Option<u64>,
     pub(super) generations: TypeGenerations,
+    /// `None` unless something of it was needed: most types and streams never do.
+    pub(super) on_demand: Option<Box<OnDemandState>>,
 }
 
 impl TypeState {
@@ -116,6 +122,7 @@ impl TypeState {
             ack_state: AckState::NoneSent,
             digest: None,
             generations: TypeGenerations::default(),
+            on_demand: None,
         }
     }
 
@@ -142,7 +149,8 @@ impl TypeState {
     pub(super) fn pending_bytes(&self) -> usize {
         let all = [&self.requested, &self.warming, &self.unacked, &self.rejected];
         let names = all.map(|pending| pending.names.len()).iter().sum::<usize>()
-            + self.removed_while_disconnected.len();
+            + self.removed_while_disconnected.len()
+            + self.on_demand.as_ref().map_or(0, |on_demand| on_demand.len());
         names * PENDING_NAME_BYTES
     }
 
@@ -271,6 +279,9 @@ impl TypeState {
             }
             change.with.push(name);
         }
+        if change.wildcard && !self.subscription.is_wildcard() && now.is_on_demand() {
+            change.with.extend(self.implied_names(&request.initial_versions, now));
+        }
         let list_changed = !change.without.is_empty() || !change.with.is_empty();
         if list_changed || change.wildcard != self.subscription.is_wildcard() {
             self.subscription = interner.change(&self.subscription, change);
@@ -300,20 +311,27 @@ impl TypeState {
         initial: &InitialVersions,
         now: &Arc<TypeSet>,
     ) {
-        let initial_versions: std::collections::HashMap<&str, &str> = initial.iter().collect();
+        let initial_versions: HashMap<&str, &str> = initial.iter().collect();
         let subscription = self.subscription.clone();
+        self.keep_fallbacks(traits, &initial_versions, now);
+        let on_demand = self.on_demand.take();
+        let has_fallback =
+            |name: &str| on_demand.as_ref().is_some_and(|on_demand| on_demand.has_fallback(name));
         let differs = |name: &str| match now.get(name) {
             Some(resource) => initial_versions
                 .get(name)
                 .is_none_or(|version| *version != resource.version.to_string()),
             // Subscribed or held by the client, and gone: reported as removed, even if the client knows
             // that already (it subscribes again to what it lost).
-            None => true,
+            None => !has_fallback(name),
         };
         let named = subscription.names().map(|name| &**name);
-        let everything = now.iter().map(|resource| &*resource.name);
+        let covered = subscription.is_wildcard().then(|| now.covered()).flatten();
+        let everything = (subscription.is_wildcard() && covered.is_none()).then(|| now.iter());
+        let everything = everything.into_iter().flatten().chain(covered.into_iter().flatten());
+        // A name that no wildcard covers and that is gone: the client has it all the same.
         let candidates = named
-            .chain(subscription.is_wildcard().then_some(everything).into_iter().flatten())
+            .chain(everything.map(|resource| &*resource.name))
             .chain(initial_versions.keys().copied().filter(|name| subscription.wants(name)));
         for name in candidates.filter(|name| differs(name)) {
             if traits.referred_to && now.get(name).is_none() && !subscription.is_named(name) {
@@ -326,7 +344,11 @@ impl TypeState {
         // A response must go before the removals, so that the client has opened its other types by the
         // time its ACK is here.
         self.must_respond = !self.removed_while_disconnected.is_empty();
-        self.resuming = subscription.names().all(|name| initial_versions.contains_key(&**name));
+        // A name that is unknown on demand is no sign of a client that starts.
+        let is_unknown = |name: &str| now.is_on_demand() && now.get(name).is_none();
+        let is_known = |name: &str| initial_versions.contains_key(name) || is_unknown(name);
+        self.resuming = subscription.names().all(|name| is_known(name));
+        self.on_demand = on_demand;
         self.set_synced(now);
     }
 
@@ -415,6 +437,6 @@ fn subscription_to_names(names: &Names, now: &TypeSet, interner: &Interner) -> A
 }
 
 /// The set's own allocation of a name, so that a thousand streams do not hold a thousand copies.
-fn shared_name(set: &TypeSet, name: &str) -> Arc<str> {
+pub(super) fn shared_name(set: &TypeSet, name: &str) -> Arc<str> {
     set.get(name).map_or_else(|| Arc::from(name), |resource| resource.name.clone())
 }

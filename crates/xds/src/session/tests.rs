@@ -5,6 +5,7 @@ mod generations;
 mod harness;
 mod model;
 mod nack;
+mod on_demand;
 mod order;
 mod requests;
 mod sotw;

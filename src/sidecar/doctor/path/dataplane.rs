@@ -8,6 +8,7 @@ use super::Walk;
 use crate::sidecar::doctor::envoy::Envoy;
 use crate::sidecar::doctor::finding::Finding;
 use crate::sidecar::doctor::kubernetes::{ApiResult, Kubernetes};
+use crate::sidecar::doctor::on_demand::OnDemand;
 use crate::sidecar::doctor::verdict::{configuration_fault, one_line, rejected};
 use crate::sidecar::doctor::{capture, pilot};
 use crate::well_known::DEBUG_PORT;
@@ -20,22 +21,23 @@ impl Walk<'_> {
         self.target.debug.or_else(|| address.ip().is_loopback().then(beside))
     }
 
-    /// How the control plane sees the proxy: a NACK is in its own words there.
+    /// How the control plane sees the proxy: a NACK is in its own words there. Gives which clusters it
+    /// says that it sends.
     pub(super) async fn pilots_view(
         &mut self,
         address: SocketAddr,
         envoy: &Envoy,
-    ) -> Result<(), Finding> {
+    ) -> Result<Option<String>, Finding> {
         let since = Instant::now();
-        let Some(debug) = self.debug(address) else { return Ok(()) };
+        let Some(debug) = self.debug(address) else { return Ok(None) };
         let id = envoy.node["id"].as_str().unwrap_or_default();
         // Silence must not cost much.
         let limit = self.deadline.optional_step().min(self.deadline.limit() / 10);
         match pilot::proxy_status(debug, id, limit).await {
-            Ok(Some(pilot::ProxyStatus { errors })) => {
+            Ok(Some(pilot::ProxyStatus { errors, discovery })) => {
                 if errors.is_empty() {
                     self.well("Pilot's view", since, "no rejection by this proxy");
-                    return Ok(());
+                    return Ok(discovery);
                 }
                 let kinds: Vec<String> =
                     errors.iter().map(|(kind, _)| format!("a {}", kind.to_lowercase())).collect();
@@ -49,12 +51,31 @@ impl Walk<'_> {
             }
             Err(why) => self.unknown("Pilot's view", since, format!("could not look: {why}")),
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// Whether clusters come on demand where that was asked for. Told last: without it the proxy works,
+    /// and only costs more.
+    pub(super) fn on_demand(&mut self, envoy: &Envoy, pilot: Option<&str>) -> Result<(), Finding> {
+        let Some(on_demand) = &envoy.on_demand else { return Ok(()) };
+        let since = Instant::now();
+        match on_demand.fault(pilot, &envoy.version) {
+            None => {
+                self.well("on demand", since, on_demand.summary());
+                self.notes.extend(on_demand.note());
+                Ok(())
+            }
+            Some(finding) => Err(self.broken("on demand", since, "all clusters instead", finding)),
+        }
     }
 
     /// What Envoy made of what it got.
     pub(super) fn acceptance(&mut self, envoy: &Envoy) -> Result<(), Finding> {
         let since = Instant::now();
+        let refused = envoy.on_demand.as_ref().and_then(OnDemand::lacks_delta);
+        if let Some(finding) = refused {
+            return Err(self.broken("configuration", since, "on demand without delta", finding));
+        }
         match configuration_fault(envoy) {
             None => {
                 self.well("configuration", since, "accepted and in use");

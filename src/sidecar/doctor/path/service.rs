@@ -6,16 +6,16 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::Walk;
+use super::routes::ServiceRoutes;
 use crate::names::{self, PortProtocol};
 use crate::sidecar::doctor::ServiceName;
 use crate::sidecar::doctor::endpoint_probe::probe_endpoints;
-use crate::sidecar::doctor::endpoints::{self, ClusterCounters};
+use crate::sidecar::doctor::endpoints::{self, ClusterCounters, service_cluster};
 use crate::sidecar::doctor::finding::{Code, Finding};
 use crate::sidecar::doctor::kubernetes::{ApiResult, Kubernetes};
 use crate::sidecar::doctor::observations::Observations;
 use crate::sidecar::doctor::service::{self, ServiceView};
 use crate::sidecar::envoy_admin::EnvoyAdmin;
-use crate::sidecar::http_client::get;
 
 impl Walk<'_> {
     /// The service that was asked about: from Kubernetes if it may be looked at there, else from
@@ -38,8 +38,14 @@ impl Walk<'_> {
             Some(service_view) => ("Kubernetes", Some(service_view)),
             None => ("Pilot", self.service_by_pilot(&host, seen).await),
         };
+        let page = self.clusters().await;
+        let routes =
+            self.service_routes((wanted, namespace), page.as_ref(), kubernetes, seen).await;
         let Some(service_view) = service_view else {
-            return self.service_by_envoy(since, &name, &host, wanted.port, seen).await;
+            let pages = (page.as_ref(), &routes);
+            let examined = self.service_by_envoy(since, &name, &host, wanted.port, pages, seen);
+            examined.await.map_err(|found| routes.facts.explain(&name, found))?;
+            return self.routes(since, (wanted, namespace), &routes).await;
         };
         let Some(service_view) = service_view else {
             let finding = Finding::new(
@@ -49,12 +55,31 @@ impl Walk<'_> {
             );
             return Err(self.broken("service", since, format!("{name}: none"), finding));
         };
-        match service_view.fault(wanted.port) {
+        // Requests that rules lead elsewhere do not need its endpoints.
+        let is_left = |port: u16| routes.facts.lead_away(&name, port);
+        let needed = |port: &&service::Port| {
+            wanted.port.is_none_or(|wanted| port.port == wanted) && !is_left(port.port)
+        };
+        let fault = match service_view.ports.iter().any(|port| is_left(port.port)) {
+            false => service_view.fault(wanted.port),
+            true => {
+                let needed = service_view.ports.iter().filter(needed);
+                let mut needed = needed.map(|port| port.port).peekable();
+                match needed.peek() {
+                    // A port that there is not is one that nobody leads away from.
+                    None => wanted
+                        .port
+                        .filter(|port| !is_left(*port))
+                        .and_then(|port| service_view.fault(Some(port))),
+                    Some(_) => needed.find_map(|port| service_view.fault(Some(port))),
+                }
+            }
+        };
+        match fault {
             None => {
                 let ready = service_view.endpoints.iter().filter(|one| one.ready).count();
-                let ports = service_view.ports.iter().filter(|port| {
-                    !service_view.external && wanted.port.is_none_or(|wanted| port.port == wanted)
-                });
+                let ports = service_view.ports.iter().filter(needed);
+                let ports = ports.filter(|_| !service_view.external);
                 let ports = ports.map(|port| {
                     let port_to_probe = endpoints::PortToProbe {
                         port: port.port,
@@ -65,13 +90,15 @@ impl Walk<'_> {
                     (port_to_probe, Some(&*port.name))
                 });
                 let ports: Vec<_> = ports.collect();
-                let page = self.clusters().await;
                 let said = format!("{name} has {ready} endpoints, says {source}");
-                self.check_endpoints(since, (&name, &host), said, &ports, page.as_ref(), seen).await
+                self.check_endpoints(since, (&name, &host), said, &ports, page.as_ref(), seen)
+                    .await?;
+                self.routes(Instant::now(), (wanted, namespace), &routes).await
             }
             Some(fault) => {
                 let finding = service::fault_finding(&name, &fault);
                 let said = finding.cause.clone();
+                let finding = routes.facts.explain(&name, finding);
                 Err(self.broken("service", since, said, finding))
             }
         }
@@ -83,14 +110,10 @@ impl Walk<'_> {
         host: &str,
         seen: &Observations,
     ) -> Option<Option<ServiceView>> {
-        let debug = self.target.debug.or_else(|| self.debug(seen.reached?))?;
-        let limit = self.deadline.optional_step().min(self.deadline.limit() / 10);
-        let page = async |path| {
-            let answer = get(debug, path, limit).await.ok().filter(|one| one.status == 200)?;
-            serde_json::from_str::<Value>(&answer.body).ok()
-        };
-        let (registry, endpoints) =
-            tokio::join!(page("/debug/registryz"), page("/debug/endpointz"));
+        let debug = self.target.debug.or_else(|| self.debug(seen.reached?));
+        let pages = ["/debug/registryz", "/debug/endpointz"].map(|path| self.page(debug, path));
+        let [registry, endpoints] = pages;
+        let (registry, endpoints) = tokio::join!(registry, endpoints);
         Some(ServiceView::from_debug(&registry?, &endpoints?, host))
     }
 
@@ -100,9 +123,10 @@ impl Walk<'_> {
         name: &str,
         host: &str,
         port: Option<u16>,
+        (page, of_service): (Option<&Value>, &ServiceRoutes),
         seen: &Observations,
     ) -> Result<(), Finding> {
-        let Some(page) = self.clusters().await else {
+        let Some(page) = page else {
             let finding = Finding::new(
                 Code::ServiceNotExamined,
                 format!(
@@ -116,14 +140,29 @@ impl Walk<'_> {
         let clusters = page["cluster_statuses"].as_array().into_iter().flatten();
         let own: Vec<&Value> = clusters
             .filter(|cluster| {
-                let parsed = cluster["name"].as_str().and_then(names::ClusterName::parse);
+                let parsed = service_cluster(cluster).and_then(names::ClusterName::parse);
                 matches!(parsed, Some(names::ClusterName::Outbound { port: of, host: name })
                     if name == host && port.is_none_or(|port| port == of))
             })
             .collect();
-        let empty =
-            own.iter().find(|one| one["host_statuses"].as_array().is_none_or(Vec::is_empty));
+        let is_needed =
+            |one: &&&Value| match service_cluster(one).and_then(names::ClusterName::parse) {
+                Some(names::ClusterName::Outbound { port, .. }) => {
+                    !of_service.facts.lead_away(name, port)
+                }
+                _ => true,
+            };
+        let mut needed = own.iter().filter(is_needed);
+        let empty = needed.find(|one| one["host_statuses"].as_array().is_none_or(Vec::is_empty));
         let (code, cause, fix) = match (own.as_slice(), empty) {
+            ([], _) if seen.has_on_demand() => (
+                Code::ServiceNotExamined,
+                format!(
+                    "service {name} cannot be looked at: neither in Kubernetes nor in Pilot's pages, and \
+                     Envoy, whose clusters come on demand, has not called it"
+                ),
+                "run it with a kubeconfig, or give --debug-address, or call the service first",
+            ),
             ([], _) => (
                 Code::ServiceNotFound,
                 format!("Envoy knows no cluster for service {name}"),
@@ -136,7 +175,7 @@ impl Walk<'_> {
                  kubeconfig, doctor says which of them it is",
             ),
             (found, None) => {
-                let routes = self.routes().await;
+                let routes = self.routes_of_envoy().await;
                 let ports: Vec<_> = found
                     .iter()
                     .filter_map(|one| port_of(one, &routes))
@@ -144,7 +183,7 @@ impl Walk<'_> {
                     .collect();
                 let said = format!("{name} has {} clusters in Envoy", found.len());
                 return self
-                    .check_endpoints(since, (name, host), said, &ports, Some(&page), seen)
+                    .check_endpoints(since, (name, host), said, &ports, Some(page), seen)
                     .await;
             }
         };
@@ -186,7 +225,7 @@ impl Walk<'_> {
     }
 
     /// Envoy's routes as text: what a route leads to is spoken to as HTTP.
-    async fn routes(&self) -> String {
+    pub(super) async fn routes_of_envoy(&self) -> String {
         let Some(admin) = self.admin() else { return String::new() };
         admin.get("/config_dump?resource=dynamic_route_configs").await.unwrap_or_default()
     }
@@ -200,16 +239,18 @@ impl Walk<'_> {
 /// A port as one of Envoy's clusters has it.
 fn port_of(cluster: &Value, routes: &str) -> Option<endpoints::PortToProbe> {
     let name = cluster["name"].as_str()?;
-    let Some(names::ClusterName::Outbound { port, .. }) = names::ClusterName::parse(name) else {
+    let Some(names::ClusterName::Outbound { port, host }) = names::ClusterName::parse(name) else {
         return None;
     };
+    let by_address = host.parse::<std::net::IpAddr>().is_ok();
     let hosts = cluster["host_statuses"].as_array().into_iter().flatten();
     let addresses = hosts.filter_map(|host| {
         let address = &host["address"]["socket_address"];
         let ip = address["address"].as_str()?.parse().ok()?;
         Some(SocketAddr::new(ip, address["port_value"].as_u64()?.try_into().ok()?))
     });
-    let is_http = routes.contains(&format!("\"{name}\""));
+    // A cluster by address is named by a request of HTTP, not by a route.
+    let is_http = by_address || routes.contains(&format!("\"{name}\""));
     let spoken = if is_http { PortProtocol::Http } else { PortProtocol::Tcp };
     Some(endpoints::PortToProbe { port, spoken, addresses: addresses.collect(), undeclared: None })
 }

@@ -8,6 +8,8 @@ use super::super::parse::MAX_MESSAGES;
 use super::file::HALF_WRITTEN;
 use super::*;
 
+mod routes;
+
 /// A folder of manifests and its reader.
 struct Bed {
     dir: TempDir,

@@ -20,10 +20,19 @@ use crate::model::Scope;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Names its services, or refuses connections.
+/// Why a server does not answer as it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Away {
+    /// Nobody listens.
+    Unreached,
+    /// 503 for everything.
+    Failing,
+}
+
+/// Names its services, or is away.
 #[derive(Default)]
 struct Stub {
-    away: bool,
+    away: Option<Away>,
     services: Vec<&'static str>,
     /// When it was asked while it was away.
     missed: Vec<Instant>,
@@ -50,13 +59,16 @@ impl Source {
         let (teller, position) = watch::channel(0);
         let client = observed(&server.client, health.clone(), "services".into(), lasts, teller);
         health.expect("services");
-        let watch = Watch {
+        let mut watch = Watch {
             index: WatchIndex::<Service>::new(Scope::All, health.clone()),
             name: "services".into(),
             url: server.url,
             changes: sender,
             health: health.clone(),
             unlisted: Arc::new(AtomicUsize::new(1)),
+            counted: false,
+            has_list: false,
+            optional: None,
             backoff: DefaultBackoff::default(),
             list_strategy: ListStrategy::default(),
             last_list: None,
@@ -64,7 +76,8 @@ impl Source {
             position,
         };
         let api = Service::api(client, &Scope::All);
-        let watch = tokio::spawn(watch.run(api, watcher::Config::default().timeout(30)));
+        let settings = watcher::Config::default().timeout(30);
+        let watch = tokio::spawn(async move { _ = watch.run(api, settings).await });
         Self { stub, health, changes, _watch: tokio_util::task::AbortOnDropHandle::new(watch) }
     }
 
@@ -86,7 +99,7 @@ impl Source {
     }
 
     /// An hour in which it is away, and asked often enough, not too often, and not by the clock.
-    async fn hour_away(&mut self) {
+    async fn hour_away(&mut self, away: Away) {
         sleep(HOUR).await;
         while let Ok(event) = self.changes.try_recv() {
             assert!(matches!(event.change, None | Some(Change::Synced)), "{event:?}");
@@ -97,18 +110,29 @@ impl Source {
         let missed = std::mem::take(&mut self.stub().missed);
         let pauses: Vec<_> = missed.windows(2).map(|pair| pair[1] - pair[0]).collect();
         // Two attempts each may follow upon one another: streamed, and then in pages.
-        assert!((60..400).contains(&pauses.len()), "{pauses:?}");
-        assert!(pauses.iter().all(|pause| *pause <= Duration::from_secs(60)), "{pauses:?}");
-        let long: Vec<_> = pauses.iter().filter(|pause| pause.as_secs() > 15).collect();
+        let (often, longest, long) = match away {
+            Away::Unreached => (1_000..5_000, MAX_UNREACHED_PAUSE, Duration::from_secs(1)),
+            Away::Failing => (60..400, Duration::from_secs(60), Duration::from_secs(15)),
+        };
+        assert!(often.contains(&pauses.len()), "{pauses:?}");
+        assert!(pauses.iter().all(|pause| *pause <= longest), "{pauses:?}");
+        let long: Vec<_> = pauses.iter().filter(|pause| **pause > long).collect();
         assert!(long.len() > 30 && long.iter().any(|pause| *pause != long[0]), "{pauses:?}");
     }
 }
 
 fn answer(stub: &Mutex<Stub>, request: &Request<Body>) -> Result<Response<Bytes>, std::io::Error> {
     let mut stub = stub.lock().unwrap();
-    if stub.away {
+    if let Some(away) = stub.away {
         stub.missed.push(Instant::now());
-        return Err(std::io::Error::other("nobody is there"));
+        if away == Away::Unreached {
+            return Err(std::io::Error::other("nobody is there"));
+        }
+        let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 503,
+            "reason": "ServiceUnavailable", "message": "nobody is there" });
+        let mut response = Response::new(Bytes::from(status.to_string()));
+        *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+        return Ok(response);
     }
     // In the order of an API server.
     let line = |what: &str, object: serde_json::Value| {
@@ -164,32 +188,37 @@ async fn a_watch_tells_how_far_it_has_got_beyond_its_objects() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_is_away_for_an_hour_at_the_start_is_waited_for() {
-    let mut source = Source::start(Stub { away: true, services: vec!["a"], ..Stub::default() });
-    source.hour_away().await;
-    let waiting = source.health.waiting_for().unwrap();
-    assert!(waiting.contains("nobody is there"), "{waiting}");
-    source.stub().away = false;
-    assert_eq!(source.lists().await, ["a"]);
-    sleep(Duration::from_secs(1)).await;
-    assert_eq!(source.health.waiting_for(), None);
+    for away in [Away::Unreached, Away::Failing] {
+        let stub = Stub { away: Some(away), services: vec!["a"], ..Stub::default() };
+        let mut source = Source::start(stub);
+        source.hour_away(away).await;
+        let waiting = source.health.waiting_for().unwrap();
+        assert!(waiting.contains("nobody is there"), "{waiting}");
+        source.stub().away = None;
+        assert_eq!(source.lists().await, ["a"]);
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(source.health.waiting_for(), None);
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_is_away_for_an_hour_in_mid_life_takes_nothing_along() {
-    let mut source = Source::start(Stub { services: vec!["a", "b"], ..Stub::default() });
-    assert_eq!(source.lists().await, ["a", "b"]);
-    source.stub().away = true;
-    source.hour_away().await;
-    assert_eq!(source.health.waiting_for(), None, "what was listed is served");
-    {
-        let mut stub = source.stub();
-        (stub.away, stub.services) = (false, vec!["b", "c"]);
+    for away in [Away::Unreached, Away::Failing] {
+        let mut source = Source::start(Stub { services: vec!["a", "b"], ..Stub::default() });
+        assert_eq!(source.lists().await, ["a", "b"]);
+        source.stub().away = Some(away);
+        source.hour_away(away).await;
+        assert_eq!(source.health.waiting_for(), None, "what was listed is served");
+        {
+            let mut stub = source.stub();
+            (stub.away, stub.services) = (None, vec!["b", "c"]);
+        }
+        assert_eq!(source.lists().await, ["b", "c"]);
+        // The pauses begin anew.
+        sleep(HOUR).await;
+        source.stub().away = Some(away);
+        sleep(Duration::from_secs(60)).await;
+        let missed = source.stub().missed.clone();
+        assert!(missed[1] - missed[0] < Duration::from_secs(5), "{missed:?}");
     }
-    assert_eq!(source.lists().await, ["b", "c"]);
-    // The pauses begin anew.
-    sleep(HOUR).await;
-    source.stub().away = true;
-    sleep(Duration::from_secs(60)).await;
-    let missed = source.stub().missed.clone();
-    assert!(missed[1] - missed[0] < Duration::from_secs(5), "{missed:?}");
 }

@@ -258,6 +258,7 @@ fn delta_carries_exactly_the_difference() {
 fn equal_steps_share_their_frames() {
     let mut one = Peer::delta("cds a=1 b=1 eds a=1 b=1");
     let mut other = one.twin();
+    let others = one.hold_as_many("a b");
     for peer in [&mut one, &mut other] {
         peer.subscribe("cds");
         peer.subscribe("eds a b");
@@ -275,7 +276,20 @@ fn equal_steps_share_their_frames() {
             other.last(resource_type).head.as_ptr(),
             "{resource_type}"
         );
+        one.ack(resource_type);
+        other.ack(resource_type);
     }
+
+    // A few names of few streams are not kept for others.
+    drop(others);
+    one.change("cds a=3 eds a=2");
+    other.sets = one.sets.each_ref().map(Arc::clone);
+    for peer in [&mut one, &mut other] {
+        assert_eq!(peer.drain(), ["cds a=3", "eds a=2"]);
+    }
+    let head = |peer: &Peer, resource_type| peer.last(resource_type).head.as_ptr();
+    assert_eq!(head(&one, "cds"), head(&other, "cds"));
+    assert_ne!(head(&one, "eds"), head(&other, "eds"));
 }
 
 /// It takes the response for one to its newer request, and has what vanished meanwhile.

@@ -14,8 +14,8 @@ use prost::Message;
 use crate::frame::FrameBuilder;
 use crate::session::tests::types::{ResourceType, TABLE};
 use crate::session::{RequestError, RequestKind, Session, SessionLimits};
-use crate::subscription::Interner;
-use crate::{TypeSet, View};
+use crate::subscription::{Interner, Subscription};
+use crate::{OnDemandNames, TypeSet, View};
 
 mod messages;
 
@@ -23,6 +23,12 @@ pub(super) use messages::{Got, decode, resource};
 
 /// No response at all.
 pub(super) const SILENCE: [&str; 0] = [];
+
+/// See [`Peer::on_demand`].
+pub(super) const ON_DEMAND: OnDemandNames = OnDemandNames {
+    is_named_only: |name| name.starts_with('o'),
+    fallback: |name| name.starts_with("oz").then(|| resource(ResourceType::Cluster, name, "pass")),
+};
 
 /// One client on one stream, and the world it is told about.
 pub(super) struct Peer {
@@ -50,6 +56,15 @@ impl Peer {
 
     pub(super) fn delta(world: &str) -> Self {
         Self::new(true, world)
+    }
+
+    /// A client whose clusters are on demand: names that begin with `o` are covered by no wildcard, and
+    /// `pass` stands in for those that begin with `oz`.
+    pub(super) fn on_demand(world: &str) -> Self {
+        let mut peer = Self::delta("");
+        peer.sets[ResourceType::Cluster.index()] = TypeSet::on_demand(ON_DEMAND);
+        peer.change(world);
+        peer
     }
 
     fn new(delta: bool, world: &str) -> Self {
@@ -89,6 +104,12 @@ impl Peer {
         twin.streams = self.streams + 1000;
         twin.session = session(self.delta, &twin.interner, &twin.frames, twin.streams);
         twin
+    }
+
+    /// The subscription to these names as it is with many streams, held.
+    pub(super) fn hold_as_many(&self, names: &str) -> Vec<Arc<Subscription>> {
+        let names = names.split(' ').map(Arc::from).collect();
+        vec![self.interner.intern(false, names); 100]
     }
 
     /// A new stream of a client that remembers what it had.
@@ -315,16 +336,18 @@ pub(super) fn session(
     frames: &Arc<FrameBuilder>,
     stream: u64,
 ) -> Session {
+    session_within(SessionLimits::default(), delta, interner, frames, stream)
+}
+
+pub(super) fn session_within(
+    limits: SessionLimits,
+    delta: bool,
+    interner: &Arc<Interner>,
+    frames: &Arc<FrameBuilder>,
+    stream: u64,
+) -> Session {
     let seed = 0x1000 * (stream + 1);
-    Session::new(
-        delta,
-        &TABLE,
-        None,
-        SessionLimits::default(),
-        interner.clone(),
-        frames.clone(),
-        seed,
-    )
+    Session::new(delta, &TABLE, None, limits, interner.clone(), frames.clone(), seed)
 }
 
 pub(super) fn short(word: &str) -> Option<ResourceType> {

@@ -14,12 +14,12 @@ use proptest::prelude::*;
 use proptest::test_runner::{FileFailurePersistence, RngAlgorithm};
 use prost::Message;
 
-use super::harness::{Got, decode, resource, session};
+use super::harness::{Got, decode, resource, session_within};
 use crate::frame::FrameBuilder;
-use crate::session::Session;
 use crate::session::tests::types::ResourceType;
+use crate::session::{Session, SessionLimits};
 use crate::subscription::Interner;
-use crate::{TypeSet, Version, View};
+use crate::{OnDemandNames, TypeSet, Version, View};
 
 mod asked;
 mod client;
@@ -27,12 +27,32 @@ mod generations;
 mod ops;
 
 use asked::Asked;
-use client::{BAD, Client, Sent};
+use client::{BAD, Client, FALLBACK, Sent};
 use ops::{Focus, Op, Rogue, focus, ops};
 
 /// The last one never exists.
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "x"];
 const CONTENTS: [&str; 4] = ["1", "2", "3", BAD];
+
+/// Clusters on demand: which of the names no wildcard covers, what stands in for some, for one at a time, and
+/// which one the stream has from its start.
+const ON_DEMAND: OnDemandNames = OnDemandNames {
+    is_named_only,
+    fallback: |name| {
+        let stands_in = has_fallback(name);
+        stands_in.then(|| resource(ResourceType::Cluster, name, FALLBACK))
+    },
+};
+const FALLBACKS: usize = 1;
+const INITIAL: &str = "c";
+
+fn is_named_only(name: &str) -> bool {
+    ["c", "d", "x"].contains(&name)
+}
+
+fn has_fallback(name: &str) -> bool {
+    ["d", "x"].contains(&name)
+}
 
 const SEQUENCES: u32 = 100_000;
 
@@ -51,6 +71,10 @@ struct Run {
     worlds: Vec<World>,
     healed: u32,
     client: Client,
+    on_demand: bool,
+    /// The wildcard was asked for while something was on its way: what comes of names that were given up before
+    /// is taken for the wildcard's.
+    crossed: bool,
     up: VecDeque<Sent>,
     down: VecDeque<(ResourceType, Got)>,
     asked: [Asked; ResourceType::COUNT],
@@ -66,18 +90,24 @@ struct Run {
 }
 
 impl Run {
-    fn new(delta: bool, takes_parts: bool) -> Self {
+    fn new(delta: bool, on_demand: bool, takes_parts: bool) -> Self {
         let (interner, frames) = (Arc::default(), Arc::new(FrameBuilder::new("model")));
+        let mut sets: [Arc<TypeSet>; ResourceType::COUNT] = std::array::from_fn(|_| Arc::default());
+        if on_demand {
+            sets[ResourceType::Cluster.index()] = TypeSet::on_demand(ON_DEMAND);
+        }
         Self {
-            session: session(delta, &interner, &frames, 0),
+            session: begin(delta, on_demand, &interner, &frames, 0),
             interner,
             frames,
             streams: 0,
-            sets: std::array::from_fn(|_| Arc::default()),
+            sets,
             world: Default::default(),
             worlds: vec![Default::default()],
             healed: 0,
             client: Client::new(delta, takes_parts),
+            on_demand,
+            crossed: false,
             up: VecDeque::new(),
             down: VecDeque::new(),
             asked: Default::default(),
@@ -116,6 +146,7 @@ impl Run {
                 self.up.extend(self.client.unsubscribe(type_at(resource_type), name_at(name)));
             }
             Op::Everything(resource_type, on) if type_at(resource_type).is_full_state() => {
+                self.crossed |= on && !(self.up.is_empty() && self.down.is_empty());
                 self.up.extend(self.client.want_everything(type_at(resource_type), on));
             }
             Op::Everything(..) => {}
@@ -131,12 +162,13 @@ impl Run {
             Op::Reconnect { order, wrong } => {
                 self.streams += 1;
                 let (interner, frames) = (&self.interner, &self.frames);
-                self.session = session(self.client.delta, interner, frames, self.streams);
+                self.session =
+                    begin(self.client.delta, self.on_demand, interner, frames, self.streams);
                 self.session.set_generation(self.generation());
                 self.down.clear();
                 self.asked = Default::default();
                 self.unanswered = Default::default();
-                self.unsure = false;
+                (self.unsure, self.crossed) = (false, false);
                 // A client that says rightly what it has is not sent that again, so it counts as sent.
                 let had = &self.client.types[ResourceType::Cluster.index()].view;
                 let had = had.iter().map(|(name, (content, ..))| (name.clone(), content.clone()));
@@ -237,8 +269,11 @@ impl Run {
             changes.iter().map(|(resource_type, ..)| *resource_type).collect();
         let touched = |client: &Client, resource_type: ResourceType| {
             let one = &client.types[resource_type.index()];
+            let asked = &self.asked[resource_type.index()];
             changes.iter().any(|(own, name, _)| {
-                *own == resource_type && one.wants(resource_type, client.delta, name)
+                *own == resource_type
+                    && one.wants(resource_type, client.delta, name)
+                    && (!asked.on_demand || asked.wants(name))
             })
         };
         let healed: Vec<_> = changed
@@ -269,7 +304,9 @@ impl Run {
                 *unanswered = None;
             }
         }
-        self.asked[resource_type.index()].record(resource_type, self.client.delta, bytes);
+        let on_demand = self.on_demand && resource_type == ResourceType::Cluster;
+        let world = on_demand.then(|| &self.world[resource_type.index()]);
+        self.asked[resource_type.index()].record(resource_type, self.client.delta, bytes, world);
         let view = View::new(self.sets.clone());
         self.session.handle_request(&request, &view).expect("not refused");
     }
@@ -295,7 +332,9 @@ impl Run {
         let mut pending = BTreeSet::new();
         for name in got.resources.iter().map(|(name, ..)| name).chain(&got.removed) {
             assert!(pending.insert(name), "{name} twice: {got}");
-            assert!(asked.wants(name), "{name} was not asked for: {got}");
+            // What no wildcard covers and is not named any more goes.
+            let goes = asked.on_demand && asked.everything && got.removed.contains(name);
+            assert!(asked.wants(name) || goes, "{name} was not asked for: {got}");
         }
         let world = &self.world[resource_type.index()];
         for (name, content, _) in &got.resources {
@@ -303,14 +342,22 @@ impl Run {
             let before = self.clusters.iter().any(|one| one.0 == *name && one.1 == *content);
             let cluster_in_sotw = resource_type == ResourceType::Cluster && !self.delta();
             let kept = cluster_in_sotw && before && !world.contains_key(name);
-            assert!(world.get(name) == Some(content) || kept, "{name} is not up to date: {got}");
+            let stands_in = asked.on_demand
+                && content == FALLBACK
+                && has_fallback(name)
+                && asked.names.contains(name)
+                && !world.contains_key(name);
+            assert!(
+                world.get(name) == Some(content) || kept || stands_in,
+                "{name} is not up to date: {got}"
+            );
         }
         if resource_type == ResourceType::Cluster && !self.delta() {
             let pending =
                 got.resources.iter().map(|(name, content, _)| (name.clone(), content.clone()));
             self.clusters = pending.collect();
         }
-        let gone = |name: &String| !world.contains_key(name);
+        let gone = |name: &String| !world.contains_key(name) || !asked.wants(name);
         assert!(got.removed.iter().all(gone), "removes what there is: {got}");
         // The version says what is seen of the set, however the stream came there.
         let whole = self.delta() || asked.everything;
@@ -349,8 +396,27 @@ impl Run {
                 "{}: no answer",
                 resource_type.short()
             );
+            let asked = &self.asked[resource_type.index()];
+            let fallbacks = one
+                .view
+                .iter()
+                .filter(|(name, (content, _))| content == FALLBACK && asked.names.contains(*name));
+            let fallbacks = fallbacks.count();
+            assert!(fallbacks <= FALLBACKS, "{fallbacks} fallbacks");
             for name in NAMES {
-                let (has, is) = (one.view.get(name).map(|(content, _)| content), world.get(name));
+                let (mut has, mut is) =
+                    (one.view.get(name).map(|(content, _)| content), world.get(name));
+                if asked.on_demand {
+                    if self.crossed && !asked.wants(name) {
+                        continue;
+                    }
+                    is = is.filter(|_| asked.wants(name));
+                    has = has.filter(|content| *content != FALLBACK);
+                    if has.is_none() && one.view.contains_key(name) {
+                        assert!(is.is_none() && asked.wants(name), "a fallback for {name}");
+                        continue;
+                    }
+                }
                 if !one.wants(resource_type, delta, name) {
                     continue;
                 }
@@ -443,8 +509,24 @@ impl Run {
     }
 }
 
-fn run(delta: bool, takes_parts: bool, focus: Focus, ops: Vec<Op>) {
-    let mut run = Run::new(delta, takes_parts);
+/// A new stream.
+fn begin(
+    delta: bool,
+    on_demand: bool,
+    interner: &Arc<Interner>,
+    frames: &Arc<FrameBuilder>,
+    stream: u64,
+) -> Session {
+    let limits = SessionLimits { fallbacks: FALLBACKS, ..SessionLimits::default() };
+    let mut session = session_within(limits, delta, interner, frames, stream);
+    if on_demand {
+        session.set_initial_names(ResourceType::Cluster, [INITIAL.into()].into());
+    }
+    session
+}
+
+fn run(delta: bool, on_demand: bool, takes_parts: bool, focus: Focus, ops: Vec<Op>) {
+    let mut run = Run::new(delta, on_demand, takes_parts);
     for op in ops {
         run.step(focus, op);
     }
@@ -474,14 +556,21 @@ proptest! {
     fn model_sotw_client_has_what_there_is(
         takes_parts: bool, focus in focus(), ops in ops(),
     ) {
-        run(false, takes_parts, focus, ops);
+        run(false, false, takes_parts, focus, ops);
     }
 
     #[test]
     fn model_delta_client_has_what_there_is(
         takes_parts: bool, focus in focus(), ops in ops(),
     ) {
-        run(true, takes_parts, focus, ops);
+        run(true, false, takes_parts, focus, ops);
+    }
+
+    #[test]
+    fn model_delta_client_on_demand_has_what_it_named(
+        takes_parts: bool, focus in focus(), ops in ops(),
+    ) {
+        run(true, true, takes_parts, focus, ops);
     }
 }
 
@@ -500,6 +589,6 @@ fn model_a_cluster_still_warming_when_the_stream_breaks() {
             Op::Receive,
             Op::Reconnect { order: 0, wrong: false },
         ];
-        run(delta, true, Focus::Warming, ops);
+        run(delta, false, true, Focus::Warming, ops);
     }
 }

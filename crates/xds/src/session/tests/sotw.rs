@@ -248,6 +248,9 @@ fn equal_subscriptions_share_their_frames() {
     };
     for peer in [&mut one, &mut other] {
         peer.subscribe_sotw("cds");
+    }
+    let _others = one.hold_as_many("a b");
+    for peer in [&mut one, &mut other] {
         peer.subscribe_sotw("eds a b");
     }
     shared(&one, &other, "cds");

@@ -111,7 +111,7 @@ pub(in super::super) fn decode(delta: bool, response: &Response) -> Got {
             nonce: message.nonce,
             control_plane: message.control_plane.unwrap_or_default().identifier,
             removed: Vec::new(),
-            head: response.frame.head.clone(),
+            head: response.frame.head.contiguous(0..response.frame.head.len()),
         };
     }
     let message = DeltaDiscoveryResponse::decode(&*bytes).unwrap();
@@ -130,6 +130,6 @@ pub(in super::super) fn decode(delta: bool, response: &Response) -> Got {
         nonce: message.nonce,
         control_plane: message.control_plane.unwrap_or_default().identifier,
         removed: message.removed_resources,
-        head: response.frame.head.clone(),
+        head: response.frame.head.contiguous(0..response.frame.head.len()),
     }
 }

@@ -1,10 +1,11 @@
 //! What a server must understand of requests, in plain sets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use prost::Message;
 
+use super::{INITIAL, is_named_only};
 use crate::session::tests::types::ResourceType;
 
 /// What a stream has asked for of one type, by the book.
@@ -14,10 +15,20 @@ pub(super) struct Asked {
     pub(super) everything: bool,
     named: bool,
     pub(super) names: BTreeSet<String>,
+    /// A wildcard covers a part only.
+    pub(super) on_demand: bool,
+    initial_taken: bool,
 }
 
 impl Asked {
-    pub(super) fn record(&mut self, resource_type: ResourceType, delta: bool, bytes: &[u8]) {
+    /// `on_demand`: the world of the type, if a wildcard covers a part of it only.
+    pub(super) fn record(
+        &mut self,
+        resource_type: ResourceType,
+        delta: bool,
+        bytes: &[u8],
+        on_demand: Option<&BTreeMap<String, String>>,
+    ) {
         let full = resource_type.is_full_state();
         let first = !std::mem::replace(&mut self.open, true);
         if !delta {
@@ -29,6 +40,8 @@ impl Asked {
             return;
         }
         let request = DeltaDiscoveryRequest::decode(bytes).unwrap();
+        let had_everything = self.everything;
+        self.on_demand = on_demand.is_some();
         self.everything |= full && first && request.resource_names_subscribe.is_empty();
         for name in request.resource_names_unsubscribe {
             self.everything &= name != "*";
@@ -38,9 +51,21 @@ impl Asked {
             self.everything |= full && name == "*";
             self.names.insert(name);
         }
+        if let Some(world) = on_demand
+            && self.everything
+            && !had_everything
+        {
+            let first = !std::mem::replace(&mut self.initial_taken, true);
+            let initial = first.then(|| INITIAL.to_owned());
+            let held = request.initial_resource_versions.into_keys();
+            let held = held.filter(|name| is_named_only(name));
+            let implied = initial.into_iter().chain(held);
+            self.names.extend(implied.filter(|name| world.contains_key(name)));
+        }
     }
 
     pub(super) fn wants(&self, name: &str) -> bool {
-        self.everything || self.names.contains(name)
+        let covered = self.everything && !(self.on_demand && is_named_only(name));
+        covered || self.names.contains(name)
     }
 }

@@ -13,6 +13,9 @@ use crate::session::tests::types::ResourceType;
 /// A resource with this content is rejected.
 pub(super) const BAD: &str = "bad";
 
+/// The content of what stands in for a cluster that is unknown.
+pub(super) const FALLBACK: &str = "fallback";
+
 /// A request on its way, and whether it is nothing but the answer to a response.
 #[derive(Debug)]
 pub(super) struct Sent {
@@ -249,6 +252,8 @@ impl Client {
             let now = (content.clone(), version.clone());
             let before = one.view.insert(name.clone(), now);
             match resource_type {
+                // It has no endpoints to wait for.
+                ResourceType::Cluster if content == FALLBACK => drop(self.warming.remove(name)),
                 ResourceType::Cluster if before.is_none_or(|(before, _)| before != *content) => {
                     self.warming.insert(name.clone());
                 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::client::FALLBACK;
 use super::{NAMES, Run};
 use crate::session::tests::types::ResourceType;
 
@@ -31,8 +32,15 @@ impl Run {
             }
             let awaited = self.session.unacked_nonce(resource_type).is_some();
             for name in NAMES.iter().filter(|name| asked.wants(name)) {
+                if asked.on_demand && !one.wants(resource_type, self.delta(), name) {
+                    // It has given the wildcard up, and what came with it.
+                    continue;
+                }
                 let has = one.view.get(*name).map(|(content, _)| content);
-                if has.is_none() && (awaited || self.unsure || one.doubt) {
+                let has = has.filter(|content| *content != FALLBACK);
+                // What it has of a name that crossed with the wildcard is as little owed as nothing.
+                let owed = has.is_some() && !(asked.on_demand && self.crossed);
+                if !owed && (awaited || self.unsure || one.doubt) {
                     // Asked for just now, and not answered, or rejected: what was before it was asked for
                     // is not owed.
                     continue;

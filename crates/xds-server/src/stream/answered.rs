@@ -5,7 +5,7 @@
 //! whose first request carries a nonce that nobody has sent, waits for one response of the type, and
 //! acknowledges nothing. So such requests never reach the session, whose rules are about what changes: they
 //! are answered always, an empty answer too. A stream whose first request is of that kind has no view and
-//! no place among the proxies. What the answers are is the program's business ([`OnDemandTypes`]); here they
+//! no place among the proxies. What the answers are is the program's business ([`AnsweredTypes`]); here they
 //! are bounded, and charged as other work is.
 
 use std::fmt;
@@ -34,7 +34,7 @@ const MAX_NAMES: usize = 16;
 
 /// A request for one of these types.
 #[derive(Clone, Debug)]
-pub struct OnDemandRequest {
+pub struct AnsweredRequest {
     pub type_url: String,
     /// At most 16.
     pub names: Vec<String>,
@@ -47,17 +47,17 @@ type Answer = Pin<Box<dyn Future<Output = Result<Vec<Arc<Resource>>, Status>> + 
 
 /// Types beside the resources, and who answers them.
 #[derive(Clone)]
-pub struct OnDemandTypes {
+pub struct AnsweredTypes {
     prefix: &'static str,
-    answer: Arc<dyn Fn(OnDemandRequest) -> Answer + Send + Sync>,
+    answer: Arc<dyn Fn(AnsweredRequest) -> Answer + Send + Sync>,
 }
 
-impl OnDemandTypes {
+impl AnsweredTypes {
     /// `answer` answers requests for types that begin with `prefix`, or says why the stream ends. It must
     /// bound by itself how much it does at once and how large an answer is.
     pub fn new<F>(
         prefix: &'static str,
-        answer: impl Fn(OnDemandRequest) -> F + Send + Sync + 'static,
+        answer: impl Fn(AnsweredRequest) -> F + Send + Sync + 'static,
     ) -> Self
     where
         F: Future<Output = Result<Vec<Arc<Resource>>, Status>> + Send + 'static,
@@ -81,16 +81,16 @@ impl OnDemandTypes {
     }
 }
 
-impl fmt::Debug for OnDemandTypes {
+impl fmt::Debug for AnsweredTypes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OnDemandTypes").field("prefix", &self.prefix).finish_non_exhaustive()
+        f.debug_struct("AnsweredTypes").field("prefix", &self.prefix).finish_non_exhaustive()
     }
 }
 
 /// The stream, from its first request on.
-pub(super) struct OnDemandStream<M: Mesh> {
+pub(super) struct AnsweredStream<M: Mesh> {
     context: Arc<StreamContext<M>>,
-    types: OnDemandTypes,
+    types: AnsweredTypes,
     /// Where it connects from, and who it has been authenticated as.
     peer: (SocketAddr, Option<Arc<str>>),
     registered: RegisteredStream<M>,
@@ -107,10 +107,10 @@ pub(super) struct OnDemandStream<M: Mesh> {
     throttled: Option<Pin<Box<Sleep>>>,
 }
 
-impl<M: Mesh> OnDemandStream<M> {
+impl<M: Mesh> AnsweredStream<M> {
     pub(super) fn new(
         context: Arc<StreamContext<M>>,
-        types: OnDemandTypes,
+        types: AnsweredTypes,
         peer: (SocketAddr, Option<Arc<str>>),
         registered: RegisteredStream<M>,
         requests: MessageReceiver,
@@ -219,7 +219,7 @@ impl<M: Mesh> OnDemandStream<M> {
         }
         self.registered.set_own_bytes(bytes);
         let (peer, principal) = self.peer.clone();
-        let asked = OnDemandRequest {
+        let asked = AnsweredRequest {
             type_url: common.type_url.clone(),
             names: names.iter().map(str::to_owned).collect(),
             peer,
