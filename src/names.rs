@@ -193,6 +193,12 @@ pub fn address_cluster(port: u16, address: IpAddr) -> String {
     outbound_cluster(port, &address.to_string())
 }
 
+/// `mirror|PORT||HOST`: the cluster of a Service for copies of requests, for on-demand sidecars. Envoy asks for no
+/// cluster to send a copy, so a wildcard has these.
+pub fn mirror_cluster(port: u16, host: &str) -> String {
+    format!("mirror|{port}||{host}")
+}
+
 /// Whether this is a name of [`address_cluster`].
 pub fn is_of_address(cluster: &str) -> bool {
     let Some((port, address)) =

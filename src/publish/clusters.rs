@@ -6,9 +6,10 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use pilothouse_xds::{Resource, TypeSet};
 
-use super::by_address;
 use super::layers::{LayeredSets, Override, ResourceChanges};
-use super::service_index::{MeshChanges, ServiceIndex};
+use super::listeners_and_routes::Mesh;
+use super::renamed;
+use super::service_index::MeshChanges;
 use super::visibility::RestrictedResources;
 use crate::model::{Service, ServiceKey};
 use crate::names::{Discovery, ResourceType};
@@ -38,7 +39,7 @@ impl Clusters {
     pub(super) fn new(domain: Arc<str>, discovery: Discovery) -> Self {
         let empty = match discovery {
             Discovery::All => Arc::new(TypeSet::default()),
-            Discovery::OnDemand => TypeSet::on_demand(by_address::CLUSTERS),
+            Discovery::OnDemand => TypeSet::on_demand(renamed::CLUSTERS),
         };
         let fixed = clusters::fixed_clusters().into_iter().map(|cluster| {
             let name: Arc<str> = cluster.name.as_str().into();
@@ -56,17 +57,13 @@ impl Clusters {
 
     /// Makes the clusters of the changed services. Those that have no service any more stay until
     /// [`Self::remove`].
-    pub(super) fn update(
-        &mut self,
-        changes: &MeshChanges,
-        services: &ServiceIndex,
-    ) -> ClusterChanges {
+    pub(super) fn update(&mut self, changes: &MeshChanges, mesh: Mesh<'_>) -> ClusterChanges {
         let mut resources = ResourceChanges::new();
         let mut changed = ClusterChanges::default();
         for key in &changes.clusters {
             let mut names = Vec::new();
-            if let Some(service) = services.resolved(key) {
-                for resource in self.encode(service, services) {
+            if let Some(service) = mesh.services.resolved(key) {
+                for resource in self.encode(service, mesh) {
                     names.push(resource.name.clone());
                     resources.push(self.restricted.separate(&service.export_to, resource));
                 }
@@ -82,20 +79,14 @@ impl Clusters {
         changed
     }
 
-    fn encode(&self, service: &Service, services: &ServiceIndex) -> Vec<Arc<Resource>> {
+    fn encode(&self, service: &Service, mesh: Mesh<'_>) -> Vec<Arc<Resource>> {
         let clusters = clusters::service_clusters(service, &self.domain).into_iter();
         let encoded = |cluster: Cluster| {
             Resource::new(ResourceType::Cluster, cluster.name.as_str().into(), &cluster)
         };
         let mut all: Vec<_> = clusters.map(encoded).collect();
         if self.discovery == Discovery::OnDemand {
-            by_address::add_by_address(
-                &mut all,
-                ResourceType::Cluster,
-                service,
-                services,
-                &self.domain,
-            );
+            renamed::add_renamed(&mut all, ResourceType::Cluster, service, mesh, &self.domain);
         }
         all
     }

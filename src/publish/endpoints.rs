@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use pilothouse_xds::{Resource, TypeSet};
 
-use super::by_address;
 use super::clusters::Clusters;
 use super::layers::{LayeredSets, Override, ResourceChanges};
-use super::service_index::{MeshChanges, ServiceIndex};
+use super::listeners_and_routes::Mesh;
+use super::renamed;
+use super::service_index::MeshChanges;
 use super::visibility::RestrictedResources;
 use crate::model::{Service, ServiceKey, SlicesOfService};
 use crate::names::{Discovery, ResourceType};
@@ -67,15 +68,10 @@ impl Endpoints {
 
     /// Makes the assignments of the changed services. Those of clusters that have no service any
     /// more stay until [`Self::remove`].
-    pub(super) fn update(
-        &mut self,
-        changes: &MeshChanges,
-        services: &ServiceIndex,
-        clusters: &Clusters,
-    ) {
+    pub(super) fn update(&mut self, changes: &MeshChanges, mesh: Mesh<'_>, clusters: &Clusters) {
         let mut resources = ResourceChanges::new();
         for key in &changes.endpoints {
-            let Some(entry) = services.entry(key) else {
+            let Some(entry) = mesh.services.entry(key) else {
                 self.location_aware.remove(key);
                 continue;
             };
@@ -84,7 +80,7 @@ impl Endpoints {
                 continue;
             };
             let names = clusters.names(key);
-            let everywhere = self.assignments(service, &entry.slices, services, None);
+            let everywhere = self.assignments(service, &entry.slices, mesh, None);
             if everywhere.is_empty() {
                 // Found by DNS; there may be some of when the names were another kind's.
                 for name in names {
@@ -92,7 +88,7 @@ impl Endpoints {
                     resources.push((name.clone(), None));
                 }
             }
-            self.update_locations(service, &entry.slices, services, names, &everywhere);
+            self.update_locations(service, &entry.slices, mesh, names, &everywhere);
             let separate = |one| self.restricted.separate(&service.export_to, one);
             resources.extend(everywhere.into_iter().map(separate));
         }
@@ -132,11 +128,11 @@ impl Endpoints {
         &self,
         service: &Service,
         slices: &SlicesOfService,
-        services: &ServiceIndex,
+        mesh: Mesh<'_>,
         location: Option<&Location>,
     ) -> Vec<Arc<Resource>> {
         let slices = slices.values().map(|slice| &**slice);
-        let mut place = ProxyLocation { zone: None, node: None, regions: services.regions() };
+        let mut place = ProxyLocation { zone: None, node: None, regions: mesh.services.regions() };
         match location {
             Some(Location::Zone(zone)) => place.zone = Some(zone),
             Some(Location::Node(node)) => place.node = Some(node),
@@ -148,13 +144,7 @@ impl Endpoints {
         });
         let mut all: Vec<_> = encoded.collect();
         if self.discovery == Discovery::OnDemand {
-            by_address::add_by_address(
-                &mut all,
-                ResourceType::Endpoint,
-                service,
-                services,
-                &self.domain,
-            );
+            renamed::add_renamed(&mut all, ResourceType::Endpoint, service, mesh, &self.domain);
         }
         all
     }
@@ -165,7 +155,7 @@ impl Endpoints {
         &mut self,
         service: &Service,
         slices: &SlicesOfService,
-        services: &ServiceIndex,
+        mesh: Mesh<'_>,
         clusters: &[Arc<str>],
         everywhere: &[Arc<Resource>],
     ) {
@@ -179,7 +169,7 @@ impl Endpoints {
         let locations: Vec<_> = self.by_location.keys().cloned().collect();
         for location in locations {
             let differing = if is_aware && location.matters_to(service) {
-                self.differing(service, slices, services, everywhere, &location)
+                self.differing(service, slices, mesh, everywhere, &location)
             } else {
                 Vec::new()
             };
@@ -197,36 +187,36 @@ impl Endpoints {
         &self,
         service: &Service,
         slices: &SlicesOfService,
-        services: &ServiceIndex,
+        mesh: Mesh<'_>,
         everywhere: &[Arc<Resource>],
         location: &Location,
     ) -> Vec<Arc<Resource>> {
-        let mut own = self.assignments(service, slices, services, Some(location));
+        let mut own = self.assignments(service, slices, mesh, Some(location));
         own.retain(|one| !everywhere.contains(one));
         own
     }
 
-    fn open_location(&mut self, location: &Location, services: &ServiceIndex) {
+    fn open_location(&mut self, location: &Location, mesh: Mesh<'_>) {
         if self.by_location.contains_key(location) {
             return;
         }
         let mut own = RestrictedResources::default();
-        for entry in self.location_aware.iter().filter_map(|key| services.entry(key)) {
+        for entry in self.location_aware.iter().filter_map(|key| mesh.services.entry(key)) {
             let Some(service) = entry.resolved.as_ref().filter(|one| location.matters_to(one))
             else {
                 continue;
             };
-            let everywhere = self.assignments(service, &entry.slices, services, None);
-            let differing = self.differing(service, &entry.slices, services, &everywhere, location);
+            let everywhere = self.assignments(service, &entry.slices, mesh, None);
+            let differing = self.differing(service, &entry.slices, mesh, &everywhere, location);
             differing.into_iter().for_each(|one| own.insert(&service.export_to, one));
         }
         self.by_location.insert(location.clone(), own);
     }
 
     /// Makes what this view has of its own, where it is not there.
-    pub(super) fn open(&mut self, key: &ViewKey, services: &ServiceIndex) {
+    pub(super) fn open(&mut self, key: &ViewKey, mesh: Mesh<'_>) {
         let locations = Location::all_of(key);
-        locations.iter().for_each(|location| self.open_location(location, services));
+        locations.iter().for_each(|location| self.open_location(location, mesh));
         let (restricted, by_location) = (&self.restricted, &self.by_location);
         self.layers.open(
             Some(&locations).filter(|locations| !locations.is_empty()),

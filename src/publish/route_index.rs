@@ -26,6 +26,8 @@ pub(super) struct RouteIndex {
     routes: BTreeMap<RouteKey, IndexedRoute>,
     by_parent: BTreeMap<ServiceKey, BTreeSet<RouteKey>>,
     by_backend: BTreeMap<ServiceKey, BTreeSet<RouteKey>>,
+    /// Routes that mirror requests to this Service.
+    by_mirror: BTreeMap<ServiceKey, BTreeSet<RouteKey>>,
     /// Routes with a backend in this namespace, which is not their own.
     by_grants: BTreeMap<Arc<str>, BTreeSet<RouteKey>>,
     /// The Services for which clients of this namespace have consumer routes.
@@ -40,6 +42,8 @@ pub(super) struct RouteChanges {
     pub(super) services: BTreeSet<ServiceKey>,
     /// Namespaces whose clients got their first rules of their own (true), or lost their last.
     pub(super) consuming: BTreeMap<Arc<str>, bool>,
+    /// Services that were named as mirrors, or are.
+    pub(super) mirrored: BTreeSet<ServiceKey>,
 }
 
 #[derive(Debug)]
@@ -74,7 +78,7 @@ impl RouteIndex {
             redefined.iter().filter(|key| self.by_parent.contains_key(*key)).cloned().collect();
         let mut judged = BTreeSet::new();
         for key in concerned {
-            if self.index(&key, model, services, &mut parents) {
+            if self.index(&key, model, services, &mut parents, &mut changes.mirrored) {
                 judged.insert(key);
             }
         }
@@ -93,6 +97,11 @@ impl RouteIndex {
         self.report.services.get(service)
     }
 
+    /// Whether some route mirrors requests to this Service, in effect or not.
+    pub(super) fn is_mirrored(&self, service: &ServiceKey) -> bool {
+        self.by_mirror.contains_key(service)
+    }
+
     /// Whether no Service has any rules.
     pub(super) fn is_empty(&self) -> bool {
         self.report.services.is_empty()
@@ -109,18 +118,20 @@ impl RouteIndex {
     }
 
     /// Takes one route in as it is in the model; whether anything about it changed. Adds to `parents` the
-    /// Services that have or had it as a route.
+    /// Services that have or had it as a route, to `mirrored` those that it mirrors or mirrored to.
     fn index(
         &mut self,
         key: &RouteKey,
         model: &Model,
         services: &ServiceIndex,
         parents: &mut BTreeSet<ServiceKey>,
+        mirrored: &mut BTreeSet<ServiceKey>,
     ) -> bool {
         let before = self.routes.get(key);
         let Some(route) = model.route(key) else {
             let Some(before) = self.routes.remove(key) else { return false };
             parents.extend(service_parents(&before.route).cloned());
+            mirrored.extend(backends::mirrors_of(&before.route).cloned());
             self.set_references(key, &before.route, false);
             return true;
         };
@@ -143,9 +154,11 @@ impl RouteIndex {
         };
         if let Some(before) = self.routes.insert(key.clone(), now) {
             parents.extend(service_parents(&before.route).cloned());
+            mirrored.extend(backends::mirrors_of(&before.route).cloned());
             self.set_references(key, &before.route, false);
         }
         parents.extend(service_parents(route).cloned());
+        mirrored.extend(backends::mirrors_of(route).cloned());
         self.set_references(key, route, true);
         true
     }
@@ -160,6 +173,9 @@ impl RouteIndex {
             if backend.namespace != key.namespace {
                 set(&mut self.by_grants, &backend.namespace, key, names);
             }
+        }
+        for mirror in backends::mirrors_of(route) {
+            set(&mut self.by_mirror, mirror, key, names);
         }
     }
 

@@ -37,6 +37,8 @@ pub(super) struct MeshChanges {
     pub(super) endpoints: BTreeSet<ServiceKey>,
     /// Services whose listeners and virtual hosts must be made anew.
     pub(super) listeners_and_routes: BTreeSet<ServiceKey>,
+    /// Services to which routes have begun, or ceased, to mirror requests.
+    pub(super) mirrored: BTreeSet<ServiceKey>,
     /// Everything that was looked at, as it was before: empty where there was nothing.
     pub(super) before: BTreeMap<ServiceKey, ServiceEntry>,
     /// Namespaces whose clients got their first rules of their own (true), or lost their last.

@@ -40,7 +40,8 @@ pub struct SnapshotBuilder {
     pub(super) conflicts: Conflicts,
 }
 
-/// The clusters and endpoints of on-demand sidecars: everybody's, and those under the names of addresses.
+/// The clusters and endpoints of on-demand sidecars: everybody's, and some of them under other names
+/// ([`super::renamed`]).
 #[derive(Debug)]
 struct OnDemandSets {
     clusters: Clusters,
@@ -49,25 +50,25 @@ struct OnDemandSets {
 
 impl OnDemandSets {
     /// With the names that are made.
-    fn new(domain: &Arc<str>, services: &ServiceIndex) -> (Self, ClusterChanges) {
+    fn new(domain: &Arc<str>, mesh: Mesh<'_>) -> (Self, ClusterChanges) {
         let mut sets = Self {
             clusters: Clusters::new(domain.clone(), Discovery::OnDemand),
             endpoints: Endpoints::new(domain.clone(), Discovery::OnDemand),
         };
-        let all: BTreeSet<_> = services.keys().cloned().collect();
+        let all: BTreeSet<_> = mesh.services.keys().cloned().collect();
         let all = MeshChanges { clusters: all.clone(), endpoints: all, ..MeshChanges::default() };
-        let made = sets.update(&all, services);
+        let made = sets.update(&all, mesh);
         (sets, made)
     }
 
-    fn update(&mut self, changes: &MeshChanges, services: &ServiceIndex) -> ClusterChanges {
+    fn update(&mut self, changes: &MeshChanges, mesh: Mesh<'_>) -> ClusterChanges {
         // An address may have got another owner, which for others changes listeners and routes alone.
         let clusters = changes.clusters.union(&changes.listeners_and_routes);
-        let clusters: BTreeSet<_> = clusters.cloned().collect();
+        let clusters: BTreeSet<_> = clusters.chain(&changes.mirrored).cloned().collect();
         let endpoints = changes.endpoints.union(&clusters).cloned().collect();
         let changes = MeshChanges { clusters, endpoints, ..MeshChanges::default() };
-        let changed = self.clusters.update(&changes, services);
-        self.endpoints.update(&changes, services, &self.clusters);
+        let changed = self.clusters.update(&changes, mesh);
+        self.endpoints.update(&changes, mesh, &self.clusters);
         changed
     }
 }
@@ -113,21 +114,21 @@ impl SnapshotBuilder {
             let aliases = self.services.aliases_of(&others.cloned().collect());
             changes.listeners_and_routes.extend(aliases);
         }
-        changes.consuming = ruled.consuming;
+        (changes.consuming, changes.mirrored) = (ruled.consuming, ruled.mirrored);
         self.make_resources(&changes);
         changes
     }
 
     /// Makes anew what depends on what changed, whatever that is.
     pub(super) fn make_resources(&mut self, changes: &MeshChanges) {
-        let mut clusters = self.clusters.update(changes, &self.services);
-        self.endpoints.update(changes, &self.services, &self.clusters);
-        if let Some(on_demand) = &mut self.on_demand {
-            let of_addresses = on_demand.update(changes, &self.services);
-            clusters.made.extend(of_addresses.made);
-            clusters.orphaned.extend(of_addresses.orphaned);
-        }
         let mesh = Mesh { services: &self.services, routes: &self.routes };
+        let mut clusters = self.clusters.update(changes, mesh);
+        self.endpoints.update(changes, mesh, &self.clusters);
+        if let Some(on_demand) = &mut self.on_demand {
+            let on_demand = on_demand.update(changes, mesh);
+            clusters.made.extend(on_demand.made);
+            clusters.orphaned.extend(on_demand.orphaned);
+        }
         self.listeners_and_routes.update(changes, mesh, &mut self.conflicts);
         self.removals.update(clusters, self.generation + 1);
     }
@@ -180,11 +181,12 @@ impl SnapshotBuilder {
 
     /// The view as it is now, made if it is not there. Costs what it has of its own.
     pub fn open_view(&mut self, key: &ViewKey) -> Option<Arc<View>> {
+        let mesh = Mesh { services: &self.services, routes: &self.routes };
         let (clusters, endpoints) = match key.kind.discovery() {
             Discovery::All => (&mut self.clusters, &mut self.endpoints),
             Discovery::OnDemand => {
                 let new = || {
-                    let (sets, made) = OnDemandSets::new(&self.domain, &self.services);
+                    let (sets, made) = OnDemandSets::new(&self.domain, mesh);
                     // Removals of names that these sets had when they were there before may be due still.
                     self.removals.update(made, self.generation);
                     Box::new(sets)
@@ -194,8 +196,7 @@ impl SnapshotBuilder {
             }
         };
         clusters.open(key);
-        endpoints.open(key, &self.services);
-        let mesh = Mesh { services: &self.services, routes: &self.routes };
+        endpoints.open(key, mesh);
         self.listeners_and_routes.open(key, mesh, &mut self.conflicts);
         let (listeners, routes) = self.listeners_and_routes.sets(key)?;
         let sets = [clusters.set(key), endpoints.set(key), listeners, routes];

@@ -101,7 +101,7 @@ fn forwarding_route(
         }
         Some(Forward { mut action, has_header_changes }) => {
             filters.rewrite.iter().for_each(|one| paths::rewrite(&mut action, one, &matched.path));
-            let policy = |mirror: &&_| mirrors::policy(mirror, &applied.backends, called.domain);
+            let policy = |mirror: &&_| mirrors::policy(called, mirror, &applied.backends);
             action.request_mirror_policies = filters.mirrors.iter().filter_map(policy).collect();
             route.action = Some(route::Action::Route(action));
             match has_header_changes {

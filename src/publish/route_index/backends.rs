@@ -22,6 +22,15 @@ fn references(route: &Route) -> impl Iterator<Item = &BackendRef> {
     })
 }
 
+/// The Services that requests are mirrored to, whether or not there are any of these names.
+pub(super) fn mirrors_of(route: &Route) -> impl Iterator<Item = &ServiceKey> {
+    let of_rules = route.rules.iter().flat_map(|rule| {
+        let of_backends = rule.backends.iter().flat_map(|one| mirrors(&one.filters));
+        mirrors(&rule.filters).chain(of_backends)
+    });
+    of_rules.filter_map(service)
+}
+
 fn mirrors(filters: &[RouteFilter]) -> impl Iterator<Item = &BackendRef> {
     filters.iter().filter_map(|filter| match filter {
         RouteFilter::Mirror(mirror) => Some(&mirror.backend),
@@ -31,11 +40,14 @@ fn mirrors(filters: &[RouteFilter]) -> impl Iterator<Item = &BackendRef> {
 
 /// The Services among them, whether or not there are any of these names.
 pub(super) fn services_of(route: &Route) -> BTreeSet<&ServiceKey> {
-    let services = references(route).filter_map(|reference| match reference {
+    references(route).filter_map(service).collect()
+}
+
+fn service(reference: &BackendRef) -> Option<&ServiceKey> {
+    match reference {
         BackendRef::Service { key, .. } => Some(key),
         BackendRef::Other { .. } => None,
-    });
-    services.collect()
+    }
 }
 
 pub(super) fn resolve(route: &Route, services: &ServiceIndex, model: &Model) -> ResolvedBackends {

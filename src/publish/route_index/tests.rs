@@ -150,8 +150,10 @@ fn producer_routes_are_for_everybody_and_consumer_routes_for_their_own_namespace
     assert!(world.index.report().routes.get(&consumer).is_none());
     world.apply(vec![Change::RouteGone(producer)]);
     assert!(world.index.is_empty());
-    let RouteIndex { routes, by_parent, by_backend, by_grants, consumed, report } = world.index;
-    assert!(routes.is_empty() && by_parent.is_empty() && by_backend.is_empty());
+    let RouteIndex { routes, by_parent, by_backend, by_mirror, by_grants, consumed, report } =
+        world.index;
+    assert!(routes.is_empty() && by_parent.is_empty());
+    assert!(by_backend.is_empty() && by_mirror.is_empty());
     assert!(by_grants.is_empty() && consumed.is_empty() && report == RouteReport::default());
 }
 

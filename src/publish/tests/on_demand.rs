@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use envoy_types::pb::envoy::config::route::v3::{Route as EnvoyRoute, route::Action};
 
 use super::*;
 use crate::model::TrafficPolicy;
@@ -115,6 +116,42 @@ fn an_address_is_its_owners_and_of_who_may_not_see_that_nobodys() {
     mesh.update();
     mesh.builder.remove_until(u64::MAX);
     assert_eq!(by_address(&mut mesh, "two"), Some(false), "the other one's");
+}
+
+/// Envoy asks for no cluster to send a copy to, so a wildcard has it.
+#[test]
+fn a_mirror_has_a_cluster_that_nobody_has_to_name() {
+    let [outbound, mirror] =
+        ["outbound", "mirror"].map(|kind| format!("{kind}|80||shadow.one.svc.cluster.local"));
+    let mut mesh = Mesh::with_changes(vec![
+        plain("one", "web", "10.1.0.1"),
+        plain("one", "shadow", "10.1.0.2"),
+        Change::Slice(slice(&key("one", "shadow"), "shadow-1", &[80], &[1])),
+    ]);
+    let has = |view: &View, name: &str| {
+        [ResourceType::Cluster, ResourceType::Endpoint].map(|of| view.set(of).get(name).is_some())
+    };
+    assert_eq!(has(&on_demand(&mut mesh, "two"), &mirror), [false; 2]);
+    mesh.apply(routes::mirrored("one/web", "web", "shadow"));
+    let all = mesh.view(ProxyKind::Sidecar, Some("two"));
+    assert_eq!(has(&all, &mirror), [false; 2]);
+    let own = on_demand(&mut mesh, "two");
+    assert_eq!(has(&own, &mirror), [true; 2]);
+    let clusters = own.set(ResourceType::Cluster);
+    assert!(!clusters.is_named_only(&mirror) && clusters.is_named_only(&outbound));
+    let copies_go_to = |view: &View| -> Vec<String> {
+        let policies = |route: EnvoyRoute| match route.action {
+            Some(Action::Route(action)) => action.request_mirror_policies,
+            _ => Vec::new(),
+        };
+        let all = random_routes::envoy_routes(view).into_iter().flat_map(policies);
+        all.map(|policy| policy.cluster).collect()
+    };
+    assert_eq!((copies_go_to(&own), copies_go_to(&all)), (vec![mirror.clone()], vec![outbound]));
+    mesh.apply(routes::gone("one"));
+    assert_eq!(has(&on_demand(&mut mesh, "two"), &mirror), [true; 2], "it lingers");
+    mesh.builder.remove_until(u64::MAX);
+    assert_eq!(has(&on_demand(&mut mesh, "two"), &mirror), [false; 2]);
 }
 
 #[test]

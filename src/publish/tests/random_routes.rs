@@ -162,7 +162,9 @@ pub(super) fn missing_clusters(snapshot: &Snapshot, model: &Model) -> Vec<String
         for route in envoy_routes(view) {
             let Some(Action::Route(action)) = &route.action else { continue };
             for name in clusters_of(action) {
-                let hidden = match ClusterName::parse(&name) {
+                // Of a mirror on demand.
+                let of_service = name.replacen("mirror|", names::OUTBOUND, 1);
+                let hidden = match ClusterName::parse(&of_service) {
                     Some(ClusterName::Outbound { host, .. }) => {
                         let (name, namespace) = names::service_of_host(host, DOMAIN).unwrap();
                         let service = model.service(&super::key(namespace, name));

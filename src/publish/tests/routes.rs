@@ -5,7 +5,9 @@ use envoy_types::pb::envoy::config::route::v3::route::Action;
 
 use super::random_routes::clusters_of;
 use super::*;
-use crate::model::route::{Backend, BackendRef, ParentRef, ParentTarget, RouteRule};
+use crate::model::route::{
+    Backend, BackendRef, Mirror, ParentRef, ParentTarget, RouteFilter, RouteRule,
+};
 use crate::model::{Route, RouteKey, RouteKind};
 
 /// A route in this namespace for all requests to `one/web`, which go to `backend` of namespace `one`.
@@ -27,6 +29,15 @@ fn routed(namespace: &str, parent: &str, backend: &str) -> Change {
         }],
         ..Route::new(RouteKey::new(RouteKind::Http, namespace, name), vec![rule])
     })
+}
+
+/// The same with a copy of each request for `mirror` of namespace `one`.
+pub(super) fn mirrored(parent: &str, backend: &str, mirror: &str) -> Change {
+    let Change::Route(mut route) = routed("one", parent, backend) else { unreachable!() };
+    let backend = BackendRef::Service { key: key("one", mirror), port: 80 };
+    route.rules[0].filters =
+        vec![RouteFilter::Mirror(Mirror { backend, numerator: 1, denominator: 1 })];
+    Change::Route(route)
 }
 
 pub(super) fn gone(namespace: &str) -> Change {

@@ -5,22 +5,29 @@ use envoy_types::pb::envoy::config::route::v3::route_action::RequestMirrorPolicy
 use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
 use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 
-use super::backends::{backend_cluster, resolve};
+use super::Called;
+use super::backends::resolve;
 use crate::model::route::{Mirror, ResolvedBackends};
+use crate::names::{self, Discovery};
 
 /// None for a mirror whose backend is not valid, or that gets no request at all.
 pub(super) fn policy(
+    called: Called<'_>,
     mirror: &Mirror,
     backends: &ResolvedBackends,
-    domain: &str,
 ) -> Option<RequestMirrorPolicy> {
     let (service, port) = resolve(&mirror.backend, backends)?;
     if mirror.numerator == 0 {
         return None;
     }
+    let host = names::host(&service.key.name, &service.key.namespace, called.domain);
+    let cluster = match called.kind.discovery() {
+        Discovery::All => names::outbound_cluster(port, &host),
+        Discovery::OnDemand => names::mirror_cluster(port, &host),
+    };
     let share = fraction(mirror.numerator, mirror.denominator);
     Some(RequestMirrorPolicy {
-        cluster: backend_cluster(service, port, domain),
+        cluster,
         runtime_fraction: share.map(|share| RuntimeFractionalPercent {
             default_value: Some(share),
             ..Default::default()

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde_json::{Value, json};
 
 use super::kept_alive::{Connection, Version, Visitor};
-use super::{all_to, put_route, remove_route};
+use super::{all_to, backends, put_route, remove_route};
 use crate::captured::{asked, captured, entered, service};
 use crate::meaning::{apply_objects, slice};
 use pilothouse_testkit::backends::{Backend, target_port};
@@ -17,6 +17,7 @@ use pilothouse_testkit::{VISIBLE, eventually, in_both_discoveries, places, same}
 in_both_discoveries!(
     connections_that_are_older_than_the_first_rule_come_under_it_and_none_is_lost,
     a_rule_is_for_whoever_calls_the_address_whatever_the_host,
+    every_request_is_mirrored_from_the_first_one_on,
 );
 
 /// Puts a Service with this cluster IP that leads to this backend; gives where it is.
@@ -133,5 +134,39 @@ async fn a_rule_is_for_whoever_calls_the_address_whatever_the_host(discovery: Di
     remove_route(&lab, "default", "r");
     answers(client, at, "web", "w-web").await;
     answers(client, other, "web", web_host).await;
+    lab.assert_untroubled().await;
+}
+
+/// Envoy asks for no cluster to send a copy to.
+async fn every_request_is_mirrored_from_the_first_one_on(discovery: Discovery) {
+    let test = "every_request_is_mirrored_from_the_first_one_on";
+    if !entered(discovery, "routes::captured", test) {
+        return;
+    }
+    let (lab, client) = captured(discovery).await;
+    let [web, v1, shadow] = [
+        Backend::http("w-web").await,
+        Backend::http("w-v1").await,
+        Backend::http("w-shadow").await,
+    ];
+    let at = put_service(&lab, "web", places::address(), 80, &web);
+    put_service(&lab, "v1", places::address(), 80, &v1);
+    put_service(&lab, "shadow", places::address(), 80, &shadow);
+    answers(client, at, "web", "w-web").await;
+
+    let mirror = json!({ "type": "RequestMirror", "requestMirror": {
+        "backendRef": { "name": "shadow", "port": 80 } } });
+    let rules = json!([{ "filters": [mirror], "backendRefs": backends(&[("v1", 1)]) }]);
+    put_route(&lab, "default", "r", &rules);
+    answers(client, at, "web", "w-v1").await;
+    for _ in 0..4 {
+        assert_eq!(asked(client, at, "web", "HTTP/1.1").await.as_deref(), Ok("w-v1"));
+    }
+    let stat = "cluster.outbound|80||shadow.default.svc.cluster.local;.upstream_rq_total";
+    eventually(VISIBLE, "a copy of each of the five requests", async || {
+        same(lab.envoy.stat(stat).await?, 5)
+    })
+    .await;
+    lab.agrees().await;
     lab.assert_untroubled().await;
 }

@@ -1,15 +1,15 @@
-//! Resources under the names of addresses, for on-demand sidecars: what they ask for when a captured request goes to a
-//! cluster IP ([`crate::translate::routes`]).
+//! Resources under other names, for on-demand sidecars: under those of addresses, which they ask for when a captured
+//! request goes to a cluster IP ([`crate::translate::routes`]), and for copies of requests, for which Envoy asks for
+//! nothing.
 //!
 //! Such a resource is another one's encoding with its name said again: of a field that comes twice the last one
 //! counts. So it shares the bytes of the first. Statistics keep the Service's name, which is a field of its own.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use pilothouse_xds::{OnDemandNames, Resource};
 
-use super::service_index::ServiceIndex;
+use super::listeners_and_routes::Mesh;
 use crate::model::Service;
 use crate::names::{self, ResourceType};
 use crate::translate::clusters;
@@ -26,37 +26,37 @@ fn passed_through(name: &str) -> Option<Arc<Resource>> {
     Some(Resource::new(ResourceType::Cluster, name.into(), &cluster))
 }
 
-/// Adds to the clusters of a service, or to their endpoints, those under the names of its addresses.
-pub(super) fn add_by_address(
+/// Adds to the clusters of a service, or to their endpoints, those under the names of its addresses, and those for
+/// copies of requests if a route mirrors to it.
+pub(super) fn add_renamed(
     resources: &mut Vec<Arc<Resource>>,
     of_type: ResourceType,
     service: &Service,
-    services: &ServiceIndex,
+    mesh: Mesh<'_>,
     domain: &str,
 ) {
-    if !is_by_address(service) {
+    let addresses = match is_by_address(service) {
+        true => mesh.services.owned_addresses(service),
+        false => Vec::new(),
+    };
+    let is_mirrored = mesh.routes.is_mirrored(&service.key);
+    if addresses.is_empty() && !is_mirrored {
         return;
     }
-    let addresses = services.owned_addresses(service);
     let host = names::host(&service.key.name, &service.key.namespace, domain);
     let mut added = Vec::new();
-    for port in service.ports.iter().filter(|port| port.protocol.is_http()) {
+    for port in &service.ports {
         let name = names::outbound_cluster(port.port, &host);
         let Some(of_service) = resources.iter().find(|one| *one.name == *name) else { continue };
-        added.extend(
-            addresses.iter().map(|address| renamed(of_service, of_type, port.port, *address)),
-        );
+        let captured = addresses.iter().filter(|_| port.protocol.is_http());
+        let by_address = captured.map(|address| names::address_cluster(port.port, *address));
+        let mirror = is_mirrored.then(|| names::mirror_cluster(port.port, &host));
+        added.extend(by_address.chain(mirror).map(|name| renamed(of_service, of_type, name)));
     }
     resources.extend(added);
 }
 
-fn renamed(
-    resource: &Resource,
-    of_type: ResourceType,
-    port: u16,
-    address: IpAddr,
-) -> Arc<Resource> {
-    let name = names::address_cluster(port, address);
+fn renamed(resource: &Resource, of_type: ResourceType, name: String) -> Arc<Resource> {
     let named = clusters::name_field(&name);
     Resource::from_parts(of_type, name.into(), vec![resource.value(), named.into()])
 }
