@@ -120,6 +120,9 @@ pub(crate) struct Options {
     /// Sidecars that are brought into sync at the same time; 0 for no limit
     #[arg(long, default_value_t = 100)]
     pub(crate) starting: usize,
+    /// MiB that all sidecars may make the server hold (`--max-peer-memory`); 0 for no limit
+    #[arg(long, default_value_t = 0)]
+    pub(crate) peer_memory: usize,
     /// Write the figures to this file as JSON too
     #[arg(long)]
     pub(crate) json: Option<std::path::PathBuf>,

@@ -38,6 +38,7 @@ impl Process {
             .args(["--routes", &options.routes.to_string()])
             .args(["--views", &options.views.to_string()])
             .args(["--connecting", &options.connecting.to_string()])
+            .args(["--peer-memory", &options.peer_memory.to_string()])
             .args(options.delta.then_some("--delta"))
             .args(options.mute.then_some("--mute"))
             .args(options.on_demand.then_some("--on-demand"))

@@ -57,6 +57,7 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
         metrics: metrics.server.clone(),
         limits: ServerLimits {
             starting: options.starting,
+            peer_memory: options.peer_memory << 20,
             // Thousands of sidecars share one process here, which may take longer than theirs to say anything.
             first_request: Duration::from_secs(120),
             ..ServerLimits::default()

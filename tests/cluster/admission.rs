@@ -68,6 +68,21 @@ pub(crate) async fn injecting() -> Kubectl {
     kubectl
 }
 
+/// Pods that are made from now on get sidecars of this discovery.
+pub(crate) async fn inject_with_discovery(kubectl: &Kubectl, discovery: &str) {
+    set(kubectl, &format!("{SETTINGS}discovery: {discovery}\n")).await;
+    // The kubelet brings new settings to running pods within a minute or two.
+    kubectl.run(&["-n", SYSTEM, "rollout", "restart", &format!("deployment/{INJECTOR}")]).await;
+    rolled_out(kubectl, SYSTEM, INJECTOR).await;
+    let label = format!("app={INJECTOR}");
+    let pods = ["-n", SYSTEM, "get", "pods", "-l", &label, "-o", "json"];
+    until("the injectors with the old settings to be gone", async || {
+        let found = kubectl.attempt(&pods).await?;
+        if found.contains("deletionTimestamp") { Err(found) } else { Ok(()) }
+    })
+    .await;
+}
+
 /// An empty namespace with this label.
 async fn namespace(kubectl: &Kubectl, name: &str, injection: Option<&str>) {
     kubectl.run(&["delete", "namespace", name, "--ignore-not-found", "--wait"]).await;

@@ -1,11 +1,12 @@
 //! The Gateway API's own conformance suite, unchanged, against the control plane, the injector and the sidecars as
-//! users deploy them: every test that it has for meshes, none skipped. `make test-conformance` runs it.
+//! users deploy them: every test that it has for meshes, none skipped. `make test-conformance` runs it, once with
+//! sidecars that hold every cluster and once with sidecars on demand.
 //!
 //! `CONFORMANCE` is the command that runs the suite with the flags it is given. What the suite said and the report
-//! that it wrote are left in `target/conformance/`.
+//! that it wrote are left in `target/conformance/`, in a folder for each discovery.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -13,11 +14,11 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 
-use crate::admission::injecting;
+use crate::admission::{inject_with_discovery, injecting};
 use crate::deployed::NAMESPACE;
 use crate::gateway_api;
 use crate::harness::Kubectl;
-use pilothouse_testkit::repository;
+use pilothouse_testkit::{repository, until};
 
 const PROFILES: [&str; 2] = ["MESH-HTTP", "MESH-GRPC"];
 
@@ -30,8 +31,8 @@ const DEADLINE: Duration = Duration::from_mins(20);
 /// Each test of the suite and how it ended: PASS, FAIL or SKIP, by the lines of Go's `-test.v`.
 type Outcomes = BTreeMap<String, String>;
 
-fn folder() -> PathBuf {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("../conformance");
+fn folder(discovery: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("../conformance").join(discovery);
     std::fs::create_dir_all(&folder).unwrap();
     folder.canonicalize().unwrap()
 }
@@ -59,8 +60,24 @@ impl MissingManifest<'_> {
     }
 }
 
-/// How the suite ended, and its tests; what it prints goes to `target/conformance/suite.log`.
-async fn run(flags: &[&str], mut missing: MissingManifest<'_>) -> (ExitStatus, Outcomes) {
+/// All pods of the suite have sidecars of this discovery, which its first test for meshes finds there.
+async fn assert_discovery(kubectl: &Kubectl, discovery: &str) {
+    let found = kubectl.run(&["-n", "gateway-conformance-mesh", "get", "pods", "-o", "json"]).await;
+    let found: Value = serde_json::from_str(&found).unwrap();
+    let pods = found["items"].as_array().unwrap();
+    let on_demand = pods.iter().filter(|pod| pod.to_string().contains("\"--discovery=on-demand\""));
+    let wanted = if discovery == "on-demand" { pods.len() } else { 0 };
+    assert!(!pods.is_empty(), "no pods of the suite");
+    assert_eq!(on_demand.count(), wanted, "pods on demand, of {}: {found}", pods.len());
+}
+
+/// How the suite ended, and its tests; what it prints goes to `log`.
+async fn run(
+    flags: &[&str],
+    discovery: &str,
+    log: &Path,
+    mut missing: MissingManifest<'_>,
+) -> (ExitStatus, Outcomes) {
     let program =
         std::env::var("CONFORMANCE").expect("make test-conformance says how to run the suite");
     let mut command = Command::new(program);
@@ -73,8 +90,9 @@ async fn run(flags: &[&str], mut missing: MissingManifest<'_>) -> (ExitStatus, O
         errors.read_to_end(&mut said).await.unwrap();
         said
     });
-    let mut log = tokio::fs::File::create(folder().join("suite.log")).await.unwrap();
+    let mut log = tokio::fs::File::create(log).await.unwrap();
     let mut outcomes = Outcomes::new();
+    let mut looked = false;
     while let Some(line) = lines.next_line().await.unwrap() {
         log.write_all(line.as_bytes()).await.unwrap();
         log.write_all(b"\n").await.unwrap();
@@ -82,6 +100,10 @@ async fn run(flags: &[&str], mut missing: MissingManifest<'_>) -> (ExitStatus, O
         if let Some((_, test)) = line.split_once("=== RUN   TestConformance/")
             && !test.contains('/')
         {
+            if test.starts_with("Mesh") && !looked {
+                assert_discovery(missing.kubectl, discovery).await;
+                looked = true;
+            }
             missing.test_begins(test).await;
         }
         // --- PASS: TestConformance/MeshBasic (0.05s)
@@ -135,7 +157,24 @@ async fn every_test_for_meshes_passes() {
     let kubectl = injecting().await;
     gateway_api::install(&kubectl).await;
     gateway_api::grant_rights(&kubectl).await;
-    let report_file = folder().join("report.yaml");
+    for discovery in ["all", "on-demand"] {
+        inject_with_discovery(&kubectl, discovery).await;
+        println!("sidecars with the discovery {discovery}:");
+        conforms(&kubectl, discovery).await;
+        until("the suite's namespaces to be gone", async || {
+            let left = kubectl.attempt(&["get", "namespaces", "-o", "name"]).await?;
+            if left.contains("gateway-conformance-") { Err(left) } else { Ok(()) }
+        })
+        .await;
+    }
+    gateway_api::take_rights(&kubectl).await;
+    gateway_api::uninstall(&kubectl).await;
+}
+
+/// Every test of the suite for meshes passes with sidecars of this discovery, by what it prints and by its report.
+async fn conforms(kubectl: &Kubectl, discovery: &str) {
+    let folder = folder(discovery);
+    let report_file = folder.join("report.yaml");
     let _ = std::fs::remove_file(&report_file);
     let report_flag = format!("--report-output={}", report_file.display());
     let profiles = format!("--conformance-profiles={}", PROFILES.join(","));
@@ -157,14 +196,14 @@ async fn every_test_for_meshes_passes() {
     ];
     let file = gateway_api::module("sigs.k8s.io/gateway-api/conformance").await;
     let file = file.join("tests/mesh/httproute-307-redirect.yaml").display().to_string();
-    let missing = MissingManifest { kubectl: &kubectl, file, applied: false };
-    let timed = tokio::time::timeout(DEADLINE, run(&flags, missing)).await;
-    let log = folder().join("suite.log");
+    let missing = MissingManifest { kubectl, file, applied: false };
+    let log = folder.join("suite.log");
+    let timed = tokio::time::timeout(DEADLINE, run(&flags, discovery, &log, missing)).await;
     let Ok((ended, outcomes)) = timed else {
         panic!(
             "the suite did not end within {DEADLINE:?}: {}\n{}",
             log.display(),
-            control_plane_logs(&kubectl).await
+            control_plane_logs(kubectl).await
         );
     };
     let report = std::fs::read_to_string(&report_file).unwrap_or_default();
@@ -203,11 +242,9 @@ async fn every_test_for_meshes_passes() {
         "{}\nall that the suite said: {}\n{}",
         wrong.join("\n"),
         log.display(),
-        control_plane_logs(&kubectl).await
+        control_plane_logs(kubectl).await
     );
     features_are_in_the_readme(&parsed);
-    gateway_api::take_rights(&kubectl).await;
-    gateway_api::uninstall(&kubectl).await;
 }
 
 /// Each extended feature that the report has as supported is named by the README.
