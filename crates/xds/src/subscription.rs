@@ -18,6 +18,14 @@ use crate::TypeSet;
 /// and what the allocator adds.
 const NAME_OVERHEAD: usize = 72;
 
+/// What a changed name costs a long list that shares the others with the list that it was made of: the
+/// parts of the persistent set that lead to it.
+const CHANGE_BYTES: usize = 1 << 10;
+
+/// A long list whose own bytes are more than this part of what it shares has drifted away from its base. Then all
+/// its names are looked at, which so costs some hundred names for each that was changed, however long it is.
+const MAX_OWN_PART: usize = 16;
+
 /// A stream holds its subscription in its session and in its status.
 const HOLDS_OF_A_STREAM: usize = 2;
 
@@ -34,12 +42,25 @@ pub struct Subscription {
     /// Sum of the names' hashes, and their bytes with what holds them.
     digest: u128,
     bytes: usize,
+    /// Of these bytes, and of those that sharing costs, what it does not share with similar ones.
+    own_bytes: usize,
+    /// `None` for a short list.
+    base: Option<Arc<Base>>,
     /// A list that means exactly these names.
     as_sent: OnceLock<ListId>,
     /// The last change and its result: thousands of proxies with equal subscriptions change them alike.
     /// Std mutexes, never held across an await.
     last_change: Mutex<Option<(Change, Weak<Self>)>>,
     last_added: Mutex<Option<Added>>,
+}
+
+/// A long list that similar ones are made of, by changing a few names. They share the rest, and it is there as
+/// long as one of them is; so they pay for it together.
+#[derive(Debug)]
+struct Base {
+    names: OrdSet<Arc<str>>,
+    digest: u128,
+    bytes: usize,
 }
 
 /// A list of names as a client sent it, by its length and a hash of its bytes that peers cannot foresee:
@@ -106,6 +127,13 @@ impl Subscription {
         self.bytes
     }
 
+    /// The part of what it holds that one of its streams is to be charged for: similar subscriptions share most
+    /// of their names, and equal ones are one.
+    pub fn bytes_of_a_stream(self: &Arc<Self>) -> usize {
+        let of_base = self.base.as_ref().map_or(0, |base| base.bytes / Arc::strong_count(base));
+        (self.own_bytes + of_base) / self.streams().max(1)
+    }
+
     /// A list of these names and nothing else, as one client sent it: most send the same again.
     pub(crate) fn as_sent(&self) -> Option<ListId> {
         self.as_sent.get().filter(|list| list.bytes > 0).copied()
@@ -167,8 +195,8 @@ pub struct Interner {
 struct Inner {
     by_digest: HashMap<(bool, u128), Weak<Subscription>>,
     next: u64,
-    /// The last long one that was made.
-    last_long: Weak<Subscription>,
+    /// The last one that was made.
+    last_base: Weak<Base>,
     /// Entries after the last sweep; the next one is due at twice as many.
     swept: usize,
     lists: Lists,
@@ -205,10 +233,14 @@ impl Lists {
 }
 
 impl Inner {
-    /// A subscription that may have most of so many names.
-    fn similar_to(&self, len: usize) -> Option<Arc<Subscription>> {
-        let last = self.last_long.upgrade()?;
-        (len >= LONG && last.len().abs_diff(len) <= len / 16).then_some(last)
+    /// A base that may have most of so many names.
+    fn similar_to(&self, len: usize) -> Option<Arc<Base>> {
+        let last = self.last_base.upgrade()?;
+        (len >= LONG && last.names.len().abs_diff(len) <= len / 16).then_some(last)
+    }
+
+    fn find(&self, wildcard: bool, digest: u128) -> Option<Arc<Subscription>> {
+        self.by_digest.get(&(wildcard, digest)).and_then(Weak::upgrade)
     }
 
     fn forget_gone(&mut self) {
@@ -263,7 +295,7 @@ impl Interner {
         {
             return to;
         }
-        let mut draft = Draft { names: from.names.clone(), digest: from.digest, bytes: from.bytes };
+        let mut draft = Draft::of(from);
         change.without.iter().for_each(|name| draft.remove(self, name));
         change.with.iter().for_each(|name| draft.insert(self, name.clone()));
         let to = self.intern_draft(change.wildcard, draft);
@@ -276,8 +308,8 @@ impl Interner {
     /// The one subscription to these names.
     pub fn intern(&self, wildcard: bool, names: Vec<Arc<str>>) -> Arc<Subscription> {
         let similar = self.lock().similar_to(names.len());
-        let draft = similar.and_then(|one| Draft::changed_from(self, &one, &names));
-        let draft = draft.unwrap_or_else(|| {
+        let draft = similar.and_then(|base| Draft::changed_from(self, &base, &names));
+        let draft = draft.filter(|draft| !draft.has_drifted()).unwrap_or_else(|| {
             let mut draft = Draft::default();
             names.into_iter().for_each(|name| draft.insert(self, name));
             draft
@@ -285,12 +317,20 @@ impl Interner {
         self.intern_draft(wildcard, draft)
     }
 
-    fn intern_draft(&self, wildcard: bool, draft: Draft) -> Arc<Subscription> {
-        let mut inner = self.lock();
-        let key = (wildcard, draft.digest);
-        if let Some(found) = inner.by_digest.get(&key).and_then(Weak::upgrade) {
+    fn intern_draft(&self, wildcard: bool, mut draft: Draft) -> Arc<Subscription> {
+        if let Some(found) = self.lock().find(wildcard, draft.digest) {
             return found;
         }
+        if draft.has_drifted() {
+            draft = self.shared_again(draft);
+        }
+        let (base, own_bytes) = draft.shares();
+        let mut inner = self.lock();
+        // Another thread may have made it meanwhile.
+        if let Some(found) = inner.find(wildcard, draft.digest) {
+            return found;
+        }
+        let key = (wildcard, draft.digest);
         inner.next += 1;
         let made = Arc::new(Subscription {
             id: inner.next,
@@ -298,18 +338,30 @@ impl Interner {
             names: draft.names,
             digest: draft.digest,
             bytes: draft.bytes,
+            own_bytes,
+            base,
             as_sent: OnceLock::new(),
             last_change: Mutex::default(),
             last_added: Mutex::default(),
         });
         inner.by_digest.insert(key, Arc::downgrade(&made));
-        if made.len() >= LONG {
-            inner.last_long = Arc::downgrade(&made);
+        if let Some(base) = made.base.as_ref().filter(|base| base.digest == made.digest) {
+            inner.last_base = Arc::downgrade(base);
         }
         if inner.by_digest.len() > 64 + 2 * inner.swept {
             inner.forget_gone();
         }
         made
+    }
+
+    /// The same names as a change of its own base or of the last one, if that makes it less of its own. Thousands of
+    /// lists to which the same names are added one by one, to each by itself, would share nothing in the end.
+    fn shared_again(&self, draft: Draft) -> Draft {
+        let names: Vec<_> = draft.names.iter().cloned().collect();
+        let last = self.lock().similar_to(names.len());
+        let bases = draft.base.iter().chain(&last);
+        let mut again = bases.filter_map(|base| Draft::changed_from(self, base, &names));
+        again.find(|again| !again.has_drifted()).unwrap_or(draft)
     }
 
     fn hash(&self, name: &str) -> u128 {
@@ -328,18 +380,52 @@ struct Draft {
     names: OrdSet<Arc<str>>,
     digest: u128,
     bytes: usize,
+    /// Counted where there is a base.
+    own_bytes: usize,
+    base: Option<Arc<Base>>,
 }
 
 impl Draft {
-    /// The names as a change of a subscription that has most of them; `None` if it has not.
-    fn changed_from(interner: &Interner, one: &Subscription, names: &[Arc<str>]) -> Option<Self> {
+    /// To be changed.
+    fn of(one: &Subscription) -> Self {
+        Self {
+            names: one.names.clone(),
+            digest: one.digest,
+            bytes: one.bytes,
+            own_bytes: one.own_bytes,
+            base: one.base.clone(),
+        }
+    }
+
+    /// Whether it has become so different from its base that it is no longer one of those.
+    fn has_drifted(&self) -> bool {
+        self.base.as_ref().is_some_and(|base| self.own_bytes > base.bytes / MAX_OWN_PART)
+    }
+
+    /// What it is to share with others, and the bytes that are its own.
+    fn shares(&self) -> (Option<Arc<Base>>, usize) {
+        if self.names.len() < LONG {
+            return (None, self.bytes);
+        }
+        match &self.base {
+            Some(base) if !self.has_drifted() => (Some(base.clone()), self.own_bytes),
+            _ => {
+                let Self { names, digest, bytes, .. } = self;
+                let base = Base { names: names.clone(), digest: *digest, bytes: *bytes };
+                (Some(Arc::new(base)), 0)
+            }
+        }
+    }
+
+    /// The names as a change of a base that has most of them; `None` if it has not.
+    fn changed_from(interner: &Interner, base: &Arc<Base>, names: &[Arc<str>]) -> Option<Self> {
         let mut sorted: Vec<&Arc<str>> = names.iter().collect();
         // Clients send them sorted, or nearly so.
         sorted.sort();
         sorted.dedup();
         let most = sorted.len() / 16;
         let (mut added, mut removed) = (Vec::new(), Vec::new());
-        let mut had = one.names.iter().peekable();
+        let mut had = base.names.iter().peekable();
         for name in sorted {
             let is_before = |one: &&Arc<str>| !Arc::ptr_eq(one, name) && **one < *name;
             while let Some(gone) = had.next_if(is_before) {
@@ -356,7 +442,13 @@ impl Draft {
         if added.len() + removed.len() > most {
             return None;
         }
-        let mut draft = Self { names: one.names.clone(), digest: one.digest, bytes: one.bytes };
+        let mut draft = Self {
+            names: base.names.clone(),
+            digest: base.digest,
+            bytes: base.bytes,
+            own_bytes: 0,
+            base: Some(base.clone()),
+        };
         removed.iter().for_each(|name| draft.remove(interner, name));
         added.into_iter().for_each(|name| draft.insert(interner, name));
         Some(draft)
@@ -367,6 +459,7 @@ impl Draft {
         if self.names.insert(name).is_none() {
             self.digest = self.digest.wrapping_add(hash);
             self.bytes += bytes;
+            self.own_bytes += bytes + CHANGE_BYTES;
         }
     }
 
@@ -374,6 +467,7 @@ impl Draft {
         if self.names.remove(name).is_some() {
             self.digest = self.digest.wrapping_sub(interner.hash(name));
             self.bytes -= name.len() + NAME_OVERHEAD;
+            self.own_bytes += CHANGE_BYTES;
         }
     }
 }
@@ -403,6 +497,82 @@ mod tests {
         assert_eq!(kept(b"a", 1, names("a")), Some(ListId::of(b"a")));
         let _held = interner.intern_as_sent(b"b,a", 2, || names("b,a"));
         assert_eq!(kept(b"a,b", 2, names("a,b")), Some(ListId::of(b"b,a")), "the first of them");
+    }
+
+    fn long(len: usize) -> Vec<Arc<str>> {
+        (0..len)
+            .map(|at| format!("outbound|80||service-{at:05}.shop.svc.cluster.local").into())
+            .collect()
+    }
+
+    /// Lists that have most names of a first one and one of their own, each held by one stream.
+    fn similar(interner: &Interner, first: &[Arc<str>], count: usize) -> Vec<Arc<Subscription>> {
+        let one = |at: usize| {
+            let own: Arc<str> = format!("outbound|80||own.namespace-{at}.svc.cluster.local").into();
+            interner.intern(false, first.iter().cloned().chain([own]).collect())
+        };
+        (0..count).map(one).collect()
+    }
+
+    fn charged(all: &[Arc<Subscription>]) -> usize {
+        all.iter().map(Subscription::bytes_of_a_stream).sum()
+    }
+
+    /// A mesh of 5,000 services with a sidecar in each of 1,000 namespaces was charged 600 MB for them.
+    #[test]
+    fn similar_lists_pay_together_for_what_they_share() {
+        let interner = Interner::default();
+        let names = long(1000);
+        let first = interner.intern(false, names.clone());
+        let alone = first.bytes_of_a_stream();
+        assert_eq!(alone, first.bytes());
+        let mut all = similar(&interner, &names, 500);
+        all.push(first);
+        let all_bytes = charged(&all);
+        assert!(all_bytes >= alone, "{all_bytes} of {alone}");
+        assert!(all_bytes <= 2 * alone + all.len() * 2 * CHANGE_BYTES, "{all_bytes} of {alone}");
+        // Who is left holds it all, though it came late.
+        all.drain(1..);
+        assert!(charged(&all) >= alone, "{} of {alone}", charged(&all));
+    }
+
+    /// Each time a service is added, every sidecar adds its name to a list of its own.
+    #[test]
+    fn lists_that_change_alike_go_on_sharing() {
+        let interner = Interner::default();
+        let names = long(1000);
+        let mut all = similar(&interner, &names, 100);
+        for at in 0..300 {
+            let with =
+                vec![Arc::from(format!("outbound|80||service-{at:05}-new.shop.svc.cluster.local"))];
+            let change = Change { with, ..Change::default() };
+            all = all.iter().map(|one| interner.change(one, change.clone())).collect();
+        }
+        let bases: std::collections::HashSet<_> =
+            all.iter().map(|one| Arc::as_ptr(one.base.as_ref().unwrap())).collect();
+        assert!(bases.len() <= 2, "{} bases", bases.len());
+        assert!(all.iter().all(|one| one.len() == 1301));
+        assert!(charged(&all) <= all[0].bytes() * (2 + 100 / MAX_OWN_PART), "{}", charged(&all));
+    }
+
+    /// What a peer makes and lets go, to keep a part of it, is charged to what it keeps.
+    #[test]
+    fn a_list_that_drifts_away_is_its_own() {
+        let interner = Interner::default();
+        let first = interner.intern(false, long(1000));
+        let mut now = first.clone();
+        for at in 0..2000 {
+            let change = Change {
+                without: now.names().next().cloned().into_iter().collect(),
+                with: vec![format!("x-{at}").into()],
+                ..Change::default()
+            };
+            now = interner.change(&now, change);
+            let total = now.bytes_of_a_stream() + first.bytes_of_a_stream();
+            let held = now.bytes().max(first.bytes());
+            assert!(total >= held, "{at}: charged {total} of {held}");
+        }
+        assert!(!Arc::ptr_eq(now.base.as_ref().unwrap(), first.base.as_ref().unwrap()));
     }
 
     #[test]

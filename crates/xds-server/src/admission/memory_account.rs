@@ -5,7 +5,7 @@
 //! of connections multiplies them. So every connection has an account, and one sum is kept over all. A
 //! connection that exceeds its limit is evicted; when the sum exceeds the limit for all, the worst
 //! offender is evicted: of the peer that holds most, the connection that holds most. Charges are
-//! estimates of what the allocator takes; a shared subscription is charged to its holders by shares.
+//! estimates of what the allocator takes; what subscriptions share is charged to their holders by shares.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;

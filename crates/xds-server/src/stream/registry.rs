@@ -195,7 +195,7 @@ impl<M: Mesh> StreamEntry<M> {
 fn shared_bytes<I, K>(status: &ProxyStatus<I, K>) -> usize {
     let by_type = status.types.iter().map(|status| {
         let share = status.subscription.as_ref();
-        let share = share.map_or(0, |one| one.bytes() / one.streams().max(1));
+        let share = share.map_or(0, |one| one.bytes_of_a_stream());
         share + status.last_error.as_ref().map_or(0, |text| text.len())
     });
     by_type.sum()
