@@ -31,6 +31,10 @@ const SERVICE: usize = 2;
 /// Connections in the making at a time over TLS: all come from one address here, of which the server has no more handshakes begun than 512.
 const CONNECTING_TLS: usize = 400;
 
+/// Envoy's pauses before it connects again, of which it takes a random part.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
 /// What all sidecars share.
 struct Fleet {
     options: Options,
@@ -39,8 +43,9 @@ struct Fleet {
     bytes: AtomicUsize,
     messages: AtomicUsize,
     resets: AtomicUsize,
-    /// All were in sync once.
+    /// All were in sync once; and each of them.
     in_sync: AtomicBool,
+    came: Vec<AtomicBool>,
     arrived: Mutex<Vec<f64>>,
     /// How many arrivals are waited for.
     target: AtomicUsize,
@@ -71,6 +76,7 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
         messages: AtomicUsize::new(0),
         resets: AtomicUsize::new(0),
         in_sync: AtomicBool::new(false),
+        came: (0..options.streams).map(|_| AtomicBool::new(false)).collect(),
         shape,
         arrived: Mutex::new(Vec::new()),
         target: AtomicUsize::new(options.streams),
@@ -90,16 +96,22 @@ pub(crate) fn main(options: &Options) -> anyhow::Result<()> {
     for number in 0..options.streams {
         let fleet = fleet.clone();
         runtime.spawn(async move {
+            let mut pause = FIRST_PAUSE;
             while let Err(problem) = sidecar(&fleet, number).await {
                 // As an Envoy: it tries again. Later, a connection that is cut is an error of the run.
                 let io = problem.downcast_ref::<io::Error>().map(io::Error::kind);
-                if io != Some(io::ErrorKind::ConnectionReset)
-                    || fleet.in_sync.load(Ordering::SeqCst)
-                {
+                let is_reset = io == Some(io::ErrorKind::ConnectionReset);
+                let may_be_cut = fleet.options.peer_memory > 0;
+                if fleet.in_sync.load(Ordering::SeqCst) || !is_reset && !may_be_cut {
                     eprintln!("sidecar {number}: {problem:#}");
                     std::process::exit(1);
                 }
-                fleet.resets.fetch_add(1, Ordering::Relaxed);
+                let resets = fleet.resets.fetch_add(1, Ordering::Relaxed);
+                if !is_reset {
+                    let part = xxhash_rust::xxh3::xxh3_64(&resets.to_le_bytes()) % 1000;
+                    tokio::time::sleep(pause.mul_f64(part as f64 / 1000.0)).await;
+                    pause = MAX_PAUSE.min(2 * pause);
+                }
             }
         });
     }
@@ -319,7 +331,9 @@ impl Sidecar {
             let wanted = if fleet.tables.is_empty() { 3 } else { 4 };
             if self.got.iter().take(wanted).all(|count| *count > 0) {
                 self.in_sync = true;
-                fleet.arrive();
+                if !fleet.came[self.number].swap(true, Ordering::SeqCst) {
+                    fleet.arrive();
+                }
             }
             return;
         }

@@ -120,7 +120,8 @@ pub(crate) struct Options {
     /// Sidecars that are brought into sync at the same time; 0 for no limit
     #[arg(long, default_value_t = 100)]
     pub(crate) starting: usize,
-    /// MiB that all sidecars may make the server hold (`--max-peer-memory`); 0 for no limit
+    /// MiB that all sidecars may make the server hold (`--max-peer-memory`); 0 for no limit. With one, a sidecar
+    /// that is cut before all are in sync comes again
     #[arg(long, default_value_t = 0)]
     pub(crate) peer_memory: usize,
     /// Write the figures to this file as JSON too
