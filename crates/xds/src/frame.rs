@@ -194,16 +194,7 @@ impl FrameBuilder {
 
     /// A `DiscoveryResponse`.
     pub fn sotw(&self, type_url: &str, version: Version, resources: &[&Resource]) -> Frame {
-        let len = resources.iter().map(|resource| resource.sotw_len()).sum();
-        let message = self.begin_message(type_url, version, SOTW_CONTROL_PLANE);
-        if message.len() + len < SEGMENTED_BYTES {
-            let mut message = message;
-            message.reserve(len);
-            let fields = resources.iter().flat_map(|resource| resource.sotw_field());
-            fields.for_each(|field| message.put_slice(&field));
-            return Self::whole(message, version, resources.len(), 0);
-        }
-        self.segmented(message, type_url, false, version, resources, &[])
+        self.message(type_url, false, version, resources, &[])
     }
 
     /// A `DeltaDiscoveryResponse`.
@@ -214,20 +205,32 @@ impl FrameBuilder {
         resources: &[&Resource],
         removed: &[&str],
     ) -> Frame {
-        let len = resources.iter().map(|resource| resource.entry.len()).sum::<usize>()
+        self.message(type_url, true, version, resources, removed)
+    }
+
+    fn message(
+        &self,
+        type_url: &str,
+        delta: bool,
+        version: Version,
+        resources: &[&Resource],
+        removed: &[&str],
+    ) -> Frame {
+        let len = resources.iter().map(|resource| resource.field_len(delta)).sum::<usize>()
             + removed.iter().map(|name| field_len(name.len())).sum::<usize>();
-        let message = self.begin_message(type_url, version, DELTA_CONTROL_PLANE);
-        if message.len() + len < SEGMENTED_BYTES {
-            let mut message = message;
-            message.reserve(len);
-            let fields = resources.iter().flat_map(|resource| resource.delta_field());
-            fields.for_each(|field| message.put_slice(&field));
-            for name in removed {
-                put_field(&mut message, DELTA_REMOVED, name.as_bytes());
-            }
-            return Self::whole(message, version, resources.len(), removed.len());
+        let control_plane = if delta { DELTA_CONTROL_PLANE } else { SOTW_CONTROL_PLANE };
+        let mut message = self.begin_message(type_url, version, control_plane);
+        if message.len() + len >= SEGMENTED_BYTES {
+            return self.segmented(message, type_url, delta, version, resources, removed);
         }
-        self.segmented(message, type_url, true, version, resources, removed)
+        message.reserve(len);
+        let fields = resources.iter().flat_map(|resource| resource.field(delta));
+        fields.for_each(|field| message.put_slice(&field));
+        put_removed(&mut message, removed);
+        let len = message.len();
+        set_prefix(&mut message, len);
+        let head = message.into();
+        Frame { head, built: len, version, resources: resources.len(), removed: removed.len() }
     }
 
     /// A message up to its resources, with room for its prefix.
@@ -255,9 +258,7 @@ impl FrameBuilder {
     ) -> Frame {
         let segmented = self.segments.segment(type_url, delta, resources);
         let mut gone = Vec::new();
-        for name in removed {
-            put_field(&mut gone, DELTA_REMOVED, name.as_bytes());
-        }
+        put_removed(&mut gone, removed);
         let shared = segmented.parts.iter().map(|part| part.len()).sum::<usize>();
         let len = message.len() + gone.len() + shared;
         set_prefix(&mut message, len);
@@ -268,12 +269,10 @@ impl FrameBuilder {
         let built = own + head.overhead();
         Frame { head, built, version, resources: resources.len(), removed: removed.len() }
     }
+}
 
-    fn whole(mut message: Vec<u8>, version: Version, resources: usize, removed: usize) -> Frame {
-        let len = message.len();
-        set_prefix(&mut message, len);
-        Frame { head: message.into(), built: len, version, resources, removed }
-    }
+fn put_removed(message: &mut Vec<u8>, removed: &[&str]) {
+    removed.iter().for_each(|name| put_field(message, DELTA_REMOVED, name.as_bytes()));
 }
 
 /// Writes gRPC's prefix of a frame of `len` bytes.

@@ -38,9 +38,18 @@ pub struct Resource {
 }
 
 impl Resource {
-    /// As it stands in a `DeltaDiscoveryResponse`, tag included.
-    pub(crate) fn delta_field(&self) -> impl Iterator<Item = Bytes> + '_ {
-        self.entry.parts()
+    /// As it stands in a `DeltaDiscoveryResponse`, or in a `DiscoveryResponse`, tag included: the second is a
+    /// suffix of the first.
+    pub(crate) fn field(&self, delta: bool) -> impl Iterator<Item = Bytes> + '_ {
+        self.entry.slices(self.field_at(delta)..self.entry.len())
+    }
+
+    pub(crate) fn field_len(&self, delta: bool) -> usize {
+        self.entry.len() - self.field_at(delta)
+    }
+
+    fn field_at(&self, delta: bool) -> usize {
+        if delta { 0 } else { self.any_at }
     }
 
     /// The encoded message itself: a copy, if it is made of several parts.
@@ -51,15 +60,6 @@ impl Resource {
     /// Bytes of the encoded message.
     pub fn value_len(&self) -> usize {
         self.entry.len() - self.value_at
-    }
-
-    /// As it stands in a `DiscoveryResponse`, tag included: a suffix of the same bytes.
-    pub(crate) fn sotw_field(&self) -> impl Iterator<Item = Bytes> + '_ {
-        self.entry.slices(self.any_at..self.entry.len())
-    }
-
-    pub(crate) fn sotw_len(&self) -> usize {
-        self.entry.len() - self.any_at
     }
 }
 
@@ -164,8 +164,8 @@ mod tests {
             assert_eq!(made.value(), whole.value());
             assert_eq!((made.value_len(), made.digest()), (message.len(), whole.digest()));
             assert_eq!(
-                made.sotw_field().collect::<Vec<_>>().concat(),
-                whole.sotw_field().collect::<Vec<_>>().concat()
+                made.field(false).collect::<Vec<_>>().concat(),
+                whole.field(false).collect::<Vec<_>>().concat()
             );
         }
     }

@@ -62,13 +62,13 @@ impl Segments {
             match (found.get_mut(at).and_then(Option::take), run) {
                 (Some(bytes), _) => all.parts.push(bytes),
                 (None, [large]) if is_large(large) => {
-                    all.parts.extend(fields(large, delta).map(Arc::new));
+                    all.parts.extend(large.field(delta).map(Arc::new));
                 }
                 (None, _) => {
-                    let len = run.iter().map(|one| field_len(one, delta)).sum();
+                    let len = run.iter().map(|one| one.field_len(delta)).sum();
                     let mut bytes = Vec::with_capacity(len);
                     run.iter()
-                        .flat_map(|one| fields(one, delta))
+                        .flat_map(|one| one.field(delta))
                         .for_each(|part| bytes.extend_from_slice(&part));
                     all.built += bytes.len();
                     let bytes = Arc::new(Bytes::from(bytes));
@@ -124,16 +124,6 @@ fn is_large(resource: &Resource) -> bool {
     resource.entry.len() >= LARGE_RESOURCE
 }
 
-fn field_len(resource: &Resource, delta: bool) -> usize {
-    if delta { resource.entry.len() } else { resource.sotw_len() }
-}
-
-fn fields(resource: &Resource, delta: bool) -> impl Iterator<Item = Bytes> + '_ {
-    let (whole, suffix) =
-        (delta.then(|| resource.delta_field()), (!delta).then(|| resource.sotw_field()));
-    whole.into_iter().flatten().chain(suffix.into_iter().flatten())
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -158,7 +148,7 @@ mod tests {
     fn segment(segments: &Segments, all: &[Arc<Resource>], delta: bool) -> Segmented {
         let refs: Vec<&Resource> = all.iter().map(|one| &**one).collect();
         let made = segments.segment(CLUSTER, delta, &refs);
-        let whole = all.iter().flat_map(|one| fields(one, delta)).collect::<Vec<_>>().concat();
+        let whole = all.iter().flat_map(|one| one.field(delta)).collect::<Vec<_>>().concat();
         assert_eq!(concat(&made), whole);
         made
     }
@@ -211,6 +201,6 @@ mod tests {
         assert_eq!((other.digest(), other.version), (one[0].digest(), one[0].version));
         segment(&segments, &one, true);
         let made = segments.segment(ServedType::ENDPOINT.type_url, true, &[&other]);
-        assert_eq!(concat(&made), other.delta_field().collect::<Vec<_>>().concat());
+        assert_eq!(concat(&made), other.field(true).collect::<Vec<_>>().concat());
     }
 }
