@@ -46,6 +46,8 @@ const ADDRESS_CLUSTER_HEADER: &str = "x-pilothouse-address-cluster";
 /// service's endpoint and of a request. Captured requests do not have it: DNS has chosen the pod.
 const HOSTNAME_KEY: &str = "hostname";
 const SUBSET_NAMESPACE: &str = "envoy.lb";
+/// The filter that answers preflight requests, where a route configures it.
+const CORS_FILTER: &str = "envoy.filters.http.cors";
 /// The filter that extracts a pod's name from the Host, where a virtual host configures it.
 const POD_NAME_FILTER: &str = "envoy.filters.http.header_to_metadata";
 
@@ -97,7 +99,7 @@ fn served_ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
 }
 
 /// The service whose clusters requests for `service` go to: an alias's target, or `service` itself.
-fn target_service(service: &Service) -> &Service {
+pub fn target_service(service: &Service) -> &Service {
     match &service.kind {
         ServiceKind::Alias(target) => target,
         _ => service,

@@ -205,13 +205,13 @@ impl ListenerClaims {
     /// Has the listener that leads to this table exactly while the table has services, whoever
     /// sees them; gives its name.
     fn update_http(&mut self, table: &Arc<str>, behind: Behind<'_>) -> Option<Arc<str>> {
-        let rules = ListenerRules::default();
         let port = table.parse().ok()?;
-        let listener = listeners::http_port_listener(&self.kind, port, rules, self.on_demand)?;
-        let name: Arc<str> = listener.name.as_str().into();
+        let name: Arc<str> = listeners::http_port_listener_name(&self.kind, port)?.into();
         if !behind.tables.has_services(table) {
             self.http.remove(&name);
         } else if !self.http.contains_key(&name) {
+            let rules = ListenerRules::default();
+            let listener = listeners::http_port_listener(&self.kind, port, rules, self.on_demand)?;
             let resource = Resource::new(ResourceType::Listener, name.clone(), &listener);
             self.http.insert(name.clone(), (table.clone(), resource));
         }
@@ -232,9 +232,8 @@ impl ListenerClaims {
             }
         }
         let Some(rules) = mesh.routes.rules(key) else { return claims };
-        let ports = rules.consumers.values().chain([&rules.producer]).flat_map(BTreeMap::keys);
         let addresses = mesh.services.owned_addresses(service);
-        for port in ports.copied().collect::<BTreeSet<u16>>() {
+        for port in rules.ports() {
             let of_port =
                 listeners::rule_listeners(kind, service, &addresses, port, domain, on_demand);
             for one in of_port {
@@ -246,6 +245,18 @@ impl ListenerClaims {
         claims
     }
 
+    /// The HTTP listener of this name without any rules, and its table, if proxies of this namespace (of none)
+    /// have it.
+    fn visible_http(
+        &self,
+        namespace: Option<&str>,
+        name: &str,
+        behind: Behind<'_>,
+    ) -> Option<&(Arc<str>, Arc<Resource>)> {
+        let found = self.http.get(name)?;
+        behind.tables.is_visible(namespace, &found.0, behind.restricted()).then_some(found)
+    }
+
     /// The HTTP listener of this name, if proxies of this namespace (of none) have it.
     fn http_listener(
         &self,
@@ -253,8 +264,7 @@ impl ListenerClaims {
         name: &str,
         behind: Behind<'_>,
     ) -> Option<Arc<Resource>> {
-        let (table, plain) = self.http.get(name)?;
-        behind.tables.is_visible(namespace, table, behind.restricted()).then_some(())?;
+        let (table, plain) = self.visible_http(namespace, name, behind)?;
         let port = table.parse().ok()?;
         let rules = behind.ruled.of_listener(namespace, port, behind.restricted());
         if rules == ListenerRules::default() {
@@ -328,7 +338,7 @@ impl ListenerClaims {
         name: &str,
         behind: Behind<'_>,
     ) -> (Option<&ServiceKey>, Vec<ServiceKey>) {
-        let is_http = self.http_listener(None, name, behind).is_some();
+        let is_http = self.visible_http(None, name, behind).is_some();
         let winner = if is_http { None } else { self.own_listener(None, name, behind) };
         let winner = winner.map(|(key, _)| key);
         let claims = self.own.get(name).into_iter().flatten();

@@ -13,9 +13,10 @@ use super::ruled_ports::RuledPorts;
 use super::service_index::{MeshChanges, ServiceIndex};
 use super::visibility::RestrictedServices;
 use crate::model::route::PortRules;
-use crate::model::{Service, ServiceKey, ServiceKind};
+use crate::model::{Service, ServiceKey};
 use crate::snapshot::Conflicts;
 use crate::translate::listeners::{DEFAULT_ON_DEMAND_TIMEOUT, OnDemandTimeout};
+use crate::translate::target_service;
 use crate::view::{ProxyKind, ViewKey};
 
 /// What listeners and tables are made of.
@@ -37,22 +38,15 @@ impl<'a> Mesh<'a> {
         namespace: Option<&str>,
         service: &'a Service,
     ) -> (Option<&'a BTreeMap<u16, Arc<PortRules>>>, &'a Service) {
-        let target = target(service);
+        let target = target_service(service);
         let rules = if self.routes.is_empty() { None } else { self.routes.rules(&target.key) };
         (rules.map(|rules| rules.for_clients_of(namespace)), target)
     }
 
     /// The namespaces whose clients have rules of their own for this service (for an alias's target).
     pub(super) fn consumers(self, service: &Service) -> impl Iterator<Item = &'a Arc<str>> {
-        let rules = self.routes.rules(&target(service).key);
+        let rules = self.routes.rules(&target_service(service).key);
         rules.into_iter().flat_map(|rules| rules.consumers.keys())
-    }
-}
-
-fn target(service: &Service) -> &Service {
-    match &service.kind {
-        ServiceKind::Alias(target) => target,
-        _ => service,
     }
 }
 

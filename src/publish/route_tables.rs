@@ -308,19 +308,19 @@ impl VirtualHostIndex {
     ) -> BTreeMap<Arc<str>, Vec<u8>> {
         let addresses = mesh.services.owned_addresses(service);
         let (by_port, target) = mesh.rules_for(namespace, service);
-        let rules = match by_port {
-            Some(by_port) => Rules { by_port, addresses: &mesh.services.owned_addresses(target) },
-            None => Rules::NONE,
-        };
         let (kind, domain) = (&self.kind, &self.domain);
-        let hosts = routes::virtual_hosts(kind, namespace, service, &addresses, rules, domain);
-        let mut encoded: BTreeMap<Arc<str>, Vec<u8>> = BTreeMap::new();
         let is_plain = by_port.is_none() && !addresses.is_empty() && is_by_address(service);
         if *kind == ProxyKind::OnDemandSidecar && is_plain {
             // It counts among the services of the table, without a byte there.
             let tables = http_ports(kind, service).map(names::route_table);
             return tables.map(|table| (table.into(), Vec::new())).collect();
         }
+        let rules = match by_port {
+            Some(by_port) => Rules { by_port, addresses: &mesh.services.owned_addresses(target) },
+            None => Rules::NONE,
+        };
+        let hosts = routes::virtual_hosts(kind, namespace, service, &addresses, rules, domain);
+        let mut encoded: BTreeMap<Arc<str>, Vec<u8>> = BTreeMap::new();
         for (table, host) in hosts {
             let part = encoded.entry(table.into()).or_default();
             part.push(VIRTUAL_HOSTS);

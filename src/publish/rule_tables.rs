@@ -61,10 +61,8 @@ impl RuleTables {
         let mut old: BTreeMap<_, _> =
             before.iter().filter_map(|name| self.tables.remove_entry(name)).collect();
         if let Some((service, rules)) = rules {
-            let ports = rules.consumers.values().chain([&rules.producer]).flat_map(BTreeMap::keys);
-            let ports: BTreeSet<u16> = ports.copied().collect();
             let host = names::host(&key.name, &key.namespace, &self.domain);
-            for port in ports {
+            for port in rules.ports() {
                 let name: Arc<str> = names::service_table(&host, port).into();
                 let old = old.remove(&name);
                 let make = |rules: Option<&Arc<PortRules>>, old: Option<&Made>| {

@@ -33,8 +33,8 @@ use envoy_types::pb::google::protobuf::{Any, BoolValue, Struct, Value, value};
 use prost::{Message, Name};
 
 use super::{
-    LISTENER_PORT_HEADER, POD_NAME_FILTER, ads_config_source, can_bind, hashes_clients,
-    proto_duration, seconds, serves_http_port, tcp_address, to_any, uint32_value,
+    CORS_FILTER, LISTENER_PORT_HEADER, POD_NAME_FILTER, ads_config_source, can_bind,
+    hashes_clients, proto_duration, seconds, serves_http_port, tcp_address, to_any, uint32_value,
 };
 use crate::model::{Service, ServiceKind, ServicePort};
 use crate::names;
@@ -45,9 +45,6 @@ mod inbound;
 mod on_demand;
 
 pub use inbound::virtual_inbound;
-
-/// The filter that answers preflight requests, where a route configures it.
-const CORS_FILTER: &str = "envoy.filters.http.cors";
 
 const EVERYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -1,6 +1,6 @@
 //! The rules in effect: which routes apply to the requests for a Service, and whither they lead.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{BackendRef, Route, RouteKind};
@@ -20,6 +20,11 @@ impl ServiceRules {
     /// The rules for clients of this namespace (of none), by port.
     pub fn for_clients_of(&self, namespace: Option<&str>) -> &BTreeMap<u16, Arc<PortRules>> {
         namespace.and_then(|name| self.consumers.get(name)).unwrap_or(&self.producer)
+    }
+
+    /// The ports that have rules, for whomever.
+    pub fn ports(&self) -> BTreeSet<u16> {
+        self.consumers.values().chain([&self.producer]).flat_map(BTreeMap::keys).copied().collect()
     }
 }
 

@@ -12,13 +12,10 @@ use envoy_types::pb::google::protobuf::{Any, BoolValue};
 
 use super::matches::{header_exact, regex_matcher, string_matcher};
 use crate::model::route::{Cors, RouteMatch};
-use crate::translate::to_any;
-
-/// Listeners have the filter by this name.
-const FILTER: &str = "envoy.filters.http.cors";
+use crate::translate::{CORS_FILTER, to_any};
 
 pub(super) fn filter_config(cors: &Cors) -> (String, Any) {
-    (FILTER.to_owned(), to_any(&policy(cors)))
+    (CORS_FILTER.to_owned(), to_any(&policy(cors)))
 }
 
 /// The routes for the preflight requests of a match that wants a method: they have another one, and tell which
