@@ -109,11 +109,7 @@ fn names(key: &RouteKey, verdict: &RouteVerdict, part: &str) -> bool {
 
 /// Accepted, and all it names is there, wherever it is ours to say.
 fn is_sound(verdict: &RouteVerdict) -> bool {
-    let of_services = verdict.parents.iter().filter(|of| of.role.is_some());
-    let is_sound = |of: &ParentVerdict| {
-        of.accepted.reason.is_accepted() && of.resolved_refs.reason.is_resolved()
-    };
-    of_services.into_iter().all(is_sound)
+    verdict.parents.iter().filter(|of| of.role.is_some()).all(ParentVerdict::is_sound)
 }
 
 fn line<'a>(model: &Model, key: &'a RouteKey, verdict: &'a RouteVerdict) -> Line<'a> {

@@ -49,18 +49,9 @@ pub(super) enum Failure {
 }
 
 /// The API server, asked for the first time when there is a first route.
-#[derive(Debug)]
 pub(super) struct ApiServer {
     context: Option<String>,
-    client: OnceCell<ClientOf>,
-}
-
-struct ClientOf(Client);
-
-impl std::fmt::Debug for ClientOf {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Client")
-    }
+    client: OnceCell<Client>,
 }
 
 impl ApiServer {
@@ -89,7 +80,8 @@ impl ApiServer {
         verdict: &RouteVerdict,
     ) -> Result<StatusOutcome, Problem> {
         let not_now = |error| Problem::Other(Failure::NotNow(error, Duration::ZERO));
-        let client = self.client.get_or_try_init(|| self.connect()).await.map_err(not_now)?;
+        let connect = || kubeconfig::client(self.context.as_deref(), PATIENCE);
+        let client = self.client.get_or_try_init(connect).await.map_err(not_now)?;
         let (kind, plural) = (key.kind.as_str(), key.kind.plural());
         let resource = ApiResource {
             group: GROUP.to_owned(),
@@ -98,8 +90,7 @@ impl ApiServer {
             kind: kind.to_owned(),
             plural: plural.to_owned(),
         };
-        let api =
-            Api::<DynamicObject>::namespaced_with(client.0.clone(), &key.namespace, &resource);
+        let api = Api::<DynamicObject>::namespaced_with(client.clone(), &key.namespace, &resource);
         let object = answer(plural, api.get(&key.name)).await?;
         let status: Value = match parents::decide(key, verdict, &object, Timestamp::now()) {
             Decision::Unchanged => return Ok(StatusOutcome::Unchanged),
@@ -110,10 +101,6 @@ impl ApiServer {
         let apply = PatchParams::apply(FIELD_MANAGER).force();
         answer(plural, api.patch_status(&key.name, &apply, &Patch::Apply(&status))).await?;
         Ok(StatusOutcome::Written)
-    }
-
-    async fn connect(&self) -> Result<ClientOf, String> {
-        kubeconfig::client(self.context.as_deref(), PATIENCE).await.map(ClientOf)
     }
 }
 

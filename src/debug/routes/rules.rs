@@ -121,10 +121,7 @@ pub(in crate::debug) fn rules_of_service<'a>(
     if rules.is_none() && named.is_empty() {
         return None;
     }
-    let is_problem = |of: &ParentVerdict| {
-        !of.accepted.reason.is_accepted() || !of.resolved_refs.reason.is_resolved()
-    };
-    let problems = named.iter().filter(|(_, of)| is_problem(of));
+    let problems = named.iter().filter(|(_, of)| !of.is_sound());
     let lines = |ports: &BTreeMap<u16, Arc<PortRules>>| {
         ports.iter().map(|(port, rules)| port_line(model, *port, rules)).collect::<Vec<_>>()
     };

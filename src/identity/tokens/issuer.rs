@@ -119,15 +119,8 @@ impl ApiServer {
 
     /// Made when it is first needed: there may be no configuration yet.
     pub(super) async fn client(&self) -> Result<&Client, String> {
-        let context = self.context.as_deref();
-        let make = async || {
-            let mut config =
-                kubeconfig::choose(context).await.map_err(|error| with_causes(&error))?;
-            prepare(&mut config);
-            Client::try_from(config).map_err(|error| with_causes(&error))
-        };
-        let made = self.client.get_or_try_init(make).await;
-        made.map_err(|error: String| format!("{}: {error}", kubeconfig::describe(context)))
+        let make = || kubeconfig::client(self.context.as_deref(), TIMEOUT);
+        self.client.get_or_try_init(make).await
     }
 
     async fn get(&self, client: &Client, path: &str) -> Result<Bytes, String> {

@@ -45,6 +45,13 @@ pub struct ParentVerdict {
     pub ports: Vec<u16>,
 }
 
+impl ParentVerdict {
+    /// Accepted, and all it names is there.
+    pub fn is_sound(&self) -> bool {
+        self.accepted.reason.is_accepted() && self.resolved_refs.reason.is_resolved()
+    }
+}
+
 /// For whose requests a route is (GEP-1294).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteRole {

@@ -110,7 +110,7 @@ impl Converter {
         let nodes = spec.list("rules", MAX_RULES, findings);
         match (kind, spec.has("rules"), nodes.is_empty()) {
             // The CRD's default: a rule that matches all, and leads nowhere.
-            (RouteKind::Http, false, _) => rules.push(RouteRule::matching_all()),
+            (RouteKind::Http, false, _) => rules.push(RouteRule::new(Vec::new())),
             (RouteKind::Http, true, true) => findings.invalid(spec.path_of("rules"), "empty"),
             _ => {}
         }
@@ -167,20 +167,6 @@ fn check_hostnames(spec: &Object<'_>, findings: &mut Findings) {
     if !hostnames.is_empty() {
         let reason = "ignored where the parent is a Service: its clients are known by that";
         findings.note(spec.path_of("hostnames"), reason);
-    }
-}
-
-impl RouteRule {
-    /// A rule without anything: it matches all, and leads nowhere.
-    fn matching_all() -> Self {
-        Self {
-            name: None,
-            matches: vec![crate::model::route::RouteMatch::any()],
-            filters: Vec::new(),
-            backends: Vec::new(),
-            request_timeout: None,
-            backend_timeout: None,
-        }
     }
 }
 

@@ -34,8 +34,9 @@ pub(super) type HttpRoute = GatewayObject<HttpRouteV1>;
 pub(super) type GrpcRoute = GatewayObject<GrpcRouteV1>;
 pub(super) type Grant = GatewayObject<ReferenceGrantV1>;
 
+const PLURALS: [&str; 3] = [HttpRouteV1::PLURAL, GrpcRouteV1::PLURAL, ReferenceGrantV1::PLURAL];
 /// How many kinds there are here.
-pub(super) const KINDS: usize = 3;
+pub(super) const KINDS: usize = PLURALS.len();
 /// Between the two answers by which a kind is gone that was there: a server that starts may not know its CRDs.
 const CONFIRMATION: Duration = Duration::from_secs(2);
 
@@ -98,11 +99,8 @@ impl DiscoveryTask {
             let answer = self.ask().await;
             let complete = matches!(&answer, Answer::Kinds(kinds) if kinds.len() == KINDS);
             if let Answer::Kinds(kinds) = &answer {
-                let missing: Vec<_> =
-                    [HttpRouteV1::PLURAL, GrpcRouteV1::PLURAL, ReferenceGrantV1::PLURAL]
-                        .into_iter()
-                        .filter(|plural| !kinds.contains_key(plural))
-                        .collect();
+                let missing = PLURALS.into_iter().filter(|plural| !kinds.contains_key(plural));
+                let missing: Vec<_> = missing.collect();
                 if missing != last_missing {
                     log_missing(&missing);
                     backoff.reset();
@@ -146,9 +144,7 @@ impl DiscoveryTask {
                 }
             };
             let routes: &[&'static str] = match version {
-                Version::V1 => {
-                    &[HttpRouteV1::PLURAL, GrpcRouteV1::PLURAL, ReferenceGrantV1::PLURAL]
-                }
+                Version::V1 => &PLURALS,
                 // HTTPRoutes are v1 since 0.8: an older CRD has another schema.
                 Version::V1Beta1 => &[ReferenceGrantV1::PLURAL],
             };
@@ -225,7 +221,7 @@ impl<K: Watched> OptionalWatch<K> {
                         ControlFlow::Continue(())
                     }
                 }
-                Some(Ok(None)) if self.watch.has_listed() && !unconfirmed => {
+                Some(Ok(None)) if self.watch.has_list && !unconfirmed => {
                     unconfirmed = true;
                     tokio::time::sleep(CONFIRMATION).await;
                     self.discovery.ask();

@@ -60,7 +60,7 @@ pub(super) struct Watch<K: Watched> {
     pub(super) unlisted: Arc<AtomicUsize>,
     /// It has been counted among those, or is not waited for any more.
     pub(super) counted: bool,
-    /// The last list has not been taken back.
+    /// Objects of a list are known, as of now or of an earlier time: it has not been taken back.
     pub(super) has_list: bool,
     /// Of a kind that need not be there.
     pub(super) optional: Option<Optional>,
@@ -226,11 +226,6 @@ impl<K: Watched> Watch<K> {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
-    }
-
-    /// Whether objects of a list are known, as of now or of an earlier time.
-    pub(super) fn has_listed(&self) -> bool {
-        self.has_list
     }
 
     /// The kind is not there: its objects go, and nobody waits for it. Breaks when nobody receives.

@@ -52,7 +52,7 @@ fn http_match(from: &Object<'_>, findings: &mut Findings) -> RouteMatch {
         known
     });
     RouteMatch {
-        path: path.unwrap_or_else(|| PathMatch::Prefix("/".into())),
+        path: path.unwrap_or_else(|| RouteMatch::any().path),
         headers: name_matches(from, "headers", MAX_HEADER_VALUE, findings),
         query: name_matches(from, "queryParams", MAX_QUERY_VALUE, findings),
         method: method.map(Into::into),
@@ -190,7 +190,7 @@ fn grpc_method(from: &Object<'_>, findings: &mut Findings) -> Option<PathMatch> 
         }
         Some(text)
     };
-    let (service, method) = (text("service", is_service), text("method", is_method));
+    let (service, method) = (text("service", is_service), text("method", is_identifier));
     if service.is_none() && method.is_none() {
         findings.invalid(&*from.path, "needs a service, a method, or both");
         return None;
@@ -218,10 +218,6 @@ fn is_identifier(text: &str) -> bool {
 /// A name with dots between its parts, and maybe one before them.
 fn is_service(text: &str) -> bool {
     text.strip_prefix('.').unwrap_or(text).split('.').all(is_identifier)
-}
-
-fn is_method(text: &str) -> bool {
-    is_identifier(text)
 }
 
 fn check_regex(path: String, pattern: &str, findings: &mut Findings) -> Option<()> {

@@ -18,13 +18,12 @@ impl Converter {
         findings: &mut Findings,
     ) -> Vec<ParentRef> {
         let mut parents: Vec<ParentRef> = Vec::new();
-        for (index, node) in spec.list("parentRefs", MAX_PARENTS, findings).iter().enumerate() {
+        for node in &spec.list("parentRefs", MAX_PARENTS, findings) {
             let Some(object) = node.object(findings) else { continue };
             let Some(parent) = self.parent(&object, own, findings) else { continue };
             let whole = |parent: &ParentRef| parent.section_name.is_none() && parent.port.is_none();
             let same = |earlier: &&ParentRef| earlier.target == parent.target;
-            if let Some(earlier) = parents.iter().find(|earlier| **earlier == parent) {
-                let at = parents.iter().position(|one| one == earlier).unwrap_or(index);
+            if let Some(at) = parents.iter().position(|earlier| *earlier == parent) {
                 findings.invalid(&*node.path, format!("the same as parentRefs[{at}]"));
                 continue;
             }

@@ -90,9 +90,9 @@ fn what_a_route_says_of_itself() {
         ]
     );
     // The default of the CRD.
-    assert_eq!(route.rules, [RouteRule::matching_all()]);
+    assert_eq!(route.rules, [RouteRule::new(Vec::new())]);
     assert_eq!(grpc(&json!({})).value.rules, []);
-    assert_eq!(grpc(&json!({ "rules": [{}] })).value.rules, [RouteRule::matching_all()]);
+    assert_eq!(grpc(&json!({ "rules": [{}] })).value.rules, [RouteRule::new(Vec::new())]);
 }
 
 #[test]
