@@ -155,13 +155,19 @@ fn escaped(name: String) -> String {
     name.replace('.', "%5C.")
 }
 
+/// The statistics of a page of `/stats` that are numbers.
+fn counts(page: &str) -> impl Iterator<Item = (&str, u64)> {
+    page.lines().filter_map(|line| {
+        let (name, value) = line.rsplit_once(": ")?;
+        Some((name, value.trim().parse().ok()?))
+    })
+}
+
 impl Stats {
     /// Reads a page of `/stats`; what is not on it was never counted.
     pub fn parse(page: &str) -> Self {
         let mut stats = Self::default();
-        for line in page.lines() {
-            let Some((name, value)) = line.split_once(": ") else { continue };
-            let Ok(value) = value.trim().parse() else { continue };
+        for (name, value) in counts(page) {
             match name {
                 CDS_SUCCESS => stats.cds.successful = value,
                 CDS_REJECTED => stats.cds.rejected = value,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{AdminError, EnvoyAdmin};
+use super::{AdminError, CONNECTED, EnvoyAdmin, counts};
 use crate::names;
 
 /// The oldest Envoy that asks for clusters on demand over ADS, for HTTP and for TCP: so do 1.36.4, 1.37.0,
@@ -38,7 +38,6 @@ pub struct ServiceCluster {
     pub uses: u64,
 }
 
-const CONNECTED: &str = "control_plane.connected_state";
 const CLUSTERS: &str = "cluster_manager.active_clusters";
 const WARMING: &str = "cluster_manager.warming_clusters";
 /// The counts of requests and connections without a cluster, of listeners for services.
@@ -103,13 +102,6 @@ impl OnDemandStats {
         }
         stats
     }
-}
-
-fn counts(page: &str) -> impl Iterator<Item = (&str, u64)> {
-    page.lines().filter_map(|line| {
-        let (name, value) = line.rsplit_once(": ")?;
-        Some((name, value.trim().parse().ok()?))
-    })
 }
 
 fn service_clusters(dump: &Value, uses: &str) -> Vec<ServiceCluster> {

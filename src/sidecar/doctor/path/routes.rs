@@ -24,7 +24,8 @@ const DEFAULT_PATH: &str = "/";
 /// What is known of a service's routes, and from whom.
 pub(super) struct ServiceRoutes {
     pub(super) facts: RouteFacts,
-    /// Envoy's route tables; null if there is no Envoy.
+    /// Envoy's route tables as it dumps them, and what they say; null if there is no Envoy.
+    pub(super) dump: String,
     tables: Value,
     /// As Kubernetes has them.
     views: Vec<RouteView>,
@@ -47,8 +48,8 @@ impl Walk<'_> {
             Some(Ok(Kubernetes { routes: Ok(routes), .. })) => routes.clone(),
             _ => Vec::new(),
         };
-        let tables: Value =
-            serde_json::from_str(&self.routes_of_envoy().await).unwrap_or(Value::Null);
+        let dump = self.routes_of_envoy().await;
+        let tables: Value = serde_json::from_str(&dump).unwrap_or(Value::Null);
         let debug = self.target.debug.or_else(|| self.debug(seen.reached?));
         let path = format!("/debug/services/{namespace}/{}", wanted.name);
         let page = self.page(debug, &path).await;
@@ -73,7 +74,7 @@ impl Walk<'_> {
                 (facts, BTreeSet::new())
             }
         };
-        ServiceRoutes { facts, tables, views, known, debug: page.and(debug) }
+        ServiceRoutes { facts, dump, tables, views, known, debug: page.and(debug) }
     }
 
     /// Says what they do, if there are any.

@@ -175,10 +175,9 @@ impl Walk<'_> {
                  kubeconfig, doctor says which of them it is",
             ),
             (found, None) => {
-                let routes = self.routes_of_envoy().await;
                 let ports: Vec<_> = found
                     .iter()
-                    .filter_map(|one| port_of(one, &routes))
+                    .filter_map(|one| port_of(one, &of_service.dump))
                     .map(|one| (one, None))
                     .collect();
                 let said = format!("{name} has {} clusters in Envoy", found.len());

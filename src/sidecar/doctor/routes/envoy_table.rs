@@ -149,8 +149,7 @@ fn service_of(cluster: &str, domain: &str) -> String {
     let Some(ClusterName::Outbound { port, host }) = ClusterName::parse(cluster) else {
         return cluster.to_owned();
     };
-    let service = host.strip_suffix(domain).and_then(|host| host.strip_suffix(".svc."));
-    match service.and_then(|service| service.split_once('.')) {
+    match names::service_of_host(host, domain) {
         Some((name, namespace)) => format!("{namespace}/{name}:{port}"),
         None => format!("{host}:{port}"),
     }
