@@ -11,7 +11,7 @@ use tokio::net::TcpSocket;
 use pilothouse_testkit::backends::{Backend, target_port};
 use pilothouse_testkit::envoy::{Sample, Wire};
 use pilothouse_testkit::lab::Lab;
-use pilothouse_testkit::manifests::{Manifests, write};
+use pilothouse_testkit::manifests::Manifests;
 use pilothouse_testkit::{DEADLINE, VISIBLE, eventually, on_both_wires, places, same};
 
 on_both_wires!(
@@ -46,7 +46,7 @@ pub(crate) fn apply_objects(lab: &Lab, name: &str, items: &[Value]) {
 
 pub(crate) fn put_objects(manifests: &Manifests, name: &str, items: &[Value]) {
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
-    write(manifests.path(), &format!("{name}.json"), &list.to_string());
+    manifests.put_raw(&format!("{name}.json"), &list.to_string());
 }
 
 /// Puts a service with these endpoints, all ready.

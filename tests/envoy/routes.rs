@@ -23,16 +23,12 @@ on_both_wires!(
 );
 
 /// Puts an HTTPRoute in this namespace for the Service `default/web`.
-fn put_route(lab: &Lab, namespace: &str, name: &str, rules: &Value) {
+pub(crate) fn put_route(lab: &Lab, namespace: &str, name: &str, rules: &Value) {
     let route = json!({ "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
         "metadata": { "name": name, "namespace": namespace },
         "spec": { "rules": rules,
             "parentRefs": [{ "group": "", "kind": "Service", "name": "web", "namespace": "default" }] } });
-    pilothouse_testkit::manifests::write(
-        lab.manifests.path(),
-        &format!("route-{namespace}-{name}.json"),
-        &route.to_string(),
-    );
+    lab.manifests.put_raw(&format!("route-{namespace}-{name}.json"), &route.to_string());
 }
 
 fn remove_route(lab: &Lab, namespace: &str, name: &str) {

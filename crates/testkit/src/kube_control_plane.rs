@@ -99,25 +99,21 @@ impl Pilot {
 
     /// Waits until this watch shows an error with these words.
     pub async fn complains(&self, watch: &str, words: &str) {
-        until(&format!("{watch} to say {words:?}"), async || {
-            let page = self.sourcez().await?;
-            let watches = page["watches"].as_array().into_iter().flatten();
-            let said = watches
-                .filter(|one| one["name"] == watch)
-                .any(|one| one["lastError"].as_str().is_some_and(|error| error.contains(words)));
-            if said { Ok(()) } else { Err(format!("{page}; {}", self.log())) }
-        })
-        .await;
+        self.watch_says(&format!("{watch} to say {words:?}"), watch, "lastError", words).await;
     }
 
     /// Waits until this watch is absent, for a reason with these words.
     pub async fn misses(&self, watch: &str, words: &str) {
-        until(&format!("{watch} to be absent: {words:?}"), async || {
+        self.watch_says(&format!("{watch} to be absent: {words:?}"), watch, "absent", words).await;
+    }
+
+    async fn watch_says(&self, what: &str, watch: &str, field: &str, words: &str) {
+        until(what, async || {
             let page = self.sourcez().await?;
             let watches = page["watches"].as_array().into_iter().flatten();
             let said = watches
                 .filter(|one| one["name"] == watch)
-                .any(|one| one["absent"].as_str().is_some_and(|why| why.contains(words)));
+                .any(|one| one[field].as_str().is_some_and(|text| text.contains(words)));
             if said { Ok(()) } else { Err(format!("{page}; {}", self.log())) }
         })
         .await;

@@ -154,7 +154,7 @@ impl Manifests {
 
     /// Any other manifest.
     pub fn put_raw(&self, file: &str, text: &str) {
-        std::fs::write(self.folder.path().join(file), text).expect("the folder is writable");
+        write(self.path(), file, text);
     }
 
     fn file(&self, service: &Service) -> PathBuf {

@@ -4,22 +4,18 @@ use serde_json::{Value, json};
 
 use super::doctor;
 use super::proxy::examine;
+use crate::routes::put_route;
 use pilothouse_testkit::backends::Backend;
 use pilothouse_testkit::envoy::{Sample, Wire};
 use pilothouse_testkit::lab::Lab;
-use pilothouse_testkit::manifests::{self, Service};
+use pilothouse_testkit::manifests::Service;
 use pilothouse_testkit::{VISIBLE, eventually};
 
-/// Puts an HTTPRoute for the Service `default/web` in the place of the one of this name, and waits until it is known
-/// as it is now.
-async fn put(lab: &Lab, namespace: &str, path: &str, backend: Value) {
+/// Puts an HTTPRoute with this rule for the Service `default/web` in the place of the one of this namespace.
+fn put(lab: &Lab, namespace: &str, path: &str, backend: Value) {
     let rule = json!({ "matches": [{ "path": { "type": "PathPrefix", "value": path } }],
         "backendRefs": [backend] });
-    let route = json!({ "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
-        "metadata": { "name": "split", "namespace": namespace },
-        "spec": { "rules": [rule],
-            "parentRefs": [{ "group": "", "kind": "Service", "name": "web", "namespace": "default" }] } });
-    manifests::write(lab.manifests.path(), &format!("route-{namespace}.json"), &route.to_string());
+    put_route(lab, namespace, "split", &json!([rule]));
 }
 
 fn to(name: &str, namespace: &str) -> Value {
@@ -53,7 +49,7 @@ async fn what_routes_do_with_requests_is_told() {
     let lab = Lab::start(Sample::Standalone, Wire::Sotw, &services).await;
     says(&lab, &[], "service_selects_no_pod", 1).await;
 
-    put(&lab, "default", "/shop", to("v1", "default")).await;
+    put(&lab, "default", "/shop", to("v1", "default"));
     let said = says(&lab, &[], "all_well", 0).await;
     assert!(said["notes"].to_string().contains("matches GET / on port 80"), "{said:#}");
     let cause = says(&lab, &["--path", "/shopping"], "route_no_rule_matches", 1).await;
@@ -62,7 +58,7 @@ async fn what_routes_do_with_requests_is_told() {
     assert!(said["links"].to_string().contains("is for default/split.0"), "{said:#}");
 
     // One of another namespace concerns nobody here.
-    put(&lab, "other", "/", to("far", "other")).await;
+    put(&lab, "other", "/", to("far", "other"));
     eventually(VISIBLE, "the consumer route to be noted", async || {
         let said = examine(&lab.envoy, &lab.control, &["--service", "web"]).await;
         let notes = said.json["notes"].to_string();
@@ -74,7 +70,7 @@ async fn what_routes_do_with_requests_is_told() {
     })
     .await;
 
-    put(&lab, "default", "/", to("empty", "default")).await;
+    put(&lab, "default", "/", to("empty", "default"));
     let said = says(&lab, &[], "route_backends_no_endpoints", 1).await;
     assert!(said["cause"].to_string().contains("default/empty:80"), "{said:#}");
     // By Envoy alone as well, which does not know the reasons below.
@@ -87,7 +83,7 @@ async fn what_routes_do_with_requests_is_told() {
         ("none", "default", "route_backend_not_found"),
         ("far", "other", "route_reference_not_granted"),
     ] {
-        put(&lab, "default", "/", to(name, namespace)).await;
+        put(&lab, "default", "/", to(name, namespace));
         let said = says(&lab, &[], code, 1).await;
         assert!(said["cause"].to_string().contains("HTTPRoute default/split"), "{said:#}");
     }
@@ -96,7 +92,7 @@ async fn what_routes_do_with_requests_is_told() {
     let mut refused = to("v1", "default");
     refused["filters"] = json!([{ "type": "RequestRedirect",
         "requestRedirect": { "hostname": "example.com" } }]);
-    put(&lab, "default", "/", refused).await;
+    put(&lab, "default", "/", refused);
     let said = says(&lab, &[], "route_not_accepted", 1).await;
     assert!(
         said["cause"].to_string().contains("does not apply to service default/web"),
